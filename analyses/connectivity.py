@@ -1,0 +1,90 @@
+"""Loss and score along the paths between successive minima: train, measure, tabulate, draw.
+
+With no flag: sequential fine-tuning, experience replay and I-LoRA on the embedded base and benchmark.
+"""
+
+from __future__ import annotations
+
+from arguments import (
+    Parser,
+    add_run_flags,
+    bar,
+    comma_list,
+    count_or_all,
+    integers,
+    quiet_libraries,
+    run_config,
+    run_script,
+    typed,
+)
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    add_run_flags(parser)
+    parser.add_argument(
+        "--strategy", type=comma_list, default=["sequential", "er", "ilora"], metavar="A,B", help="strategies"
+    )
+    parser.add_argument("--seed", type=integers, default=[0], metavar="0,1,2", help="one run per strategy and seed")
+    parser.add_argument("--output-dir", default="runs", help="holds the run directories and comparison/")
+    parser.add_argument("--run", action="append", metavar="DIR", help="a finished run to analyse; repeatable")
+    parser.add_argument("--num-points", type=int, default=21, help="points on each path, both ends included")
+    parser.add_argument("--num-examples", type=count_or_all, default=50, help="examples per task and split, or 'all'")
+    parser.add_argument("--paths", type=comma_list, default=None, help="linear-factor,linear-delta,bezier-factor")
+    parser.add_argument("--curve-steps", type=int, default=60, help="optimiser steps of each Bezier fit")
+    parser.add_argument(
+        "--minima",
+        type=comma_list,
+        default=None,
+        metavar="DIR1,DIR2",
+        help="two PEFT adapters instead of runs",
+    )
+    parser.add_argument(
+        "--data",
+        type=comma_list,
+        default=None,
+        metavar="FILE[,FILE2]",
+        help="with --minima: data to measure on",
+    )
+    parser.add_argument("--score", default=None, help="with --minima: how outputs are scored (default exact_match)")
+    args = parser.parse()
+
+    from mcanalysis.connectivity.analysis import PATHS, ConnectivitySettings
+    from mcanalysis.errors import UserError
+
+    settings = ConnectivitySettings(
+        num_points=args.num_points,
+        num_examples=args.num_examples,
+        paths=tuple(args.paths or PATHS),
+        curve_steps=args.curve_steps,
+    )
+    if (args.minima is None) != (args.data is None):
+        raise UserError("Expected --minima DIR1,DIR2 and --data FILE together, got one without the other; give both.")
+
+    quiet_libraries()
+    import reporting
+
+    from mcanalysis.experiments.connectivity import analyse_connectivity, connect_adapters, study_connectivity
+    from mcanalysis.experiments.strategies import study_configs
+    from mcanalysis.run import load_run
+
+    if args.minima:
+        result = connect_adapters(
+            args.minima, args.model, args.data, args.output_dir, settings,
+            dtype=args.dtype, device=args.device, score=args.score, max_length=args.max_length, progress=bar,
+        )  # fmt: skip
+    elif args.run:
+        runs = [load_run(directory, args.device) for directory in args.run]
+        result = analyse_connectivity(runs, args.output_dir, settings, progress=bar, on_figure=reporting.figure)
+    else:
+        base = run_config(args, args.strategy[0], args.seed[0], {})
+        configs = study_configs(base, args.strategy, args.seed, typed(args.settings))
+        result = study_connectivity(
+            configs, args.output_dir, settings,
+            resume=args.resume, device=args.device, progress=bar, on_figure=reporting.figure,
+        )  # fmt: skip
+    reporting.connectivity(result)
+
+
+if __name__ == "__main__":
+    run_script(main)

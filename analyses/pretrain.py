@@ -1,0 +1,45 @@
+"""Train a small base model from scratch: on the generated corpus (the shipped base), or on a folder of text."""
+
+from __future__ import annotations
+
+from arguments import Parser, bar, quiet_libraries, run_script
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("--text-dir", default=None, help="*.txt files and <TASK>/train.json (default: generated text)")
+    parser.add_argument("--output-dir", default="runs/base", help="a new folder; give it to --model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch-size", type=int, default=32, help="rows per step")
+    parser.add_argument("--row-length", type=int, default=96, help="tokens per row")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--vocab-size", type=int, default=4096)
+    parser.add_argument("--hidden-size", type=int, default=128)
+    parser.add_argument("--num-layers", type=int, default=3)
+    args = parser.parse()
+
+    from mcanalysis.pretraining.pretrain import PretrainingConfig, pretrain
+
+    quiet_libraries()
+    config = PretrainingConfig(
+        text_dir=args.text_dir,
+        seed=args.seed,
+        num_steps=args.steps,
+        batch_size=args.batch_size,
+        row_length=args.row_length,
+        learning_rate=args.learning_rate,
+        vocab_size=args.vocab_size,
+        hidden_size=args.hidden_size,
+        num_layers=args.num_layers,
+        intermediate_size=3 * args.hidden_size,
+    )
+    summary = pretrain(config, args.output_dir, progress=bar)
+    print(
+        f"{summary['num_parameters']:,} parameters, mean training loss {summary['mean_training_loss']:.3f}, "
+        f"{summary['seconds']:.0f} s; the base is in {args.output_dir}"
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,125 @@
+"""How the scripts print results: tables that a person can read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from arguments import table
+
+from mcanalysis.experiments.connectivity import ConnectivityResult
+from mcanalysis.experiments.strategies import METRICS, difference, summary_table
+from mcanalysis.run import Run
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number, or a dash where it is undefined."""
+    return "–" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def interval(row: pd.Series, name: str) -> str:
+    """`value [low, high]`."""
+    if pd.isna(row[name]):
+        return "–"
+    return f"{row[name]:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]"
+
+
+def figure(file: Path) -> None:
+    """Say that a figure is there."""
+    print(f"\nfigure: {file}", flush=True)
+
+
+def strategies(metrics: pd.DataFrame) -> None:
+    """Mean over seeds per strategy and learner, and I-LoRA against replay and sequential."""
+    rows = [["strategy", "learner", "seeds", *(m.replace("_", " ") for m in METRICS)]]
+    for _, row in summary_table(metrics).iterrows():
+        cells = [number(row[m]) + ("" if pd.isna(row[f"{m}_sd"]) else f" ± {row[f'{m}_sd']:.2f}") for m in METRICS]
+        rows.append([row.strategy, row.learner, str(row.seeds), *cells])
+    print("\n" + table(rows))
+    present = set(zip(metrics.strategy, metrics.learner, strict=True))
+    contrasts = [(("er", "fast"), ("sequential", "fast")), (("ilora", "slow"), ("sequential", "fast"))]
+    contrasts += [(("ilora", learner), ("er", "fast")) for learner in ("slow", "fast")]
+    for first, second in contrasts:
+        if first in present and second in present:
+            mean, low, high = difference(metrics, first, second)
+            ends = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}] (95 %, Student's t over seeds)"
+            print(f"average accuracy, {' '.join(first)} minus {' '.join(second)}: {mean:+.3f}{ends}")
+
+
+def connectivity(result: ConnectivityResult) -> None:
+    """Per transition: barriers of old and new tasks, and what interpolation gains."""
+    tests = result.barriers[result.barriers.split == "test"]
+    for (strategy, learner, seed), group in tests.groupby(["strategy", "learner", "seed"], sort=False):
+        rows = [
+            [
+                "transition",
+                "path",
+                "chord barrier, loss: old",
+                "new",
+                "chord dip: old",
+                "new",
+                "t*",
+                "gain in S̄ [95 %]",
+            ]
+        ]
+        keys = ["start", "end", "path", "space"]
+        for (start, end, path, space), one in group.groupby(keys, sort=False):
+            new = _new_task(one)
+            loss = one[one.quantity == "loss"].set_index("task")
+            score = one[one.quantity == "score"].set_index("task")
+            old_or_none = loss.loc["mean_old"] if "mean_old" in loss.index else None
+            mean = score.loc["mean"] if "mean" in score.index else None
+            rows.append(
+                [
+                    f"{start} → {end}",
+                    f"{path} {space}",
+                    "–" if old_or_none is None else number(old_or_none.chord_barrier),
+                    number(loss.loc[new].chord_barrier),
+                    "–" if old_or_none is None else number(old_or_none.chord_dip),
+                    number(loss.loc[new].chord_dip),
+                    "–" if mean is None else number(mean.t_star),
+                    "–" if mean is None else interval(mean, "interpolation_gain"),
+                ]
+            )
+        print(f"\n{strategy} / {learner} / seed {seed}: loss in nats per target token, S̄ = ½(old tasks + new task)")
+        print(table(rows))
+    gains(tests)
+    if len(result.metrics):
+        strategies(result.metrics)
+
+
+def gains(tests: pd.DataFrame) -> None:
+    """For how many transitions the interval of the interpolation gain excludes 0."""
+    rows = [["strategy", "learner", "path", "transitions", "gain > 0", "gain < 0", "mean gain"]]
+    chosen = tests[(tests.task == "mean") & (tests.quantity == "score")].dropna(subset=["interpolation_gain"])
+    for keys, one in chosen.groupby(["strategy", "learner", "path", "space"], sort=False):
+        strategy, learner, path, space = keys
+        up, down = (one.interpolation_gain_low > 0).sum(), (one.interpolation_gain_high < 0).sum()
+        mean = f"{one.interpolation_gain.mean():+.3f}"
+        rows.append([strategy, learner, f"{path} {space}", str(len(one)), str(up), str(down), mean])
+    if len(rows) > 1:
+        print("\nInterpolation gain: transitions whose 95 % interval lies above or below 0")
+        print(table(rows))
+
+
+def run(finished: Run) -> None:
+    """The accuracy matrix and the metrics of one run."""
+    matrix = finished.accuracy_matrix
+    rows = [["after", *matrix.columns[1:]]]
+    labels = ["base", *(f"{k} {name}" for k, name in enumerate(finished.task_names, start=1))]
+    rows += [[label, *map(number, values[1:])] for label, values in zip(labels, matrix.to_numpy(), strict=True)]
+    print(f"\n{finished.strategy} / {finished.answering_learner}: score per task (columns) after each task (rows)")
+    print(table(rows))
+    for learner, metrics in finished.metrics["learners"].items():
+        shown = ", ".join(
+            f"{m.replace('_', ' ')} {number(np.nan if metrics[m] is None else metrics[m])}" for m in METRICS
+        )
+        print(f"{learner}: {shown}")
+    print(f"run directory: {finished.directory}")
+
+
+def _new_task(rows: pd.DataFrame) -> str:
+    """The new task is the last one named before the means."""
+    names = [name for name in dict.fromkeys(rows.task) if name not in ("mean_old", "mean")]
+    return names[-1]

@@ -1,0 +1,113 @@
+"""Benchmarks, one file per sequence of tasks: a module of this folder with a `BENCHMARK` is one."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import pkgutil
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mcanalysis.benchmarks.benchmark import Benchmark, require_data_dir
+from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.tasks import SPLITS, TaskData
+
+__all__ = ["Benchmark", "benchmark_names", "get_benchmark", "load_benchmark", "require_data_dir"]
+
+
+def get_benchmark(name: str) -> Benchmark:
+    """Return a benchmark by name; raises `UnknownNameError` that suggests the nearest name.
+
+    >>> get_benchmark("ilora").tasks[-2:]
+    ('MedMCQA', 'JEC-QA')
+    """
+    known = _registry()
+    if name not in known:
+        raise UnknownNameError("benchmark", name, known)
+    return known[name]
+
+
+def benchmark_names() -> list[str]:
+    """Return the names of all benchmarks, sorted.
+
+    >>> benchmark_names()
+    ['embedded', 'ilora', 'trace']
+    """
+    return sorted(_registry())
+
+
+def load_benchmark(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    score_overrides: Mapping[str, str] | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> list[TaskData]:
+    """Load the tasks of a benchmark, in the order they are to be learned.
+
+    `tasks` names them and sets their order; without it the benchmark chooses (`embedded` and `ilora` all
+    eight, `trace` the folders present). `score_overrides` maps a loaded task to another score. `sizes` maps
+    a split to a number of examples: `embedded` generates that many, the others keep that many from the
+    start, or all where there are fewer.
+
+    Raises `UserError` or a subclass: `UnknownNameError` for an unknown benchmark, embedded task, split or
+    score or an override of a task not loaded; `DataError` for folders and files that are absent or
+    malformed; `UserError` for a missing or superfluous `data_dir`, a task named twice, no task, or a size
+    below 1.
+
+    >>> load_benchmark("embedded", tasks=["FOMC", "FOMC"])
+    Traceback (most recent call last):
+    mcanalysis.errors.UserError: Expected each task once, got FOMC 2 times; name it once.
+    """
+    benchmark = get_benchmark(name)
+    if tasks is not None:
+        _check_names(tasks)
+    overrides = dict(score_overrides or {})
+    _check_scores(overrides.values())
+    wanted = dict(sizes or {})
+    _check_sizes(wanted)
+    loaded = benchmark.load(tasks, None if data_dir is None else Path(data_dir), wanted)
+    names = [data.task.name for data in loaded]
+    for task in overrides:
+        if task not in names:
+            raise UnknownNameError("task", task, names)
+    return [replace(data, task=data.task.with_score(overrides.get(data.task.name, data.task.score))) for data in loaded]
+
+
+def _check_names(tasks: Sequence[str]) -> None:
+    if not tasks:
+        raise UserError("Expected at least one task, got an empty list; name tasks or leave the choice out.")
+    for task, count in Counter(tasks).items():
+        if count > 1:
+            raise UserError(f"Expected each task once, got {task} {count} times; name it once.")
+
+
+def _check_scores(scores: Iterable[str]) -> None:
+    from mcanalysis.metrics.scores import get_score  # brings in the scorers' libraries: only when named
+
+    for score in scores:
+        get_score(score)
+
+
+def _check_sizes(sizes: Mapping[str, int]) -> None:
+    for split, size in sizes.items():
+        if split not in SPLITS:
+            raise UnknownNameError("split", split, SPLITS)
+        if size < 1:
+            raise UserError(f"Expected at least 1 example for the split {split}, got {size}; raise its size.")
+
+
+@functools.cache
+def _registry() -> Mapping[str, Benchmark]:
+    benchmarks: dict[str, Benchmark] = {}
+    for module in pkgutil.iter_modules(__path__):
+        benchmark = getattr(importlib.import_module(f"{__name__}.{module.name}"), "BENCHMARK", None)
+        if benchmark is None:
+            continue
+        if benchmark.name in benchmarks:
+            raise RuntimeError(f"Two files of {__name__} define the benchmark {benchmark.name!r}.")
+        benchmarks[benchmark.name] = benchmark
+    return benchmarks

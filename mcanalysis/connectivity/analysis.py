@@ -1,0 +1,259 @@
+"""Measuring the paths between the minima of a run, transition by transition, through the run's store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path as FilePath
+
+import numpy as np
+import pandas as pd
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mcanalysis.connectivity.curve_fitting import fit_curve
+from mcanalysis.connectivity.profile import Profile, grid
+from mcanalysis.connectivity.tables import transition_rows
+from mcanalysis.errors import RunDirectoryError, UserError
+from mcanalysis.evaluation.engine import Engine
+from mcanalysis.evaluation.measuring import measure
+from mcanalysis.evaluation.objective import Objective
+from mcanalysis.params.lora import factor_delta_deviation
+from mcanalysis.params.point import Point
+from mcanalysis.paths import Bezier, Linear, Path
+from mcanalysis.progress import Progress, silent
+from mcanalysis.run import Run
+from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.store.hashing import hash_json
+from mcanalysis.store.measurements import Measurement, MeasurementStore
+
+PATHS = ("linear-factor", "linear-delta", "bezier-factor")
+
+
+@dataclass(frozen=True)
+class ConnectivitySettings:
+    """What is measured: `num_points` on each path, the first `num_examples` of the eval and test splits (None: all).
+
+    A Bezier curve with one bend is fitted per transition in factor space: `curve_steps` Adam steps at
+    `curve_learning_rate`, each on one t and `curve_batch_size` train examples of the old tasks and as many of the new.
+    """
+
+    num_points: int = 21
+    num_examples: int | None = 50
+    paths: tuple[str, ...] = PATHS
+    curve_steps: int = 60
+    curve_learning_rate: float = 1e-2
+    curve_batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        grid(self.num_points)
+        unknown = [p for p in self.paths if p not in PATHS]
+        if unknown or not self.paths:
+            raise UserError(
+                f"Expected paths among {', '.join(PATHS)}, got {', '.join(unknown) or 'none'}; choose some."
+            )
+        if self.num_examples is not None and self.num_examples < 1:
+            raise UserError(f"Expected at least 1 example per task, got {self.num_examples}; raise --num-examples.")
+
+
+@dataclass(frozen=True)
+class Transition:
+    """Two minima in a row: `start` and `end` are labels, `keys` content hashes, `old` and `new` task names."""
+
+    start: str
+    end: str
+    points: tuple[Point, Point]
+    keys: tuple[str, str]
+    old: tuple[str, ...]
+    new: str
+
+
+def run_transitions(run: Run, learner: str) -> list[Transition]:
+    """The transitions between successive minima; raises `RunDirectoryError` for a run with fewer than two."""
+    minima = run.minima_of(learner)
+    if len(minima) < 2:
+        raise RunDirectoryError(
+            f"Expected a run with at least two minima, got {len(minima)} in '{run.directory}'; train on more tasks."
+        )
+    return [
+        Transition(
+            a.label,
+            b.label,
+            (a.point, b.point),
+            (a.key, b.key),
+            tuple(run.task_names[:k]),
+            b.task,
+        )
+        for k, (a, b) in enumerate(pairwise(minima), start=1)
+    ]
+
+
+def analyse_run(
+    run: Run,
+    settings: ConnectivitySettings,
+    learners: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Measure every transition of a run and write `tables/profiles.csv` and `tables/barriers.csv`; returns both.
+
+    What is in the run's store is not measured again. `learners`: by default the answering one.
+    """
+    chosen = list(learners or [run.answering_learner])
+    profiles, barriers = [], []
+    with MeasurementStore(run.directory / "measurements.sqlite") as store:
+        for learner in chosen:
+            transitions = run_transitions(run, learner)
+            bar = progress(
+                total=len(transitions) * len(settings.paths) * settings.num_points,
+                desc=f"paths {run.strategy}/{learner} (seed {run.seed})",
+            )
+            labels = {"strategy": run.strategy, "learner": learner, "seed": run.seed}
+            for transition in transitions:
+                objectives = [
+                    run.task_objective(task, split, settings.num_examples)
+                    for task in (*transition.old, transition.new)
+                    for split in ("eval", "test")
+                ]
+
+                def fit(curve: Bezier, transition: Transition = transition) -> Bezier:
+                    return _fit(run, curve, transition, settings)
+
+                found = analyse_transition(
+                    transition,
+                    objectives,
+                    settings,
+                    store,
+                    engine=lambda: run.engine,
+                    fit=fit,
+                    curves=run.directory / "curves" / learner,
+                    labels=labels,
+                    on_point=bar.update,
+                )
+                profiles += found[0]
+                barriers += found[1]
+            bar.close()
+    tables = pd.DataFrame(profiles), pd.DataFrame(barriers)
+    for name, table in zip(("profiles", "barriers"), tables, strict=True):
+        write_text_atomic(run.directory / "tables" / f"{name}.csv", table.to_csv(index=False))
+    return tables
+
+
+def analyse_transition(
+    transition: Transition,
+    objectives: Sequence[Objective],
+    settings: ConnectivitySettings,
+    store: MeasurementStore,
+    *,
+    engine: Callable[[], Engine],
+    fit: Callable[[Bezier], Bezier],
+    curves: FilePath,
+    labels: Mapping[str, object],
+    on_point: Callable[[], object] = lambda: None,
+) -> tuple[list[dict], list[dict]]:
+    """Rows of profiles.csv and barriers.csv for all paths of one transition."""
+    ts = grid(settings.num_points)
+    deviation = np.asarray(factor_delta_deviation(*transition.points, ts))
+    profile_rows, barrier_rows = [], []
+    for name in settings.paths:
+        path_name, space = name.split("-")
+        described = {
+            **labels, "space": space, "path": path_name, "start": transition.start, "end": transition.end,
+        }  # fmt: skip
+        measured: dict[tuple[str, str], list[Measurement]] = {(o.split, o.name): [] for o in objectives}
+        for point_key, make_point in _places(transition, path_name, space, ts, settings, fit, curves):
+            values = measure(engine, store, point_key, make_point, objectives)
+            for objective, value in zip(objectives, values, strict=True):
+                measured[objective.split, objective.name].append(value)
+            on_point()
+        splits = dict.fromkeys(o.split for o in objectives)
+        profiles = {
+            split: {o.name: Profile.of(ts, measured[split, o.name]) for o in objectives if o.split == split}
+            for split in splits
+        }
+        rows = transition_rows(profiles, transition.old, transition.new, described, deviation)
+        profile_rows += rows[0]
+        barrier_rows += rows[1]
+    return profile_rows, barrier_rows
+
+
+def _places(
+    transition: Transition,
+    path_name: str,
+    space: str,
+    ts: np.ndarray,
+    settings: ConnectivitySettings,
+    fit: Callable[[Bezier], Bezier],
+    curves: FilePath,
+) -> Iterator[tuple[str, Callable[[], Mapping[str, Tensor]]]]:
+    """The store's key and the point of every t; the ends of all paths are the minima themselves, measured once."""
+    a, b = transition.points
+    if path_name == "linear":
+        path: Path = Linear(a, b, space=space)
+        identity = "linear"
+    else:
+        path, identity = _stored_curve(transition, space, settings, fit, curves)
+    between = hash_json([path_name, space, *transition.keys, identity])[:24]
+    for t in map(float, ts):
+        if t in (0.0, 1.0):
+            index = int(t)
+            yield transition.keys[index], lambda i=index: transition.points[i]
+        else:
+            yield f"{between}/{t!r}", lambda t=t: path(t)
+
+
+def _stored_curve(
+    transition: Transition,
+    space: str,
+    settings: ConnectivitySettings,
+    fit: Callable[[Bezier], Bezier],
+    curves: FilePath,
+) -> tuple[Bezier, str]:
+    """The fitted curve of a transition, from its file where it was fitted before with the same settings."""
+    identity = hash_json(
+        [
+            "bezier",
+            space,
+            *transition.keys,
+            transition.old,
+            transition.new,
+            settings.curve_steps,
+            settings.curve_learning_rate,
+            settings.curve_batch_size,
+        ]
+    )
+    file = curves / f"{transition.start}--{transition.end}-bezier-{space}-{identity[:8]}.safetensors"
+    straight = Bezier(*transition.points, num_bends=1, space=space)
+    if file.exists():
+        with safe_open(file, framework="pt") as stored:  # type: ignore[no-untyped-call]
+            bend = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        return straight.with_bends([bend]), identity
+    curve = fit(straight)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    save_file({n: t.contiguous() for n, t in curve.bends[0].items()}, partial)
+    partial.rename(file)
+    return curve, identity
+
+
+def _fit(run: Run, curve: Bezier, transition: Transition, settings: ConnectivitySettings) -> Bezier:
+    loss = run.loss([transition.old, [transition.new]], settings.curve_batch_size, seed=run.seed)
+    return fit_curve(
+        curve,
+        loss,
+        num_steps=settings.curve_steps,
+        learning_rate=settings.curve_learning_rate,
+        seed=run.seed,
+        max_grad_norm=1.0,
+    )
+
+
+__all__ = [
+    "PATHS",
+    "ConnectivitySettings",
+    "Transition",
+    "analyse_run",
+    "analyse_transition",
+    "run_transitions",
+]

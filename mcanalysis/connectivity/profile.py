@@ -1,0 +1,181 @@
+"""A profile: what one objective does along a path, with its barriers and their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from mcanalysis.errors import UserError
+from mcanalysis.metrics import barriers
+from mcanalysis.metrics.bootstrap import Sample, bootstrap_interval
+
+Quantity = Literal["loss", "score"]
+
+
+class PerExample(Protocol):
+    """What an objective may return instead of a float: per-example values, from which intervals are made."""
+
+    @property
+    def loss(self) -> float:
+        """Nats per target token."""
+        ...
+
+    @property
+    def nll(self) -> np.ndarray:
+        """(examples,): summed over each example's targets, in nats."""
+        ...
+
+    @property
+    def targets(self) -> np.ndarray:
+        """(examples,): numbers of target tokens."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """In [0, 1]."""
+        ...
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(examples,), in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """One objective at `ts` (n,) along a path.
+
+    `losses` (n,); where the objective gave per-example values also `nll` (n, examples) with `targets` (examples,), and
+    `scores` (n,) with `example_scores` (n, examples). Every barrier has a method, and one with `_interval` that
+    gives the 95 % percentile bootstrap over examples, paired along the path. For scores, where higher is better, a
+    barrier is how far the score falls below the chord.
+    """
+
+    ts: np.ndarray
+    losses: np.ndarray
+    nll: np.ndarray | None = None
+    targets: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    example_scores: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, ts: Sequence[float] | np.ndarray, measurements: Sequence[PerExample]) -> Profile:
+        """Put the measurements at `ts` together."""
+        nll = np.stack([m.nll for m in measurements])
+        return cls(
+            np.asarray(ts, dtype=float),
+            np.array([m.loss for m in measurements]),
+            nll if nll.size else None,
+            np.asarray(measurements[0].targets),
+            np.array([m.score for m in measurements]),
+            np.stack([m.scores for m in measurements]),
+        )
+
+    def values(self, quantity: Quantity = "loss") -> np.ndarray:
+        """The curve itself, (n,): nats per target, or score in [0, 1]."""
+        if quantity == "loss":
+            return self.losses
+        if self.scores is None:
+            raise UserError("Expected a profile with scores, got losses only; use an objective that scores outputs.")
+        return self.scores
+
+    def sample(self, quantity: Quantity = "loss") -> Sample:
+        """Per-example values for the bootstrap; raises `UserError` where the objective gave only a number."""
+        self.values(quantity)
+        values = self.nll if quantity == "loss" else self.example_scores
+        if values is None:
+            raise UserError(
+                "Expected an objective with per-example values, got one number per point; return an object with "
+                "nll and targets (and scores) to get intervals."
+            )
+        return Sample(values, self.targets if quantity == "loss" else None)
+
+    def chord_barrier(self, quantity: Quantity = "loss") -> float:
+        """max_t [L(t) − ((1−t)L(0) + tL(1))], ≥ 0 (Entezari et al. 2022)."""
+        return self._value(barriers.chord_barrier, quantity)
+
+    def mean_barrier(self, quantity: Quantity = "loss") -> float:
+        """max_t L(t) − ½(L(0) + L(1)) (Frankle et al. 2020)."""
+        return self._value(barriers.mean_barrier, quantity)
+
+    def max_barrier(self, quantity: Quantity = "loss") -> float:
+        """max_t L(t) − max(L(0), L(1)), ≥ 0."""
+        return self._value(barriers.max_barrier, quantity)
+
+    def chord_dip(self, quantity: Quantity = "loss") -> float:
+        """max_t [chord − L(t)], ≥ 0: how far the path lies below the chord."""
+        return self._value(barriers.chord_dip, quantity)
+
+    def chord_barrier_interval(self, quantity: Quantity = "loss", seed: int = 0) -> tuple[float, float]:
+        """95 % bootstrap interval of `chord_barrier`."""
+        return self._interval(barriers.chord_barrier, quantity, seed)
+
+    def mean_barrier_interval(self, quantity: Quantity = "loss", seed: int = 0) -> tuple[float, float]:
+        """95 % bootstrap interval of `mean_barrier`."""
+        return self._interval(barriers.mean_barrier, quantity, seed)
+
+    def max_barrier_interval(self, quantity: Quantity = "loss", seed: int = 0) -> tuple[float, float]:
+        """95 % bootstrap interval of `max_barrier`."""
+        return self._interval(barriers.max_barrier, quantity, seed)
+
+    def chord_dip_interval(self, quantity: Quantity = "loss", seed: int = 0) -> tuple[float, float]:
+        """95 % bootstrap interval of `chord_dip`."""
+        return self._interval(barriers.chord_dip, quantity, seed)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A table with `t`, `loss` and, where there is one, `score`."""
+        frame = pd.DataFrame({"t": self.ts, "loss": self.losses})
+        if self.scores is not None:
+            frame["score"] = self.scores
+        return frame
+
+    def _value(self, barrier: Callable[..., Any], quantity: Quantity) -> float:
+        return float(barrier(self.ts, self.values(quantity), higher_is_better=quantity == "score"))
+
+    def _interval(self, barrier: Callable[..., Any], quantity: Quantity, seed: int) -> tuple[float, float]:
+        statistic = partial(barrier, self.ts, higher_is_better=quantity == "score")
+        low, high = bootstrap_interval(statistic, self.sample(quantity), seed=seed)
+        return float(low), float(high)
+
+
+def grid(num_points: int = 21) -> np.ndarray:
+    """Equally spaced t from 0 to 1, both included; raises `UserError` for fewer than two points.
+
+    >>> grid(3).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    if num_points < 2:
+        raise UserError(f"Expected --num-points of at least 2 (both ends), got {num_points}; the default is 21.")
+    return np.linspace(0.0, 1.0, num_points)
+
+
+def profile(
+    path: Callable[[float], Mapping[str, Tensor]],
+    objective: Callable[[Mapping[str, Tensor]], float | PerExample],
+    ts: Sequence[float] | None = None,
+) -> Profile:
+    """Evaluate an objective along a path, one point in memory at a time.
+
+    `objective(point)` returns a float (or a tensor with one number), or an object with `loss`, `nll`, `targets`,
+    `score`, `scores`, which makes intervals possible. Works on any dict of tensors: no language model, no LoRA needed. `ts`
+    defaults to 21 equally spaced points; it must hold 0 and 1.
+
+    >>> import torch
+    >>> from mcanalysis.paths import Linear
+    >>> line = Linear({"w": torch.tensor([-1.0])}, {"w": torch.tensor([1.0])})
+    >>> profile(line, lambda p: float(1 - p["w"] ** 2), ts=[0, 0.5, 1]).chord_barrier()
+    1.0
+    """
+    places = grid() if ts is None else np.asarray(ts, dtype=float)
+    if len(places) < 2:
+        raise UserError(f"Expected at least two values of t, got {len(places)}; t = 0 and t = 1 are always measured.")
+    results = [objective(path(float(t))) for t in places]
+    if hasattr(results[0], "nll"):
+        return Profile.of(places, results)  # type: ignore[arg-type]
+    return Profile(places, np.array([float(r) for r in results]))  # type: ignore[arg-type]

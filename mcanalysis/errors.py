@@ -1,0 +1,37 @@
+"""Errors a user can cause and mend: one line that says what was expected, what was got and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in the input; scripts print it as one line on stderr and exit with code 2."""
+
+
+class UnknownNameError(UserError):
+    """A name that is not registered.
+
+    >>> str(UnknownNameError("task", "FOMCC", ["FOMC", "C-STANCE"]))
+    "Unknown task 'FOMCC'. Did you mean 'FOMC'? Expected one of: C-STANCE, FOMC."
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
+        match = next((n for n in names if close and n.lower() == close[0]), None)
+        hint = f" Did you mean '{match}'?" if match else ""
+        super().__init__(f"Unknown {kind} '{name}'.{hint} Expected one of: {', '.join(names)}.")
+
+
+class DataError(UserError):
+    """Data on disk that is missing, empty or malformed."""
+
+
+class RunDirectoryError(UserError):
+    """A run directory that is unfinished, belongs to another configuration or is not a run."""
+
+
+class PointMismatchError(UserError):
+    """Two points that do not share keys, shapes or a base model."""

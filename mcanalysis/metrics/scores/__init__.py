@@ -1,0 +1,72 @@
+"""Text scores, one file each: how good is an output, per example, in [0, 1].
+
+To add a score, add a file here that defines `SCORE = Score(name, per_example, parses)`; it is found by
+itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from mcanalysis.errors import UnknownNameError
+
+__all__ = ["SCORES", "PerExample", "Score", "get_score"]
+
+
+class PerExample(Protocol):
+    """The signature that all scores share."""
+
+    def __call__(self, output: str, reference: str, source: str = "") -> float:
+        """Return the score of one output, in [0, 1]; 0 for an empty or unparsable one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """A named text score.
+
+    >>> get_score("accuracy").per_example("B because of that", "B")
+    1.0
+    """
+
+    name: str
+    """The name it is asked for by."""
+    per_example: PerExample
+    """`(output, reference, source="") -> float` in [0, 1]."""
+    parses: Callable[[str], bool]
+    """Whether an output can be read at all; False implies a score of 0, and callers count these."""
+
+
+def get_score(name: str) -> Score:
+    """Return the score registered under `name`.
+
+    Raises:
+        UnknownNameError: no score has that name.
+
+    >>> get_score("rouge_l").name
+    'rouge_l'
+    """
+    try:
+        return SCORES[name]
+    except KeyError:
+        raise UnknownNameError("score", name, SCORES) from None
+
+
+def _discover() -> dict[str, Score]:
+    found: dict[str, Score] = {}
+    for file in sorted(pkgutil.iter_modules(__path__), key=lambda file: file.name):
+        score = getattr(importlib.import_module(f"{__name__}.{file.name}"), "SCORE", None)
+        if score is None:
+            continue
+        if score.name in found:
+            raise RuntimeError(f"two files of {__name__} define a score named {score.name!r}")
+        found[score.name] = score
+    return found
+
+
+SCORES: dict[str, Score] = _discover()
+"""Every score by name."""

@@ -1,0 +1,115 @@
+"""Examples as token ids, and batches of them: left-padded, so that every answer ends at the same column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcanalysis.errors import DataError
+from mcanalysis.tasks.task import Example
+
+IGNORED = -100  # the label PyTorch's cross entropy leaves out
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    """Token ids of prompt and answer; the answer ends with the end token and is what the loss is taken over."""
+
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Left-padded tensors of shape (examples, length); `labels` is -100 on prompts and padding.
+
+    `attention_mask` is None where no row is padded. `position_ids` count from the first real token, without which a
+    left-padded model with learned positions computes something else.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    attention_mask: Tensor | None
+    position_ids: Tensor
+    num_answer_columns: int
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        mask = None if self.attention_mask is None else self.attention_mask.to(device)
+        return Batch(
+            self.input_ids.to(device),
+            self.labels.to(device),
+            mask,
+            self.position_ids.to(device),
+            self.num_answer_columns,
+        )
+
+    def mask(self) -> Tensor:
+        """The attention mask, of ones where it was left out."""
+        return torch.ones_like(self.input_ids) if self.attention_mask is None else self.attention_mask
+
+
+def encode(example: Example, tokenizer: Any, max_length: int) -> tuple[EncodedExample, bool]:
+    """Encode one example; returns it and whether its prompt was cut.
+
+    Prompt and answer are tokenised apart, so that the boundary is the same in training and in generation. A too long
+    example loses the middle of its *prompt* (instructions stand at its ends), never a token of its answer. Raises
+    `DataError` where the answer alone does not fit.
+    """
+    prompt = list(tokenizer(example.prompt)["input_ids"])  # with the tokenizer's own start token, if it has one
+    if prompt and prompt[-1] == tokenizer.eos_token_id:
+        prompt.pop()
+    answer = [*tokenizer(example.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    room = max_length - len(answer)
+    if room < 1:
+        raise DataError(
+            f"Expected answers of at most {max_length - 2} tokens, got one of {len(answer) - 1} "
+            f"({example.answer[:40]!r}…); raise --max-length."
+        )
+    cut = len(prompt) > room
+    if cut:
+        tail = room // 2
+        prompt = prompt[: room - tail] + prompt[len(prompt) - tail :]
+    return EncodedExample(tuple(prompt), tuple(answer)), cut
+
+
+def encode_all(examples: Iterable[Example], tokenizer: Any, max_length: int) -> tuple[list[EncodedExample], int]:
+    """Encode examples in order; returns them and how many prompts were cut. None is ever dropped."""
+    pairs = [encode(e, tokenizer, max_length) for e in examples]
+    return [e for e, _ in pairs], sum(cut for _, cut in pairs)
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The id to pad with: the pad token, or the end token where there is none (the mask hides either)."""
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def collate(examples: Sequence[EncodedExample], padding: int) -> Batch:
+    """Stack examples, padded on the left: ids with `padding`, labels with -100, the mask with 0.
+
+    >>> batch = collate([EncodedExample((5, 6), (7,)), EncodedExample((8,), (9,))], padding=0)
+    >>> batch.input_ids.tolist(), batch.labels.tolist()
+    ([[5, 6, 7], [0, 8, 9]], [[-100, -100, 7], [-100, -100, 9]])
+    """
+    length = max(len(e) for e in examples)
+    ids = torch.full((len(examples), length), padding, dtype=torch.long)
+    labels = torch.full((len(examples), length), IGNORED, dtype=torch.long)
+    mask = torch.zeros((len(examples), length), dtype=torch.long)
+    for row, e in enumerate(examples):
+        ids[row, length - len(e) :] = torch.tensor(e.prompt_ids + e.answer_ids)
+        labels[row, length - len(e.answer_ids) :] = torch.tensor(e.answer_ids)
+        mask[row, length - len(e) :] = 1
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return Batch(ids, labels, None if bool(mask.all()) else mask, positions, max(len(e.answer_ids) for e in examples))
+
+
+def collate_prompts(examples: Sequence[EncodedExample], padding: int) -> Batch:
+    """Stack the prompts alone, for generation; there are no labels to predict."""
+    return collate([EncodedExample(e.prompt_ids, ()) for e in examples], padding)

@@ -1,0 +1,347 @@
+"""A causal LM with one LoRA adapter: attach, save, load, and put the model at any point and back.
+
+The only module that imports peft. PEFT attaches, saves and loads; all combining of adapters is done on points
+(`mcanalysis.params`), because PEFT's own linear combination scales both factors by the square root of the weight.
+
+A model holds one adapter. Other points (a slow average, a place on a path) are never second adapters: they are put in
+place for the length of one call, by `torch.func.functional_call` (unmerged, differentiable, any rank) or by swapping in
+merged weights (fast, float32 and float64 only).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mcanalysis.errors import PointMismatchError, UserError
+from mcanalysis.models.encoding import Batch
+from mcanalysis.models.forward import Forward, forward
+from mcanalysis.params.lora import key_a, key_b, module_names
+from mcanalysis.params.point import Point
+
+_PREFIX = "base_model.model."
+_ADAPTER = "default"  # PEFT writes an adapter of this name into the folder itself, not into a subfolder
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Shape of the adapter: ΔW = (alpha / rank)·B·A on the modules whose name ends in one of `target_modules`.
+
+    None means the attention projections, found by name (q, k, v and output, or the fused one). Rank 8 and alpha 16 are
+    the values of LLMCL, the reference code of I-LoRA; dropout 0 keeps a run exactly repeatable.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] | None = None
+
+
+_ATTENTION_NAMES = (
+    ("q_proj", "k_proj", "v_proj", "o_proj"),  # Llama, Mistral, Qwen, Gemma
+    ("q_proj", "k_proj", "v_proj", "out_proj"),  # OPT
+    ("query_key_value", "dense"),  # GPT-NeoX, Falcon, BLOOM
+    ("c_attn", "c_proj"),  # GPT-2
+    ("qkv_proj", "o_proj"),  # Phi-3
+)
+
+
+def find_target_modules(model: nn.Module, wanted: Sequence[str] | None = None) -> list[str]:
+    """Full names of the linear modules to adapt, in the model's order.
+
+    Raises `UserError` where none is found, naming what the model has.
+    """
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D" or hasattr(module, "quant_state"))
+        and module is not getattr(model, "get_output_embeddings", lambda: None)()
+    }
+    leaves = {name.rsplit(".", 1)[-1] for name in linear}
+    if wanted == ("all-linear",):
+        names = list(linear)
+    else:
+        suffixes = wanted or next((s for s in _ATTENTION_NAMES if set(s) <= leaves), ())
+        names = [n for n in linear if any(n == s or n.endswith("." + s) for s in suffixes)]
+    if not names:
+        raise UserError(
+            f"Expected a model with LoRA-able layers ({', '.join(wanted or ('attention projections',))}), got "
+            f"{type(model).__name__} with linear layers named {', '.join(sorted(leaves)) or '(none)'}; "
+            "name the layers to adapt with --target-modules."
+        )
+    return names
+
+
+class LoraModel:
+    """A base model with one trainable LoRA adapter.
+
+    `peft` is the wrapped model, `parameters` the adapter's tensors by point name, `scaling` α/r per adapted module.
+    """
+
+    def __init__(self, peft: PeftModel, tokenizer: Any, name: str) -> None:
+        self.peft = peft
+        self.tokenizer = tokenizer
+        self.name = name
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.scaling: dict[str, float] = {}
+        self._parameter_names: dict[str, str] = {}  # point name -> name inside the PEFT model
+        infix = f".{_ADAPTER}."
+        for full, parameter in peft.named_parameters():
+            if ".lora_" in full and infix in full:
+                short = full.removeprefix(_PREFIX).replace(infix, ".")
+                self.parameters[short] = parameter
+                self._parameter_names[short] = full
+        for module in module_names(self.parameters):
+            self.scaling[module] = float(peft.get_submodule(_PREFIX + module).scaling[_ADAPTER])  # type: ignore[index]
+
+    @classmethod
+    def attach(cls, base: nn.Module, tokenizer: Any, settings: LoraSettings, seed: int, name: str) -> LoraModel:
+        """Attach a fresh adapter: A random by `seed` (the caller's random state is left alone), B zero, so ΔW = 0."""
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,  # type: ignore[arg-type]
+            lora_dropout=settings.dropout,
+            target_modules=find_target_modules(base, settings.target_modules),
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")  # PEFT sets it right for Conv1D by itself
+            torch.manual_seed(seed)
+            peft = get_peft_model(base, config, adapter_name=_ADAPTER)  # type: ignore[arg-type]
+        peft.peft_config[_ADAPTER].base_model_name_or_path = name
+        return cls(peft, tokenizer, name)  # type: ignore[arg-type]
+
+    @property
+    def base(self) -> nn.Module:
+        """The base model inside; its adapter is active unless a point is put in place."""
+        return self.peft.get_base_model()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the adapter lies."""
+        return next(iter(self.parameters.values())).device
+
+    def point(self) -> Point:
+        """A copy of the adapter as a point, the scaling multiplied into B."""
+        return self._absorb({k: v.detach().clone() for k, v in self.parameters.items()}, self.scaling)
+
+    def load_point(self, point: Mapping[str, Tensor]) -> None:
+        """Copy a point of the same rank and targets into the trainable adapter."""
+        self._check_modules(point)
+        raw = self._raw(point)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                if raw[name].shape != parameter.shape:
+                    raise PointMismatchError(
+                        f"Expected {name} of shape {tuple(parameter.shape)}, got {tuple(raw[name].shape)}; "
+                        "load an adapter of the rank of this run."
+                    )
+                parameter.copy_(raw[name])
+
+    def load_raw(self, raw: Mapping[str, Tensor]) -> None:
+        """Copy tensors as PEFT keeps them (scaling not multiplied in) into the trainable adapter, bit for bit."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(raw[name])
+
+    def zero_point(self) -> Point:
+        """The point of the base model itself: this adapter's A with B = 0."""
+        point = self.point()
+        return {k: torch.zeros_like(v) if ".lora_B." in k else v for k, v in point.items()}
+
+    def forward(self, batch: Batch, hidden_states: bool = False) -> Forward:
+        """One forward pass with the trainable adapter."""
+        return forward(self.peft, batch, hidden_states)
+
+    def forward_at(self, point: Mapping[str, Tensor], batch: Batch, hidden_states: bool = False) -> Forward:
+        """One forward pass at a point of any rank; differentiable with respect to its tensors."""
+        self._check_modules(point)
+        raw = {self._parameter_names[k]: v for k, v in self._raw(point).items()}
+        return forward(
+            self.peft,
+            batch,
+            hidden_states,
+            call=lambda **inputs: functional_call(self.peft, raw, kwargs=inputs),
+        )
+
+    @contextmanager
+    def merged(self, point: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+        """Yield the base model with W + B·A in its adapted layers; afterwards the very same tensors are back.
+
+        Only in float32 and float64: adding a small ΔW to bfloat16 weights would round it away. Costs one copy of the
+        adapted weights.
+        """
+        self._check_modules(point)
+        originals: list[tuple[nn.Parameter, Tensor]] = []
+        try:
+            with torch.no_grad(), self.peft.disable_adapter():
+                for module in module_names(point):
+                    layer = self.peft.get_submodule(_PREFIX + module)
+                    weight = layer.get_base_layer().weight  # type: ignore[operator]
+                    if weight.dtype not in (torch.float32, torch.float64):
+                        raise UserError(
+                            f"Expected float32 weights to merge an adapter into, got {weight.dtype}; evaluate unmerged."
+                        )
+                    wide = torch.promote_types(point[key_b(module)].dtype, weight.dtype)
+                    a = point[key_a(module)].to(weight.device, wide)
+                    b = point[key_b(module)].to(weight.device, wide)
+                    update = b @ a
+                    if getattr(layer, "fan_in_fan_out", False):  # GPT-2's Conv1D keeps its weight transposed
+                        update = update.T
+                    originals.append((weight, weight.data))
+                    weight.data = (weight.data.to(wide) + update).to(weight.dtype)
+                yield self.base
+        finally:
+            for weight, data in reversed(originals):
+                weight.data = data
+
+    def can_merge(self) -> bool:
+        """Whether all adapted weights are float32 or float64."""
+        weights = (self.peft.get_submodule(_PREFIX + m).get_base_layer().weight for m in self.scaling)  # type: ignore[operator]
+        return all(w.dtype in (torch.float32, torch.float64) for w in weights)
+
+    @contextmanager
+    def unmerged(self, point: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+        """Yield the base model with the adapter's tensors replaced by the point's (any rank), then put back."""
+        self._check_modules(point)
+        raw = self._raw(point)
+        originals = {name: parameter.data for name, parameter in self.parameters.items()}
+        try:
+            for name, parameter in self.parameters.items():
+                parameter.data = raw[name].to(parameter.device, parameter.dtype)
+            yield self.base
+        finally:
+            for name, parameter in self.parameters.items():
+                parameter.data = originals[name]
+
+    def save(self, directory: str | Path, point: Mapping[str, Tensor] | None = None) -> None:
+        """Write a standard PEFT adapter (`adapter_config.json`, `adapter_model.safetensors`).
+
+        Without `point`, the trainable adapter, bit for bit. A point of another rank is written with that rank and
+        scaling 1. Only these two files are written: a model card would carry nothing of use.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        config = json.loads(json.dumps(self.peft.peft_config[_ADAPTER].to_dict(), default=_plain))
+        if point is None:
+            tensors: dict[str, Tensor] = {k: v.detach() for k, v in self.parameters.items()}
+        else:
+            self._check_modules(point)
+            ranks = {point[key_a(m)].shape[0] for m in module_names(point)}
+            if len(ranks) != 1:
+                raise UserError(f"Expected one rank for all modules, got {sorted(ranks)}; truncate the point first.")
+            rank = ranks.pop()
+            if rank == config["r"]:
+                tensors = self._raw(point)
+            else:
+                tensors = dict(point)
+                config |= {
+                    "r": rank,
+                    "lora_alpha": rank,
+                    "use_rslora": False,
+                    "rank_pattern": {},
+                    "alpha_pattern": {},
+                }
+        config["inference_mode"] = True
+        config["target_modules"] = sorted(config["target_modules"])
+        save_file(
+            {_PREFIX + k: v.contiguous().cpu() for k, v in tensors.items()},
+            directory / "adapter_model.safetensors",
+            metadata={"format": "pt"},
+        )
+        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+        (directory / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+    def _raw(self, point: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {k: v / self.scaling[k.rsplit(".lora_", 1)[0]] if ".lora_B." in k else v for k, v in point.items()}
+
+    @staticmethod
+    def _absorb(raw: Mapping[str, Tensor], scaling: Mapping[str, float]) -> Point:
+        return {k: v * scaling[k.rsplit(".lora_", 1)[0]] if ".lora_B." in k else v for k, v in raw.items()}
+
+    def _check_modules(self, point: Mapping[str, Tensor]) -> None:
+        difference = sorted(set(self.parameters) ^ set(point))
+        if difference:
+            first = difference[0]
+            where = "the point" if first in point else "this model's adapter"
+            raise PointMismatchError(
+                f"Expected a point with the same adapted modules as this model, got {len(difference)} differing "
+                f"name(s), the first is {first}, only in {where}; use adapters of one base and one set of targets."
+            )
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)
+
+
+@dataclass(frozen=True)
+class SavedAdapter:
+    """An adapter read from disk: its point (scaling multiplied into B) and the settings that made it."""
+
+    point: Point
+    settings: LoraSettings
+    base_name: str
+
+
+def load_adapter(directory: str | Path) -> SavedAdapter:
+    """Read a standard PEFT LoRA adapter as a point, in the dtype it was saved in.
+
+    Raises `UserError`, naming what is wrong, for a folder without an adapter and for what this algebra does not cover:
+    other PEFT types, DoRA, biases, `modules_to_save`, trained embeddings.
+    """
+    directory = Path(directory)
+    try:
+        config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+        tensors = load_file(directory / "adapter_model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"Expected a PEFT adapter (adapter_config.json, adapter_model.safetensors) in '{directory}', got: {error}; "
+            "give the folder that PEFT's save_pretrained wrote."
+        ) from None
+    refused = [
+        text
+        for wrong, text in (
+            (config.get("peft_type") != "LORA", f"peft_type {config.get('peft_type')}"),
+            (bool(config.get("use_dora")), "DoRA"),
+            (config.get("bias", "none") != "none", f"bias '{config.get('bias')}'"),
+            (bool(config.get("modules_to_save")), f"modules_to_save {config.get('modules_to_save')}"),
+            (
+                any(".lora_" not in k or "embedding" in k for k in tensors),
+                "tensors that are not LoRA factors",
+            ),
+        )
+        if wrong
+    ]
+    if refused:
+        raise UserError(
+            f"Expected a plain LoRA adapter in '{directory}', got one with {' and '.join(refused)}; "
+            "paths between such adapters are not defined here, train with bias='none' and without modules_to_save."
+        )
+    raw = {k.removeprefix(_PREFIX): v for k, v in tensors.items()}
+    modules = module_names(raw)
+    scaling: dict[str, float] = {}
+    for module in modules:
+        rank = raw[key_a(module)].shape[0]
+        alpha = _pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+        scaling[module] = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    settings = LoraSettings(int(config["r"]), float(config["lora_alpha"]), 0.0, tuple(modules))
+    point = LoraModel._absorb(raw, scaling)
+    return SavedAdapter(point, settings, str(config.get("base_model_name_or_path") or ""))
+
+
+def _pattern(patterns: Mapping[str, float], module: str, default: float) -> float:
+    """PEFT's per-module alpha: the pattern that ends the module's name, if any."""
+    return next((v for k, v in patterns.items() if module == k or module.endswith("." + k)), default)

@@ -1,0 +1,89 @@
+"""Delta space: the weight changes ΔW = B·A are interpolated, exactly and in factored form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mcanalysis.errors import UserError
+from mcanalysis.params.lora import (
+    compress,
+    concatenate,
+    delta_weights,
+    holds_lora_tensors,
+    key_b,
+    module_names,
+    share_modules,
+)
+from mcanalysis.params.point import Point, combine
+from mcanalysis.params.spaces.base import Space
+from mcanalysis.params.spaces.factor import FactorSpace
+
+
+class DeltaSpace(Space):
+    """ΔW is interpolated, so that straight paths are straight in weight space; exact at rank r₁ + r₂ + ….
+
+    All anchors share A = [A₁; A₂; …] and anchor i has B = [0, …, Bᵢ, …, 0]; combinations with weights that
+    sum to one then have B = [c₁B₁, c₂B₂, …], the same A, and ΔW = Σ cᵢ·ΔWᵢ. Ranks and targets of the adapters
+    may differ. For plain points this is the same as the factor space.
+
+    A bend of a curve in this space is a full adapter of rank r₁ + r₂ + …, whose A and B are both free. It
+    starts on the straight ΔW line; once its A has been trained away from the shared one, the curve is a
+    Bezier curve or chain in the *factors* of rank r₁ + r₂ + …, between endpoints that are still the two
+    minima and whose chord is the straight ΔW line.
+    """
+
+    name = "delta"
+
+    def embed(self, points: Sequence[Mapping[str, Tensor]]) -> list[Point]:
+        """Return one adapter of rank Σ r per minimum; for plain points, the minima as they are.
+
+        Raises:
+            PointMismatchError: if a point is neither plain nor a LoRA point, or a module has other dimensions
+                in two.
+
+        >>> a = {"q.lora_A.weight": torch.tensor([[1.0, 2.0]]), "q.lora_B.weight": torch.tensor([[3.0]])}
+        >>> b = {"q.lora_A.weight": torch.tensor([[4.0, 5.0]]), "q.lora_B.weight": torch.tensor([[6.0]])}
+        >>> [anchor["q.lora_B.weight"] for anchor in DeltaSpace().embed([a, b])]
+        [tensor([[3., 0.]]), tensor([[0., 6.]])]
+        """
+        if not points:
+            raise UserError("Expected at least one point to embed, got none; pass the minima to connect.")
+        if not any(holds_lora_tensors(point) for point in points):
+            return FactorSpace().embed(points)
+        joint = concatenate(points, [1.0] * len(points))
+        filled = share_modules(points)
+        anchors: list[Point] = [dict(joint) for _ in points]
+        for module in module_names(joint):
+            start = 0
+            for anchor, point in zip(anchors, filled, strict=True):
+                stop = start + point[key_b(module)].shape[1]
+                B = torch.zeros_like(joint[key_b(module)])
+                B[:, start:stop] = joint[key_b(module)][:, start:stop]
+                anchor[key_b(module)] = B
+                start = stop
+        return anchors
+
+    def chord_lengths(self, anchors: Sequence[Mapping[str, Tensor]], weights: Tensor) -> Tensor:
+        """Return the distances between successive points Σ cᵢ·anchorᵢ, as norms of differences of ΔW.
+
+        Args:
+            anchors: `k` points of the same names and shapes.
+            weights: shape (n, k), float64, rows summing to one.
+
+        Returns:
+            shape (n − 1,), float64. For plain points the Euclidean distances.
+        """
+        if not any(holds_lora_tensors(anchor) for anchor in anchors):
+            return super().chord_lengths(anchors, weights)
+        small = compress(anchors)
+        squares = torch.zeros(max(len(weights) - 1, 0), dtype=torch.float64)
+        before = None
+        for index, row in enumerate(weights):
+            here = delta_weights(combine(small, row))
+            if before is not None:
+                squares[index - 1] = sum(float((here[m] - before[m]).square().sum()) for m in here)
+            before = here
+        return squares.sqrt()

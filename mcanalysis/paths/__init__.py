@@ -1,0 +1,26 @@
+"""Paths between minima; every file here that defines a `Path` with a `name` adds one."""
+
+import importlib
+import pkgutil
+
+from mcanalysis.paths.base import Curve, Path, get_path, path_names
+from mcanalysis.paths.bezier import Bezier
+from mcanalysis.paths.linear import Linear
+from mcanalysis.paths.polychain import PolyChain
+from mcanalysis.paths.segmented_bezier import SegmentedBezier
+from mcanalysis.paths.simplex import Simplex
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "Bezier",
+    "Curve",
+    "Linear",
+    "Path",
+    "PolyChain",
+    "SegmentedBezier",
+    "Simplex",
+    "get_path",
+    "path_names",
+]

@@ -1,0 +1,61 @@
+"""Content hashes: equal content gives an equal SHA-256, whatever the order of keys or files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def hash_json(obj: Any) -> str:
+    """Return the SHA-256 (64 hex digits) of an object's canonical JSON.
+
+    Keys are sorted, so their order does not matter; a tuple counts as a list. Raises `TypeError` for an
+    object that JSON cannot hold.
+
+    >>> hash_json({"a": 1, "b": (2, 3)}) == hash_json({"b": [2, 3], "a": 1})
+    True
+    >>> hash_json("Zürich")[:12]
+    'dfcb63f95eb8'
+    """
+    text = json.dumps(obj, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def hash_file(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 (64 hex digits) of a file's bytes, read piece by piece.
+
+    Raises `OSError` when the file cannot be read.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "a.txt").write_bytes(b"abc")
+    ...     hash_file(Path(folder, "a.txt"))[:12]
+    'ba7816bf8f01'
+    """
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_files(paths: Iterable[str | os.PathLike[str]]) -> str:
+    """Return one SHA-256 (64 hex digits) over several files: their contents and their names.
+
+    A name is taken relative to the files' deepest common folder, so moving that folder changes nothing,
+    while renaming a file or swapping the contents of two files does. The order of `paths` does not matter.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     files = [Path(folder, name) for name in ("a", "b")]
+    ...     for file in files:
+    ...         _ = file.write_text(file.name)
+    ...     hash_files(files) == hash_files(reversed(files))
+    True
+    """
+    files = sorted({Path(path).resolve() for path in paths})
+    if not files:
+        return hash_json([])
+    root = os.path.commonpath([file.parent for file in files])
+    return hash_json(sorted((file.relative_to(root).as_posix(), hash_file(file)) for file in files))

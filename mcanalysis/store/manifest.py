@@ -1,0 +1,234 @@
+"""The run manifest: what a run was, with which versions, on which data, and whether it finished."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from mcanalysis.errors import RunDirectoryError
+from mcanalysis.store.atomic import PARTIAL_SUFFIX, plain_json, write_json_atomic
+
+MANIFEST_NAME = "manifest.json"
+_PACKAGES = ("mcanalysis", "torch", "transformers", "peft", "numpy")
+
+
+def new_manifest(
+    config: Mapping[str, Any],
+    seed: int | None = None,
+    base_hash: str | None = None,
+    data_hashes: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the manifest of a run that starts now, with `status` "running".
+
+    `config` is the resolved configuration, `data_hashes` maps a task to its content hash. `git_commit` is
+    that of the checkout this package lies in, None when it lies in none. Versions of absent packages are
+    None; no package is imported to learn them. Raises `TypeError` for a configuration that JSON cannot hold.
+
+    >>> manifest = new_manifest({"strategy": "ilora"}, seed=0)
+    >>> manifest["status"], sorted(manifest["versions"])
+    ('running', ['mcanalysis', 'numpy', 'peft', 'python', 'torch', 'transformers'])
+    """
+    return {
+        "status": "running",
+        "created": _now(),
+        "finished": None,
+        "config": plain_json(config),
+        "seed": seed,
+        "hashes": {"base": base_hash, "data": dict(data_hashes or {})},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "git_commit": _git_commit(),
+    }
+
+
+def write_manifest(run_directory: str | os.PathLike[str], manifest: Mapping[str, Any]) -> None:
+    """Write `<run>/manifest.json` atomically."""
+    write_json_atomic(Path(run_directory) / MANIFEST_NAME, manifest)
+
+
+def read_manifest(run_directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the manifest of a run; raises `RunDirectoryError` when there is none or it is malformed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_manifest(folder, new_manifest({"strategy": "ilora"}))
+    ...     read_manifest(folder)["config"]
+    {'strategy': 'ilora'}
+    """
+    path = Path(run_directory) / MANIFEST_NAME
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RunDirectoryError(
+            f"Expected a run directory at {run_directory}, got no {MANIFEST_NAME} there; "
+            "give a directory that train.py wrote."
+        ) from error
+    except ValueError as error:
+        raise RunDirectoryError(
+            f"Expected JSON in {path}, got: {error}; restore the file or choose another directory."
+        ) from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("config"), dict):
+        raise RunDirectoryError(
+            f'Expected an object with a "config" object in {path}, got something else; '
+            "restore the file or choose another directory."
+        )
+    return manifest
+
+
+def claim_run_directory(
+    path: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    resume: bool,
+    *,
+    seed: int | None = None,
+    base_hash: str | None = None,
+    data_hashes: Mapping[str, str] | None = None,
+) -> Literal["new", "resume", "finished"]:
+    """Take a directory for a run, or say what is left to do in it.
+
+    An absent or empty directory is made and given a manifest: "new", whatever `resume` says. A directory
+    whose manifest holds an equal configuration is "finished", or, with `resume`, "resume". Seed and hashes
+    are compared like the configuration where both the manifest and the caller have them; versions and the
+    commit are not compared.
+
+    Raises `RunDirectoryError`, with nothing touched, for an unfinished run without `resume`, for a run of
+    another configuration (naming each field that differs), and for a directory of something else.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     first = claim_run_directory(Path(folder, "run"), {"strategy": "er"}, resume=False)
+    ...     again = claim_run_directory(Path(folder, "run"), {"strategy": "er"}, resume=True)
+    >>> first, again
+    ('new', 'resume')
+    """
+    directory = Path(path)
+    manifest = new_manifest(config, seed, base_hash, data_hashes)
+    if not (directory / MANIFEST_NAME).exists():
+        _make_empty(directory)
+        write_manifest(directory, manifest)
+        return "new"
+    recorded = read_manifest(directory)
+    differences = list(_differences(recorded, manifest))
+    if differences:
+        raise RunDirectoryError(
+            f"Run directory {directory} belongs to another configuration: {'; '.join(differences)}; "
+            "give the recorded values or choose another --output-dir."
+        )
+    if recorded.get("status") == "finished":
+        return "finished"
+    if not resume:
+        raise RunDirectoryError(
+            f"Expected a new or finished run directory, got an unfinished run in {directory}; "
+            "pass --resume to go on with it, or choose another --output-dir."
+        )
+    return "resume"
+
+
+def mark_finished(run_directory: str | os.PathLike[str]) -> None:
+    """Set a run's `status` to "finished"; raises `RunDirectoryError` when it has no manifest.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_manifest(folder, new_manifest({}))
+    ...     mark_finished(folder)
+    ...     read_manifest(folder)["status"]
+    'finished'
+    """
+    manifest = read_manifest(run_directory)
+    write_manifest(run_directory, {**manifest, "status": "finished", "finished": _now()})
+
+
+def _make_empty(directory: Path) -> None:
+    """Make a directory; it may exist if it holds nothing but leftovers of a killed manifest write."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        found = sorted(entry.name for entry in directory.iterdir())
+    except OSError as error:
+        raise RunDirectoryError(
+            f"Expected a directory that can be made at {directory}, got: {error.strerror}; choose another --output-dir."
+        ) from error
+    leftovers = [n for n in found if n.startswith(f".{MANIFEST_NAME}.") and n.endswith(PARTIAL_SUFFIX)]
+    if found != leftovers:
+        first = next(name for name in found if name not in leftovers)
+        raise RunDirectoryError(
+            f"Expected an empty directory or a run at {directory}, got files such as {first} and no "
+            f"{MANIFEST_NAME}; choose another --output-dir."
+        )
+    for name in leftovers:
+        (directory / name).unlink()
+
+
+def _differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """Yield "expected <field> <recorded>, got <wanted>" for every field of a run's identity that differs."""
+    before, now = _fields(recorded["config"]), _fields(wanted["config"])
+    for field in dict.fromkeys([*before, *now]):
+        old, new = before.get(field), now.get(field)
+        if old != new:
+            expected = f"no {field}" if old is None else f"{field} {_short(old)}"
+            yield f"expected {expected}, got {'none' if new is None else _short(new)}"
+    before, now = _contents(recorded), _contents(wanted)
+    for what in before:
+        old, new = before[what], now.get(what)
+        if old is not None and new is not None and old != new:
+            yield f"expected {what} {_short(str(old))}, got {_short(str(new))}"
+
+
+def _contents(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    hashes = manifest.get("hashes", {})
+    return {
+        **({} if "seed" in manifest["config"] else {"seed": manifest.get("seed")}),
+        "base model with content hash": hashes.get("base"),
+        **{f"{task} with content hash": value for task, value in hashes.get("data", {}).items()},
+    }
+
+
+def _fields(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return dotted field -> JSON of its value."""
+    fields: dict[str, str] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            fields |= _fields(value, f"{prefix}{name}.")
+        else:
+            fields[f"{prefix}{name}"] = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return fields
+
+
+def _short(text: str, limit: int = 64) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the checkout that tracks this file; an installed copy has none."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here.parent), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        return git("rev-parse", "HEAD")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

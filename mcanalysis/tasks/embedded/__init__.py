@@ -1,0 +1,81 @@
+"""The embedded benchmark: eight generated stand-ins for the paper's tasks; adding one is adding a file here.
+
+They have the prompt shape, the form of answer and the metric of the originals, but small vocabularies and fixed
+grammars: they show forgetting and its remedies in minutes and say nothing about the data sets themselves.
+Each file has `NAME`, `MAX_NEW_TOKENS`, `generate(rng, index) -> (prompt, answer)` and `plain(rng) -> str`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import replace
+from functools import cache
+from random import Random
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from mcanalysis.errors import UnknownNameError, UserError
+
+if TYPE_CHECKING:
+    from mcanalysis.tasks.task import TaskData
+
+SPLITS = ("train", "eval", "test")
+
+
+@cache
+def grammars() -> dict[str, ModuleType]:
+    """The grammar modules by task name.
+
+    >>> sorted(grammars())[0]
+    '20Minuten'
+    """
+    modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
+    return {m.NAME: m for m in modules}
+
+
+def generate_task(
+    name: str, seed: int = 0, num_train: int = 1000, num_eval: int = 100, num_test: int = 200
+) -> TaskData:
+    """Generate one task: disjoint splits of distinct prompts, the same on every machine.
+
+    A prompt appears once in the whole task, so none of the test prompts is in train. Python's Mersenne Twister is
+    seeded with a string and every choice goes through `Random`, so the result depends on nothing else.
+
+    >>> task = generate_task("FOMC", num_train=6, num_eval=3, num_test=3)
+    >>> [len(task.splits[s]) for s in ("train", "eval", "test")]
+    [6, 3, 3]
+    """
+    from mcanalysis.tasks import get_task
+    from mcanalysis.tasks.task import Example, TaskData
+
+    if name not in grammars():
+        raise UnknownNameError("embedded task", name, grammars())
+    sizes = dict(zip(SPLITS, (num_train, num_eval, num_test), strict=True))
+    for split, size in sizes.items():
+        if size < 1:
+            raise UserError(f"Expected at least 1 {split} example, got {size}; ask for more.")
+    grammar = grammars()[name]
+    rng = Random(f"mcanalysis-embedded-1/{name}/{seed}")
+    seen: set[str] = set()
+    splits: dict[str, tuple[Example, ...]] = {}
+    for split, size in sizes.items():
+        examples: list[Example] = []
+        misses = 0
+        while len(examples) < size:
+            prompt, answer = grammar.generate(rng, len(examples))
+            if prompt in seen:
+                misses += 1
+                if misses > 1000:  # the grammar is nearly used up
+                    raise UserError(
+                        f"Expected at most about {len(seen)} distinct {name} prompts, got a request for "
+                        f"{sum(sizes.values())}; ask for fewer."
+                    )
+                continue
+            misses = 0
+            seen.add(prompt)
+            examples.append(Example(prompt, answer))
+        rng.shuffle(examples)
+        splits[split] = tuple(examples)
+    task = replace(get_task(name), max_new_tokens=grammar.MAX_NEW_TOKENS)
+    return TaskData.of(task, splits)

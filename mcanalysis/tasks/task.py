@@ -1,0 +1,105 @@
+"""What a task is: a dataset's name, how long an answer may get and how it is scored; and its examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from mcanalysis.store.hashing import hash_json
+
+SPLITS = ("train", "eval", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt, instruction included, and the answer the model should give.
+
+    >>> Example("What is 2 + 2?\\nAnswer:", "4").answer
+    '4'
+    """
+
+    prompt: str
+    answer: str
+
+
+def whole_prompt(prompt: str) -> str:
+    """Return the prompt itself: the source text of a task whose prompt needs no trimming.
+
+    >>> whole_prompt("Text:")
+    'Text:'
+    """
+    return prompt
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset's name and how its answers are generated and scored; the examples come separately.
+
+    `language` is an ISO 639-1 code, "und" where unknown. `score` names a score of
+    `mcanalysis.metrics.scores`. `max_new_tokens` is the most tokens generated for an answer. `source` gives
+    the text a prompt is about, which only scores that compare with the source (SARI) read. Raises
+    `ValueError` for an empty name or a `max_new_tokens` below 1.
+
+    >>> Task("FOMC", "en", "accuracy", 4).source("Text:")
+    'Text:'
+    """
+
+    name: str
+    language: str
+    score: str
+    max_new_tokens: int
+    source: Callable[[str], str] = whole_prompt
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name or self.max_new_tokens < 1:
+            raise ValueError(
+                f"Expected a task with a name and max_new_tokens of at least 1, got {self.name!r} and "
+                f"{self.max_new_tokens}."
+            )
+
+    def with_score(self, score: str) -> Task:
+        """Return the same task scored by another score.
+
+        >>> Task("mine", "en", "exact_match", 64).with_score("rouge_l").score
+        'rouge_l'
+        """
+        return replace(self, score=score)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task with the examples of its splits, and a hash of what those examples say.
+
+    `splits` maps a split's name ("train", "eval", "test") to its examples in order. `content_hash` depends
+    on the prompts and answers of every split and on nothing else: not on where they lay, nor on extra keys.
+    Make one with `TaskData.of`.
+    """
+
+    task: Task
+    splits: Mapping[str, tuple[Example, ...]]
+    content_hash: str
+
+    @classmethod
+    def of(cls, task: Task, splits: Mapping[str, Iterable[Example]]) -> TaskData:
+        """Return the task with these examples and their content hash (64 hex digits).
+
+        >>> data = TaskData.of(Task("FOMC", "en", "accuracy", 4), {"test": [Example("Text:", "A")]})
+        >>> len(data.splits["test"]), len(data.content_hash)
+        (1, 64)
+        """
+        kept = {split: tuple(examples) for split, examples in splits.items()}
+        content = {split: [(e.prompt, e.answer) for e in examples] for split, examples in kept.items()}
+        return cls(task, kept, hash_json(content))
+
+    def first(self, sizes: Mapping[str, int]) -> TaskData:
+        """Return the same task with only the first `sizes[split]` examples of each split named.
+
+        A split that holds fewer keeps all of them.
+
+        >>> examples = [Example("p", "A"), Example("q", "B")]
+        >>> data = TaskData.of(Task("FOMC", "en", "accuracy", 4), {"test": examples})
+        >>> [example.answer for example in data.first({"test": 1}).splits["test"]]
+        ['A']
+        """
+        return TaskData.of(self.task, {s: examples[: sizes.get(s)] for s, examples in self.splits.items()})

@@ -1,0 +1,200 @@
+"""Tasks on disk in TRACE's form: `<root>/<TASK>/{train,eval,test}.json`, lists of prompts and answers."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mcanalysis.errors import DataError
+from mcanalysis.tasks import get_task, task_names, unknown_task
+from mcanalysis.tasks.task import SPLITS, Example, Task, TaskData
+
+_FORM = 'a list of {"prompt": "...", "answer": "..."}'
+_KEYS = ("prompt", "answer")
+
+
+def load_trace_task(root: str | os.PathLike[str], name: str, score: str | None = None) -> TaskData:
+    """Load all splits of the task in folder `<root>/<name>`.
+
+    A folder of a known name gets that task's settings, any other those of `unknown_task`; `score` overrides
+    the score. Raises `DataError` when the folder or a split is absent, and for a file that is not JSON, not
+    a list of prompts and answers, or empty; `UnknownNameError` for an unknown score.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     Path(root, "FOMC").mkdir()
+    ...     for split in SPLITS:
+    ...         _ = Path(root, "FOMC", f"{split}.json").write_text('[{"prompt": "Text:", "answer": "A"}]')
+    ...     load_trace_task(root, "FOMC").splits["test"]
+    (Example(prompt='Text:', answer='A'),)
+    """
+    _require_folder(Path(root))
+    folder = Path(root) / name
+    if name not in (entry.name for entry in Path(root).iterdir() if entry.is_dir()):
+        raise DataError(_no_such_folder(Path(root), name))
+    absent = [f"{split}.json" for split in SPLITS if not (folder / f"{split}.json").is_file()]
+    if absent:
+        raise DataError(f"Expected {_split_files()} in {folder}, got no {', no '.join(absent)}; add what is absent.")
+    return TaskData.of(_task_of(name, score), {split: _read_examples(folder / f"{split}.json") for split in SPLITS})
+
+
+def list_trace_tasks(root: str | os.PathLike[str], order: Sequence[str] = ()) -> list[str]:
+    """Return the names of the task folders present: those of `order` first, in its order, the rest by name.
+
+    A task folder is one that holds at least one split's file. Raises `DataError` when `root` is no folder.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for name in ("Mine", "FOMC", "C-STANCE"):
+    ...         Path(root, name).mkdir()
+    ...         _ = Path(root, name, "test.json").write_text("[]")
+    ...     list_trace_tasks(root, order=["FOMC", "ScienceQA"])
+    ['FOMC', 'C-STANCE', 'Mine']
+    """
+    _require_folder(Path(root))
+    present = sorted(
+        entry.name
+        for entry in Path(root).iterdir()
+        if not entry.name.startswith(".") and any((entry / f"{split}.json").is_file() for split in SPLITS)
+    )
+    known = [name for name in order if name in present]
+    return known + [name for name in present if name not in known]
+
+
+def load_examples(file: str | os.PathLike[str], score: str | None = None) -> TaskData:
+    """Load a single file of prompts and answers as a task with one split, "test".
+
+    The task is named after the file, or after its folder where the file is called train, eval or test, and
+    gets the settings of that task if it is known; `score` overrides the score. Raises as `load_trace_task`
+    does.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     _ = Path(root, "mine.json").write_text('[{"prompt": "1 + 1 =", "answer": "2"}]')
+    ...     data = load_examples(Path(root, "mine.json"))
+    >>> data.task.name, data.splits["test"][0].answer
+    ('mine', '2')
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise DataError(f"Expected a JSON file at {path}, got {_what_is_at(path)}; give {_FORM}.")
+    name = path.resolve().parent.name if path.stem in SPLITS else path.stem
+    return TaskData.of(_task_of(name, score), {"test": _read_examples(path)})
+
+
+def _task_of(name: str, score: str | None) -> Task:
+    task = get_task(name) if name in task_names() else unknown_task(name)
+    if score is None:
+        return task
+
+    from mcanalysis.metrics.scores import get_score  # brings in the scorers' libraries: only when named
+
+    return task.with_score(get_score(score).name)
+
+
+def _read_examples(file: Path) -> tuple[Example, ...]:
+    records = _parse(file)
+    if not isinstance(records, list):
+        raise DataError(f"Expected {_FORM} in {file}, got {_kind(records)}; put the examples into a list.")
+    if not records:
+        raise DataError(f"Expected at least one example in {file}, got an empty list; add examples.")
+    for index, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise DataError(f"Expected {_FORM} in {file}, got {_kind(record)} at index {index}.")
+        for key in _KEYS:
+            if key not in record:
+                raise DataError(
+                    f'Expected the key "{key}" in {file} at index {index}, got '
+                    f"{', '.join(map(repr, record)) or 'no keys'}; add it or rename the key that holds it."
+                )
+            value = record[key]
+            if not isinstance(value, str):
+                raise DataError(
+                    f'Expected text at key "{key}" in {file} at index {index}, got {_kind(value)}; write it in quotes.'
+                )
+            if not _is_unicode(value):
+                raise DataError(
+                    f'Expected Unicode text at key "{key}" in {file} at index {index}, got half of a '
+                    "surrogate pair; mend the text."
+                )
+    return _through_datasets(records)
+
+
+def _through_datasets(records: list[dict[str, Any]]) -> tuple[Example, ...]:
+    """Return the examples by way of an in-memory `datasets.Dataset`: no cache, no network, no bars."""
+    from datasets import Dataset, Features, Value  # seconds to import: only when data is read
+
+    columns = {key: [record[key] for record in records] for key in _KEYS}
+    dataset = Dataset.from_dict(columns, features=Features(dict.fromkeys(_KEYS, Value("large_string"))))
+    return tuple(Example(row["prompt"], row["answer"]) for row in dataset.to_list())
+
+
+def _parse(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"Expected JSON in {file}, got: {error.msg} at line {error.lineno}, column {error.colno}; "
+            f"the file must be {_FORM}."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"Expected UTF-8 text in {file}, got byte 0x{error.object[error.start]:02x} at offset "
+            f"{error.start}; save the file as UTF-8."
+        ) from error
+    except OSError as error:
+        raise DataError(f"Expected a readable file at {file}, got: {error.strerror}; check its rights.") from error
+    except RecursionError as error:
+        raise DataError(f"Expected {_FORM} in {file}, got JSON nested too deeply.") from error
+
+
+def _require_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise DataError(f"Expected a folder of tasks at {root}, got {_what_is_at(root)}; check --data-dir.")
+
+
+def _what_is_at(path: Path) -> str:
+    if path.is_dir():
+        return "a folder"
+    return "a file" if path.exists() else "nothing there"
+
+
+def _no_such_folder(root: Path, name: str) -> str:
+    present = list_trace_tasks(root)
+    close = difflib.get_close_matches(name.lower(), [n.lower() for n in present], n=1)
+    hint = "".join(f" Did you mean '{n}'?" for n in present if n.lower() in close)
+    found = f"only {', '.join(present)}" if present else "no task folders at all"
+    remedy = "Name a folder that is there or add" if present else "Add"
+    return (
+        f"Expected a folder of task '{name}' in {root}, got {found}.{hint} {remedy} {root / name} with "
+        f"{_split_files()}."
+    )
+
+
+def _split_files() -> str:
+    *first, last = (f"{split}.json" for split in SPLITS)
+    return f"{', '.join(first)} and {last}"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    if isinstance(value, dict):
+        return f"an object with the keys {', '.join(map(repr, value))[:80]}" if value else "an empty object"
+    return "a list" if isinstance(value, list) else f"the text {value[:40]!r}"

@@ -1,0 +1,77 @@
+"""What a run is: every setting that can change its result, resolved, in one frozen object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mcanalysis.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The optimisation of one task; each task starts with a fresh optimiser and schedule.
+
+    `num_steps` optimiser steps of `batch_size` × `gradient_accumulation` examples, AdamW, linear warm-up over
+    `warmup_ratio` of the steps and linear decay, gradients clipped to `max_grad_norm`. The defaults suit the embedded
+    base: without warm-up and clipping a rate of 3e-3 now and then wrecks a task. `max_length` in tokens.
+    """
+
+    num_steps: int = 200
+    batch_size: int = 16
+    gradient_accumulation: int = 1
+    learning_rate: float = 3e-3
+    warmup_ratio: float = 0.1
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
+    max_length: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "gradient_accumulation", "max_length"):
+            if getattr(self, name) < 1:
+                raise UserError(f"Expected {name} of at least 1, got {getattr(self, name)}; raise it.")
+        if not self.learning_rate > 0:
+            raise UserError(f"Expected a positive learning_rate, got {self.learning_rate}; try 3e-3.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One strategy × one seed on one benchmark.
+
+    `sizes`: examples per split (None: the benchmark's own). `num_test`: test examples per task for the accuracy matrix.
+    """
+
+    strategy: str = "ilora"
+    strategy_settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    model: str = "embedded"
+    dtype: str = "auto"
+    benchmark: str = "embedded"
+    data_dir: str | None = None
+    tasks: tuple[str, ...] | None = None
+    scores: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    num_test: int | None = None
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    target_modules: tuple[str, ...] | None = None
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def resolved(self) -> dict[str, Any]:
+        """As JSON types, for the manifest; two runs with equal resolved configurations are the same run."""
+        from mcanalysis.strategies import make_strategy
+
+        resolved = asdict(self)
+        resolved["strategy_settings"] = asdict(make_strategy(self.strategy, self.seed, **self.strategy_settings).config)
+        return resolved
+
+    @classmethod
+    def from_resolved(cls, values: Mapping[str, Any]) -> RunConfig:
+        """The configuration a manifest holds."""
+        kept = dict(values)
+        kept["training"] = TrainingConfig(**kept["training"])
+        for name in ("tasks", "target_modules"):
+            kept[name] = None if kept[name] is None else tuple(kept[name])
+        return cls(**kept)
