@@ -159,6 +159,31 @@ def typed(settings: dict[str, str]) -> dict[str, Any]:
     return {name: yaml.safe_load(value) for name, value in settings.items()}
 
 
+def add_workers_flag(parser: argparse.ArgumentParser) -> None:
+    """How many processes share the cores."""
+    parser.add_argument(
+        "--workers", type=int, default=None, help="processes (default: cores, for a small model on CPU)"
+    )
+
+
+def workers(args: argparse.Namespace) -> int:
+    """The number of processes to use."""
+    from pathlib import Path
+
+    from mcanalysis.errors import UserError
+    from mcanalysis.experiments.jobs import default_workers
+    from mcanalysis.models.loading import default_device, model_source
+
+    if args.workers is not None and args.workers < 1:
+        raise UserError(f"Expected --workers of at least 1, got {args.workers}; leave it out for the default.")
+    if args.workers is not None:
+        return args.workers
+    folder = Path(model_source(args.model))
+    # A model of the hub is taken to be large.
+    size = sum(f.stat().st_size for f in folder.glob("*.safetensors")) if folder.is_dir() else 1 << 40
+    return default_workers(args.device or default_device(), size)
+
+
 def quiet_libraries() -> None:
     """Keep transformers' loading bars and advice off the terminal; errors still show."""
     import warnings

@@ -5,6 +5,7 @@ from __future__ import annotations
 from arguments import (
     Parser,
     add_run_flags,
+    add_workers_flag,
     bar,
     comma_list,
     integers,
@@ -12,6 +13,7 @@ from arguments import (
     run_config,
     run_script,
     typed,
+    workers,
 )
 
 
@@ -25,16 +27,20 @@ def main() -> None:
         "--seed", type=integers, default=[0, 1, 2], metavar="0,1,2", help="one run per strategy and seed"
     )
     parser.add_argument("--output-dir", default="runs", help="holds the run directories")
+    add_workers_flag(parser)
     args = parser.parse()
 
     quiet_libraries()
     import reporting
 
-    from mcanalysis.experiments.strategies import metrics_table, study_configs, train_or_load
+    from mcanalysis.experiments.strategies import metrics_table, study_configs, train_runs
 
     base = run_config(args, args.strategy[0], args.seed[0], {})
     configs = study_configs(base, args.strategy, args.seed, typed(args.settings))
-    runs = [train_or_load(c, args.output_dir, resume=args.resume, device=args.device, progress=bar) for c in configs]
+    runs = train_runs(
+        configs, args.output_dir,
+        resume=args.resume, device=args.device, workers=workers(args), progress=bar, initializer=quiet_libraries,
+    )  # fmt: skip
     reporting.strategies(metrics_table(runs))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from arguments import (
     Parser,
     add_run_flags,
+    add_workers_flag,
     bar,
     comma_list,
     count_or_all,
@@ -16,6 +17,7 @@ from arguments import (
     run_config,
     run_script,
     typed,
+    workers,
 )
 
 
@@ -31,6 +33,10 @@ def main() -> None:
     parser.add_argument("--num-points", type=int, default=21, help="points on each path, both ends included")
     parser.add_argument("--num-examples", type=count_or_all, default=50, help="examples per task and split, or 'all'")
     parser.add_argument("--paths", type=comma_list, default=None, help="linear-factor,linear-delta,bezier-factor")
+    parser.add_argument(
+        "--other-paths", type=comma_list, default=["linear-factor"], help="for all but the first strategy"
+    )
+    add_workers_flag(parser)
     parser.add_argument("--curve-steps", type=int, default=60, help="optimiser steps of each Bezier fit")
     parser.add_argument(
         "--minima",
@@ -49,25 +55,34 @@ def main() -> None:
     parser.add_argument("--score", default=None, help="with --minima: how outputs are scored (default exact_match)")
     args = parser.parse()
 
+    from dataclasses import replace
+
     from mcanalysis.connectivity.analysis import PATHS, ConnectivitySettings
     from mcanalysis.errors import UserError
 
+    if (args.minima is None) != (args.data is None):
+        raise UserError("Expected --minima DIR1,DIR2 and --data FILE together, got one without the other; give both.")
     settings = ConnectivitySettings(
         num_points=args.num_points,
         num_examples=args.num_examples,
         paths=tuple(args.paths or PATHS),
         curve_steps=args.curve_steps,
     )
-    if (args.minima is None) != (args.data is None):
-        raise UserError("Expected --minima DIR1,DIR2 and --data FILE together, got one without the other; give both.")
-
     quiet_libraries()
     import reporting
 
-    from mcanalysis.experiments.connectivity import analyse_connectivity, connect_adapters, study_connectivity
+    from mcanalysis.experiments.connectivity import Study, analyse_connectivity, connect_adapters, study_connectivity
     from mcanalysis.experiments.strategies import study_configs
     from mcanalysis.run import load_run
 
+    study = Study(
+        settings,
+        other_paths=replace(settings, paths=tuple(args.other_paths)).paths,
+        main=args.strategy[0] if args.strategy else "",
+        resume=args.resume,
+        device=args.device,
+        workers=workers(args),
+    )
     if args.minima:
         result = connect_adapters(
             args.minima, args.model, args.data, args.output_dir, settings,
@@ -75,14 +90,14 @@ def main() -> None:
         )  # fmt: skip
     elif args.run:
         runs = [load_run(directory, args.device) for directory in args.run]
-        result = analyse_connectivity(runs, args.output_dir, settings, progress=bar, on_figure=reporting.figure)
+        study = replace(study, main=runs[0].strategy)
+        result = analyse_connectivity(runs, args.output_dir, study, progress=bar, on_figure=reporting.figure)
     else:
         base = run_config(args, args.strategy[0], args.seed[0], {})
         configs = study_configs(base, args.strategy, args.seed, typed(args.settings))
         result = study_connectivity(
-            configs, args.output_dir, settings,
-            resume=args.resume, device=args.device, progress=bar, on_figure=reporting.figure,
-        )  # fmt: skip
+            configs, args.output_dir, study, progress=bar, on_figure=reporting.figure, initializer=quiet_libraries
+        )
     reporting.connectivity(result)
 
 

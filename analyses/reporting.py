@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +14,12 @@ from mcanalysis.experiments.strategies import METRICS, difference, summary_table
 from mcanalysis.run import Run
 
 
-def number(value: float, digits: int = 2) -> str:
+def number(value: Any, digits: int = 2) -> str:
     """A number, or a dash where it is undefined."""
     return "–" if pd.isna(value) else f"{value:.{digits}f}"
 
 
-def interval(row: pd.Series, name: str) -> str:
+def interval(row: Any, name: str) -> str:
     """`value [low, high]`."""
     if pd.isna(row[name]):
         return "–"
@@ -97,7 +98,7 @@ def gains(tests: pd.DataFrame) -> None:
         strategy, learner, path, space = keys
         up, down = (one.interpolation_gain_low > 0).sum(), (one.interpolation_gain_high < 0).sum()
         mean = f"{one.interpolation_gain.mean():+.3f}"
-        rows.append([strategy, learner, f"{path} {space}", str(len(one)), str(up), str(down), mean])
+        rows.append([str(strategy), str(learner), f"{path} {space}", str(len(one)), str(up), str(down), mean])
     if len(rows) > 1:
         print("\nInterpolation gain: transitions whose 95 % interval lies above or below 0")
         print(table(rows))

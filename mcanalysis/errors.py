@@ -24,6 +24,9 @@ class UnknownNameError(UserError):
         hint = f" Did you mean '{match}'?" if match else ""
         super().__init__(f"Unknown {kind} '{name}'.{hint} Expected one of: {', '.join(names)}.")
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str]]:
+        return UserError, (str(self),)  # a worker process sends it as text
+
 
 class DataError(UserError):
     """Data on disk that is missing, empty or malformed."""

@@ -29,6 +29,7 @@ from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.measurements import Measurement, MeasurementStore
 
+Profiles = Mapping[str, Mapping[str, Profile]]  # by split, then by task
 PATHS = ("linear-factor", "linear-delta", "bezier-factor")
 
 
@@ -91,57 +92,75 @@ def run_transitions(run: Run, learner: str) -> list[Transition]:
 
 
 def analyse_run(
-    run: Run,
-    settings: ConnectivitySettings,
-    learners: Sequence[str] | None = None,
-    progress: Progress = silent,
+    run: Run, settings: ConnectivitySettings, learners: Sequence[str] | None = None, progress: Progress = silent
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure every transition of a run and write `tables/profiles.csv` and `tables/barriers.csv`; returns both.
 
     What is in the run's store is not measured again. `learners`: by default the answering one.
     """
-    chosen = list(learners or [run.answering_learner])
     profiles, barriers = [], []
-    with MeasurementStore(run.directory / "measurements.sqlite") as store:
-        for learner in chosen:
-            transitions = run_transitions(run, learner)
-            bar = progress(
-                total=len(transitions) * len(settings.paths) * settings.num_points,
-                desc=f"paths {run.strategy}/{learner} (seed {run.seed})",
-            )
-            labels = {"strategy": run.strategy, "learner": learner, "seed": run.seed}
-            for transition in transitions:
-                objectives = [
-                    run.task_objective(task, split, settings.num_examples)
-                    for task in (*transition.old, transition.new)
-                    for split in ("eval", "test")
-                ]
-
-                def fit(curve: Bezier, transition: Transition = transition) -> Bezier:
-                    return _fit(run, curve, transition, settings)
-
-                found = analyse_transition(
-                    transition,
-                    objectives,
-                    settings,
-                    store,
-                    engine=lambda: run.engine,
-                    fit=fit,
-                    curves=run.directory / "curves" / learner,
-                    labels=labels,
-                    on_point=bar.update,
-                )
-                profiles += found[0]
-                barriers += found[1]
-            bar.close()
+    for learner in learners or [run.answering_learner]:
+        labels = {"strategy": run.strategy, "learner": learner, "seed": run.seed}
+        transitions = run_transitions(run, learner)
+        bar = progress(
+            total=len(transitions) * len(settings.paths) * settings.num_points,
+            desc=f"paths {run.strategy}/{learner} (seed {run.seed})",
+        )
+        for transition in transitions:
+            for path in settings.paths:
+                profiled = measure_path(run, learner, transition, path, settings, bar.update)
+                rows = path_rows(transition, path, profiled, labels, settings)
+                profiles += rows[0]
+                barriers += rows[1]
+        bar.close()
     tables = pd.DataFrame(profiles), pd.DataFrame(barriers)
     for name, table in zip(("profiles", "barriers"), tables, strict=True):
         write_text_atomic(run.directory / "tables" / f"{name}.csv", table.to_csv(index=False))
     return tables
 
 
-def analyse_transition(
+def measure_path(
+    run: Run,
+    learner: str,
     transition: Transition,
+    path: str,
+    settings: ConnectivitySettings,
+    on_point: Callable[[], object] = lambda: None,
+) -> Profiles:
+    """Profiles, by split and task, along one path of one transition of a run; only what the store lacks is measured."""
+    objectives = [
+        run.task_objective(task, split, settings.num_examples)
+        for task in (*transition.old, transition.new)
+        for split in ("eval", "test")
+    ]
+
+    def fit(curve: Bezier) -> Bezier:
+        return fit_curve(
+            curve,
+            run.loss([transition.old, [transition.new]], settings.curve_batch_size, seed=run.seed),
+            num_steps=settings.curve_steps,
+            learning_rate=settings.curve_learning_rate,
+            seed=run.seed,
+            max_grad_norm=1.0,
+        )
+
+    with MeasurementStore(run.directory / "measurements.sqlite") as store:
+        return measure_between(
+            transition,
+            path,
+            objectives,
+            settings,
+            store,
+            engine=lambda: run.engine,
+            fit=fit,
+            curves=run.directory / "curves" / learner,
+            on_point=on_point,
+        )
+
+
+def measure_between(
+    transition: Transition,
+    path: str,
     objectives: Sequence[Objective],
     settings: ConnectivitySettings,
     store: MeasurementStore,
@@ -149,58 +168,58 @@ def analyse_transition(
     engine: Callable[[], Engine],
     fit: Callable[[Bezier], Bezier],
     curves: FilePath,
-    labels: Mapping[str, object],
     on_point: Callable[[], object] = lambda: None,
-) -> tuple[list[dict], list[dict]]:
-    """Rows of profiles.csv and barriers.csv for all paths of one transition."""
+) -> Profiles:
+    """The same for any two adapters: `fit` trains a curve where `curves` holds none for these settings."""
     ts = grid(settings.num_points)
-    deviation = np.asarray(factor_delta_deviation(*transition.points, ts))
-    profile_rows, barrier_rows = [], []
-    for name in settings.paths:
-        path_name, space = name.split("-")
-        described = {
-            **labels, "space": space, "path": path_name, "start": transition.start, "end": transition.end,
-        }  # fmt: skip
-        measured: dict[tuple[str, str], list[Measurement]] = {(o.split, o.name): [] for o in objectives}
-        for point_key, make_point in _places(transition, path_name, space, ts, settings, fit, curves):
-            values = measure(engine, store, point_key, make_point, objectives)
-            for objective, value in zip(objectives, values, strict=True):
-                measured[objective.split, objective.name].append(value)
-            on_point()
-        splits = dict.fromkeys(o.split for o in objectives)
-        profiles = {
-            split: {o.name: Profile.of(ts, measured[split, o.name]) for o in objectives if o.split == split}
-            for split in splits
-        }
-        rows = transition_rows(profiles, transition.old, transition.new, described, deviation)
-        profile_rows += rows[0]
-        barrier_rows += rows[1]
-    return profile_rows, barrier_rows
+    measured: dict[tuple[str, str], list[Measurement]] = {(o.split, o.name): [] for o in objectives}
+    for point_key, make_point in _places(transition, path, ts, settings, fit, curves):
+        values = measure(engine, store, point_key, make_point, objectives)
+        for objective, value in zip(objectives, values, strict=True):
+            measured[objective.split, objective.name].append(value)
+        on_point()
+    return {
+        split: {o.name: Profile.of(ts, measured[split, o.name]) for o in objectives if o.split == split}
+        for split in dict.fromkeys(o.split for o in objectives)
+    }
+
+
+def path_rows(
+    transition: Transition,
+    path: str,
+    profiles: Profiles,
+    labels: Mapping[str, object],
+    settings: ConnectivitySettings,
+) -> tuple[list[dict], list[dict]]:
+    """Rows of profiles.csv and barriers.csv for one path of one transition."""
+    path_name, space = path.split("-")
+    ends = {"space": space, "path": path_name, "start": transition.start, "end": transition.end}
+    deviation = np.asarray(factor_delta_deviation(*transition.points, grid(settings.num_points)))
+    return transition_rows(profiles, transition.old, transition.new, {**labels, **ends}, deviation)
 
 
 def _places(
     transition: Transition,
-    path_name: str,
-    space: str,
+    path: str,
     ts: np.ndarray,
     settings: ConnectivitySettings,
     fit: Callable[[Bezier], Bezier],
     curves: FilePath,
 ) -> Iterator[tuple[str, Callable[[], Mapping[str, Tensor]]]]:
     """The store's key and the point of every t; the ends of all paths are the minima themselves, measured once."""
-    a, b = transition.points
+    path_name, space = path.split("-")
     if path_name == "linear":
-        path: Path = Linear(a, b, space=space)
+        way: Path = Linear(*transition.points, space=space)
         identity = "linear"
     else:
-        path, identity = _stored_curve(transition, space, settings, fit, curves)
+        way, identity = _stored_curve(transition, space, settings, fit, curves)
     between = hash_json([path_name, space, *transition.keys, identity])[:24]
     for t in map(float, ts):
         if t in (0.0, 1.0):
             index = int(t)
             yield transition.keys[index], lambda i=index: transition.points[i]
         else:
-            yield f"{between}/{t!r}", lambda t=t: path(t)
+            yield f"{between}/{t!r}", lambda t=t: way(t)
 
 
 def _stored_curve(
@@ -235,25 +254,3 @@ def _stored_curve(
     save_file({n: t.contiguous() for n, t in curve.bends[0].items()}, partial)
     partial.rename(file)
     return curve, identity
-
-
-def _fit(run: Run, curve: Bezier, transition: Transition, settings: ConnectivitySettings) -> Bezier:
-    loss = run.loss([transition.old, [transition.new]], settings.curve_batch_size, seed=run.seed)
-    return fit_curve(
-        curve,
-        loss,
-        num_steps=settings.curve_steps,
-        learning_rate=settings.curve_learning_rate,
-        seed=run.seed,
-        max_grad_norm=1.0,
-    )
-
-
-__all__ = [
-    "PATHS",
-    "ConnectivitySettings",
-    "Transition",
-    "analyse_run",
-    "analyse_transition",
-    "run_transitions",
-]

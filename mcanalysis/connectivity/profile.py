@@ -163,8 +163,8 @@ def profile(
     """Evaluate an objective along a path, one point in memory at a time.
 
     `objective(point)` returns a float (or a tensor with one number), or an object with `loss`, `nll`, `targets`,
-    `score`, `scores`, which makes intervals possible. Works on any dict of tensors: no language model, no LoRA needed. `ts`
-    defaults to 21 equally spaced points; it must hold 0 and 1.
+    `score`, `scores`, which makes intervals possible. Works on any dict of tensors: no language model, no LoRA needed.
+    `ts` defaults to 21 equally spaced points; it must hold 0 and 1.
 
     >>> import torch
     >>> from mcanalysis.paths import Linear

@@ -24,8 +24,8 @@ class Curves:
     """One quantity of all tasks of a transition: the measured curves and their resamples.
 
     `point[name]` has shape (n,), `resampled[name]` shape (resamples, n); names are the tasks and, where there are old
-    tasks, `mean_old` and `mean`, S̄ = ½(mean over the old tasks + new task). Tasks are resampled independently, the points
-    of one task together.
+    tasks, `mean_old` and `mean`, S̄ = ½(mean over the old tasks + new task). Tasks are resampled independently, the
+    points of one task together.
     """
 
     def __init__(self, profiles: Mapping[str, Profile], old: Sequence[str], new: str, quantity: Quantity) -> None:
@@ -60,7 +60,7 @@ def transition_rows(
     curves: dict[str, dict[str, Curves]] = {}
     for split, of_split in profiles.items():
         curves[split] = {q: Curves(of_split, old, new, q) for q in ("loss", "score")}
-        profile_rows += _profile_rows(of_split, curves[split], {**labels, "split": split}, deviation)
+        profile_rows += _profile_rows(of_split, old, curves[split], {**labels, "split": split}, deviation)
     for name in curves["test"]["loss"].point:
         for quantity in ("loss", "score"):
             row = {**labels, "task": name, "split": "test", "quantity": quantity}
@@ -75,13 +75,15 @@ def transition_rows(
 
 def _profile_rows(
     profiles: Mapping[str, Profile],
+    old: Sequence[str],
     curves: Mapping[str, Curves],
     labels: Mapping[str, Any],
     deviation: np.ndarray,
 ) -> list[dict[str, Any]]:
     rows = []
     for name in curves["loss"].point:
-        chosen = [profiles[name]] if name in profiles else list(profiles.values())
+        behind = {"mean_old": old, "mean": list(profiles)}.get(name, [name])
+        chosen = [profiles[task] for task in behind]
         sizes = {
             "num_examples": sum(0 if p.targets is None else len(p.targets) for p in chosen),
             "num_targets": sum(0 if p.targets is None else int(p.targets.sum()) for p in chosen),

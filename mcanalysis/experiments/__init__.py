@@ -1,1 +1,1 @@
-"""Whole studies: train what is missing, measure, tabulate, draw. The scripts in `analyses/` are thin shells over them."""
+"""Whole studies: train what is missing, measure, draw. The scripts in `analyses/` are thin shells over them."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -13,13 +14,17 @@ from mcanalysis.connectivity.analysis import (
     ConnectivitySettings,
     Transition,
     analyse_run,
-    analyse_transition,
+    measure_between,
+    measure_path,
+    path_rows,
+    run_transitions,
 )
 from mcanalysis.connectivity.curve_fitting import fit_curve
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
-from mcanalysis.experiments.strategies import metrics_table, train_or_load
+from mcanalysis.experiments.jobs import Job, run_jobs
+from mcanalysis.experiments.strategies import metrics_table, run_name
 from mcanalysis.models.encoding import collate, pad_id
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel, load_adapter
@@ -29,11 +34,12 @@ from mcanalysis.plotting.connectivity import caption, plot_transitions
 from mcanalysis.plotting.stability_plasticity import plot_stability_plasticity
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Run
+from mcanalysis.run import Run, load_run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.tasks.trace_files import load_examples
 from mcanalysis.training.config import RunConfig
+from mcanalysis.training.continual_trainer import train
 
 
 @dataclass(frozen=True)
@@ -46,49 +52,105 @@ class ConnectivityResult:
     figures: list[Path]
 
 
+@dataclass(frozen=True)
+class Study:
+    """What to train and to measure.
+
+    `settings` are those of the `main` strategy's runs, whose paths are the subject; the runs of other strategies are
+    there for comparison and measured along `other_paths`.
+    """
+
+    settings: ConnectivitySettings
+    other_paths: tuple[str, ...]
+    main: str = "sequential"
+    resume: bool = False
+    device: str | None = None
+    workers: int = 1
+
+    def settings_of(self, strategy: str) -> ConnectivitySettings:
+        """The settings for a strategy's runs."""
+        return self.settings if strategy == self.main else replace(self.settings, paths=self.other_paths)
+
+
 def study_connectivity(
     configs: Sequence[RunConfig],
     output_dir: str | Path,
-    settings: ConnectivitySettings,
+    study: Study,
     *,
-    resume: bool = False,
-    device: str | None = None,
     progress: Progress = silent,
     on_figure: Callable[[Path], None] = lambda _: None,
+    initializer: Callable[[], None] | None = None,
 ) -> ConnectivityResult:
-    """Train (or reuse) each run, measure its paths, draw its figure as soon as it can be drawn; then compare."""
+    """Train (or reuse) each run, measure its paths, draw its figure as soon as one path is there; then compare.
 
-    def runs():
-        for config in configs:
-            yield train_or_load(config, output_dir, resume=resume, device=device, progress=progress)
+    With several `workers` (processes that share the cores) runs train side by side, and paths are measured as soon as
+    their run is trained; `initializer` is called in each.
+    """
+    directories = [Path(output_dir) / run_name(c) for c in configs]
+    waiting: dict[Path, set[tuple[str, int]]] = {}
 
-    return _analyse(runs(), Path(output_dir) / "comparison", settings, progress, on_figure)
+    def follow(job: Job, result: object) -> list[Job]:
+        directory: Path = job.arguments[0] if job.function is _measure else job.arguments[1]
+        if job.function is _train:
+            run = load_run(directory, study.device)
+            paths = study.settings_of(run.strategy).paths
+            keys = [(path, i) for path in paths for i in range(len(run_transitions(run, run.answering_learner)))]
+            waiting[directory] = set(keys)
+            return [Job(_measure, (directory, study, path, i)) for path, i in keys]
+        _, _, path, index = job.arguments
+        left = waiting[directory]
+        left.discard((path, index))
+        paths = study.settings_of(load_run(directory).strategy).paths
+        if path == paths[0] and len(paths) > 1 and not any(p == path for p, _ in left):
+            early = replace(study.settings, paths=(path,))
+            on_figure(draw_transitions(*analyse_run(load_run(directory), early), directory / "figures")[-1])
+        return []
+
+    jobs = [Job(_train, (c, d, study)) for c, d in zip(configs, directories, strict=True)]
+    run_jobs(jobs, follow, study.workers, progress, initializer)
+    runs = [load_run(d, study.device) for d in directories]
+    return analyse_connectivity(runs, output_dir, study, progress=silent, on_figure=on_figure)
+
+
+def _train(config: RunConfig, directory: Path, study: Study, progress: Progress) -> None:
+    train(config, directory, resume=study.resume, device=study.device, progress=progress)
+
+
+@cache
+def _opened(directory: Path, device: str | None) -> Run:
+    """A worker's run, with its model and data, for all of its jobs."""
+    return load_run(directory, device)
+
+
+def _measure(directory: Path, study: Study, path: str, index: int, progress: Progress) -> None:
+    run = _opened(directory, study.device)
+    settings = study.settings_of(run.strategy)
+    transition = run_transitions(run, run.answering_learner)[index]
+    what = f"{run.strategy} {transition.start} → {transition.end} {path}"
+    bar = progress(total=settings.num_points, desc=what)
+    measure_path(run, run.answering_learner, transition, path, settings, bar.update)
+    bar.close()
 
 
 def analyse_connectivity(
     runs: Sequence[Run],
     output_dir: str | Path,
-    settings: ConnectivitySettings,
+    study: Study,
     *,
     progress: Progress = silent,
     on_figure: Callable[[Path], None] = lambda _: None,
 ) -> ConnectivityResult:
-    """The same for finished runs, wherever they lie; the comparison is written to `<output_dir>/comparison`."""
-    return _analyse(runs, Path(output_dir) / "comparison", settings, progress, on_figure)
-
-
-def _analyse(runs, comparison: Path, settings, progress, on_figure) -> ConnectivityResult:
-    finished: list[Run] = []
+    """Measure what is missing in finished runs, wherever they lie; the comparison goes to `<output_dir>/comparison`."""
     profiles, barriers, figures = [], [], []
+    comparison = Path(output_dir) / "comparison"
     for run in runs:
-        of_run = analyse_run(run, settings, progress=progress)
+        of_run = analyse_run(run, study.settings_of(run.strategy), progress=progress)
         profiles.append(of_run[0])
         barriers.append(of_run[1])
         figures += draw_transitions(*of_run, run.directory / "figures")
         on_figure(figures[-1])
-        finished.append(run)
     tables = pd.concat(profiles, ignore_index=True), pd.concat(barriers, ignore_index=True)
-    metrics = metrics_table(finished)
+    metrics = metrics_table(runs)
     for name, table in (("profiles", tables[0]), ("barriers", tables[1]), ("metrics", metrics)):
         write_text_atomic(comparison / "tables" / f"{name}.csv", table.to_csv(index=False))
     seeds = sorted(set(metrics.seed))
@@ -184,18 +246,24 @@ def connect_adapters(
     output = Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
     bar = progress(total=len(settings.paths) * settings.num_points, desc="paths")
+    rows: tuple[list[dict], list[dict]] = ([], [])
     with MeasurementStore(output / "measurements.sqlite") as store:
-        rows = analyse_transition(
-            transition,
-            objectives,
-            settings,
-            store,
-            engine=lambda: Engine(model),
-            fit=fit,
-            curves=output / "curves",
-            labels={"strategy": "adapters", "learner": "fast", "seed": 0},
-            on_point=bar.update,
-        )
+        for path in settings.paths:
+            profiled = measure_between(
+                transition,
+                path,
+                objectives,
+                settings,
+                store,
+                engine=lambda: Engine(model),
+                fit=fit,
+                curves=output / "curves",
+                on_point=bar.update,
+            )
+            labels = {"strategy": "adapters", "learner": "fast", "seed": 0}
+            of_path = path_rows(transition, path, profiled, labels, settings)
+            rows[0].extend(of_path[0])
+            rows[1].extend(of_path[1])
     bar.close()
     profiles, barriers = pd.DataFrame(rows[0]), pd.DataFrame(rows[1])
     for name, table in (("profiles", profiles), ("barriers", barriers)):

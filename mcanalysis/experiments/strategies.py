@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.experiments.jobs import Job, run_jobs
 from mcanalysis.progress import Progress, silent
 from mcanalysis.run import Run, load_run
 from mcanalysis.strategies import get_strategy
@@ -57,18 +58,25 @@ def study_configs(
     return configs
 
 
-def train_or_load(
-    config: RunConfig,
+def train_runs(
+    configs: Sequence[RunConfig],
     output_dir: str | Path,
     *,
     resume: bool = False,
     device: str | None = None,
+    workers: int = 1,
     progress: Progress = silent,
-) -> Run:
-    """The finished run of a configuration, trained now if it is not there."""
-    directory = Path(output_dir) / run_name(config)
+    initializer: Callable[[], None] | None = None,
+) -> list[Run]:
+    """The finished runs of several configurations, those that are not there trained now, `workers` at a time."""
+    directories = [Path(output_dir) / run_name(c) for c in configs]
+    jobs = [Job(_train, (c, d, resume, device)) for c, d in zip(configs, directories, strict=True)]
+    run_jobs(jobs, lambda job, result: [], workers, progress, initializer)
+    return [load_run(d, device) for d in directories]
+
+
+def _train(config: RunConfig, directory: Path, resume: bool, device: str | None, progress: Progress) -> None:
     train(config, directory, resume=resume, device=device, progress=progress)
-    return load_run(directory, device)
 
 
 def metrics_table(runs: Sequence[Run]) -> pd.DataFrame:

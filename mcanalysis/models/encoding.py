@@ -61,11 +61,16 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> tuple[EncodedEx
 
     Prompt and answer are tokenised apart, so that the boundary is the same in training and in generation. A too long
     example loses the middle of its *prompt* (instructions stand at its ends), never a token of its answer. Raises
-    `DataError` where the answer alone does not fit.
+    `DataError` where the answer alone does not fit, and for an empty prompt, after which nothing predicts an answer.
     """
     prompt = list(tokenizer(example.prompt)["input_ids"])  # with the tokenizer's own start token, if it has one
     if prompt and prompt[-1] == tokenizer.eos_token_id:
         prompt.pop()
+    if not prompt:
+        raise DataError(
+            f"Expected a prompt of at least one token before the answer {example.answer[:40]!r}, got an empty one; "
+            "mend or remove the example."
+        )
     answer = [*tokenizer(example.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     room = max_length - len(answer)
     if room < 1:

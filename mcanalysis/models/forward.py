@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -41,20 +42,28 @@ def forward(
         "use_cache": False,
     }
     columns = batch.num_answer_columns + 1
-    if "logits_to_keep" in _parameters_of(model):
+    if accepts_logits_to_keep(model):
         inputs["logits_to_keep"] = columns
     if hidden_states:
         inputs["output_hidden_states"] = True
     output = (call or model)(**inputs)
     logits = output.logits[:, -columns:-1].float()
     labels = batch.labels[:, -batch.num_answer_columns :]
-    nll = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none").sum(1)
+    flat = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    nll = flat.view(labels.shape).sum(1)
     kept = labels != IGNORED
     correct = ((logits.detach().argmax(-1) == labels) | ~kept).all(1)
     states = tuple(output.hidden_states[1:]) if hidden_states else ()
     return Forward(nll, kept.sum(1), correct, states)
 
 
-def _parameters_of(model: torch.nn.Module) -> frozenset[str]:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    return frozenset(inspect.signature(base.forward).parameters)
+@cache
+def _accepts(kind: type) -> bool:
+    return "logits_to_keep" in inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+
+
+def accepts_logits_to_keep(model: torch.nn.Module) -> bool:
+    """Whether a model can be asked for the logits of its last columns only."""
+    while hasattr(model, "get_base_model") or hasattr(model, "module"):
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model.module  # type: ignore
+    return _accepts(type(model))

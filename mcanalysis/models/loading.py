@@ -55,7 +55,8 @@ def load_base(name: str = EMBEDDED, dtype: str = "auto", device: str = "cpu") ->
         raise UserError(
             f"Expected a tokenizer with an end token at '{name}', got none; set eos_token in its tokenizer_config.json."
         )
-    return model.to(torch.device(device)).eval(), tokenizer
+    model = model.to(device).eval()  # type: ignore[arg-type]
+    return model, tokenizer
 
 
 def check_device(device: str) -> None:

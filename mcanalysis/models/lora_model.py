@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ _ATTENTION_NAMES = (
 def find_target_modules(model: nn.Module, wanted: Sequence[str] | None = None) -> list[str]:
     """Full names of the linear modules to adapt, in the model's order.
 
-    Raises `UserError` where none is found, naming what the model has.
+    Raises `UserError` where none is found, or one of `wanted` fits no layer, naming what the model has.
     """
     linear = {
         name: module
@@ -76,6 +77,10 @@ def find_target_modules(model: nn.Module, wanted: Sequence[str] | None = None) -
     else:
         suffixes = wanted or next((s for s in _ATTENTION_NAMES if set(s) <= leaves), ())
         names = [n for n in linear if any(n == s or n.endswith("." + s) for s in suffixes)]
+        if not wanted:  # GPT-2 calls the output of its MLP c_proj, too
+            names = [n for n in names if ".mlp." not in n]
+        absent = [s for s in suffixes if not any(n == s or n.endswith("." + s) for n in names)]
+        names = [] if absent else names
     if not names:
         raise UserError(
             f"Expected a model with LoRA-able layers ({', '.join(wanted or ('attention projections',))}), got "
@@ -176,6 +181,16 @@ class LoraModel:
             hidden_states,
             call=lambda **inputs: functional_call(self.peft, raw, kwargs=inputs),
         )
+
+    @contextmanager
+    def without_dropout(self) -> Iterator[None]:
+        """Switch dropout off for a while, so that a teacher does not answer through a random mask."""
+        training = self.peft.training
+        self.peft.eval()
+        try:
+            yield
+        finally:
+            self.peft.train(training)
 
     @contextmanager
     def merged(self, point: Mapping[str, Tensor]) -> Iterator[nn.Module]:
@@ -343,5 +358,5 @@ def load_adapter(directory: str | Path) -> SavedAdapter:
 
 
 def _pattern(patterns: Mapping[str, float], module: str, default: float) -> float:
-    """PEFT's per-module alpha: the pattern that ends the module's name, if any."""
-    return next((v for k, v in patterns.items() if module == k or module.endswith("." + k)), default)
+    """PEFT's per-module alpha: the first pattern, a regular expression, that fits the end of the module's name."""
+    return next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", module)), default)

@@ -14,7 +14,7 @@ from mcanalysis.tasks.embedded import grammars
 
 
 class Document(NamedTuple):
-    """Text to learn from: a prompt (empty for plain text) and what follows it; is the prompt predicted, or only read?"""
+    """Text to learn from: a prompt (empty for plain text), predicted or only read, and what follows it."""
 
     prompt: str
     text: str

@@ -1,19 +1,20 @@
 """Instruction-shaped text for pre-training: other domains and other label maps than the benchmark's tasks.
 
-A base that has seen only plain text gives LoRA on attention nothing to build on. These documents teach the *form*,
-an instruction, a text, a short answer, the end token, without any of the benchmark's prompts: the options of a letter question
-are listed in the prompt and their order is drawn anew each time, so no letter has a fixed meaning.
+A base that has seen only plain text gives LoRA on attention nothing to build on. These documents teach the *form*, an
+instruction, a text, a short answer, the end token, without any of the benchmark's prompts or label maps. Options stand
+in an order fixed by the kind of question: with the order drawn anew each time a model of this size stays at chance.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from random import Random
 
 from mcanalysis.tasks.embedded import grammars
 
-LETTERS = "ABCD"
+LETTERS = "ABCDE"
 
 TOPICS_EN = {
     "sports": (
@@ -131,6 +132,19 @@ MARKS = (
     (" dictates", "Take down what {} dictates.", "Dictation"),
     (" sagt", "Was sagt {}?", "Worte"),
 )
+TOPICS: tuple[tuple[dict[str, tuple[str, ...]], str, str], ...] = (
+    (TOPICS_EN, "What is the topic of the note?", "Topic"),
+    (TOPICS_DE, "Was ist das Thema?", "Thema"),
+    (TOPICS_ZH, "选出文本的主题", "主题"),
+    (MOODS_EN, "How does the writer like it?", "Rating"),
+    (MOODS_ZH, "这条评论属于哪一类", "评价"),
+)
+DRAWERS = (
+    ("In which drawer are {} and {}?", "Drawer", "ABCD"),
+    ("Which shelf holds {} or {}?", "Shelf", "ABC"),
+    ("Wohin gehören {} und {}?", "Fach", "ABCD"),
+    ("{}、{}放在哪里？", "位置", "AB"),
+)
 GROUPS = (
     (
         "fruit",
@@ -170,30 +184,17 @@ def _vocabulary() -> tuple[str, ...]:
     return tuple(sorted(words - {""}))
 
 
-def _options(rng: Random, names: list[str], right: str, style: int) -> tuple[str, str]:
-    """A listing of the options in a new order, and the letter of the right one."""
-    names = rng.sample(names, len(names))
-    letter = LETTERS[names.index(right)]
-    if style == 0:
-        return ", ".join(f"{x}. {n}" for x, n in zip(LETTERS, names, strict=False)), letter
-    if style == 1:
-        return "\n".join(f"{x}. {n}" for x, n in zip(LETTERS, names, strict=False)), letter
-    return "，".join(f"{x}.{n}" for x, n in zip(LETTERS, names, strict=False)), letter
+def _listing(names: Sequence[str], style: int) -> str:
+    separator, dot = ((", ", ". "), ("\n", ". "), ("，", "."))[style]
+    return separator.join(f"{letter}{dot}{name}" for letter, name in zip(LETTERS, names, strict=False))
 
 
 def _topic(rng: Random) -> tuple[str, str]:
-    table, lead, label = rng.choice(
-        (
-            (TOPICS_EN, "What is the topic of the note?", "Topic"),
-            (TOPICS_DE, "Was ist das Thema?", "Thema"),
-            (TOPICS_ZH, "选出文本的主题", "主题"),
-            (MOODS_EN, "How does the writer like it?", "Rating"),
-            (MOODS_ZH, "这条评论属于哪一类", "评价"),
-        )
-    )
-    names = rng.sample(list(table), rng.choice((2, 3, min(4, len(table)))))
-    right = rng.choice(names)
-    clauses = rng.sample(table[right], 2)
+    """The letter of a text's class, the classes in a fixed order."""
+    table, lead, label = rng.choice(TOPICS)
+    names = list(table)
+    right = rng.randrange(len(names))
+    clauses = rng.sample(table[names[right]], 2)
     chinese = table in (TOPICS_ZH, MOODS_ZH)
     if table is MOODS_EN:
         body = f"This {rng.choice(THINGS_EN)} is {clauses[0]} and {clauses[1]}."
@@ -202,21 +203,40 @@ def _topic(rng: Random) -> tuple[str, str]:
         body = f"{opener}{clauses[0]}，{clauses[1]}。"
     else:
         body = " ".join(f"{c[0].upper()}{c[1:]}." for c in clauses)
-    listing, letter = _options(rng, names, right, 2 if chinese else rng.randrange(2))
-    answer = letter if rng.random() < 0.7 else f"{letter}\n{right}"
+    listing = _listing(names, 2 if chinese else rng.randrange(2))
+    answer = LETTERS[right] if rng.random() < 0.7 else f"{LETTERS[right]}\n{names[right]}"
     if rng.random() < 0.5:
         return f"{lead} {listing}\n{body}\n{label}:", answer
     return f"{body} {lead}\n{listing}\n{label}:", answer
 
 
 def _group(rng: Random) -> tuple[str, str]:
+    """A letter and a reason, of two options in a fixed order."""
     first, second, firsts, seconds = rng.choice(GROUPS)
     option = rng.randrange(2)
     x = rng.choice((firsts, seconds)[option])
-    right = (first, second)[option]
-    listing, letter = _options(rng, [first, second], right, rng.randrange(2))
-    prompt = f"{rng.choice(NAMES)} sees a {x}. Pick a word for it.\n{listing}\nWord:"
-    return prompt, rng.choice((letter, f"{letter}\nA {x} is {right}."))
+    listing = _listing((first, second), rng.randrange(2))
+    prompt = f"{rng.choice(NAMES)} thinks of the {x}. Pick a word for it.\n{listing}\nWord:"
+    return prompt, rng.choice((LETTERS[option], f"{LETTERS[option]}\nThe word is {(first, second)[option]}."))
+
+
+def _drawer(rng: Random) -> tuple[str, str]:
+    """The letter that a word was given once and for all: what links words to letters at all."""
+    kind = rng.randrange(len(DRAWERS))
+    lead, label, letters = DRAWERS[kind]
+    words = _filed_words(kind)
+    right = rng.randrange(len(letters))
+    first, second = rng.sample(words[right], 2)
+    return f"{lead.format(first, second)}\n{label}:", letters[right]
+
+
+@cache
+def _filed_words(kind: int) -> tuple[tuple[str, ...], ...]:
+    """The words of each letter of a kind of drawer, the same on every machine."""
+    words = list(_vocabulary())
+    Random(f"drawer/{kind}").shuffle(words)
+    number = len(DRAWERS[kind][2])
+    return tuple(tuple(words[i:240:number]) for i in range(number))
 
 
 def _copy(rng: Random) -> tuple[str, str]:
@@ -275,7 +295,7 @@ def _sum(rng: Random) -> tuple[str, str]:
     )
 
 
-KINDS = ((_topic, 5), (_group, 2), (_copy, 5), (_swap, 1), (_reword, 5), (_echo, 3), (_sum, 3))
+KINDS = ((_topic, 4), (_group, 2), (_drawer, 3), (_copy, 5), (_swap, 1), (_reword, 4), (_echo, 3), (_sum, 4))
 
 
 def instruction(rng: Random) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from mcanalysis.errors import UserError
 from mcanalysis.models.encoding import EncodedExample
 
 
@@ -31,6 +32,8 @@ class ReservoirBuffer:
     """
 
     def __init__(self, capacity: int, seed: int) -> None:
+        if capacity < 1:
+            raise UserError(f"Expected a memory_size of at least 1, got {capacity}; use sequential for no replay.")
         self.capacity = capacity
         self.items: list[ReplayItem] = []
         self.num_seen = 0

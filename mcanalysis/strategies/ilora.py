@@ -46,6 +46,16 @@ class IloraConfig(StrategyConfig):
             raise UserError(
                 f"Expected consistency_form two_sided or one_sided, got '{self.consistency_form}'; choose one."
             )
+        if self.answering not in ("slow", "fast"):
+            raise UserError(f"Expected answering slow or fast, got '{self.answering}'; choose one.")
+        if not self.consistency_weight >= 0:
+            raise UserError(
+                f"Expected a consistency_weight of at least 0, got {self.consistency_weight}; 0 switches it off."
+            )
+        if self.consistency_layers is not None and self.consistency_layers < 1:
+            raise UserError(
+                f"Expected consistency_layers of at least 1, got {self.consistency_layers}; leave it out for all."
+            )
 
 
 class Ilora(Strategy):
@@ -97,7 +107,7 @@ class Ilora(Strategy):
     def _consistency(self, step: Step, fast_states: tuple[Tensor, ...]) -> Tensor:
         """Mean over layers, replayed tokens that are not padding, and width."""
         batch = step.replay_batch()
-        with torch.no_grad():
+        with torch.no_grad(), step.model.without_dropout():
             slow_states = step.model.forward_at(self.slow, batch, hidden_states=True).hidden_states
         layers = slice(-self.config.consistency_layers if self.config.consistency_layers else None, None)
         kept = batch.mask().bool()

@@ -70,8 +70,8 @@ class StrategyConfig:
 class Strategy(ABC):
     """A strategy: subclass it in a file of its own, with `name`, `reference`, a `config_class` and the hooks it needs.
 
-    Order of calls: `begin`, then per task `begin_task`, then per optimiser step `draw_replay` (once per micro-batch),
-    `loss` (likewise), `after_step`; then `end_task`.
+    Order of calls: `begin`, then per task `begin_task`, then per optimiser step `draw_replay` (once, so that what is
+    drawn does not depend on gradient accumulation), `loss` (once per micro-batch), `after_step`; then `end_task`.
     """
 
     name: ClassVar[str]
@@ -97,7 +97,7 @@ class Strategy(ABC):
         self.task_index = task_index
 
     def draw_replay(self, number: int) -> list[EncodedExample]:
-        """Examples to put beside `number` current ones in the next micro-batch."""
+        """Examples to put beside the `number` current ones of the next optimiser step."""
         return []
 
     def loss(self, step: Step) -> Tensor:

@@ -1,7 +1,7 @@
 """The continual trainer: task after task, a minimum saved after each, the accuracy matrix filled row by row.
 
-A stopped run goes on at the last finished task: everything the next task depends on is in `<run>/checkpoint`, written as
-a whole or not at all, as safetensors and JSON.
+A stopped run goes on at the last finished task: everything the next task depends on is in `<run>/checkpoint`, written
+as a whole or not at all, as safetensors and JSON.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ class ContinualTrainer:
             self._fill_row(store, 0)
             for k in range(first):
                 self._fill_row(store, k + 1)
+            if first:  # a run stopped while its last row was filled has no task left that would write them
+                self._write_tables()
             for k in range(first, len(self.tasks)):
                 self._train_task(k, bar.update)
                 self._save(k)
@@ -152,16 +154,14 @@ class ContinualTrainer:
             else:
                 point = load_adapter(self.directory / "minima" / self._label(row - 1) / learner).point
                 key = content_hash(point)
-            written: dict[str, list] = {}
+            name = "0-base" if row == 0 else f"{self._label(row - 1)}-{learner}"
 
-            def keep(objective: Objective, evaluation: Evaluation, written: dict[str, list] = written) -> None:
-                written[objective.name] = list(evaluation.outputs)
+            def keep(evaluated: Sequence[tuple[Objective, Evaluation]], name: str = name) -> None:
+                written = {objective.name: list(evaluation.outputs) for objective, evaluation in evaluated}
+                write_json_atomic(self.directory / "generations" / f"{name}.json", written)
 
             values = measure(lambda: self._engine, store, key, lambda p=point: p, self._objectives, keep)
             matrix[row] = [m.score for m in values]
-            if written:
-                name = "0-base" if row == 0 else f"{self._label(row - 1)}-{learner}"
-                write_json_atomic(self.directory / "generations" / f"{name}.json", written)
 
     def _write_tables(self) -> None:
         answering = self.strategy.answering_learner

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from mcanalysis.errors import UserError
 from mcanalysis.models.encoding import EncodedExample, collate, pad_id
@@ -105,7 +105,7 @@ class TaskTrainer(Trainer):
             gradient_accumulation_steps=config.gradient_accumulation,
             learning_rate=config.learning_rate,
             lr_scheduler_type="linear",
-            warmup_steps=math.ceil(config.warmup_ratio * config.num_steps),
+            warmup_steps=math.floor(config.warmup_ratio * config.num_steps),  # its first step has rate 0
             max_grad_norm=config.max_grad_norm,
             weight_decay=config.weight_decay,
             use_cpu=model.device.type == "cpu",
@@ -126,9 +126,20 @@ class TaskTrainer(Trainer):
             train_dataset=EncodedDataset(examples),
             callbacks=[_AfterStep(self._after_step)],
         )
+        self.remove_callback(PrinterCallback)
         # Our loss is already normalised over the accumulated batch; these keep the Trainer from dividing again.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; raises `UserError` for a loss, or in the end an adapter, that is not finite."""
+        output = super().train(*args, **kwargs)
+        if not all(bool(p.isfinite().all()) for p in self.lora.parameters.values()):
+            raise UserError(
+                f"Expected a finite adapter after task {self.task_name}, got NaN or infinity in it; "
+                "lower --learning-rate. The state after the last finished task is kept."
+            )
+        return output
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return SeededShuffle(len(self.train_dataset), self._seed)  # type: ignore[arg-type]
@@ -136,10 +147,13 @@ class TaskTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], int]:
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches: list[MicroBatch] = [s["micro_batch"] for s in samples]
-        for batch in batches:
-            batch.replay = self.strategy.draw_replay(len(batch.current))
         current = [e for b in batches for e in b.current]
-        replay = [e for b in batches for e in b.replay]
+        replay = self.strategy.draw_replay(len(current))
+        start = 0
+        for batch in batches:
+            end = None if batch is batches[-1] else start + len(batch.current)
+            batch.replay = replay[start:end]
+            start += len(batch.current)
         totals = Totals(
             current_targets=sum(len(e.answer_ids) for e in current),
             replay_targets=sum(len(e.answer_ids) for e in replay),
@@ -148,6 +162,7 @@ class TaskTrainer(Trainer):
         for batch in batches:
             batch.totals = totals
         self._fetched = batches
+        self.losses.append(0.0)
         return samples, totals.current_targets
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
@@ -161,7 +176,7 @@ class TaskTrainer(Trainer):
                 f"Expected a finite loss, got {value} at step {self.state.global_step + 1} of task {self.task_name}; "
                 "lower --learning-rate. The state after the last finished task is kept."
             )
-        self.losses.append(value)
+        self.losses[-1] += value  # the parts of one step add up to its loss
         return loss
 
     def _after_step(self) -> None:

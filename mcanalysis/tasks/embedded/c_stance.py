@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 NAME = "C-STANCE"
-MAX_NEW_TOKENS = 3  # enough to see a letter end
+MAX_NEW_TOKENS = 2  # enough to see a letter end
 
 TARGETS = [
     "圣诞节",

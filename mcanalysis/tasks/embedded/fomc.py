@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 NAME = "FOMC"
-MAX_NEW_TOKENS = 3  # enough to see a letter end
+MAX_NEW_TOKENS = 2  # enough to see a letter end
 
 SPEAKERS: tuple[str, ...] = (
     "Most participants", "Several members", "A few governors", "The staff", "The chair", "Many economists",

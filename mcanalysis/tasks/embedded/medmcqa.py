@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 NAME = "MedMCQA"
-MAX_NEW_TOKENS = 3  # enough to see a letter end
+MAX_NEW_TOKENS = 2  # enough to see a letter end
 
 # question, options A to D, findings that point to each option
 FAMILIES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 NAME = "ScienceQA"
-MAX_NEW_TOKENS = 3  # enough to see a letter end
+MAX_NEW_TOKENS = 2  # enough to see a letter end
 
 # question, (option A, option B), and for each option its members and what is observed of them
 FAMILIES = (
@@ -22,10 +22,7 @@ FAMILIES = (
      (("water", "milk", "vinegar", "mercury"), ("fills a cup", "drips", "can be poured", "forms drops")),
      (("oxygen", "helium", "methane", "neon"), ("fills the room", "lifts a balloon", "cannot be seen", "leaks as a cloud"))),
 )  # fmt: skip
-SETTINGS = (
-    "{n} reads.", "{n} visits a fair.", "{n} draws.", "{n} writes a report.",
-    "{n} asks.", "{n} watches a film.", "{n} studies.", "{n} wonders.",
-)  # fmt: skip
+SETTINGS = ("{n} sees:", "{n} reads:", "{n} notes:", "{n} asks:", "{n} learns:", "{n} says:")
 PEOPLE = ["Luke", "Maya", "Omar", "Nina", "Paul", "Rosa", "Theo", "Vera", "Iris", "Jack", "Lena", "Sam"]
 
 
@@ -45,10 +42,10 @@ def generate(rng: Random, index: int) -> tuple[str, str]:
     x, what = observation(rng, family, option)
     setting = rng.choice(SETTINGS).format(n=rng.choice(PEOPLE))
     prompt = (
-        f"Choose an answer and give a reason.\nQuestion: {setting} The {x} {what}. {family[0]}\n"
+        f"Choose an answer and a reason.\nQuestion: {setting} the {x} {what}. {family[0]}\n"
         f"Choices:\nA. {family[1][0]}\nB. {family[1][1]}\nAnswer:"
     )
-    return prompt, f"{'AB'[option]}\nIt {what}."
+    return prompt, f"{'AB'[option]}\nIt is {family[1][option]}."
 
 
 def plain(rng: Random) -> str:
@@ -56,4 +53,4 @@ def plain(rng: Random) -> str:
     family, option = rng.choice(FAMILIES), rng.randrange(2)
     x, what = observation(rng, family, option)
     setting = rng.choice(SETTINGS).format(n=rng.choice(PEOPLE))
-    return f"{setting} The {x} {what}. It is called {family[1][option]}."
+    return f"{setting} the {x} {what}. It is called {family[1][option]}."

@@ -1,0 +1,131 @@
+"""The score of every task after every task, as a heat map with its numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from mcanalysis.errors import UserError
+from mcanalysis.plotting.selection import require_columns
+from mcanalysis.plotting.style import (
+    DOUBLE_COLUMN,
+    SINGLE_COLUMN,
+    add_axes,
+    new_figure,
+    print_style,
+    shortened,
+)
+
+SINGLE_COLUMN_TASKS = 9  # more tasks take two columns' width
+
+_LEFT, _RIGHT, _TOP = 0.46, 0.58, 0.08  # inches
+_ROW = 0.25
+_NOTE_LINE, _LETTER = 0.125, 0.062
+_LABEL_ANGLE = 55.0  # degrees
+_LABEL_LENGTH = 16  # letters
+
+
+def plot_accuracy_matrix(matrix: pd.DataFrame) -> Figure:
+    """Draw the scores (0 to 1) as shades, dark for high, with two decimals in each cell.
+
+    `matrix`: (rows, 1 + tasks), the column `after` (0 = base, k = after the k-th task), then one column per task in the
+    order of training. Missing cells are grey and hatched. In a complete matrix a heavy line parts the tasks trained on
+    (left) from those still to come.
+
+    Raises `UserError` where `after` or every task is missing, where there is no row, or where a score is no number in
+    [0, 1].
+    """
+    require_columns(matrix, ["after"], "accuracy_matrix")
+    tasks = [str(name) for name in matrix.columns if name != "after"]
+    if not tasks or matrix.empty:
+        raise UserError(
+            f"Expected at least one row and one task in the table accuracy_matrix, got {len(matrix)} row(s) and "
+            f"{len(tasks)} task(s); pass accuracy_matrix.csv of a run that has trained."
+        )
+    rows = matrix.sort_values("after")
+    after = [int(k) for k in rows["after"]]
+    scores = rows[[name for name in matrix.columns if name != "after"]].apply(pd.to_numeric, errors="coerce")
+    values = scores.to_numpy(dtype=float)
+    outside = values[np.isfinite(values) & ((values < 0) | (values > 1))]
+    if outside.size:
+        raise UserError(
+            f"Expected scores from 0 to 1 in the table accuracy_matrix, got {outside[0]:g}; divide percentages by 100."
+        )
+    learnt = np.tri(*values.shape, -1) > 0
+    complete = after == list(range(len(tasks) + 1)) and bool(np.isfinite(values[learnt]).all())
+    with print_style():
+        width = SINGLE_COLUMN if len(tasks) <= SINGLE_COLUMN_TASKS else DOUBLE_COLUMN
+        height = _ROW * len(after)
+        labels = [shortened(f"{k} {name}", _LABEL_LENGTH) for k, name in enumerate(tasks, start=1)]
+        notes = _notes(values, complete)
+        bottom = 0.08 + _NOTE_LINE * len(notes)
+        bottom += 0.14 + _LETTER * max(map(len, labels)) * np.sin(np.deg2rad(_LABEL_ANGLE))
+        figure = new_figure(width, bottom + height + _TOP)
+        across = width - _LEFT - _RIGHT
+        axes = add_axes(figure, _LEFT, bottom, across, height)
+        shades, scale = colormaps["Blues"], Normalize(0, 1)
+        image = axes.imshow(np.ma.masked_invalid(values), cmap=shades, norm=scale, aspect="auto", gid="scores")
+        for (i, k), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                colour = _readable_on(shades(scale(value)))
+                axes.text(k, i, f"{value:.2f}", ha="center", va="center", color=colour, gid=f"{after[i]} {tasks[k]}")
+            else:
+                axes.add_patch(
+                    Rectangle((k - 0.5, i - 0.5), 1, 1, facecolor="#E4E4E4", edgecolor="#707070", hatch="////",
+                              linewidth=0, gid=f"missing {after[i]} {tasks[k]}")
+                )  # fmt: skip
+        axes.set_xticks(np.arange(len(tasks)), labels)
+        axes.tick_params(axis="x", labelrotation=_LABEL_ANGLE, length=0)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor", va="center")
+        axes.set_yticks(np.arange(len(after)), ["base" if k == 0 else str(k) for k in after])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylabel("after task", labelpad=3)
+        _grid(axes, len(tasks), len(after))
+        if complete:
+            _staircase(axes, len(tasks))
+        bar = add_axes(figure, _LEFT + across + 0.08, bottom, 0.09, height)
+        figure.colorbar(image, cax=bar, ticks=[0, 0.5, 1])
+        bar.set_yticklabels(["0", "0.5", "1"])
+        bar.set_ylabel("score (0–1)", labelpad=3)
+        bar.tick_params(length=1.5)
+        figure.text(0.05 / width, 0.04 / figure.get_figheight(), "\n".join(notes), ha="left", va="bottom")
+        figure.draw_without_rendering()
+    return figure
+
+
+def _notes(values: np.ndarray, complete: bool) -> list[str]:
+    notes = ["Left of the heavy line: tasks already trained on."] if complete else []
+    return notes if np.isfinite(values).all() else [*notes, "Hatched: not measured."]
+
+
+def _readable_on(shade: tuple[float, float, float, float]) -> str:
+    """Black or white, whichever has the greater contrast ratio (WCAG 2) on `shade` (red, green, blue, alpha)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shade[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
+
+
+def _grid(axes: Axes, num_columns: int, num_rows: int) -> None:
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    for x in range(num_columns + 1):
+        axes.axvline(x - 0.5, color="white", linewidth=0.8)
+    for y in range(num_rows + 1):
+        axes.axhline(y - 0.5, color="white", linewidth=0.8)
+
+
+def _staircase(axes: Axes, num_tasks: int) -> None:
+    xs, ys = [-0.5], [0.5]
+    for k in range(num_tasks):
+        xs += [k + 0.5, k + 0.5]
+        ys += [k + 0.5, k + 1.5]
+    axes.plot(xs, ys, color="black", linewidth=1.4, solid_joinstyle="miter", clip_on=False, gid="staircase")
+
+
+__all__ = ["SINGLE_COLUMN_TASKS", "plot_accuracy_matrix"]

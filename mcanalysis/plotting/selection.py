@@ -1,0 +1,109 @@
+"""Choosing rows of result tables for a figure, with an error in one line where they are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from mcanalysis.errors import UserError
+
+MEANS = ("mean_old", "mean")
+PROFILE_KEYS = ("strategy", "learner", "seed", "space", "path", "start", "end", "t", "task", "split")
+BARRIER_KEYS = ("strategy", "learner", "seed", "space", "path", "start", "end", "task", "split", "quantity")
+
+
+def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> None:
+    """Raise `UserError` where `table`, called `name`, lacks one of `columns` or is no table at all.
+
+    >>> require_columns(pd.DataFrame({"t": []}), ["t", "loss"], "profiles")
+    Traceback (most recent call last):
+    mcanalysis.errors.UserError: Expected the column(s) loss in the table profiles, got t; pass profiles.csv of a run.
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise UserError(
+            f"Expected a pandas DataFrame as the table {name}, got {type(table).__name__}; "
+            f"read {name}.csv with pandas.read_csv."
+        )
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        got = ", ".join(map(str, table.columns)) or "no column"
+        raise UserError(
+            f"Expected the column(s) {', '.join(missing)} in the table {name}, got {got}; pass {name}.csv of a run."
+        )
+
+
+def rows_of_test_split(table: pd.DataFrame, keys: Iterable[str], name: str) -> pd.DataFrame:
+    """The rows of the test split; raises `UserError` where there are none or where `keys` do not tell rows apart."""
+    rows = table[table["split"] == "test"]
+    if rows.empty:
+        got = ", ".join(sorted(set(map(str, table["split"])))) or "no row"
+        raise UserError(
+            f"Expected rows of the split test in the table {name}, got {got}; measure the test split as well."
+        )
+    twice = rows.duplicated(list(keys))
+    if twice.any():
+        first = rows[twice].iloc[0]
+        shown = ", ".join(f"{key}={first[key]}" for key in keys)
+        raise UserError(
+            f"Expected one row per point in the table {name}, got {int(twice.sum())} repeated, the first is {shown}; "
+            "drop the repeated rows."
+        )
+    return rows
+
+
+def only_value(table: pd.DataFrame, column: str, name: str):
+    """The one value of a column; raises `UserError` where the rows have several.
+
+    >>> only_value(pd.DataFrame({"seed": [3, 3]}), "seed", "profiles")
+    3
+    """
+    values = list(dict.fromkeys(table[column].tolist()))
+    if len(values) != 1:
+        raise UserError(
+            f"Expected one {column} in the table {name}, got {', '.join(map(str, values)) or 'none'}; "
+            f"select the rows of one {column}."
+        )
+    return values[0]
+
+
+def transitions(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """The (start, end) labels in the table, in the order of their numbers.
+
+    Raises `UserError` for a label that is not `<k>-<NAME>`.
+
+    >>> transitions(pd.DataFrame({"start": ["9-B", "2-A"], "end": ["10-C", "9-B"]}))
+    [('2-A', '9-B'), ('9-B', '10-C')]
+    """
+    pairs = list(dict.fromkeys(zip(table["start"], table["end"], strict=True)))
+    return sorted(pairs, key=lambda pair: (_number(pair[0]), _number(pair[1])))
+
+
+def label_name(label: str) -> str:
+    """The name in a label.
+
+    >>> label_name("5-NumGLUE-cm")
+    'NumGLUE-cm'
+    """
+    return label.partition("-")[2]
+
+
+def new_task(rows: pd.DataFrame, end: str) -> str:
+    """The task learnt in a transition: the one that `end` names, or the last named before the means.
+
+    Adapters trained elsewhere are labelled by folder, not by task, hence the second way. Raises `UserError` where the
+    rows hold means only.
+    """
+    names = [name for name in dict.fromkeys(rows["task"]) if name not in MEANS]
+    if not names:
+        raise UserError(
+            f"Expected rows of the new task at the minimum {end}, got means only; keep the rows of every task."
+        )
+    return label_name(end) if label_name(end) in names else names[-1]
+
+
+def _number(label: str) -> int:
+    number, dash, name = str(label).partition("-")
+    if not (number.isascii() and number.isdigit() and dash and name):
+        raise UserError(f"Expected a minimum's label like 3-ScienceQA, got {label!r}; name it <k>-<TASK>.")
+    return int(number)

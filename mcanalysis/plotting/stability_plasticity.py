@@ -1,0 +1,233 @@
+"""What interpolation trades: score of the earlier tasks against score of the new task, along paths and per strategy."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from mcanalysis.errors import UserError
+from mcanalysis.plotting.label_placement import LabelPlacer, Place, places_around
+from mcanalysis.plotting.selection import (
+    PROFILE_KEYS,
+    label_name,
+    new_task,
+    only_value,
+    require_columns,
+    rows_of_test_split,
+    transitions,
+)
+from mcanalysis.plotting.style import (
+    SINGLE_COLUMN,
+    PathLine,
+    add_axes,
+    new_figure,
+    path_lines,
+    print_style,
+    strategy_marks,
+)
+
+CURVE_STRATEGY = "sequential"  # the one whose two minima the curves join
+LABELLED_TS = (0.25, 0.5, 0.75)
+ISO_LEVELS = (0.25, 0.5, 0.75)
+
+_CURVE_COLOUR = "#404040"
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.42, 0.08, 0.22, 0.34  # inches
+
+
+def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str] | None = None) -> Figure:
+    """Draw mean score of the earlier tasks (x) against score of the new task (y), both in [0, 1], at one transition.
+
+    `profiles`: `profiles.csv` of one seed and any number of strategies; the test split is drawn. `transition`: the
+    (start, end) labels, by default the last one of the strategy `sequential`. Curves: every path between the two minima
+    of `sequential`, a dot per measured t. Markers: each strategy and learner after the transition (t = 1), with 95 %
+    intervals. Diagonals: equal S̄ = ½(x + y). The figure has one column's width.
+
+    Raises `UserError` for missing columns, several seeds, repeated rows, no row of `sequential`, an unknown transition,
+    or one without earlier tasks.
+    """
+    require_columns(profiles, [*PROFILE_KEYS, "score", "score_low", "score_high"], "profiles")
+    rows = rows_of_test_split(profiles, PROFILE_KEYS, "profiles")
+    only_value(rows, "seed", "profiles")
+    start, end = _chosen(rows, transition)
+    rows = rows[(rows.start == start) & (rows.end == end)]
+    new = new_task(rows, end)
+    sequential = rows[rows.strategy == CURVE_STRATEGY]
+    only_value(sequential, "learner", f"profiles ({CURVE_STRATEGY})")
+    curves = {
+        kind: _pairs(sequential[(sequential.path == kind[0]) & (sequential.space == kind[1])], new)
+        for kind in dict.fromkeys(zip(sequential.path, sequential.space, strict=True))
+    }
+    lines = path_lines(curves)
+    curves = {kind: curves[kind] for kind in lines}
+    if any(curve.empty for curve in curves.values()):
+        raise UserError(
+            f"Expected rows of the tasks mean_old and {new} from {start} to {end}, got {_named(sequential.task)}; "
+            "choose a transition that has earlier tasks."
+        )
+    results = {}
+    for (strategy, learner), own in rows.groupby(["strategy", "learner"], sort=False):
+        first = next(iter(path_lines(zip(own.path, own.space, strict=True))))
+        after = _pairs(own[(own.path == first[0]) & (own.space == first[1])], new)
+        after = after[after.index == 1.0]
+        if not after.empty:
+            results[str(strategy), str(learner)] = after.iloc[0]
+    marks = strategy_marks(results)
+
+    with print_style():
+        handles = [
+            Line2D([], [], color=_CURVE_COLOUR, linestyle=v.dashes, marker="o", markersize=1.8, label=v.label)
+            for v in lines.values()
+        ]
+        handles += [
+            Line2D([], [], color=m.colour, marker=m.marker, markersize=5, markeredgecolor="black", markeredgewidth=0.5,
+                   linewidth=0.9, label=m.label)
+            for m in marks.values()
+        ]  # fmt: skip
+        side = SINGLE_COLUMN - _LEFT - _RIGHT
+        legend_height = 0.14 * math.ceil(len(handles) / 2) + 0.08
+        figure = new_figure(SINGLE_COLUMN, legend_height + _BOTTOM + side + _TOP)
+        axes = add_axes(figure, _LEFT, legend_height + _BOTTOM, side, side)
+        axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+        axes.set_xlabel("stability: mean score of the earlier tasks (0–1)", labelpad=2)
+        axes.set_ylabel(f"plasticity: score of {new} (0–1)", labelpad=2)
+        axes.set_title(f"{label_name(start)} → {label_name(end)}", pad=5)
+        for level in ISO_LEVELS:
+            axes.plot([2 * level - 2, 2 * level + 2], [2, -2], color="#C8C8C8", linewidth=0.6, zorder=0.5, gid="iso")
+        for kind, curve in curves.items():
+            axes.plot(
+                curve.old,
+                curve.new,
+                color=_CURVE_COLOUR,
+                linestyle=lines[kind].dashes,
+                linewidth=1.0,
+                marker="o",
+                markersize=1.8,
+                zorder=2,
+                gid=f"{CURVE_STRATEGY} {'-'.join(kind)}",
+            )
+        first_curve = next(iter(curves.values()))
+        axes.plot(
+            first_curve.old[[0.0]],
+            first_curve.new[[0.0]],
+            marker="o",
+            markersize=5,
+            markerfacecolor="white",
+            markeredgecolor=_CURVE_COLOUR,
+            zorder=3.5,
+            gid="before",
+        )
+        for name, mark in marks.items():
+            value = results[name]
+            axes.errorbar(
+                value.old,
+                value.new,
+                xerr=[[_length(value.old - value.old_low)], [_length(value.old_high - value.old)]],
+                yerr=[[_length(value.new - value.new_low)], [_length(value.new_high - value.new)]],
+                color=mark.colour,
+                elinewidth=0.9,
+                marker=mark.marker,
+                markersize=5,
+                markeredgecolor="black",
+                markeredgewidth=0.5,
+                zorder=4,
+                gid=f"after {' '.join(name)}",
+            )
+        _label(axes, curves, lines, results)
+        figure.legend(
+            handles=handles,
+            loc="lower center",
+            bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()),
+            ncols=2,
+            handlelength=2.6,
+            columnspacing=1.2,
+            borderaxespad=0,
+            borderpad=0.2,
+            labelspacing=0.25,
+        )
+        figure.draw_without_rendering()
+    return figure
+
+
+def _chosen(rows: pd.DataFrame, transition: tuple[str, str] | None) -> tuple[str, str]:
+    sequential = rows[rows.strategy == CURVE_STRATEGY]
+    if sequential.empty:
+        raise UserError(
+            f"Expected rows of the strategy {CURVE_STRATEGY} in the table profiles, got {_named(rows.strategy)}; "
+            f"train {CURVE_STRATEGY} as well."
+        )
+    known = transitions(sequential)
+    if transition is None:
+        return known[-1]
+    if tuple(transition) not in known:
+        raise UserError(
+            f"Expected a transition among {', '.join(f'{a} to {b}' for a, b in known)}, got {transition!r}; "
+            "pass its (start, end) labels."
+        )
+    return transition
+
+
+def _pairs(rows: pd.DataFrame, new: str) -> pd.DataFrame:
+    """Scores of the earlier tasks and the new one side by side, indexed by t where both are known."""
+    columns = {"score": "", "score_low": "_low", "score_high": "_high"}
+    sides = [
+        rows[rows.task == task].set_index("t")[list(columns)].rename(columns={c: side + e for c, e in columns.items()})
+        for task, side in (("mean_old", "old"), (new, "new"))
+    ]
+    return sides[0].join(sides[1], how="inner").sort_index()
+
+
+def _label(
+    axes: Axes,
+    curves: dict[tuple[str, str], pd.DataFrame],
+    lines: dict[tuple[str, str], PathLine],
+    results: dict[tuple[str, str], pd.Series],
+) -> None:
+    """Name both ends, a few t on the first path, and the diagonals, where they cover nothing."""
+    traced = []
+    for curve in curves.values():
+        points = curve[["old", "new"]].to_numpy(dtype=float)
+        traced += [np.linspace(a, b, 12) for a, b in pairwise(points)]
+    for value in results.values():
+        traced += [
+            np.linspace((value.old_low, value.new), (value.old_high, value.new), 40),
+            np.linspace((value.old, value.new_low), (value.old, value.new_high), 40),
+            np.repeat([[value.old, value.new]], 20, axis=0),
+        ]
+    obstacles = np.concatenate(traced)
+    placer = LabelPlacer(axes, obstacles[np.isfinite(obstacles).all(axis=1)])
+    first = next(iter(curves.values()))
+    for t, words in ((0.0, "before (t = 0)"), (1.0, "after (t = 1)")):
+        placer.add(words, places_around(first.old[t], first.new[t], (6, 10, 16, 24, 34)), zorder=6)
+    for t in LABELLED_TS:
+        near = first.index[np.isclose(first.index, t)]
+        if len(near):
+            at = near[0]
+            axes.plot(first.old[[at]], first.new[[at]], marker="o", markersize=3.4, color=_CURVE_COLOUR, zorder=3)
+            placer.add(f"t = {t:g}", places_around(first.old[at], first.new[at], (4, 8, 14, 20)), zorder=6)
+    for level in ISO_LEVELS:
+        low, high = max(0.0, 2 * level - 1), min(1.0, 2 * level)
+        places = [
+            Place(x, 2 * level - x, (2.5, 2.5), rotation=-45)
+            for x in low + (high - low) * np.array([0.85, 0.15, 0.7, 0.3, 0.92, 0.08, 0.6, 0.4, 0.5])
+        ]
+        placer.add(f"S̄ = {level:g}", places, color="#707070", zorder=0.6)
+
+
+def _length(value: float) -> float:
+    """An error bar's length: 0 where there is no interval, or where rounding made it negative."""
+    return max(float(value), 0.0) if np.isfinite(value) else 0.0
+
+
+def _named(column: pd.Series) -> str:
+    return ", ".join(dict.fromkeys(map(str, column))) or "none"
+
+
+__all__ = ["CURVE_STRATEGY", "plot_stability_plasticity"]

@@ -1,0 +1,256 @@
+"""Shared builders: a tiny base of our own (never the shipped one), tasks, points, and oracles in plain PyTorch."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may wait for a network
+
+from random import Random
+
+import pytest
+import torch
+
+from mcanalysis.tasks.task import Example, Task, TaskData
+
+torch.set_num_threads(1)
+
+WORDS = ("apple", "river", "seven", "green", "Haus", "stone", "quiet", "paper", "north", "silver")
+
+
+def _sentence(rng: Random, low: int, high: int) -> str:
+    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(low, high)))
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory):
+    """A folder that `load_base` can load: byte-level BPE with about 300 words, a Llama of width 32 and two layers.
+
+    Its weights are five times the usual size (the tied embeddings fifteen times), so that logits are far from uniform,
+    greedy choices far from ties, and answers can be learned by heart.
+    """
+    from mcanalysis.pretraining.base_model import new_model, train_tokenizer
+
+    rng = Random(0)
+    tokenizer = train_tokenizer([_sentence(rng, 3, 9) for _ in range(50)], vocab_size=300)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = new_model(tokenizer, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, max_length=256)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(5.0)
+        embeddings = model.get_input_embeddings().weight
+        embeddings.mul_(3.0)
+        embeddings[tokenizer.pad_token_id] = embeddings[7].flip(0)  # PyTorch's zeros would hide padding that is seen
+    folder = tmp_path_factory.mktemp("base")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base_folder):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base_folder)
+
+
+@pytest.fixture(scope="session")
+def make_model(base_folder):
+    """make_model(seed=0, dtype="auto", **LoraSettings) -> LoraModel over a fresh copy of the tiny base."""
+    from mcanalysis.models.loading import load_base
+    from mcanalysis.models.lora_model import LoraModel, LoraSettings
+
+    def make(seed=0, dtype="auto", **settings):
+        base, tokenizer = load_base(str(base_folder), dtype)
+        return LoraModel.attach(base, tokenizer, LoraSettings(**{"rank": 4, **settings}), seed, str(base_folder))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tokenizer):
+    """tiny_base("gpt2") -> a random base of another architecture, in evaluation mode, for the same tokenizer."""
+    import transformers as t
+
+    def make(architecture, seed=0):
+        ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+        ids["pad_token_id"] = tokenizer.pad_token_id
+        shape = {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 256,
+        }
+        config = {
+            "gpt2": lambda: t.GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=256, **ids),
+            "gpt_neox": lambda: t.GPTNeoXConfig(intermediate_size=64, **shape, **ids),
+            "opt": lambda: t.OPTConfig(ffn_dim=64, word_embed_proj_dim=32, **shape, **ids),
+            "qwen2": lambda: t.Qwen2Config(intermediate_size=64, num_key_value_heads=1, **shape, **ids),
+            "gemma": lambda: t.GemmaConfig(intermediate_size=64, num_key_value_heads=1, head_dim=16, **shape, **ids),
+        }[architecture]()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = t.AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 2:
+                    parameter.mul_(5.0)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_examples():
+    """make_examples(number, seed) -> examples whose prompts and answers differ in length."""
+
+    def make(number, seed=0):
+        rng = Random(f"examples/{seed}")
+        return [Example(f"{_sentence(rng, 1, 8)} {i}:", _sentence(rng, 1, 3)) for i in range(number)]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_tasks(make_examples):
+    """make_tasks(names, num_train, num_test) -> list of TaskData with exact match as score."""
+
+    def make(names=("zeta", "alpha"), num_train=12, num_test=3, seed=0, held_out_seed=900):
+        return [
+            TaskData.of(
+                Task(name, "en", "exact_match", 6),
+                {
+                    "train": make_examples(num_train, f"{seed}/{k}"),
+                    "eval": make_examples(num_test, f"{held_out_seed}/{k}"),
+                    "test": make_examples(num_test, f"{held_out_seed}/{k}/t"),
+                },
+            )
+            for k, name in enumerate(names)
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def encode_examples(make_examples, tokenizer):
+    """encode_examples(number, seed) -> encoded examples of different lengths."""
+    from mcanalysis.models.encoding import encode_all
+
+    return lambda number, seed=0: encode_all(make_examples(number, seed), tokenizer, 128)[0]
+
+
+@pytest.fixture(scope="session")
+def random_point():
+    """random_point(model, seed, scale) -> a LoRA point of the model's shapes in which B is not zero."""
+
+    def make(model, seed=0, scale=0.15):
+        generator = torch.Generator().manual_seed(seed)
+        return {
+            name: scale * torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
+            for name, tensor in model.point().items()
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def add_by_hand():
+    """add_by_hand(base, point): W += B·A in every adapted layer of a plain model. The oracle of merging."""
+
+    def add(base, point):
+        weights = dict(base.named_parameters())
+        with torch.no_grad():
+            for name in point:
+                if name.endswith(".lora_A.weight"):
+                    module = name.removesuffix(".lora_A.weight")
+                    update = point[f"{module}.lora_B.weight"] @ point[name]
+                    weight = weights[f"{module}.weight"]
+                    conv1d = type(base.get_submodule(module)).__name__ == "Conv1D"
+                    weight.add_(update.T if conv1d else update)
+        return base.eval()
+
+    return add
+
+
+@pytest.fixture(scope="session")
+def plain_model_at(base_folder, add_by_hand):
+    """plain_model_at(point) -> a fresh copy of the tiny base, no PEFT about it, with the point added by hand."""
+    from transformers import AutoModelForCausalLM
+
+    def make(point=None):
+        base = AutoModelForCausalLM.from_pretrained(base_folder)
+        return add_by_hand(base, point or {})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def alone():
+    """alone(model, example) -> (nll, hidden states per block) of one unpadded example. The oracle of every loss."""
+
+    def run(model, example):
+        ids = torch.tensor([example.prompt_ids + example.answer_ids])
+        output = model(input_ids=ids, output_hidden_states=True)
+        log_p = output.logits[0].double().log_softmax(-1)
+        first = len(example.prompt_ids) - 1  # the position that predicts the answer's first token
+        nll = -sum(log_p[first + i, token] for i, token in enumerate(example.answer_ids))
+        return nll, [h[0] for h in output.hidden_states[1:]]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def make_step():
+    """make_step(model, current, replay) -> the Step of one undivided batch, its totals counted here."""
+    from mcanalysis.models.encoding import collate
+    from mcanalysis.strategies.strategy import Step, Totals
+
+    def make(model, current, replay=()):
+        totals = Totals(
+            sum(len(e.answer_ids) for e in current),
+            sum(len(e.answer_ids) for e in replay),
+            sum(len(e.prompt_ids) + len(e.answer_ids) for e in replay),
+        )
+        batch = collate([*current, *replay], model.tokenizer.pad_token_id)
+        return Step(model.peft, model, batch, len(current), totals)
+
+    return make
+
+
+@pytest.fixture
+def train_task(tmp_path):
+    """train_task(model, strategy, examples, name="zeta", seed=0, **TrainingConfig) -> the TaskTrainer, trained."""
+    from mcanalysis.training.config import TrainingConfig
+    from mcanalysis.training.task_trainer import TaskTrainer
+
+    def run(model, strategy, examples, name="zeta", seed=0, **settings):
+        config = TrainingConfig(**{"num_steps": 3, "batch_size": 4, "warmup_ratio": 0.0, **settings})
+        trainer = TaskTrainer(model, strategy, examples, name, config, seed, str(tmp_path / "scratch"))
+        trainer.train()
+        return trainer
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_config(base_folder):
+    """run_config(strategy, **RunConfig) -> a configuration of a few steps on the tiny base."""
+    from mcanalysis.training.config import RunConfig, TrainingConfig
+
+    def make(strategy="sequential", num_steps=3, **settings):
+        training = TrainingConfig(num_steps=num_steps, batch_size=4, max_length=128)
+        return RunConfig(strategy=strategy, model=str(base_folder), lora_rank=4, training=training, **settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def adapter_bytes():
+    """adapter_bytes(run directory) -> the bytes of every saved minimum by its path."""
+
+    def read(directory):
+        files = sorted(directory.glob("minima/*/*/adapter_model.safetensors"))
+        return {str(f.relative_to(directory)): f.read_bytes() for f in files}
+
+    return read

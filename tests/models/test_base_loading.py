@@ -1,0 +1,52 @@
+"""Loading a base: what is there, and one clear line for what is not."""
+
+import pytest
+import torch
+
+from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.models.loading import base_hash, check_device, load_base
+
+
+def test_a_saved_folder_loads_in_evaluation_mode(base_folder):
+    model, tokenizer = load_base(str(base_folder))
+    assert not model.training
+    assert tokenizer.decode(tokenizer.encode("Häuser 房子")) == "Häuser 房子"
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_the_dtype_asked_for_is_the_one_loaded(base_folder, dtype):
+    model, _ = load_base(str(base_folder), dtype)
+    assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
+
+
+def test_an_unknown_model_suggests_the_known_one():
+    with pytest.raises(UnknownNameError, match="Did you mean 'embedded'"):
+        load_base("embeded")
+
+
+def test_a_folder_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"'\./no/such/folder'.*does not exist"):
+        load_base("./no/such/folder")
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(UserError, match="Expected a causal language model"):
+        load_base(str(tmp_path))
+
+
+def test_unknown_dtype_and_device_name_the_choices(base_folder):
+    with pytest.raises(UnknownNameError, match="Did you mean 'float32'"):
+        load_base(str(base_folder), "float23")
+    with pytest.raises(UserError, match="cpu"):
+        check_device("cuda:99")
+
+
+def test_the_hash_of_a_base_depends_on_its_weights(base_folder, tmp_path):
+    model, tokenizer = load_base(str(base_folder))
+    for name in ("a", "b"):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        with torch.no_grad():
+            model.get_input_embeddings().weight[0, 0] += 1
+    assert base_hash(str(tmp_path / "a")) != base_hash(str(tmp_path / "b"))
+    assert base_hash(str(tmp_path / "a")) == base_hash(str(tmp_path / "a"))

@@ -1,0 +1,143 @@
+"""Imports go down only, each third-party library has one home, and the package neither prints nor reads sys.argv."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = REPOSITORY / "mcanalysis"
+
+# What each part of the package may import besides itself; `errors` and `progress` may be imported anywhere.
+BELOW = {
+    "errors": set(),
+    "progress": set(),
+    "params": set(),
+    "metrics": set(),
+    "store": set(),
+    "paths": {"params"},
+    "tasks": {"metrics", "store"},
+    "benchmarks": {"tasks", "metrics", "store"},
+    "models": {"tasks", "params", "store"},
+    "replay": {"models"},  # remembers encoded examples
+    "pretraining": {"tasks", "models", "store", "metrics"},
+    "strategies": {"models", "replay", "params", "paths"},
+    "evaluation": {"models", "benchmarks", "tasks", "metrics", "params", "store"},
+    "run": {"strategies", "evaluation", "benchmarks", "models", "tasks", "paths", "params", "metrics", "store"},
+}
+_RUN_AND_BELOW = {"run", *BELOW["run"], "replay"}
+BELOW |= {
+    "training": _RUN_AND_BELOW,
+    "connectivity": _RUN_AND_BELOW,
+    "landscape": _RUN_AND_BELOW | {"connectivity"},
+    "plotting": {"metrics", "store", "paths", "params"},  # draws tables, computes nothing
+}
+BELOW["experiments"] = set(BELOW)
+ANYWHERE = {"errors", "progress"}
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+PARTS = sorted({f.relative_to(PACKAGE).parts[0].removesuffix(".py") for f in SOURCES} - {"__init__"})
+
+
+TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in SOURCES}
+
+
+def part_of(file):
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(file):
+    """Full names of the modules a file imports, wherever in the file."""
+    names = []
+    for node in ast.walk(TREES[file]):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def importers_of(library):
+    return {part_of(f) for f in SOURCES if any(n.split(".")[0] == library for n in imported(f))}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_imports_go_down_only(part):
+    assert part in BELOW, f"give '{part}' its place in BELOW"
+    for file in SOURCES:
+        if part_of(file) == part:
+            for name in imported(file):
+                if name.startswith("mcanalysis."):
+                    target = name.split(".")[1]
+                    assert target in BELOW[part] | ANYWHERE | {part}, f"{file.relative_to(REPOSITORY)} imports {name}"
+
+
+def test_the_table_above_has_no_cycle():
+    for part, below in BELOW.items():
+        for lower in below:
+            assert part not in BELOW[lower], f"{part} and {lower} may import each other"
+
+
+def test_strategies_know_neither_each_other_nor_trainer_nor_tasks():
+    for file in (PACKAGE / "strategies").glob("*.py"):
+        names = [n for n in imported(file) if n.startswith("mcanalysis.")]
+        assert not [n for n in names if n.split(".")[1] in ("training", "tasks", "benchmarks")]
+        siblings = [n for n in names if n.startswith("mcanalysis.strategies.")]
+        assert all(n.startswith("mcanalysis.strategies.strategy.") for n in siblings), file
+
+
+def test_each_library_has_its_home():
+    assert importers_of("matplotlib") <= {"plotting"}
+    assert importers_of("peft") == {"models"}
+    for part in ("params", "paths", "metrics"):
+        for library in ("transformers", "peft", "matplotlib", "accelerate", "datasets"):
+            assert part not in importers_of(library)
+
+
+def test_the_package_neither_prints_nor_reads_the_command_line():
+    for file in SOURCES:
+        for node in ast.walk(TREES[file]):
+            printed = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+            assert not printed, f"{file}:{node.lineno} prints"
+            argv = isinstance(node, ast.Attribute) and node.attr == "argv"
+            assert not argv, f"{file}:{node.lineno} reads sys.argv"
+        assert not [n for n in imported(file) if n in ("sys.argv", "argparse") or n.startswith("argparse.")], file
+
+
+def test_no_device_is_hard_coded():
+    """`cuda` is named where devices are looked up and nowhere else, and nothing calls `.cuda()`."""
+    for file in SOURCES:
+        for node in ast.walk(TREES[file]):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("cuda"):
+                assert file == PACKAGE / "models" / "loading.py", f"{file}:{node.lineno} names {node.value}"
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "cuda"
+            assert not called, f"{file}:{node.lineno} calls .cuda()"
+
+
+def test_nothing_is_pickled():
+    for file in SOURCES:
+        assert not {n.split(".")[0] for n in imported(file)} & {"pickle", "cloudpickle", "dill", "joblib"}, file
+        for node in ast.walk(TREES[file]):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
+                assert node.attr not in ("save", "load"), f"{file}:{node.lineno} uses torch.{node.attr}"
+
+
+CHECK = """
+import sys
+import mcanalysis
+heavy = {"torch", "transformers", "peft", "matplotlib", "pandas", "scipy"}
+assert not heavy & set(sys.modules), ("import mcanalysis", heavy & set(sys.modules))
+assert "train" in dir(mcanalysis)
+import mcanalysis.params, mcanalysis.paths, mcanalysis.metrics
+heavy = {"transformers", "peft", "matplotlib"}
+assert not heavy & set(sys.modules), ("params, paths, metrics", heavy & set(sys.modules))
+"""
+
+
+def test_importing_the_package_brings_in_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", CHECK], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
