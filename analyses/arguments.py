@@ -210,10 +210,11 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def bar(*, total: int, desc: str) -> Any:
-    """A progress bar with time left on stderr; quiet when that is no terminal and `NO_PROGRESS` is unset."""
+    """A bar with time left on stderr, rarely redrawn where that is no terminal; of several only the first stays."""
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=desc, mininterval=0.5, dynamic_ncols=True)
+    interval = 0.5 if sys.stderr.isatty() else 20
+    return tqdm(total=total, desc=desc, mininterval=interval, dynamic_ncols=True, leave=None)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from mcanalysis.benchmarks import load_benchmark
 from mcanalysis.connectivity.analysis import (
     ConnectivitySettings,
     Transition,
@@ -106,8 +107,11 @@ def study_connectivity(
             on_figure(draw_transitions(*analyse_run(load_run(directory), early), directory / "figures")[-1])
         return []
 
+    first = configs[0]
+    tasks = load_benchmark(first.benchmark, first.data_dir, first.tasks, first.scores, first.sizes)
     jobs = [Job(_train, (c, d, study)) for c, d in zip(configs, directories, strict=True)]
-    run_jobs(jobs, follow, study.workers, progress, initializer)
+    total = sum(1 + len(study.settings_of(c.strategy).paths) * (len(tasks) - 1) for c in configs)
+    run_jobs(jobs, follow, study.workers, progress, initializer, total)
     runs = [load_run(d, study.device) for d in directories]
     return analyse_connectivity(runs, output_dir, study, progress=silent, on_figure=on_figure)
 

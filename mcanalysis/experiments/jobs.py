@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
-from mcanalysis.progress import Bar, Progress
+from mcanalysis.progress import Bar, Progress, silent
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,23 @@ def run_jobs(
     workers: int,
     progress: Progress,
     initializer: Callable[[], None] | None = None,
+    total: int | None = None,
 ) -> None:
     """Run jobs and those that follow from their results (`follow(job, result)`), which go before those still waiting.
+
+    `total` is the number of jobs in the end, where it is known: they are then counted by a bar of their own.
 
     The first job that raises ends all: what is running is finished, nothing new is started, the error is raised here.
     """
     pending = list(jobs)
+    overall = progress(total=total, desc="jobs") if total else silent(total=0, desc="jobs")
     if workers == 1:
         while pending:
             job = pending.pop(0)
             result = job.function(*job.arguments, progress=progress)
             pending = [*follow(job, result), *pending]
+            overall.update(1)
+        overall.close()
         return
     context = get_context("spawn")  # a forked torch can hang in its thread pool
     with context.Manager() as manager:
@@ -72,10 +78,11 @@ def run_jobs(
                 for future in done:
                     job = running.pop(future)
                     pending = [*follow(job, future.result()), *pending]
+                    overall.update(1)
         finally:
             executor.shutdown(cancel_futures=True)
             _show(reports, bars, progress)
-            for bar in bars.values():
+            for bar in (*bars.values(), overall):
                 bar.close()
 
 

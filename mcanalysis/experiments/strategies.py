@@ -71,7 +71,7 @@ def train_runs(
     """The finished runs of several configurations, those that are not there trained now, `workers` at a time."""
     directories = [Path(output_dir) / run_name(c) for c in configs]
     jobs = [Job(_train, (c, d, resume, device)) for c, d in zip(configs, directories, strict=True)]
-    run_jobs(jobs, lambda job, result: [], workers, progress, initializer)
+    run_jobs(jobs, lambda job, result: [], workers, progress, initializer, len(jobs))
     return [load_run(d, device) for d in directories]
 
 

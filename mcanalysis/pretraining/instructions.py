@@ -275,7 +275,7 @@ def _reword(rng: Random) -> tuple[str, str]:
 
 def _echo(rng: Random) -> tuple[str, str]:
     """The whole line again."""
-    words = " ".join(rng.choice(_vocabulary()) for _ in range(rng.randint(3, 9)))
+    words = " ".join(rng.choice(_vocabulary()) for _ in range(rng.randint(3, 7)))
     lead, label = rng.choice((("Schreibe den Satz ab.", "Satz"), ("Copy the line.", "Line"), ("抄写这一行。", "抄写")))
     return f"{lead}\n{words}.\n{label}:", f"{words}."
 
@@ -295,7 +295,7 @@ def _sum(rng: Random) -> tuple[str, str]:
     )
 
 
-KINDS = ((_topic, 4), (_group, 2), (_drawer, 3), (_copy, 5), (_swap, 1), (_reword, 4), (_echo, 3), (_sum, 4))
+KINDS = ((_topic, 4), (_group, 3), (_drawer, 3), (_copy, 6), (_swap, 1), (_reword, 4), (_echo, 4), (_sum, 4))
 
 
 def instruction(rng: Random) -> tuple[str, str]:

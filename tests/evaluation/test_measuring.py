@@ -26,10 +26,17 @@ def test_a_second_measure_computes_nothing(make_model, tokenizer, tmp_path):
     objectives = [make_objective(data(test=EXAMPLES[:n]), "test", tokenizer) for n in (2, 3)]
     seen = []
     with MeasurementStore(tmp_path / "m.sqlite") as store:
-        first = measure(lambda: Engine(model), store, "here", model.point, objectives, lambda o, e: seen.append(o))
+        first = measure(
+            lambda: Engine(model),
+            store,
+            "here",
+            model.point,
+            objectives,
+            lambda pairs: seen.extend(o for o, _ in pairs),
+        )
     assert seen == objectives
     with MeasurementStore(tmp_path / "m.sqlite") as store:
-        second = measure(forbidden, store, "here", forbidden, objectives, lambda o, e: forbidden())
+        second = measure(forbidden, store, "here", forbidden, objectives, lambda pairs: forbidden())
     assert first == second
     assert [m.num_examples for m in second] == [2, 3]
 
@@ -40,9 +47,23 @@ def test_only_what_is_missing_is_computed(make_model, tokenizer, tmp_path):
     seen = []
     with MeasurementStore(tmp_path / "m.sqlite") as store:
         measure(lambda: Engine(model), store, "here", model.point, objectives[:1])
-        measure(lambda: Engine(model), store, "here", model.point, objectives, lambda o, e: seen.append(o))
+        measure(
+            lambda: Engine(model),
+            store,
+            "here",
+            model.point,
+            objectives,
+            lambda pairs: seen.extend(o for o, _ in pairs),
+        )
         assert seen == objectives[1:]
-        measure(lambda: Engine(model), store, "there", model.point, objectives, lambda o, e: seen.append(o))
+        measure(
+            lambda: Engine(model),
+            store,
+            "there",
+            model.point,
+            objectives,
+            lambda pairs: seen.extend(o for o, _ in pairs),
+        )
     assert seen == objectives[1:] + objectives
 
 
@@ -79,3 +100,16 @@ def test_the_first_examples_are_kept_and_cuts_counted(tokenizer):
 def test_a_missing_or_empty_split_is_named(tokenizer, splits):
     with pytest.raises(DataError, match="'test' of zeta"):
         make_objective(data(**splits), "test", tokenizer)
+
+
+def test_outputs_are_handed_out_before_the_measurement_is_stored(make_model, tokenizer, tmp_path):
+    model = make_model()
+    objectives = [make_objective(data(test=EXAMPLES), "test", tokenizer)]
+
+    def killed(pairs):
+        raise KeyboardInterrupt
+
+    with MeasurementStore(tmp_path / "m.sqlite") as store:
+        with pytest.raises(KeyboardInterrupt):
+            measure(lambda: Engine(model), store, "here", model.point, objectives, killed)
+        assert len(store) == 0
