@@ -21,10 +21,10 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/python analyses/connectivity.py $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

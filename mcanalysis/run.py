@@ -17,7 +17,7 @@ from mcanalysis.errors import RunDirectoryError, UnknownNameError, UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import Objective, make_objective
 from mcanalysis.models.encoding import EncodedExample, collate, encode_all, pad_id
-from mcanalysis.models.loading import default_device, load_base
+from mcanalysis.models.loading import base_hash, default_device, load_base
 from mcanalysis.models.lora_model import LoraModel, LoraSettings, load_adapter
 from mcanalysis.params.point import Point, content_hash
 from mcanalysis.params.spaces import Space
@@ -151,6 +151,12 @@ class Run:
     def model(self) -> LoraModel:
         """The base model with an adapter slot of this run's shape."""
         c = self.config
+        recorded = self.manifest["hashes"]["base"]
+        if recorded != base_hash(c["model"]):
+            raise RunDirectoryError(
+                f"Expected the base model '{c['model']}' that '{self.directory}' was trained on, got other contents; "
+                "restore the base or train a new run."
+            )
         base, tokenizer = load_base(c["model"], c["dtype"], self.device or default_device())
         settings = LoraSettings(
             c["lora_rank"], c["lora_alpha"], 0.0, c["target_modules"] and tuple(c["target_modules"])

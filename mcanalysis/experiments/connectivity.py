@@ -27,7 +27,7 @@ from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.experiments.jobs import Job, run_jobs
 from mcanalysis.experiments.strategies import metrics_table, run_name
 from mcanalysis.models.encoding import collate, pad_id
-from mcanalysis.models.loading import default_device, load_base
+from mcanalysis.models.loading import base_hash, default_device, load_base
 from mcanalysis.models.lora_model import LoraModel, load_adapter
 from mcanalysis.params.point import content_hash
 from mcanalysis.paths import Bezier
@@ -37,6 +37,7 @@ from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
 from mcanalysis.run import Run, load_run
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.store.manifest import claim_run_directory, mark_finished
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.tasks.trace_files import load_examples
 from mcanalysis.training.config import RunConfig
@@ -221,8 +222,7 @@ def connect_adapters(
     model = LoraModel.attach(base, tokenizer, adapters[0].settings, 0, model_name)
     model.load_point(adapters[0].point)  # refuses an adapter that does not fit this base
     objectives = [make_objective(t, "test", tokenizer, max_length, settings.num_examples) for t in tasks]
-    labels = [Path(d).resolve().name for d in directories]
-    start, end = (f"{k}-{label}" for k, label in enumerate(labels, start=1))
+    start, end = (f"{k}-{label}" for k, label in enumerate(_short_names(directories), start=1))
     points = (adapters[0].point, adapters[1].point)
     transition = Transition(
         start,
@@ -248,7 +248,9 @@ def connect_adapters(
         )
 
     output = Path(output_dir)
-    output.mkdir(parents=True, exist_ok=True)
+    # The store knows points and examples, not the model: another model needs another directory.
+    identity = {"analysis": "connectivity of two adapters", "model": model_name, "dtype": dtype}
+    claim_run_directory(output, identity, resume=True, base_hash=base_hash(model_name))
     bar = progress(total=len(settings.paths) * settings.num_points, desc="paths")
     rows: tuple[list[dict], list[dict]] = ([], [])
     with MeasurementStore(output / "measurements.sqlite") as store:
@@ -269,9 +271,19 @@ def connect_adapters(
             rows[0].extend(of_path[0])
             rows[1].extend(of_path[1])
     bar.close()
+    mark_finished(output)
     profiles, barriers = pd.DataFrame(rows[0]), pd.DataFrame(rows[1])
     for name, table in (("profiles", profiles), ("barriers", barriers)):
         write_text_atomic(output / "tables" / f"{name}.csv", table.to_csv(index=False))
     return ConnectivityResult(
         profiles, barriers, pd.DataFrame(), draw_transitions(profiles, barriers, output / "figures")
     )
+
+
+def _short_names(directories: Sequence[str]) -> list[str]:
+    """What tells two folders apart: the last part of their paths that differs."""
+    parts = [Path(d).resolve().parts for d in directories]
+    for first, second in zip(*(reversed(p) for p in parts), strict=False):
+        if first != second:
+            return [first, second]
+    return [p[-1] for p in parts]
