@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mcanalysis.errors import UserError
+from mcanalysis.store.atomic import write_bytes_atomic
 
 SINGLE_COLUMN = 3.25  # inches
 DOUBLE_COLUMN = 6.75  # inches
@@ -192,9 +192,8 @@ def save_figure(
             buffer = io.BytesIO()
             figure.savefig(buffer, format=name, dpi=RESOLUTION, metadata=_METADATA[name])
             rendered[stem.with_name(f"{stem.name}.{name}")] = buffer.getvalue()
-    stem.parent.mkdir(parents=True, exist_ok=True)
     for file, content in rendered.items():
-        _write_bytes_atomic(file, content)
+        write_bytes_atomic(file, content)
     return list(rendered)
 
 
@@ -204,16 +203,3 @@ _METADATA: Mapping[str, dict[str, None]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
 }
-
-
-def _write_bytes_atomic(file: Path, content: bytes) -> None:
-    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with partial.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -34,12 +34,17 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
     ...     Path(folder, "tables", "a.csv").read_text()
     't,loss\\n'
     """
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write bytes as `write_text_atomic` writes text: the whole new file or the earlier one, never half of it."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
     try:
-        with partial.open("x", encoding="utf-8", newline="") as stream:
-            stream.write(text)
+        with partial.open("xb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(target)
