@@ -108,7 +108,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", type=comma_list, default=None, metavar="A,B,C", help="tasks, in this order")
     parser.add_argument("--scores", type=pairs, default={}, metavar="TASK=SCORE", help="another score for a task")
     parser.add_argument("--settings", type=pairs, default={}, metavar="NAME=VALUE", help="settings of the strategy")
-    parser.add_argument("--steps", type=int, default=None, help="optimiser steps per task (default 200)")
+    parser.add_argument("--steps", type=int, default=None, help="optimiser steps per task (default 120)")
     parser.add_argument("--batch-size", type=int, default=16, help="examples per micro-batch")
     parser.add_argument("--gradient-accumulation", type=int, default=1, help="micro-batches per step")
     parser.add_argument("--learning-rate", type=float, default=3e-3)

@@ -83,7 +83,8 @@ def connectivity(result: ConnectivityResult) -> None:
                     "–" if mean is None else interval(mean, "interpolation_gain"),
                 ]
             )
-        print(f"\n{strategy} / {learner} / seed {seed}: loss in nats per target token, S̄ = ½(old tasks + new task)")
+        print(f"\n{strategy} / {learner} / seed {seed}, test split; loss in nats per target token;")
+        print("gain = S̄(t*) − max(S̄(0), S̄(1)) with S̄ = ½(old tasks + new task) and t* chosen on the eval split")
         print(table(rows))
     gains(tests)
     if len(result.metrics):

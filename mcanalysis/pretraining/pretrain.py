@@ -34,10 +34,10 @@ class PretrainingConfig:
 
     text_dir: str | None = None
     seed: int = 0
-    num_steps: int = 6000
-    batch_size: int = 32
+    num_steps: int = 11000
+    batch_size: int = 16
     row_length: int = 96
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     vocab_size: int = 4096
     hidden_size: int = 128
     num_layers: int = 3

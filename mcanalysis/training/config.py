@@ -18,7 +18,7 @@ class TrainingConfig:
     base: without warm-up and clipping a rate of 3e-3 now and then wrecks a task. `max_length` in tokens.
     """
 
-    num_steps: int = 200
+    num_steps: int = 120
     batch_size: int = 16
     gradient_accumulation: int = 1
     learning_rate: float = 3e-3
