@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from arguments import table
 from mcanalysis.experiments.connectivity import ConnectivityResult
 from mcanalysis.experiments.strategies import METRICS, difference, summary_table
 from mcanalysis.run import Run
+
+STARTED = time.monotonic()
 
 
 def number(value: Any, digits: int = 2) -> str:
@@ -27,8 +30,9 @@ def interval(row: Any, name: str) -> str:
 
 
 def figure(file: Path) -> None:
-    """Say that a figure is there."""
-    print(f"\nfigure: {file}", flush=True)
+    """Say that a figure is there, and how long it took since the start."""
+    minutes, seconds = divmod(round(time.monotonic() - STARTED), 60)
+    print(f"\nfigure after {minutes} min {seconds:02d} s: {file}", flush=True)
 
 
 def strategies(metrics: pd.DataFrame) -> None:
