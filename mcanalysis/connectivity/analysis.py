@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path as FilePath
 
 import numpy as np
 import pandas as pd
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
 
 from mcanalysis.connectivity.curve_fitting import fit_curve
 from mcanalysis.connectivity.profile import Profile, grid
 from mcanalysis.connectivity.tables import transition_rows
 from mcanalysis.errors import RunDirectoryError, UserError
 from mcanalysis.evaluation.engine import Engine
-from mcanalysis.evaluation.measuring import measure
+from mcanalysis.evaluation.measuring import measure, measurement_key
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.params.lora import factor_delta_deviation
 from mcanalysis.params.point import Point
@@ -69,6 +68,7 @@ class Transition:
     keys: tuple[str, str]
     old: tuple[str, ...]
     new: str
+    data_key: str = ""  # what curves are fitted on, where that is not told by the run
 
 
 def run_transitions(run: Run, learner: str) -> list[Transition]:
@@ -128,11 +128,7 @@ def measure_path(
     on_point: Callable[[], object] = lambda: None,
 ) -> Profiles:
     """Profiles, by split and task, along one path of one transition of a run; only what the store lacks is measured."""
-    objectives = [
-        run.task_objective(task, split, settings.num_examples)
-        for task in (*transition.old, transition.new)
-        for split in ("eval", "test")
-    ]
+    objectives = _objectives(run, transition, settings)
 
     def fit(curve: Bezier) -> Bezier:
         return fit_curve(
@@ -173,8 +169,13 @@ def measure_between(
     """The same for any two adapters: `fit` trains a curve where `curves` holds none for these settings."""
     ts = grid(settings.num_points)
     measured: dict[tuple[str, str], list[Measurement]] = {(o.split, o.name): [] for o in objectives}
-    for point_key, make_point in _places(transition, path, ts, settings, fit, curves):
-        values = measure(engine, store, point_key, make_point, objectives)
+
+    @cache
+    def way() -> Path:  # found or read only if a point of it has to be measured
+        return _path(transition, path, settings, fit, curves)
+
+    for t, point_key in zip(ts, point_keys(transition, path, settings), strict=True):
+        values = measure(engine, store, point_key, lambda t=t: way()(float(t)), objectives)
         for objective, value in zip(objectives, values, strict=True):
             measured[objective.split, objective.name].append(value)
         on_point()
@@ -198,59 +199,67 @@ def path_rows(
     return transition_rows(profiles, transition.old, transition.new, {**labels, **ends}, deviation)
 
 
-def _places(
+def unmeasured(run: Run, learner: str, settings: ConnectivitySettings) -> list[tuple[str, int]]:
+    """The (path, number of the transition) of a run for which something is not in its store yet, path by path."""
+    found = []
+    transitions = run_transitions(run, learner)
+    with MeasurementStore(run.directory / "measurements.sqlite") as store:
+        for path in settings.paths:
+            for number, transition in enumerate(transitions):
+                objectives = _objectives(run, transition, settings)
+                points = point_keys(transition, path, settings)
+                if store.missing(measurement_key(p, o) for p in points for o in objectives):
+                    found.append((path, number))
+    return found
+
+
+def point_keys(transition: Transition, path: str, settings: ConnectivitySettings) -> list[str]:
+    """The store's key of every point on a path; the ends of all paths are the minima themselves, measured once."""
+    between = _path_key(transition, path, settings)[:24]
+    start, end = transition.keys
+    return [start if t == 0 else end if t == 1 else f"{between}/{t!r}" for t in map(float, grid(settings.num_points))]
+
+
+def _path_key(transition: Transition, path: str, settings: ConnectivitySettings) -> str:
+    """A hash of everything that the points of a path depend on."""
+    fitted = [
+        transition.old,
+        transition.new,
+        transition.data_key,
+        settings.curve_steps,
+        settings.curve_learning_rate,
+        settings.curve_batch_size,
+    ]
+    return hash_json([path, *transition.keys, *([] if path.startswith("linear") else fitted)])
+
+
+def _objectives(run: Run, transition: Transition, settings: ConnectivitySettings) -> list[Objective]:
+    return [
+        run.task_objective(task, split, settings.num_examples)
+        for task in (*transition.old, transition.new)
+        for split in ("eval", "test")
+    ]
+
+
+def _path(
     transition: Transition,
     path: str,
-    ts: np.ndarray,
     settings: ConnectivitySettings,
     fit: Callable[[Bezier], Bezier],
     curves: FilePath,
-) -> Iterator[tuple[str, Callable[[], Mapping[str, Tensor]]]]:
-    """The store's key and the point of every t; the ends of all paths are the minima themselves, measured once."""
+) -> Path:
+    """A straight path, or a fitted curve: from its file where it was fitted before, with the same settings."""
     path_name, space = path.split("-")
     if path_name == "linear":
-        way: Path = Linear(*transition.points, space=space)
-        identity = "linear"
-    else:
-        way, identity = _stored_curve(transition, space, settings, fit, curves)
-    between = hash_json([path_name, space, *transition.keys, identity])[:24]
-    for t in map(float, ts):
-        if t in (0.0, 1.0):
-            index = int(t)
-            yield transition.keys[index], lambda i=index: transition.points[i]
-        else:
-            yield f"{between}/{t!r}", lambda t=t: way(t)
-
-
-def _stored_curve(
-    transition: Transition,
-    space: str,
-    settings: ConnectivitySettings,
-    fit: Callable[[Bezier], Bezier],
-    curves: FilePath,
-) -> tuple[Bezier, str]:
-    """The fitted curve of a transition, from its file where it was fitted before with the same settings."""
-    identity = hash_json(
-        [
-            "bezier",
-            space,
-            *transition.keys,
-            transition.old,
-            transition.new,
-            settings.curve_steps,
-            settings.curve_learning_rate,
-            settings.curve_batch_size,
-        ]
-    )
-    file = curves / f"{transition.start}--{transition.end}-bezier-{space}-{identity[:8]}.safetensors"
+        return Linear(*transition.points, space=space)
+    key = _path_key(transition, path, settings)
+    file = curves / f"{transition.start}--{transition.end}-{path}-{key[:8]}.safetensors"
     straight = Bezier(*transition.points, num_bends=1, space=space)
     if file.exists():
-        with safe_open(file, framework="pt") as stored:  # type: ignore[no-untyped-call]
-            bend = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        return straight.with_bends([bend]), identity
+        return straight.with_bends([load_file(file)])
     curve = fit(straight)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     save_file({n: t.contiguous() for n, t in curve.bends[0].items()}, partial)
     partial.rename(file)
-    return curve, identity
+    return curve

@@ -19,6 +19,7 @@ from mcanalysis.connectivity.analysis import (
     measure_path,
     path_rows,
     run_transitions,
+    unmeasured,
 )
 from mcanalysis.connectivity.curve_fitting import fit_curve
 from mcanalysis.errors import PointMismatchError, UserError
@@ -37,11 +38,12 @@ from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
 from mcanalysis.run import Run, load_run
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.manifest import claim_run_directory, mark_finished
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.tasks.trace_files import load_examples
 from mcanalysis.training.config import RunConfig
-from mcanalysis.training.continual_trainer import train
+from mcanalysis.training.continual_trainer import is_finished, train
 
 
 @dataclass(frozen=True)
@@ -91,28 +93,36 @@ def study_connectivity(
     directories = [Path(output_dir) / run_name(c) for c in configs]
     waiting: dict[Path, set[tuple[str, int]]] = {}
 
+    def measuring(directory: Path) -> list[Job]:
+        run = load_run(directory, study.device)
+        todo = unmeasured(run, run.answering_learner, study.settings_of(run.strategy))
+        waiting[directory] = set(todo)
+        return [Job(_measure, (directory, study, path, number)) for path, number in todo]
+
     def follow(job: Job, result: object) -> list[Job]:
-        directory: Path = job.arguments[0] if job.function is _measure else job.arguments[1]
         if job.function is _train:
-            run = load_run(directory, study.device)
-            paths = study.settings_of(run.strategy).paths
-            keys = [(path, i) for path in paths for i in range(len(run_transitions(run, run.answering_learner)))]
-            waiting[directory] = set(keys)
-            return [Job(_measure, (directory, study, path, i)) for path, i in keys]
-        _, _, path, index = job.arguments
-        left = waiting[directory]
-        left.discard((path, index))
+            return measuring(job.arguments[1])
+        directory, _, path, number = job.arguments
+        waiting[directory].discard((path, number))
         paths = study.settings_of(load_run(directory).strategy).paths
-        if path == paths[0] and len(paths) > 1 and not any(p == path for p, _ in left):
+        if path == paths[0] and len(paths) > 1 and not any(p == path for p, _ in waiting[directory]):
             early = replace(study.settings, paths=(path,))
             on_figure(draw_transitions(*analyse_run(load_run(directory), early), directory / "figures")[-1])
         return []
 
     first = configs[0]
     tasks = load_benchmark(first.benchmark, first.data_dir, first.tasks, first.scores, first.sizes)
-    jobs = [Job(_train, (c, d, study)) for c, d in zip(configs, directories, strict=True)]
-    total = sum(1 + len(study.settings_of(c.strategy).paths) * (len(tasks) - 1) for c in configs)
-    run_jobs(jobs, follow, study.workers, progress, initializer, total)
+    jobs: list[Job] = []
+    total = 0
+    for config, directory in zip(configs, directories, strict=True):
+        if is_finished(config, directory, tasks, study.resume):
+            jobs += measuring(directory)
+            total += len(waiting[directory])
+        else:
+            jobs.append(Job(_train, (config, directory, study)))
+            total += 1 + len(study.settings_of(config.strategy).paths) * (len(tasks) - 1)
+    if jobs:
+        run_jobs(jobs, follow, study.workers, progress, initializer, total)
     runs = [load_run(d, study.device) for d in directories]
     return analyse_connectivity(runs, output_dir, study, progress=silent, on_figure=on_figure)
 
@@ -231,6 +241,7 @@ def connect_adapters(
         (content_hash(points[0]), content_hash(points[1])),
         tuple(t.task.name for t in tasks[:-1]),
         tasks[-1].task.name,
+        data_key=hash_json([o.settings_key for o in objectives]),
     )
     batches = [collate(list(o.encoded[:16]), pad_id(tokenizer)).to(model.device) for o in objectives]
 

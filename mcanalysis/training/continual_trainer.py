@@ -11,6 +11,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ from mcanalysis.store.atomic import (
     write_json_atomic,
     write_text_atomic,
 )
-from mcanalysis.store.manifest import claim_run_directory, mark_finished
+from mcanalysis.store.manifest import MANIFEST_NAME, claim_run_directory, mark_finished
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Strategy
@@ -176,6 +177,27 @@ class ContinualTrainer:
         write_json_atomic(self.directory / "tables" / "metrics.json", {**metrics[answering], "learners": metrics})
 
 
+def is_finished(config: RunConfig, run_directory: str | Path, tasks: Sequence[TaskData], resume: bool) -> bool:
+    """Whether a directory holds a finished run of this configuration on these data.
+
+    Loads no model and writes nothing. Raises `RunDirectoryError` as `train` would.
+    """
+    directory = Path(run_directory)
+    if not (directory / MANIFEST_NAME).exists():
+        return False
+    return claim_run_directory(directory, resume=resume, **_identity(config, tasks)) == "finished"
+
+
+def _identity(config: RunConfig, tasks: Sequence[TaskData]) -> dict[str, Any]:
+    """What makes two runs the same run, as `claim_run_directory` takes it."""
+    return {
+        "config": {**config.resolved(), "tasks": [t.task.name for t in tasks]},
+        "seed": config.seed,
+        "base_hash": base_hash(config.model),
+        "data_hashes": {t.task.name: t.content_hash for t in tasks},
+    }
+
+
 def train(
     config: RunConfig,
     run_directory: str | Path,
@@ -201,7 +223,6 @@ def train(
             dict(config.scores) or None,
             dict(config.sizes) or None,
         )
-    identity = {**config.resolved(), "tasks": [t.task.name for t in tasks]}
     strategy = make_strategy(config.strategy, config.seed, **config.strategy_settings)
     base, tokenizer = load_base(config.model, config.dtype, device or default_device())
     settings = LoraSettings(config.lora_rank, config.lora_alpha, config.lora_dropout, config.target_modules)
@@ -216,14 +237,7 @@ def train(
         num_test=config.num_test,
         progress=progress,
     )
-    state = claim_run_directory(
-        run_directory,
-        identity,
-        resume,
-        seed=config.seed,
-        base_hash=base_hash(config.model),
-        data_hashes={t.task.name: t.content_hash for t in tasks},
-    )
+    state = claim_run_directory(run_directory, resume=resume, **_identity(config, tasks))
     if state == "finished":
         return False
     trainer.run()
