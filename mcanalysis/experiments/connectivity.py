@@ -28,7 +28,7 @@ from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.experiments.jobs import Job, run_jobs
 from mcanalysis.experiments.strategies import metrics_table, run_name
 from mcanalysis.models.encoding import collate, pad_id
-from mcanalysis.models.loading import base_hash, default_device, load_base
+from mcanalysis.models.loading import base_hash, check_base, default_device, load_base
 from mcanalysis.models.lora_model import LoraModel, load_adapter
 from mcanalysis.params.point import content_hash
 from mcanalysis.paths import Bezier
@@ -111,6 +111,7 @@ def study_connectivity(
         return []
 
     first = configs[0]
+    check_base(first.model, first.dtype, study.device or default_device())
     tasks = load_benchmark(first.benchmark, first.data_dir, first.tasks, first.scores, first.sizes)
     jobs: list[Job] = []
     total = 0

@@ -13,6 +13,7 @@ from scipy import stats
 
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.experiments.jobs import Job, run_jobs
+from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.progress import Progress, silent
 from mcanalysis.run import Run, load_run
 from mcanalysis.strategies import get_strategy
@@ -70,6 +71,8 @@ def train_runs(
 ) -> list[Run]:
     """The finished runs of several configurations, those that are not there trained now, `workers` at a time."""
     directories = [Path(output_dir) / run_name(c) for c in configs]
+    for config in configs:
+        check_base(config.model, config.dtype, device or default_device())
     jobs = [Job(_train, (c, d, resume, device)) for c, d in zip(configs, directories, strict=True)]
     run_jobs(jobs, lambda job, result: [], workers, progress, initializer, len(jobs))
     return [load_run(d, device) for d in directories]

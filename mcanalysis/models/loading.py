@@ -32,14 +32,8 @@ def load_base(name: str = EMBEDDED, dtype: str = "auto", device: str = "cpu") ->
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if dtype not in DTYPES:
-        raise UnknownNameError("dtype", dtype, DTYPES)
-    check_device(device)
+    check_base(name, dtype, device)
     source = model_source(name)
-    if not Path(source).exists() and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
-        if "/" in source or os.sep in source:
-            raise UserError(f"Expected a model folder, got '{name}', which does not exist; check the path of --model.")
-        raise UnknownNameError("model", name, [EMBEDDED, "<folder>", "<organisation>/<model>"])
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(
@@ -57,6 +51,18 @@ def load_base(name: str = EMBEDDED, dtype: str = "auto", device: str = "cpu") ->
         )
     model = model.to(device).eval()  # type: ignore[arg-type]
     return model, tokenizer
+
+
+def check_base(name: str, dtype: str, device: str) -> None:
+    """Raise what `load_base` would for a dtype, device or model that is plainly wrong, before anything is started."""
+    if dtype not in DTYPES:
+        raise UnknownNameError("dtype", dtype, DTYPES)
+    check_device(device)
+    source = model_source(name)
+    if not Path(source).exists() and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
+        if "/" in source or os.sep in source:
+            raise UserError(f"Expected a model folder, got '{name}', which does not exist; check the path of --model.")
+        raise UnknownNameError("model", name, [EMBEDDED, "<folder>", "<organisation>/<model>"])
 
 
 def check_device(device: str) -> None:
