@@ -81,7 +81,7 @@ def run_batch(model: nn.Module, batch: EvaluationBatch, end: int) -> BatchResult
         mask = _longer(batch.prompt_mask, width - 1)
         more, cache = _extend(model, answers, mask, positions, cache, 0)
         logits = torch.cat([logits, more], dim=1)
-    flat = logits.float().flatten(0, 1)  # one row per token: several times faster than classes in the middle
+    flat = logits.float().flatten(0, 1)
     nll = cross_entropy(flat, batch.labels.flatten(), ignore_index=IGNORED, reduction="none")
     nll = nll.view(batch.labels.shape).sum(1)
     kept = batch.labels != IGNORED

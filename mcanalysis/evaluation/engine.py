@@ -37,8 +37,7 @@ class Evaluation:
 class Engine:
     """Evaluates points of one model; keeps tokenised batches between points.
 
-    `token_budget` bounds the padded tokens of a batch (at least one example), hence the memory; 2,048 is what fits the
-    caches of a CPU core best on the embedded base (`python analyses/connectivity.py` is made of this).
+    `token_budget` bounds the padded tokens of a batch (at least one example), hence the memory.
     """
 
     def __init__(self, model: LoraModel, token_budget: int = 2048) -> None:
@@ -82,7 +81,7 @@ class Engine:
         score = get_score(objective.task.score)
         known = self._scored.setdefault(id(objective), {})
         for row, output in enumerate(outputs):
-            if (row, output) not in known:  # along a path most outputs repeat, and ROUGE costs as much as the model
+            if (row, output) not in known:  # along a path outputs repeat
                 example = objective.examples[row]
                 known[row, output] = score.per_example(output, example.answer, objective.task.source(example.prompt))
         scores = np.array([known[row, output] for row, output in enumerate(outputs)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,7 @@ from mcanalysis.models.encoding import collate, pad_id
 from mcanalysis.models.loading import base_hash, check_base, default_device, load_base
 from mcanalysis.models.lora_model import LoraModel, load_adapter
 from mcanalysis.params.point import content_hash
+from mcanalysis.params.spaces import get_space
 from mcanalysis.paths import Bezier
 from mcanalysis.plotting.connectivity import caption, plot_transitions
 from mcanalysis.plotting.stability_plasticity import plot_stability_plasticity
@@ -246,7 +247,7 @@ def connect_adapters(
     )
     batches = [collate(list(o.encoded[:16]), pad_id(tokenizer)).to(model.device) for o in objectives]
 
-    def loss(point):
+    def loss(point: Mapping[str, torch.Tensor]) -> torch.Tensor:
         values = [model.forward_at(point, b) for b in batches]
         return torch.stack([v.nll.sum() / v.num_targets.sum() for v in values]).mean()
 
@@ -259,6 +260,8 @@ def connect_adapters(
             max_grad_norm=1.0,
         )
 
+    for path in settings.paths:  # refuses adapters that a space cannot join, before anything is written
+        get_space(path.split("-")[1]).embed(points)
     output = Path(output_dir)
     # The store knows points and examples, not the model: another model needs another directory.
     identity = {"analysis": "connectivity of two adapters", "model": model_name, "dtype": dtype}

@@ -27,15 +27,19 @@ Follow = Callable[[Job, Any], Sequence[Job]]
 def default_workers(device: str | None, model_bytes: int) -> int:
     """As many as there are cores for a small model on CPU, else one.
 
-    Two processes of one thread do nearly twice the work of one process of two threads on a model of a million
-    parameters; each holds a copy of the model, so this is for models under 100 MB.
+    Each process holds a copy of the model, so this is for models under 100 MB.
 
     >>> default_workers("cuda", 10)
     1
     """
     if device not in (None, "cpu") or model_bytes > 100_000_000:
         return 1
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return _num_cores()
+
+
+def _num_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_jobs(
@@ -55,12 +59,14 @@ def run_jobs(
     pending = list(jobs)
     overall = progress(total=total, desc="jobs") if total else silent(total=0, desc="jobs")
     if workers == 1:
-        while pending:
-            job = pending.pop(0)
-            result = job.function(*job.arguments, progress=progress)
-            pending = [*follow(job, result), *pending]
-            overall.update(1)
-        overall.close()
+        try:
+            while pending:
+                job = pending.pop(0)
+                result = job.function(*job.arguments, progress=progress)
+                pending = [*follow(job, result), *pending]
+                overall.update(1)
+        finally:
+            overall.close()
         return
     context = get_context("spawn")  # a forked torch can hang in its thread pool
     with context.Manager() as manager:
@@ -94,8 +100,7 @@ def _start_worker(reports: Any, workers: int, initializer: Callable[[], None] | 
     _reports = reports
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // workers))
+    torch.set_num_threads(max(1, _num_cores() // workers))
     if initializer is not None:
         initializer()
 

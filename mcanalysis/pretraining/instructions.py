@@ -2,7 +2,7 @@
 
 A base that has seen only plain text gives LoRA on attention nothing to build on. These documents teach the *form*, an
 instruction, a text, a short answer, the end token, without any of the benchmark's prompts or label maps. Options stand
-in an order fixed by the kind of question: with the order drawn anew each time a model of this size stays at chance.
+in an order fixed by the kind of question: with the order drawn anew each time a base of this size did not learn to choose.
 """
 
 from __future__ import annotations

@@ -132,8 +132,8 @@ class MeasurementStore:
         """Return the measurement stored under `key`, or None.
 
         >>> with MeasurementStore(":memory:") as store:
-        ...     print(store.get(("9f2c", "FOMC", "test", "01ab")))
-        None
+        ...     store.get(("9f2c", "FOMC", "test", "01ab")) is None
+        True
         """
         with self._one_line_errors():
             row = self._connection.execute(

@@ -123,3 +123,16 @@ def test_an_unfinished_run_is_refused_without_resume(script, tmp_path):
 def test_run_with_one_minimum(script, tmp_path):
     assert script("train", "--strategy", "er", "--tasks", "FOMC", *TINY[:8], "--output-dir", tmp_path / "run")[0] == 0
     refused(script("connectivity", "--run", tmp_path / "run"), "at least two minima", "got 1")
+
+
+def test_adapters_that_a_space_cannot_join_leave_nothing_behind(script, tmp_path):
+    for rank in (2, 4):
+        flags = ("--strategy", "sequential", "--tasks", "FOMC", "--lora-rank", rank, *TINY[:8])
+        assert script("train", *flags, "--output-dir", tmp_path / f"rank{rank}")[0] == 0
+    (tmp_path / "data.json").write_text(json.dumps([{"prompt": f"{i}:", "answer": "A"} for i in range(3)]))
+    minima = ",".join(str(tmp_path / f"rank{r}" / "minima" / "1-FOMC" / "fast") for r in (2, 4))
+    flags = ("--minima", minima, "--data", "data.json", "--num-points", 3, "--output-dir", "out")
+    refused(script("connectivity", *flags), "rank", "delta")
+    assert not (tmp_path / "out").exists()
+    code, _, err = script("connectivity", *flags, "--paths", "linear-delta")
+    assert code == 0, err

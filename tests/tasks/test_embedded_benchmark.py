@@ -51,7 +51,9 @@ def test_every_reference_answer_scores_one(tasks, name):
     data = tasks[name]
     score = get_score(data.task.score).per_example
     for e in data.splits["test"]:
-        assert score(e.answer, e.answer, data.task.source(e.prompt)) == pytest.approx(1, abs=0.02)
+        # SARI of the reference itself is just below 1 where it keeps a word fewer times than the source has it.
+        tolerance = 0.02 if data.task.score == "sari" else 0
+        assert score(e.answer, e.answer, data.task.source(e.prompt)) == pytest.approx(1, abs=tolerance)
 
 
 def test_no_two_tasks_share_a_prompt_form(tasks):
