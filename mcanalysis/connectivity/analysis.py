@@ -195,7 +195,11 @@ def path_rows(
     """Rows of profiles.csv and barriers.csv for one path of one transition."""
     path_name, space = path.split("-")
     ends = {"space": space, "path": path_name, "start": transition.start, "end": transition.end}
-    deviation = np.asarray(factor_delta_deviation(*transition.points, grid(settings.num_points)))
+    ts = grid(settings.num_points)
+    if [t.shape for t in transition.points[0].values()] == [t.shape for t in transition.points[1].values()]:
+        deviation = np.asarray(factor_delta_deviation(*transition.points, ts))
+    else:
+        deviation = np.full(len(ts), np.nan)  # adapters of different ranks have no factor path to deviate from
     return transition_rows(profiles, transition.old, transition.new, {**labels, **ends}, deviation)
 
 
