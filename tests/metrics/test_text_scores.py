@@ -14,7 +14,7 @@ from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.metrics import SCORES, Score, get_score
 from mcanalysis.metrics.scores import number_accuracy, rouge_l, sari
 
-NAMES = ["accuracy", "exact_match", "number_accuracy", "rouge_l", "sari"]
+NAMES = ["accuracy", "edit_similarity", "exact_match", "number_accuracy", "rouge_l", "sari"]
 GOOD_REFERENCE = {"accuracy": "A", "number_accuracy": "7"}
 
 
@@ -38,7 +38,8 @@ def test_an_unknown_name_is_refused_with_a_hint():
 def test_importing_the_metrics_imports_nothing_heavy():
     code = (
         "import sys, mcanalysis.metrics as m; assert m.SCORES;"
-        "print([n for n in ('torch', 'transformers', 'peft', 'nltk', 'rouge_score', 'matplotlib', 'scipy')"
+        "print([n for n in ('torch', 'transformers', 'peft', 'nltk', 'rouge_score', 'rapidfuzz',"
+        " 'matplotlib', 'scipy')"
         " if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
