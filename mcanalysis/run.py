@@ -83,8 +83,7 @@ class Run:
     @property
     def learners(self) -> list[str]:
         """Learners with saved minima."""
-        folders = sorted((self.directory / "minima").glob("1-*/*"))
-        return [f.name for f in folders]
+        return sorted({f.name for f in (self.directory / "minima").glob("*-*/*")})
 
     @cached_property
     def answering_learner(self) -> str:
@@ -100,12 +99,17 @@ class Run:
 
     def minima_of(self, learner: str) -> list[Minimum]:
         """The minima of one learner, in order."""
+        from mcanalysis.strategies import get_strategy
+
+        if not get_strategy(self.strategy).has_paths:
+            raise UserError(
+                f"Expected a run whose minima are LoRA adapters, got one of {self.strategy}, which has none; "
+                "paths, slices and curvature are for the other strategies."
+            )
         if learner not in self.learners:
             raise UnknownNameError(f"learner of {self.directory}", learner, self.learners)
-        return [
-            Minimum(f"{k}-{task}", task, learner, self.directory / "minima" / f"{k}-{task}" / learner)
-            for k, task in enumerate(self.task_names, start=1)
-        ]
+        folders = sorted((self.directory / "minima").glob("*-*"), key=lambda f: int(f.name.split("-", 1)[0]))
+        return [Minimum(f.name, f.name.split("-", 1)[1], learner, f / learner) for f in folders]
 
     def minimum(self, which: int | str, learner: str | None = None) -> Minimum:
         """A minimum by its number (from 1) or its label `<k>-<TASK>`."""

@@ -226,7 +226,7 @@ def train_task(tmp_path):
 
     def run(model, strategy, examples, name="zeta", seed=0, **settings):
         config = TrainingConfig(**{"num_steps": 3, "batch_size": 4, "warmup_ratio": 0.0, **settings})
-        trainer = TaskTrainer(model, strategy, examples, name, config, seed, str(tmp_path / "scratch"))
+        trainer = TaskTrainer(model, strategy, examples, name, config, str(seed), str(tmp_path / "scratch"))
         trainer.train()
         return trainer
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from mcanalysis.evaluation.batch_pass import EvaluationBatch, run_batch
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.metrics.scores import get_score
+from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.encoding import pad_id
-from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.store.measurements import Measurement
 
 
@@ -40,10 +40,9 @@ class Engine:
     `token_budget` bounds the padded tokens of a batch (at least one example), hence the memory.
     """
 
-    def __init__(self, model: LoraModel, token_budget: int = 2048) -> None:
+    def __init__(self, model: AdaptedModel, token_budget: int = 2048) -> None:
         self.model = model
         self.token_budget = token_budget
-        self._merge = model.can_merge()
         self._batches: dict[tuple[int, ...], list[EvaluationBatch]] = {}
         self._scored: dict[int, dict[tuple[int, str], float]] = {}
         self._kept: list[Objective] = []  # keeps the ids used as keys above from being reused
@@ -54,20 +53,19 @@ class Engine:
         nll, targets = np.empty(total), np.empty(total, dtype=np.int64)
         outputs: list[str] = [""] * total
         tokenizer = self.model.tokenizer
-        place = self.model.merged if self._merge else self.model.unmerged
-        training = self.model.peft.training
-        self.model.peft.eval()
+        training = self.model.network.training
+        self.model.network.eval()
         try:
-            with torch.inference_mode(), place(point) as base:
+            with torch.inference_mode(), self.model.in_place(point) as network:
                 for batch in self._batched(objectives):
-                    result = run_batch(base, batch, tokenizer.eos_token_id)
+                    result = run_batch(network, batch, tokenizer.eos_token_id)
                     rows = list(batch.rows)
                     nll[rows] = result.nll.double().cpu().numpy()
                     targets[rows] = result.num_targets.cpu().numpy()
                     for row, ids in zip(rows, result.outputs, strict=True):
                         outputs[row] = _text(tokenizer, ids)
         finally:
-            self.model.peft.train(training)
+            self.model.network.train(training)
         results, start = [], 0
         for objective in objectives:
             part = slice(start, start + len(objective.encoded))

@@ -3,58 +3,80 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mcanalysis.models.encoding import IGNORED, Batch
 
 
 class Forward(NamedTuple):
-    """`nll` (examples,): summed over each answer's tokens, in nats; `num_targets` (examples,); `correct` (examples,):
-    whether every answer token is the most likely one; `hidden_states`: (examples, length, width) per layer, or ()."""
+    """`nll` (examples,): summed over each answer's tokens, in nats; `num_targets` (examples,); `hidden_states`:
+    (examples, length, width) per layer, or (). `logits` (targets, vocabulary), float32, only where there is a label:
+    the targets of the first example, then of the second, …; `rows` (targets,) says which example each belongs to."""
 
     nll: Tensor
     num_targets: Tensor
-    correct: Tensor
     hidden_states: tuple[Tensor, ...]
+    logits: Tensor
+    rows: Tensor
 
 
 def forward(
-    model: torch.nn.Module,
+    model: nn.Module,
     batch: Batch,
     hidden_states: bool = False,
     call: Callable[..., Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> Forward:
-    """Run the model once; logits are computed only for the columns that predict answers.
+    """Run the model once; logits are computed only at the positions that predict a token of an answer.
 
-    `call` replaces `model(**inputs)` (a functional call at another point, say). The last hidden states carry no
-    embedding layer: entry i is the output of block i+1.
+    `call` replaces `model(**inputs)` (a functional call at another point, say); `extra` adds inputs of a network of
+    one's own. The last hidden states carry no embedding layer: entry i is the output of block i+1.
     """
     inputs: dict[str, Any] = {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
         "position_ids": batch.position_ids,
         "use_cache": False,
+        **(extra or {}),
     }
     columns = batch.num_answer_columns + 1
     if accepts_logits_to_keep(model):
         inputs["logits_to_keep"] = columns
     if hidden_states:
         inputs["output_hidden_states"] = True
-    output = (call or model)(**inputs)
-    logits = output.logits[:, -columns:-1].float()
     labels = batch.labels[:, -batch.num_answer_columns :]
-    flat = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
-    nll = flat.view(labels.shape).sum(1)
     kept = labels != IGNORED
-    correct = ((logits.detach().argmax(-1) == labels) | ~kept).all(1)
+    targets, rows = labels[kept], kept.nonzero()[:, 0]
+    with _head_only_at(_causal_lm(model), kept, columns) as is_flat:
+        output = (call or model)(**inputs)
+    logits = (output.logits if is_flat else output.logits[:, -columns:-1][kept]).float()
+    nll = cross_entropy(logits, targets, reduction="none")
+    nll = nll.new_zeros(len(labels)).index_add(0, rows, nll)
     states = tuple(output.hidden_states[1:]) if hidden_states else ()
-    return Forward(nll, kept.sum(1), correct, states)
+    return Forward(nll, kept.sum(1), states, logits, rows)
+
+
+@contextmanager
+def _head_only_at(model: nn.Module, kept: Tensor, columns: int) -> Iterator[bool]:
+    """Let the output layer see only the hidden states that predict a label; yields whether it can be done.
+
+    In a small model with a large vocabulary the head is half of the work, and answers are a fraction of a batch.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None:
+        yield False
+        return
+    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, -columns:-1][kept],))
+    try:
+        yield True
+    finally:
+        handle.remove()
 
 
 @cache
@@ -62,8 +84,13 @@ def _accepts(kind: type) -> bool:
     return "logits_to_keep" in inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
 
 
-def accepts_logits_to_keep(model: torch.nn.Module) -> bool:
-    """Whether a model can be asked for the logits of its last columns only."""
+def _causal_lm(model: nn.Module) -> nn.Module:
+    """The causal LM inside PEFT's, an engine's or a wrapper of our own."""
     while hasattr(model, "get_base_model") or hasattr(model, "module"):
         model = model.get_base_model() if hasattr(model, "get_base_model") else model.module  # type: ignore
-    return _accepts(type(model))
+    return model
+
+
+def accepts_logits_to_keep(model: nn.Module) -> bool:
+    """Whether a model can be asked for the logits of its last columns only."""
+    return _accepts(type(_causal_lm(model)))

@@ -23,10 +23,13 @@ def model_source(name: str) -> str:
     return str(EMBEDDED_DIRECTORY) if name == EMBEDDED else name
 
 
-def load_base(name: str = EMBEDDED, dtype: str = "auto", device: str = "cpu") -> tuple[Any, Any]:
+def load_base(
+    name: str = EMBEDDED, dtype: str = "auto", device: str = "cpu", quantization: str | None = None
+) -> tuple[Any, Any]:
     """Load (model, tokenizer) in evaluation mode.
 
-    `name` is `embedded`, a folder or a hub id; `auto` keeps the dtype the weights were saved in. Raises `UserError` in
+    `name` is `embedded`, a folder or a hub id; `auto` keeps the dtype the weights were saved in; `quantization`,
+    "4bit" (NF4, computing in bfloat16, as QLoRA) or "8bit", needs bitsandbytes and an NVIDIA GPU. Raises `UserError` in
     one line for a model that is not there, a folder without a model, an unknown dtype or device.
     """
     import torch
@@ -37,7 +40,7 @@ def load_base(name: str = EMBEDDED, dtype: str = "auto", device: str = "cpu") ->
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(
-            source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), attn_implementation=None
+            source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), **_quantized(quantization, device)
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -49,8 +52,37 @@ def load_base(name: str = EMBEDDED, dtype: str = "auto", device: str = "cpu") ->
         raise UserError(
             f"Expected a tokenizer with an end token at '{name}', got none; set eos_token in its tokenizer_config.json."
         )
-    model = model.to(device).eval()  # type: ignore[arg-type]
-    return model, tokenizer
+    if quantization is None:  # a quantised model is put in place as it is loaded
+        model = model.to(device)  # type: ignore[arg-type]
+    return model.eval(), tokenizer
+
+
+def _quantized(quantization: str | None, device: str) -> dict[str, Any]:
+    """The arguments that load a base in 4 or 8 bits; raises `UserError` where that cannot be."""
+    if quantization is None:
+        return {}
+    import torch
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if quantization not in ("4bit", "8bit"):
+        raise UnknownNameError("quantization", quantization, ("4bit", "8bit"))
+    if not device.startswith("cuda") or not is_bitsandbytes_available():
+        raise UserError(
+            f"Expected an NVIDIA GPU and bitsandbytes for a {quantization} base, got device '{device}'"
+            f"{'' if is_bitsandbytes_available() else ' and no bitsandbytes'}; "
+            "install mcanalysis[gpu], or leave --quantization out."
+        )
+    if quantization == "8bit":
+        settings = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        settings = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    return {"quantization_config": settings, "device_map": {"": device}}
 
 
 def check_base(name: str, dtype: str, device: str) -> None:

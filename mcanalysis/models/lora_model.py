@@ -3,9 +3,10 @@
 The only module that imports peft. PEFT attaches, saves and loads; all combining of adapters is done on points
 (`mcanalysis.params`), because PEFT's own linear combination scales both factors by the square root of the weight.
 
-A model holds one adapter. Other points (a slow average, a place on a path) are never second adapters: they are put in
+A model trains one adapter. Other points (a slow average, a place on a path) are never second adapters: they are put in
 place for the length of one call, by `torch.func.functional_call` (unmerged, differentiable, any rank) or by swapping in
-merged weights (fast, float32 and float64 only).
+merged weights (fast, float32 and float64 only). Adapters of earlier tasks that stay active while a new one is trained
+(O-LoRA, InfLoRA) are one fixed part of any rank, added to the outputs of the adapted layers: `freeze`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.functional import linear
 
 from mcanalysis.errors import PointMismatchError, UserError
+from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.encoding import Batch
 from mcanalysis.models.forward import Forward, forward
-from mcanalysis.params.lora import key_a, key_b, module_names
+from mcanalysis.params.lora import concatenate, key_a, key_b, module_names
 from mcanalysis.params.point import Point
 
 _PREFIX = "base_model.model."
@@ -90,14 +93,18 @@ def find_target_modules(model: nn.Module, wanted: Sequence[str] | None = None) -
     return names
 
 
-class LoraModel:
+class LoraModel(AdaptedModel):
     """A base model with one trainable LoRA adapter.
 
-    `peft` is the wrapped model, `parameters` the adapter's tensors by point name, `scaling` α/r per adapted module.
+    `peft` is the wrapped model, `parameters` the adapter's tensors by point name, `scaling` α/r per adapted module,
+    `frozen` the fixed part that is active beside the adapter (empty unless `freeze` was called).
     """
 
     def __init__(self, peft: PeftModel, tokenizer: Any, name: str) -> None:
         self.peft = peft
+        self.network = peft
+        self.frozen: Point = {}
+        self._frozen_hooks: list[Any] = []
         self.tokenizer = tokenizer
         self.name = name
         self.parameters: dict[str, nn.Parameter] = {}
@@ -134,14 +141,53 @@ class LoraModel:
         """The base model inside; its adapter is active unless a point is put in place."""
         return self.peft.get_base_model()
 
-    @property
-    def device(self) -> torch.device:
-        """Where the adapter lies."""
-        return next(iter(self.parameters.values())).device
-
     def point(self) -> Point:
-        """A copy of the adapter as a point, the scaling multiplied into B."""
+        """A copy of the adapter as a point, the scaling multiplied into B; without the fixed part."""
         return self._absorb({k: v.detach().clone() for k, v in self.parameters.items()}, self.scaling)
+
+    def whole_point(self) -> Point:
+        """The adapter and the fixed part as one adapter of their ranks' sum."""
+        return concatenate([self.frozen, self.point()], [1.0, 1.0]) if self.frozen else self.point()
+
+    def fresh(self, seed: int) -> None:
+        """Start the adapter anew: A random by `seed`, B zero, all of it trainable."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for module in self.scaling:
+                self.peft.get_submodule(_PREFIX + module).reset_lora_parameters(_ADAPTER, True)  # type: ignore[operator]
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
+
+    def freeze(self, point: Mapping[str, Tensor]) -> None:
+        """Make a point, of any rank, the fixed part; an empty one takes it away."""
+        self.frozen = dict(point)
+        if point:
+            self._check_modules(point)
+        if bool(point) != bool(self._frozen_hooks):
+            for hook in self._frozen_hooks:
+                hook.remove()
+            self._frozen_hooks = []
+            for module in self.scaling if point else ():
+                layer = self.peft.get_submodule(_PREFIX + module)
+                self._frozen_hooks.append(layer.register_forward_hook(self._adding_frozen(module)))
+
+    def _adding_frozen(self, module: str) -> Callable[..., Tensor | None]:
+        def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            if not self.frozen:
+                return None
+            a, b = self.frozen[key_a(module)], self.frozen[key_b(module)]
+            return output + linear(linear(inputs[0].to(a.dtype), a), b).to(output.dtype)
+
+        return add
+
+    @contextmanager
+    def _without_frozen(self) -> Iterator[None]:
+        """Switch the fixed part off while another point is in place, which stands for the whole model."""
+        frozen, self.frozen = self.frozen, {}
+        try:
+            yield
+        finally:
+            self.frozen = frozen
 
     def load_point(self, point: Mapping[str, Tensor]) -> None:
         """Copy a point of the same rank and targets into the trainable adapter."""
@@ -156,13 +202,11 @@ class LoraModel:
                     )
                 parameter.copy_(raw[name])
 
-    def load_raw(self, raw: Mapping[str, Tensor]) -> None:
-        """Copy tensors as PEFT keeps them (scaling not multiplied in) into the trainable adapter, bit for bit."""
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(raw[name])
+    def read(self, directory: str | Path) -> Point:
+        """The adapter in a folder, as a point."""
+        return load_adapter(directory).point
 
-    def zero_point(self) -> Point:
+    def base_point(self) -> Point:
         """The point of the base model itself: this adapter's A with B = 0."""
         point = self.point()
         return {k: torch.zeros_like(v) if ".lora_B." in k else v for k, v in point.items()}
@@ -175,12 +219,13 @@ class LoraModel:
         """One forward pass at a point of any rank; differentiable with respect to its tensors."""
         self._check_modules(point)
         raw = {self._parameter_names[k]: v for k, v in self._raw(point).items()}
-        return forward(
-            self.peft,
-            batch,
-            hidden_states,
-            call=lambda **inputs: functional_call(self.peft, raw, kwargs=inputs),
-        )
+        with self._without_frozen():
+            return forward(
+                self.peft,
+                batch,
+                hidden_states,
+                call=lambda **inputs: functional_call(self.peft, raw, kwargs=inputs),
+            )
 
     @contextmanager
     def without_dropout(self) -> Iterator[None]:
@@ -192,6 +237,10 @@ class LoraModel:
         finally:
             self.peft.train(training)
 
+    def in_place(self, point: Mapping[str, Tensor]) -> AbstractContextManager[nn.Module]:
+        """The base at a point: merged where that is exact, else unmerged."""
+        return self.merged(point) if self.can_merge() else self.unmerged(point)
+
     @contextmanager
     def merged(self, point: Mapping[str, Tensor]) -> Iterator[nn.Module]:
         """Yield the base model with W + B·A in its adapted layers; afterwards the very same tensors are back.
@@ -202,7 +251,7 @@ class LoraModel:
         self._check_modules(point)
         originals: list[tuple[nn.Parameter, Tensor]] = []
         try:
-            with torch.no_grad(), self.peft.disable_adapter():
+            with torch.no_grad(), self.peft.disable_adapter(), self._without_frozen():
                 for module in module_names(point):
                     layer = self.peft.get_submodule(_PREFIX + module)
                     weight = layer.get_base_layer().weight  # type: ignore[operator]
@@ -237,7 +286,8 @@ class LoraModel:
         try:
             for name, parameter in self.parameters.items():
                 parameter.data = raw[name].to(parameter.device, parameter.dtype)
-            yield self.base
+            with self._without_frozen():
+                yield self.base
         finally:
             for name, parameter in self.parameters.items():
                 parameter.data = originals[name]

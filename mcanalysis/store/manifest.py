@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from mcanalysis.errors import RunDirectoryError
 from mcanalysis.store.atomic import PARTIAL_SUFFIX, plain_json, write_json_atomic
+
+logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "manifest.json"
 _PACKAGES = ("mcanalysis", "torch", "transformers", "peft", "numpy")
@@ -24,12 +28,14 @@ def new_manifest(
     seed: int | None = None,
     base_hash: str | None = None,
     data_hashes: Mapping[str, str] | None = None,
+    execution: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the manifest of a run that starts now, with `status` "running".
 
     `config` is the resolved configuration, `data_hashes` maps a task to its content hash. `git_commit` is
     that of the checkout this package lies in, None when it lies in none. Versions of absent packages are
-    None; no package is imported to learn them. Raises `TypeError` for a configuration that JSON cannot hold.
+    None; no package is imported to learn them. `execution` (threads, device, …) is recorded, not compared. Raises
+    `TypeError` for a configuration that JSON cannot hold.
 
     >>> manifest = new_manifest({"strategy": "ilora"}, seed=0)
     >>> manifest["status"], sorted(manifest["versions"])
@@ -44,6 +50,7 @@ def new_manifest(
         "hashes": {"base": base_hash, "data": dict(data_hashes or {})},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "git_commit": _git_commit(),
+        "execution": plain_json(execution or {}),
     }
 
 
@@ -89,6 +96,7 @@ def claim_run_directory(
     seed: int | None = None,
     base_hash: str | None = None,
     data_hashes: Mapping[str, str] | None = None,
+    execution: Mapping[str, Any] | None = None,
 ) -> Literal["new", "resume", "finished"]:
     """Take a directory for a run, or say what is left to do in it.
 
@@ -108,7 +116,7 @@ def claim_run_directory(
     ('new', 'resume')
     """
     directory = Path(path)
-    manifest = new_manifest(config, seed, base_hash, data_hashes)
+    manifest = new_manifest(config, seed, base_hash, data_hashes, execution)
     if not (directory / MANIFEST_NAME).exists():
         _make_empty(directory)
         write_manifest(directory, manifest)
@@ -128,6 +136,46 @@ def claim_run_directory(
             "pass --resume to go on with it, or choose another --output-dir."
         )
     return "resume"
+
+
+@contextmanager
+def lock_run_directory(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep a run directory, which is made if absent, to this process for the length of the block.
+
+    The lock is the operating system's, on the folder itself: no file is left behind, and a killed process holds
+    nothing. Where the system or the file system has no such locks the block runs without one. Raises
+    `RunDirectoryError` while another process has it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, lock_run_directory(folder):
+    ...     pass
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    directory = Path(path)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"Expected a directory that can be made at {directory}, got: {error.strerror}; choose another --output-dir."
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunDirectoryError(
+                f"Expected a run directory that no other process works on, got {directory}, which one does; "
+                "wait for it or choose another --output-dir."
+            ) from None
+        except OSError as error:
+            logger.warning("%s cannot be locked (%s): start no second process on it", directory, error.strerror)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def mark_finished(run_directory: str | os.PathLike[str]) -> None:

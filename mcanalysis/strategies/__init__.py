@@ -1,10 +1,16 @@
-"""Continual-learning strategies, one file per method: a module here with a `Strategy` subclass is found by itself."""
+"""Continual-learning strategies, one file per method: a module here with a `Strategy` subclass is found by itself.
+
+So is one in a folder named by the environment variable MCANALYSIS_STRATEGY_PATH (folders separated as in PATH), and a
+class that an installed package declares under the entry point group `mcanalysis.strategies`.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import inspect
+import os
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields
@@ -13,14 +19,21 @@ from typing import Any
 from mcanalysis.errors import UnknownNameError
 from mcanalysis.strategies.strategy import Strategy
 
+SEARCH_PATH = "MCANALYSIS_STRATEGY_PATH"
+ENTRY_POINTS = "mcanalysis.strategies"
+__path__ += [folder for folder in os.environ.get(SEARCH_PATH, "").split(os.pathsep) if folder]
+
 
 @functools.cache
 def _registry() -> Mapping[str, type[Strategy]]:
     found: dict[str, type[Strategy]] = {}
     for module in pkgutil.iter_modules(__path__):
         for _, kind in inspect.getmembers(importlib.import_module(f"{__name__}.{module.name}"), inspect.isclass):
-            if issubclass(kind, Strategy) and kind is not Strategy:
+            if issubclass(kind, Strategy) and kind is not Strategy and kind.__module__ == f"{__name__}.{module.name}":
                 found[kind.name] = kind
+    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        kind = entry_point.load()
+        found[kind.name] = kind
     return found
 
 

@@ -52,5 +52,5 @@ class Er(Strategy):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {}, {"buffer": self.rehearsal.buffer.state()}
 
-    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    def load_state(self, model: LoraModel, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         self.rehearsal.buffer.load_state(values["buffer"])

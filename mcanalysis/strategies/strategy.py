@@ -1,24 +1,32 @@
-"""What a continual-learning strategy is: a few hooks that return values; the loop is never theirs to change."""
+"""What a continual-learning strategy is: a few hooks that return values; the loop is never theirs to change.
+
+Every process of a data-parallel run calls every hook but `loss` with the same arguments, so what a strategy draws or
+keeps is the same everywhere without a word between them; `loss` sees each process's share of the rows.
+"""
 
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.encoding import Batch, EncodedExample
 from mcanalysis.models.forward import Forward, forward
-from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.models.lora_model import LoraModel, LoraSettings
 from mcanalysis.params.point import Point
+
+GradientOf = Callable[[Sequence[EncodedExample]], dict[str, Tensor]]
+"""The gradient, by parameter name, of the cross entropy on some examples (nats per target token) where the model is."""
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Counts over the whole accumulated batch, which every micro-batch's sums are divided by.
+    """Counts over the whole accumulated batch of all processes, which every micro-batch's sums are divided by.
 
     So the micro-batches' losses *add up* to the loss of the whole batch, however it was cut.
     """
@@ -30,36 +38,48 @@ class Totals:
 
 @dataclass(frozen=True)
 class Step:
-    """One micro-batch: the rows of the current task first, then the replayed rows, in one padded batch."""
+    """One micro-batch: the rows of the current task first, then the replayed rows, in one padded batch.
+
+    `share` is its part of the accumulated batch of all processes: what a term that belongs to the step as a whole (a
+    penalty on the parameters) is multiplied by.
+    """
 
     network: torch.nn.Module  # the model as the engine wrapped it (DDP and the like)
-    model: LoraModel
+    model: Any  # what `Strategy.attach` returned
     batch: Batch
     num_current: int
     totals: Totals
+    share: float = 1.0
 
     @property
     def num_replay(self) -> int:
         """Replayed rows; 0 before replay starts."""
         return self.batch.input_ids.shape[0] - self.num_current
 
-    def forward(self, hidden_states: bool = False) -> Forward:
-        """The pass of the trainable adapter over all rows, current and replayed together."""
-        return forward(self.network, self.batch, hidden_states)
+    def forward(self, hidden_states: bool = False, extra: Mapping[str, Any] | None = None) -> Forward:
+        """The pass of what is trained over all rows, current and replayed together."""
+        return forward(self.network, self.batch, hidden_states, extra=extra)
+
+    def _rows(self, rows: slice) -> Batch:
+        b = self.batch
+        mask = None if b.attention_mask is None else b.attention_mask[rows]
+        return Batch(b.input_ids[rows], b.labels[rows], mask, b.position_ids[rows], b.num_answer_columns)
+
+    def current_batch(self) -> Batch:
+        """The current rows alone, padded as in `batch`."""
+        return self._rows(slice(None, self.num_current))
 
     def replay_batch(self) -> Batch:
         """The replayed rows alone, padded as in `batch`, so that positions of hidden states match."""
-        b, n = self.batch, self.num_current
-        mask = None if b.attention_mask is None else b.attention_mask[n:]
-        return Batch(b.input_ids[n:], b.labels[n:], mask, b.position_ids[n:], b.num_answer_columns)
+        return self._rows(slice(self.num_current, None))
 
     def current_loss(self, result: Forward) -> Tensor:
         """Cross entropy on the current rows, in nats per target token of the accumulated batch."""
         return result.nll[: self.num_current].sum() / self.totals.current_targets
 
     def replay_loss(self, result: Forward) -> Tensor:
-        """Cross entropy on the replayed rows, likewise."""
-        return result.nll[self.num_current :].sum() / self.totals.replay_targets
+        """Cross entropy on the replayed rows, likewise; 0 where nothing is replayed."""
+        return result.nll[self.num_current :].sum() / max(self.totals.replay_targets, 1)
 
 
 @dataclass(frozen=True)
@@ -70,14 +90,23 @@ class StrategyConfig:
 class Strategy(ABC):
     """A strategy: subclass it in a file of its own, with `name`, `reference`, a `config_class` and the hooks it needs.
 
-    Order of calls: `begin`, then per task `begin_task`, then per optimiser step `draw_replay` (once, so that what is
-    drawn does not depend on gradient accumulation), `loss` (once per micro-batch), `after_step`; then `end_task`.
+    Order of calls: `attach` and `begin` once; per task `begin_task`, then per phase `begin_phase`, then per optimiser
+    step `draw_replay` (once, so that what is drawn does not depend on gradient accumulation), `loss` (once per
+    micro-batch), `edit_gradient` (if `edits_gradient`), `after_step`; then `end_task`. A resumed run calls `begin` and
+    `load_state`, and goes on in the middle of a task without calling `begin_task` or `begin_phase` again.
+
+    `learners`: the minima that are saved after each task, by name. `schedule`: task after task; all tasks shuffled
+    together ("joint"); or no training at all ("none"). `has_paths`: whether its minima lie in one parameter space.
+    `edits_gradient`: whether `edit_gradient` is to be called; it needs whole gradients, which DeepSpeed shards.
     """
 
     name: ClassVar[str]
     reference: ClassVar[str]
     config_class: ClassVar[type[StrategyConfig]] = StrategyConfig
     learners: ClassVar[tuple[str, ...]] = ("fast",)
+    schedule: ClassVar[Literal["sequence", "joint", "none"]] = "sequence"
+    has_paths: ClassVar[bool] = True
+    edits_gradient: ClassVar[bool] = False
 
     def __init__(self, config: StrategyConfig, seed: int) -> None:
         self.config: Any = config
@@ -87,40 +116,55 @@ class Strategy(ABC):
     @property
     def answering_learner(self) -> str:
         """The learner whose scores are *the* scores of the run."""
-        return "fast"
+        return self.learners[0]
 
-    def begin(self, model: LoraModel) -> None:
-        """Called once, when the adapter has just been attached."""
+    def attach(self, base: torch.nn.Module, tokenizer: Any, lora: LoraSettings, name: str) -> AdaptedModel:
+        """Put what is trained about the base; by default one LoRA adapter."""
+        return LoraModel.attach(base, tokenizer, lora, self.seed, name)
 
-    def begin_task(self, model: LoraModel, task_index: int) -> None:
-        """Called before a task's first step; `task_index` counts from 0."""
+    def begin(self, model: Any, num_tasks: int) -> None:
+        """Called once, when the model has just been attached."""
+
+    def begin_task(self, model: Any, task_index: int, examples: Sequence[EncodedExample]) -> None:
+        """Called before a task's first step, with its train examples; `task_index` counts from 0."""
         self.task_index = task_index
 
+    def num_phases(self) -> int:
+        """How many times the task is gone through, each with `num_steps` steps and an optimiser of its own."""
+        return 1
+
+    def begin_phase(self, model: Any, phase: int) -> None:
+        """Called before the first step of each phase, counted from 0."""
+
     def draw_replay(self, number: int) -> list[EncodedExample]:
-        """Examples to put beside the `number` current ones of the next optimiser step."""
+        """Examples to put beside the `number` current ones of the next optimiser step; as many, or none."""
         return []
 
     def loss(self, step: Step) -> Tensor:
-        """The loss of one micro-batch, normalised by `step.totals`."""
+        """The loss of one micro-batch, normalised by `step.totals`: over a step's micro-batches the values add up."""
         return step.current_loss(step.forward())
 
-    def after_step(self, model: LoraModel, examples: Sequence[EncodedExample], first_pass: Sequence[bool]) -> None:
+    def edit_gradient(self, gradient: dict[str, Tensor], gradient_of: GradientOf) -> dict[str, Tensor]:
+        """The gradient to clip and step with, given the one of the whole accumulated batch."""
+        return gradient
+
+    def after_step(self, model: Any, examples: Sequence[EncodedExample], first_pass: Sequence[bool]) -> None:
         """Called after each optimiser step with the current examples that it used."""
 
-    def end_task(self, model: LoraModel) -> None:
-        """Called after a task's last step."""
+    def end_task(self, model: Any, examples: Sequence[EncodedExample]) -> None:
+        """Called after a task's last step, with its train examples."""
 
-    def learner_point(self, model: LoraModel, learner: str) -> Point:
-        """The minimum a learner has reached, as a copy."""
-        return model.point()
+    def scored_tasks(self, task_index: int, num_tasks: int) -> list[int]:
+        """The tasks that are scored after the task `task_index`; the others' cells stay empty."""
+        return list(range(num_tasks))
 
-    def save_learner(self, model: LoraModel, learner: str, directory: Any) -> None:
-        """Write a learner's minimum as a standard PEFT adapter."""
+    def save_learner(self, model: Any, learner: str, directory: Any) -> None:
+        """Write a learner's minimum, as a standard PEFT adapter where it is one."""
         model.save(directory)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What must survive a stop: tensors, and JSON types."""
+        """What must survive a stop beside the trained tensors and `task_index`: tensors, and JSON types."""
         return {}, {}
 
-    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    def load_state(self, model: Any, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Go on from a saved state."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mcanalysis.errors import UserError
 
@@ -13,9 +13,10 @@ from mcanalysis.errors import UserError
 class TrainingConfig:
     """The optimisation of one task; each task starts with a fresh optimiser and schedule.
 
-    `num_steps` optimiser steps of `batch_size` × `gradient_accumulation` examples, AdamW, linear warm-up over
-    `warmup_ratio` of the steps and linear decay, gradients clipped to `max_grad_norm`. The defaults suit the embedded
-    base: without warm-up and clipping a rate of 3e-3 now and then wrecks a task. `max_length` in tokens.
+    `num_steps` optimiser steps of `batch_size` × `gradient_accumulation` examples (of all processes together), AdamW,
+    linear warm-up over `warmup_ratio` of the steps and linear decay, gradients clipped to `max_grad_norm`. The defaults
+    suit the embedded base: without warm-up and clipping a rate of 3e-3 now and then wrecks a task. `max_length` in
+    tokens. `group_by_length` puts examples of like length into the same step, which saves padding.
     """
 
     num_steps: int = 120
@@ -26,6 +27,7 @@ class TrainingConfig:
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
     max_length: int = 1024
+    group_by_length: bool = True
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "gradient_accumulation", "max_length"):
@@ -40,6 +42,7 @@ class RunConfig:
     """One strategy × one seed on one benchmark.
 
     `sizes`: examples per split (None: the benchmark's own). `num_test`: test examples per task for the accuracy matrix.
+    `quantization`: load the base in 4 or 8 bits (bitsandbytes; needs an NVIDIA GPU).
     """
 
     strategy: str = "ilora"
@@ -53,6 +56,7 @@ class RunConfig:
     scores: Mapping[str, str] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     num_test: int | None = None
+    quantization: Literal["4bit", "8bit"] | None = None
     lora_rank: int = 8
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
@@ -75,3 +79,23 @@ class RunConfig:
         for name in ("tasks", "target_modules"):
             kept[name] = None if kept[name] is None else tuple(kept[name])
         return cls(**kept)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is carried out: what may change between stop and resume without changing what is computed.
+
+    `save_steps`: steps between two checkpoints, hence the most that a kill can lose. `report_to`: trackers of the
+    Trainer ("tensorboard", "wandb", "mlflow"). `gradient_checkpointing` computes activations again instead of keeping
+    them: less memory, about a third more time.
+    """
+
+    device: str | None = None
+    save_steps: int = 100
+    report_to: tuple[str, ...] = ()
+    gradient_checkpointing: bool = False
+    torch_compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.save_steps < 1:
+            raise UserError(f"Expected save_steps of at least 1, got {self.save_steps}; 100 is the default.")

@@ -3,105 +3,103 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from mcanalysis.errors import UserError
+from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.encoding import EncodedExample, collate, pad_id
-from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.models.forward import forward
+from mcanalysis.store.hashing import hash_json
 from mcanalysis.strategies.strategy import Step, Strategy, Totals
-from mcanalysis.training.config import TrainingConfig
-
-
-class EncodedDataset(Dataset):
-    """Encoded examples with their index, so that a step knows which ones it used."""
-
-    def __init__(self, examples: Sequence[EncodedExample]) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> tuple[int, EncodedExample]:
-        return index, self.examples[index]
-
-
-class SeededShuffle(Sampler[int]):
-    """Every pass in a new order that depends on the seed and the pass alone, never on the global random state."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length = length
-        self.seed = seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
-        self.epoch += 1
-        return iter(torch.randperm(self.length, generator=generator).tolist())
+from mcanalysis.training.config import Execution, TrainingConfig
+from mcanalysis.training.data_order import steps_of_examples
+from mcanalysis.training.processes import Processes
+from mcanalysis.training.stopping import StopRequest
 
 
 @dataclass
 class MicroBatch:
-    """The current examples of one micro-batch, and the replayed ones once they are drawn."""
+    """The current examples of one micro-batch of all processes, and the replayed ones once they are drawn."""
 
-    indices: list[int]
     current: list[EncodedExample]
-    replay: list[EncodedExample]
+    first_pass: list[bool]
+    replay: list[EncodedExample] = field(default_factory=list)
     totals: Totals | None = None
+    share: float = 1.0
 
 
-def _gather(rows: list[tuple[int, EncodedExample]]) -> dict[str, MicroBatch]:
-    return {"micro_batch": MicroBatch([i for i, _ in rows], [e for _, e in rows], [])}
+def _only_one(rows: list[MicroBatch]) -> dict[str, MicroBatch]:
+    return {"micro_batch": rows[0]}
 
 
-class _AfterStep(TrainerCallback):
-    """Tells the strategy of a finished optimiser step, and the progress bar."""
+class _OnStepEnd(TrainerCallback):
+    """Tells of a finished optimiser step, before the Trainer saves."""
 
-    def __init__(self, after_step: Callable[[], None]) -> None:
-        self._after_step = after_step
+    def __init__(self, finished: Callable[[Any], None]) -> None:
+        self._finished = finished
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._after_step()
+        self._finished(control)
 
 
 class TaskTrainer(Trainer):
-    """Trains the adapter on one task.
+    """Trains what the strategy attached on one task.
+
+    Every process walks through the same micro-batches of the whole run and computes its share of their rows, so what is
+    drawn, remembered and counted is the same in each of them, and the same as in a single process.
 
     The engine fetches the micro-batches of one optimiser step together (`get_batch_samples`): there replay is drawn and
     the denominators over the whole accumulated batch are counted, so that 4 × 4 examples give the loss of 16.
+
+    `order_seed` fixes the order of the examples. `write_checkpoint` is given a function that saves the engine's state
+    into a folder. `losses` holds one number per optimiser step.
     """
 
     def __init__(
         self,
-        model: LoraModel,
+        model: AdaptedModel,
         strategy: Strategy,
         examples: Sequence[EncodedExample],
         task_name: str,
         config: TrainingConfig,
-        seed: int,
+        order_seed: str,
         scratch: str,
+        *,
+        execution: Execution | None = None,
+        processes: Processes | None = None,
+        stop: StopRequest | None = None,
+        write_checkpoint: Callable[[Callable[[Path], None]], None] | None = None,
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
-        self.lora = model
+        execution = execution or Execution()
+        self.adapted = model
         self.strategy = strategy
         self.task_name = task_name
         self.losses: list[float] = []
-        self._seen: set[int] = set()
+        self.stop = StopRequest() if stop is None else stop
+        self.processes = processes or Processes(model.device.type)
+        self._config = config
         self._fetched: list[MicroBatch] = []
         self._on_step = on_step
-        self._seed = seed
+        self._write_checkpoint = write_checkpoint
+        if config.batch_size % self.processes.count:
+            raise UserError(
+                f"Expected a batch size that {self.processes.count} processes can share, got {config.batch_size}; "
+                "it counts the examples of all of them, choose a multiple."
+            )
         arguments = TrainingArguments(
             output_dir=scratch,
             max_steps=config.num_steps,
-            per_device_train_batch_size=config.batch_size,
+            per_device_train_batch_size=config.batch_size // self.processes.count,
             gradient_accumulation_steps=config.gradient_accumulation,
             learning_rate=config.learning_rate,
             lr_scheduler_type="linear",
@@ -109,22 +107,36 @@ class TaskTrainer(Trainer):
             max_grad_norm=config.max_grad_norm,
             weight_decay=config.weight_decay,
             use_cpu=model.device.type == "cpu",
-            seed=seed,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
+            seed=int(hash_json(order_seed)[:8], 16) % 2**31,  # dropout's masks
+            save_strategy="steps" if write_checkpoint else "no",
+            save_steps=execution.save_steps,
+            logging_strategy="steps" if execution.report_to else "no",
+            logging_steps=10,
+            report_to=list(execution.report_to) or "none",
+            run_name=f"{strategy.name}-{task_name}",
+            gradient_checkpointing=execution.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            torch_compile=execution.torch_compile,
             disable_tqdm=True,
             remove_unused_columns=False,
             logging_nan_inf_filter=False,
             dataloader_pin_memory=False,
             average_tokens_across_devices=False,
+            ddp_find_unused_parameters=False,
         )
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for several processes, never nn.DataParallel
+        if execution.gradient_checkpointing and hasattr(model.network, "enable_input_require_grads"):
+            model.network.enable_input_require_grads()  # the base is frozen: without it nothing would be recomputed
+        step_size = config.batch_size * config.gradient_accumulation
+        steps = steps_of_examples(
+            [len(e) for e in examples], config.num_steps, step_size, order_seed, config.group_by_length
+        )
+        cuts = [s[i : i + config.batch_size] for s in steps for i in range(0, step_size, config.batch_size)]
         super().__init__(
-            model=model.peft,  # type: ignore[arg-type]
+            model=model.network,  # type: ignore[arg-type]
             args=arguments,
-            data_collator=_gather,  # type: ignore[arg-type]
-            train_dataset=EncodedDataset(examples),
-            callbacks=[_AfterStep(self._after_step)],
+            train_dataset=[MicroBatch([examples[i] for i, _ in c], [f for _, f in c]) for c in cuts],  # type: ignore[arg-type]
+            callbacks=[_OnStepEnd(self._step_finished)],
         )
         self.remove_callback(PrinterCallback)
         # Our loss is already normalised over the accumulated batch; these keep the Trainer from dividing again.
@@ -134,33 +146,30 @@ class TaskTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; raises `UserError` for a loss, or in the end an adapter, that is not finite."""
         output = super().train(*args, **kwargs)
-        if not all(bool(p.isfinite().all()) for p in self.lora.parameters.values()):
-            raise UserError(
-                f"Expected a finite adapter after task {self.task_name}, got NaN or infinity in it; "
-                "lower --learning-rate. The state after the last finished task is kept."
-            )
+        if not self.stop:
+            self._check_finite()
         return output
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return SeededShuffle(len(self.train_dataset), self._seed)  # type: ignore[arg-type]
+    def get_train_dataloader(self) -> DataLoader:
+        """The micro-batches of all processes, one at a time; not divided by the engine, see the class."""
+        return DataLoader(self.train_dataset, batch_size=1, collate_fn=_only_one)  # type: ignore[arg-type]
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], int]:
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches: list[MicroBatch] = [s["micro_batch"] for s in samples]
         current = [e for b in batches for e in b.current]
         replay = self.strategy.draw_replay(len(current))
-        start = 0
-        for batch in batches:
-            end = None if batch is batches[-1] else start + len(batch.current)
-            batch.replay = replay[start:end]
-            start += len(batch.current)
         totals = Totals(
             current_targets=sum(len(e.answer_ids) for e in current),
             replay_targets=sum(len(e.answer_ids) for e in replay),
             replay_tokens=sum(len(e) for e in replay),
         )
+        start = 0
         for batch in batches:
+            batch.replay = replay[start : start + len(batch.current)]
+            start += len(batch.current)
             batch.totals = totals
+            batch.share = 1 / (len(batches) * self.processes.count)
         self._fetched = batches
         self.losses.append(0.0)
         return samples, totals.current_targets
@@ -168,21 +177,73 @@ class TaskTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         micro: MicroBatch = inputs["micro_batch"]
         assert micro.totals is not None  # set in get_batch_samples
-        batch = collate([*micro.current, *micro.replay], pad_id(self.lora.tokenizer)).to(self.args.device)
-        loss = self.strategy.loss(Step(model, self.lora, batch, len(micro.current), micro.totals))
+        current, replay = self.processes.share(micro.current), self.processes.share(micro.replay)
+        batch = collate([*current, *replay], pad_id(self.adapted.tokenizer)).to(self.args.device)
+        loss = self.strategy.loss(Step(model, self.adapted, batch, len(current), micro.totals, micro.share))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise UserError(
                 f"Expected a finite loss, got {value} at step {self.state.global_step + 1} of task {self.task_name}; "
-                "lower --learning-rate. The state after the last finished task is kept."
+                "lower --learning-rate. The last checkpoint is kept."
             )
         self.losses[-1] += value  # the parts of one step add up to its loss
+        return loss * self.processes.count  # the engine takes the mean of the processes' gradients; ours add up
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        # Here and not in `on_pre_optimizer_step`, before which the Trainer clips.
+        if self.strategy.edits_gradient and self.accelerator.sync_gradients:
+            edited = self.strategy.edit_gradient(self.adapted.gradient(), self._gradient_of)
+            for name, gradient in edited.items():
+                self.adapted.parameters[name].grad = gradient
         return loss
 
-    def _after_step(self) -> None:
-        indices = [i for b in self._fetched for i in b.indices]
-        current = [e for b in self._fetched for e in b.current]
-        first_pass = [i not in self._seen for i in indices]
-        self._seen.update(indices)
-        self.strategy.after_step(self.lora, current, first_pass)
+    def _gradient_of(self, examples: Sequence[EncodedExample]) -> dict[str, Tensor]:
+        """The gradient of the cross entropy on examples, computed by all processes together."""
+        trained = {k: p for k, p in self.adapted.parameters.items() if p.requires_grad}
+        total = {k: torch.zeros_like(p) for k, p in trained.items()}
+        targets = sum(len(e.answer_ids) for e in examples)
+        mine, size = examples[self.processes.index :: self.processes.count], self._config.batch_size
+        for start in range(0, len(mine), size):
+            batch = collate(mine[start : start + size], pad_id(self.adapted.tokenizer)).to(self.args.device)
+            loss = forward(self.adapted.network, batch).nll.sum() / targets
+            for k, g in zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True):
+                total[k] += g
+        return self.processes.sum(total)
+
+    def _step_finished(self, control: Any) -> None:
+        if self.processes.count > 1:
+            self.losses[-1] = float(
+                self.processes.sum({"": torch.tensor(self.losses[-1], device=self.args.device)})[""]
+            )
+        examples = [e for b in self._fetched for e in b.current]
+        first_pass = [f for b in self._fetched for f in b.first_pass]
+        self.strategy.after_step(self.adapted, examples, first_pass)
         self._on_step()
+        if self.processes.any(bool(self.stop)):
+            self.stop.signal = self.stop.signal or 15  # another process was asked
+            control.should_save = self._write_checkpoint is not None
+            control.should_training_stop = True
+
+    def _check_finite(self) -> None:
+        if not all(bool(p.isfinite().all()) for p in self.adapted.parameters.values()):
+            raise UserError(
+                f"Expected finite parameters at step {self.state.global_step} of task {self.task_name}, got NaN or "
+                "infinity in them; lower --learning-rate. The last checkpoint is kept."
+            )
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self._check_finite()
+        assert self._write_checkpoint is not None  # else save_strategy is "no"
+        self._write_checkpoint(self._save_engine_state)
+
+    def _save_engine_state(self, folder: Path) -> None:
+        """Optimiser, schedule and random states, in the Trainer's own files; it reads them with `weights_only=True`."""
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_scaler(str(folder))
+        self._save_rng_state(str(folder))
+        if self.processes.is_main:
+            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """What is trained has been put back already, by whoever resumed."""

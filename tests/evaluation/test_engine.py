@@ -49,7 +49,7 @@ def fitted(make_model, tokenizer, tmp_path_factory):
     encoded = objective_of(LEARNED, tokenizer).encoded
     config = TrainingConfig(num_steps=120, batch_size=5, learning_rate=2e-2)
     scratch = str(tmp_path_factory.mktemp("fit"))
-    trainer = TaskTrainer(model, make_strategy("sequential", 0), encoded, "fit", config, 0, scratch)
+    trainer = TaskTrainer(model, make_strategy("sequential", 0), encoded, "fit", config, "0", scratch)
     trainer.train()
     assert trainer.losses[-1] < 0.3
     return model
@@ -132,7 +132,7 @@ def test_answers_that_would_be_reproduced_are_not_generated(fitted, tokenizer):
         Engine(fitted).evaluate(fitted.point(), [objective])
         short = len(passes)
         passes.clear()
-        Engine(fitted).evaluate(fitted.zero_point(), [objective])
+        Engine(fitted).evaluate(fitted.base_point(), [objective])
     finally:
         hook.remove()
     assert short <= 4
@@ -159,7 +159,7 @@ def test_outputs_of_every_architecture_are_those_of_plain_generate(
 def test_empty_reference_answers_are_evaluated_like_any(make_model, tokenizer, random_pairs, plain_model_at, number):
     model = make_model()
     pairs = [(prompt, "") for prompt, _ in random_pairs[:number]]
-    evaluation = Engine(model).evaluate(model.zero_point(), [objective_of(pairs, tokenizer)])[0]
+    evaluation = Engine(model).evaluate(model.base_point(), [objective_of(pairs, tokenizer)])[0]
     plain = plain_model_at()
     assert list(evaluation.outputs) == [generated_alone(plain, tokenizer, prompt, 5) for prompt, _ in pairs]
     assert list(evaluation.measurement.targets) == [1] * number
@@ -172,7 +172,7 @@ def test_tasks_of_different_lengths_share_batches_and_keep_their_limits(
     limits = (1, 3, 9)
     objectives = [objective_of(random_pairs[k::3], tokenizer, n, name=str(n)) for k, n in enumerate(limits)]
     for limit, objective, evaluation in zip(
-        limits, objectives, Engine(model).evaluate(model.zero_point(), objectives), strict=True
+        limits, objectives, Engine(model).evaluate(model.base_point(), objectives), strict=True
     ):
         expected = [generated_alone(plain, tokenizer, e.prompt, limit) for e in objective.examples]
         assert list(evaluation.outputs) == expected
@@ -222,7 +222,7 @@ def test_low_precision_models_are_evaluated_unmerged(make_model, tokenizer, rand
     point = random_point(model, scale=0.02)  # a change that bfloat16 weights would mostly round away
     losses = [
         Engine(model).evaluate(p, [objective_of(random_pairs, tokenizer)])[0].measurement.nll
-        for p in (point, model.zero_point())
+        for p in (point, model.base_point())
     ]
     assert (losses[0] != losses[1]).any()
     with torch.no_grad():
@@ -239,7 +239,7 @@ def test_unparsable_outputs_score_zero_and_are_counted(make_model, tokenizer, ra
 
     model = make_model()
     objective = objective_of([(p, "A") for p, _ in random_pairs], tokenizer, score="accuracy")
-    evaluation = Engine(model).evaluate(model.zero_point(), [objective])[0]
+    evaluation = Engine(model).evaluate(model.base_point(), [objective])[0]
     parsed = [get_score("accuracy").parses(output) for output in evaluation.outputs]
     assert evaluation.num_unparsable == parsed.count(False) > 0
     assert all(s == 0 for s, p in zip(evaluation.measurement.scores, parsed, strict=True) if not p)

@@ -40,8 +40,8 @@ def test_merged_evaluation_equals_pefts_own_unmerged_one(
 def test_two_steps_of_ilora_with_replay_train_the_adapter_only(architecture, attach, encode_examples, train_task):
     model = attach(architecture)
     strategy = make_strategy("ilora", seed=0, replay_from_first_step=True)
-    strategy.begin(model)
-    strategy.begin_task(model, 0)
+    strategy.begin(model, 1)
+    strategy.begin_task(model, 0, [])
     start = model.point()
     frozen = {k: v.clone() for k, v in model.peft.state_dict().items() if ".lora_" not in k}
     trainer = train_task(model, strategy, encode_examples(8), num_steps=2)

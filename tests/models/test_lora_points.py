@@ -42,14 +42,14 @@ def test_merged_functional_and_trainable_evaluation_agree_with_weights_added_by_
         torch.testing.assert_close(model.forward(batch).nll, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_fresh_adapter_and_the_zero_point_are_the_base(model, batch, random_point, plain_model_at):
+def test_a_fresh_adapter_and_the_base_point_are_the_base(model, batch, random_point, plain_model_at):
     expected = nll_by_hand(plain_model_at, None, batch)
     with torch.no_grad():
         assert torch.equal(model.forward(batch).nll, expected)
         model.load_point(random_point(model))
-        with model.merged(model.zero_point()) as network:
+        with model.merged(model.base_point()) as network:
             assert torch.equal(forward(network, batch).nll, expected)
-        torch.testing.assert_close(model.forward_at(model.zero_point(), batch).nll, expected)
+        torch.testing.assert_close(model.forward_at(model.base_point(), batch).nll, expected)
 
 
 def test_the_seed_and_nothing_else_decides_where_the_adapter_starts(make_model):

@@ -44,8 +44,8 @@ KINDS = pytest.mark.parametrize(("kind", "config"), [(Er, ErConfig), (Ilora, Ilo
 @KINDS
 def test_a_batch_enters_the_buffer_only_after_its_own_step(kind, config, make_model, encode_examples, train_task):
     model, strategy = make_model(), recorded(kind, config(replay_from_first_step=True))
-    strategy.begin(model)
-    strategy.begin_task(model, 0)
+    strategy.begin(model, 2)
+    strategy.begin_task(model, 0, [])
     train_task(model, strategy, encode_examples(12), num_steps=3)
     finished = []
     for what, first, second, held in strategy.events:
@@ -60,13 +60,13 @@ def test_a_batch_enters_the_buffer_only_after_its_own_step(kind, config, make_mo
 @KINDS
 def test_each_example_enters_once_over_several_passes(kind, config, make_model, encode_examples, train_task):
     model, strategy = make_model(), recorded(kind, config(memory_size=100))
-    strategy.begin(model)
-    strategy.begin_task(model, 0)
-    train_task(model, strategy, encode_examples(10), num_steps=9)  # three passes of 4 + 4 + 2
+    strategy.begin(model, 2)
+    strategy.begin_task(model, 0, [])
+    train_task(model, strategy, encode_examples(10), num_steps=15)  # six passes in steps of 4
     assert Counter(strategy.held()) == Counter(encode_examples(10))
     assert strategy.rehearsal.buffer.num_seen == 10
     seen = Counter(e for step in strategy.of("step") for e in step[1])
-    assert set(seen.values()) == {3}
+    assert set(seen.values()) == {6}
 
 
 @KINDS
@@ -74,12 +74,12 @@ def test_replay_starts_with_the_second_task_and_matches_the_batch_in_number(
     kind, config, make_model, encode_examples, train_task
 ):
     model, strategy = make_model(), recorded(kind, config())
-    strategy.begin(model)
+    strategy.begin(model, 2)
     first, second = encode_examples(6, seed=1), encode_examples(6, seed=2)
     for k, examples in enumerate((first, second)):
-        strategy.begin_task(model, k)
-        train_task(model, strategy, examples, num_steps=2, seed=k)  # batches of 4 and of 2
-    assert [(e[1], e[2]) for e in strategy.of("loss")] == [(4, 0), (2, 0), (4, 4), (2, 2)]
+        strategy.begin_task(model, k, [])
+        train_task(model, strategy, examples, num_steps=2, seed=k)  # the second step begins another pass
+    assert [(e[1], e[2]) for e in strategy.of("loss")] == [(4, 0), (4, 0), (4, 4), (4, 4)]
     assert set(strategy.of("draw")[2][2]) <= set(first)
     assert set(strategy.of("draw")[3][2]) <= set(first) | set(strategy.of("step")[2][1])
     tasks = {i.example: i.task_index for i in strategy.rehearsal.buffer.items}
@@ -89,8 +89,8 @@ def test_replay_starts_with_the_second_task_and_matches_the_batch_in_number(
 @KINDS
 def test_the_buffer_never_outgrows_its_size(kind, config, make_model, encode_examples, train_task):
     model, strategy = make_model(), recorded(kind, config(memory_size=5))
-    strategy.begin(model)
-    strategy.begin_task(model, 0)
+    strategy.begin(model, 2)
+    strategy.begin_task(model, 0, [])
     train_task(model, strategy, encode_examples(12), num_steps=3)
     assert len(strategy.rehearsal.buffer) == 5
     assert strategy.rehearsal.buffer.num_seen == 12

@@ -1,51 +1,61 @@
 """A run that was killed goes on as if it had not been."""
 
+import json
 import os
+import pickle
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from mcanalysis.errors import RunDirectoryError, UserError
+from mcanalysis.store.manifest import lock_run_directory
+from mcanalysis.training import continual_trainer
+from mcanalysis.training.config import Execution
 from mcanalysis.training.continual_trainer import ContinualTrainer, train
+from mcanalysis.training.stopping import Stopped
 from mcanalysis.training.task_trainer import TaskTrainer
 
 REPOSITORY = Path(__file__).parents[2]
+KILLED_STRATEGIES = ("er", "ilora")
+NUM_STEPS = 6
 
-# Trains and kills itself: er when the second task begins, ilora in the middle of the second task.
-# The parent of the two has never used autograd, so it may fork.
+# Runs in a process of its own that has never used autograd, so that it may fork: each child trains (or goes on) with one
+# strategy and is killed from outside after a random time, ten times; the last one is left to finish.
 KILLED = """
-import os, pickle, signal, sys
+import os, pickle, random, signal, sys, time
 import torch
 torch.set_num_threads(1)
 from mcanalysis.training import continual_trainer as c
-from mcanalysis.training.task_trainer import TaskTrainer
+from mcanalysis.training.config import Execution
 
-configs, tasks, folder = pickle.load(sys.stdin.buffer)
-train_task, after_step = c.ContinualTrainer._train_task, TaskTrainer._after_step
+configs, tasks, folder, seconds = pickle.load(sys.stdin.buffer)
 
-def between_tasks(self, k, on_step):
-    if k == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    train_task(self, k, on_step)
-
-def within_a_task(self):
-    after_step(self)
-    if self.task_name == tasks[1].task.name and self.state.global_step == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
+def child(name, config):
+    pid = os.fork()
+    if pid == 0:
+        c.train(config, os.path.join(folder, name), device="cpu", tasks=tasks, resume=True, execution=Execution(save_steps=2))
+        os._exit(0)
+    return pid
 
 for name, config in configs.items():
-    child = os.fork()
-    if child == 0:
-        if name == "er":
-            c.ContinualTrainer._train_task = between_tasks
-        else:
-            TaskTrainer._after_step = within_a_task
-        c.train(config, os.path.join(folder, name), device="cpu", tasks=tasks)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (name, status)
+    rng, kills = random.Random("kill/" + name), 0
+    while kills < 10:
+        pid = child(name, config)
+        time.sleep(rng.uniform(0.1, 0.9) * seconds[name])
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        if not os.WIFSIGNALED(status):
+            break  # it had finished
+        kills += 1
+    _, status = os.waitpid(child(name, config), 0)
+    assert status == 0, (name, status)
+    print(name, kills)
 """
 
 
@@ -64,43 +74,138 @@ def three_tasks(make_tasks):
 @pytest.fixture(scope="module")
 def uninterrupted(run_config, three_tasks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    for name in ("er", "ilora"):
-        train(run_config(name, num_steps=4), folder / name, device="cpu", tasks=three_tasks)
+    for name in KILLED_STRATEGIES:
+        started = time.monotonic()
+        train(run_config(name, num_steps=NUM_STEPS), folder / name, device="cpu", tasks=three_tasks)
+        (folder / f"{name}.seconds").write_text(str(time.monotonic() - started))
     return folder
 
 
 @pytest.fixture(scope="module")
-def killed(run_config, three_tasks, tmp_path_factory):
-    import pickle
-
+def killed(run_config, three_tasks, uninterrupted, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
-    configs = {name: run_config(name, num_steps=4) for name in ("er", "ilora")}
+    configs = {name: run_config(name, num_steps=NUM_STEPS) for name in KILLED_STRATEGIES}
+    seconds = {name: float((uninterrupted / f"{name}.seconds").read_text()) for name in KILLED_STRATEGIES}
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
         [sys.executable, "-c", KILLED],
-        input=pickle.dumps((configs, three_tasks, str(folder))),
+        input=pickle.dumps((configs, three_tasks, str(folder), seconds)),
         env=environment,
         capture_output=True,
-        timeout=120,
+        timeout=300,
     )
     assert process.returncode == 0, process.stderr.decode()[-2000:]
-    return folder
+    counts = dict(line.split() for line in process.stdout.decode().splitlines())
+    return folder, counts
 
 
-@pytest.mark.parametrize("name", ["er", "ilora"])
-def test_a_killed_run_resumes_to_the_very_same_bytes(
-    name, killed, uninterrupted, run_config, three_tasks, adapter_bytes
-):
-    directory = killed / name
-    config = run_config(name, num_steps=4)
-    assert len(list((directory / "minima").iterdir())) == 1
-    with pytest.raises(RunDirectoryError, match="--resume"):
-        train(config, directory, device="cpu", tasks=three_tasks)
-    assert train(config, directory, device="cpu", tasks=three_tasks, resume=True)
+@pytest.mark.parametrize("name", KILLED_STRATEGIES)
+def test_a_run_killed_at_random_moments_ends_with_the_very_same_bytes(name, killed, uninterrupted, adapter_bytes):
+    folder, kills = killed
+    assert int(kills[name]) >= 3  # ten were tried; what comes after the end of training is no kill
     expected = adapter_bytes(uninterrupted / name)
-    assert len(expected) == (3 if name == "er" else 6)
-    assert adapter_bytes(directory) == expected
-    assert tables(directory) == tables(uninterrupted / name)
+    assert len(expected) == (6 if name == "ilora" else 3)
+    assert adapter_bytes(folder / name) == expected
+    assert tables(folder / name) == tables(uninterrupted / name)
+    assert not [p for p in (folder / name).rglob("*") if p.name.startswith(".")]
+
+
+class _StopAfter:
+    """A progress bar that sends this process a signal when so many steps are done."""
+
+    def __init__(self, steps, number):
+        self.left, self.number = steps, number
+
+    def __call__(self, *, total, desc):
+        return self
+
+    def update(self, n=1):
+        self.left -= n
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("name", KILLED_STRATEGIES)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("steps", [1, NUM_STEPS + 3, 2 * NUM_STEPS])
+def test_a_signal_saves_the_step_and_leaves(
+    name, number, steps, uninterrupted, run_config, three_tasks, adapter_bytes, tmp_path
+):
+    config = run_config(name, num_steps=NUM_STEPS)
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(Stopped) as stopped:
+        train(config, tmp_path / "run", device="cpu", tasks=three_tasks, progress=_StopAfter(steps, number))
+    assert stopped.value.exit_code == 128 + number
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    state = json.loads((tmp_path / "run" / "checkpoint" / "state.json").read_text())
+    assert state["within"] and len(state["losses"]) == (steps - 1) % NUM_STEPS + 1
+    with pytest.raises(RunDirectoryError, match="--resume"):
+        train(config, tmp_path / "run", device="cpu", tasks=three_tasks)
+    assert train(config, tmp_path / "run", device="cpu", tasks=three_tasks, resume=True)
+    assert adapter_bytes(tmp_path / "run") == adapter_bytes(uninterrupted / name)
+    assert tables(tmp_path / "run") == tables(uninterrupted / name)
+
+
+def test_dropout_goes_on_with_the_masks_it_would_have_drawn(run_config, three_tasks, adapter_bytes, tmp_path):
+    config = run_config("er", num_steps=NUM_STEPS, lora_dropout=0.5)
+    train(config, tmp_path / "whole", device="cpu", tasks=three_tasks)
+    with pytest.raises(Stopped):
+        train(config, tmp_path / "run", device="cpu", tasks=three_tasks, progress=_StopAfter(3, signal.SIGTERM))
+    train(config, tmp_path / "run", device="cpu", tasks=three_tasks, resume=True)
+    assert adapter_bytes(tmp_path / "run") == adapter_bytes(tmp_path / "whole")
+    assert adapter_bytes(tmp_path / "run") != adapter_bytes_without_dropout(
+        run_config, three_tasks, tmp_path, adapter_bytes
+    )
+
+
+def adapter_bytes_without_dropout(run_config, tasks, tmp_path, adapter_bytes):
+    train(run_config("er", num_steps=NUM_STEPS), tmp_path / "no-dropout", device="cpu", tasks=tasks)
+    return adapter_bytes(tmp_path / "no-dropout")
+
+
+def test_training_leaves_the_global_random_states_alone(run_config, three_tasks, tmp_path):
+    import numpy as np
+
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    expected = torch.rand(1), random.random(), np.random.rand()
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    train(run_config("er", num_steps=1), tmp_path / "run", device="cpu", tasks=three_tasks)
+    assert (torch.rand(1), random.random(), np.random.rand()) == expected
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(
+    run_config, three_tasks, tmp_path, uninterrupted, adapter_bytes, monkeypatch
+):
+    config, execution = run_config("er", num_steps=NUM_STEPS), Execution(save_steps=2)
+    save, calls = continual_trainer.save_file, []
+
+    def full(tensors, path, *args):
+        calls.append(path)
+        if len(calls) == 3:  # in the middle of the second checkpoint
+            raise OSError(28, "No space left on device")
+        save(tensors, path, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(continual_trainer, "save_file", full)
+        with pytest.raises(UserError, match=r"No space left on device.*--resume.*last checkpoint is kept"):
+            train(config, tmp_path / "run", device="cpu", tasks=three_tasks, execution=execution)
+    assert len(json.loads((tmp_path / "run" / "checkpoint" / "state.json").read_text())["losses"]) == 2
+    train(config, tmp_path / "run", device="cpu", tasks=three_tasks, resume=True)
+    assert adapter_bytes(tmp_path / "run") == adapter_bytes(uninterrupted / "er")
+
+
+def test_a_run_directory_in_use_is_refused(run_config, three_tasks, tmp_path):
+    with lock_run_directory(tmp_path / "run"), pytest.raises(RunDirectoryError, match="no other process"):
+        train(run_config("er", num_steps=1), tmp_path / "run", device="cpu", tasks=three_tasks)
+    assert list((tmp_path / "run").iterdir()) == []
+    train(run_config("er", num_steps=1), tmp_path / "run", device="cpu", tasks=three_tasks)
 
 
 def stop_at(monkeypatch, owner, method, call):
@@ -118,13 +223,20 @@ def stop_at(monkeypatch, owner, method, call):
 
 @pytest.mark.parametrize(
     ("method", "call"),
-    [("_fill_row", 1), ("_train_task", 1), ("_save", 1), ("_fill_row", 2), ("_save", 3), ("_fill_row", 4)],
+    [
+        ("_fill_row", 1),
+        ("_train_stage", 1),
+        ("_save_minima", 1),
+        ("_fill_row", 2),
+        ("_save_minima", 3),
+        ("_fill_row", 4),
+    ],
     ids=["base row", "first task", "first save", "first row", "last save", "last row"],
 )
 def test_wherever_a_run_is_stopped_it_ends_with_all_its_tables(
     method, call, uninterrupted, run_config, three_tasks, adapter_bytes, monkeypatch, tmp_path
 ):
-    config = run_config("ilora", num_steps=4)
+    config = run_config("ilora", num_steps=NUM_STEPS)
     with monkeypatch.context() as patched:
         stop_at(patched, ContinualTrainer, method, call)
         with pytest.raises(KeyboardInterrupt):
@@ -137,12 +249,12 @@ def test_wherever_a_run_is_stopped_it_ends_with_all_its_tables(
 def test_finished_tasks_are_not_trained_again(run_config, three_tasks, monkeypatch, tmp_path):
     config = run_config("er", num_steps=2)
     with monkeypatch.context() as patched:
-        stop_at(patched, ContinualTrainer, "_train_task", 3)
+        stop_at(patched, ContinualTrainer, "_train_stage", 3)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "run", device="cpu", tasks=three_tasks)
     trained = []
     original = TaskTrainer.train
-    monkeypatch.setattr(TaskTrainer, "train", lambda self: trained.append(self.task_name) or original(self))
+    monkeypatch.setattr(TaskTrainer, "train", lambda self, **k: trained.append(self.task_name) or original(self, **k))
     train(config, tmp_path / "run", device="cpu", tasks=three_tasks, resume=True)
     assert trained == ["mu"]
 

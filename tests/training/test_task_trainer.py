@@ -10,13 +10,13 @@ from mcanalysis.errors import UserError
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.sequential import Sequential
 from mcanalysis.strategies.strategy import StrategyConfig
-from mcanalysis.training.task_trainer import SeededShuffle
+from mcanalysis.training.data_order import steps_of_examples
 
 
 def started(name, model, task_index=0, **settings):
     strategy = make_strategy(name, seed=0, **settings)
-    strategy.begin(model)
-    strategy.begin_task(model, task_index)
+    strategy.begin(model, 2)
+    strategy.begin_task(model, task_index, [])
     return strategy
 
 
@@ -46,23 +46,20 @@ class Witness(Sequential):
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(4, 1), (3, 2), (2, 4), (16, 1)])
 def test_every_example_is_visited_once_per_pass(make_model, encode_examples, train_task, batch_size, accumulation):
+    size = batch_size * accumulation
     examples, witness = encode_examples(11), Witness()
-    per_pass = -(-11 // (batch_size * accumulation))
     train_task(
         make_model(),
         witness,
         examples,
-        num_steps=2 * per_pass,
+        num_steps=11,
         batch_size=batch_size,
         gradient_accumulation=accumulation,
     )
-    assert len(witness.steps) == 2 * per_pass
-    first = [e for step in witness.steps[:per_pass] for e in step[0]]
-    second = [e for step in witness.steps[per_pass:] for e in step[0]]
-    assert Counter(first) == Counter(second) == Counter(examples)
-    assert first != second
-    flags = [f for step in witness.steps for f in step[1]]
-    assert flags == [True] * 11 + [False] * 11
+    assert [len(step[0]) for step in witness.steps] == [size] * 11
+    assert Counter(e for step in witness.steps for e in step[0]) == dict.fromkeys(examples, size)
+    first = [e for step in witness.steps for e, first in zip(*step, strict=True) if first]
+    assert sorted(map(hash, first)) == sorted(map(hash, examples))
 
 
 def test_equal_examples_are_each_their_own(make_model, encode_examples, train_task):
@@ -71,17 +68,46 @@ def test_equal_examples_are_each_their_own(make_model, encode_examples, train_ta
     assert all(f for step in witness.steps for f in step[1])
 
 
-def test_the_order_depends_on_seed_and_pass_and_on_no_global_state():
+@pytest.mark.parametrize("group", [True, False])
+def test_the_order_depends_on_seed_and_pass_and_on_no_global_state(group):
+    lengths = [3 + (7 * i) % 13 for i in range(20)]
+
     def passes(seed, noise):
         torch.manual_seed(noise)
-        sampler = SeededShuffle(20, seed)
-        return [list(sampler) for _ in range(3)]
+        steps = steps_of_examples(lengths, 15, 4, seed, group)
+        return [[i for step in steps[k : k + 5] for i, _ in step] for k in (0, 5, 10)]
 
-    assert passes(1, 1) == passes(1, 2)
-    assert passes(1, 1) != passes(2, 1)
-    orders = passes(1, 1)
+    assert passes("1", 1) == passes("1", 2)
+    assert passes("1", 1) != passes("2", 1)
+    orders = passes("1", 1)
     assert all(sorted(o) == list(range(20)) for o in orders)
     assert all(a != b for a, b in itertools.combinations(orders, 2))
+
+
+@pytest.mark.parametrize("number", [7, 16, 50])
+def test_passes_run_into_each_other_without_a_loss(number):
+    """Whatever the steps' size, after n draws every example has been drawn n // number times or once more."""
+    lengths = [1 + (5 * i) % 11 for i in range(number)]
+    steps = steps_of_examples(lengths, 24, 6, "x")
+    drawn = [i for step in steps for i, _ in step]
+    complete = len(drawn) // number * number
+    assert set(Counter(drawn).values()) <= {complete // number, complete // number + 1}
+    if number > 6:
+        assert sum(len(set(i for i, _ in step)) < 6 for step in steps) <= len(drawn) // number
+    assert sorted(i for step in steps for i, first in step if first) == list(range(number))
+
+
+def test_grouping_by_length_saves_padding():
+    from random import Random
+
+    rng = Random(3)
+    lengths = [rng.randrange(5, 200) for _ in range(640)]
+
+    def padded(group):
+        steps = steps_of_examples(lengths, 40, 16, "x", group)
+        return sum(16 * max(lengths[i] for i, _ in s) for s in steps) / sum(lengths[i] for s in steps for i, _ in s)
+
+    assert padded(True) < 1.1 < 1.5 < padded(False)
 
 
 @pytest.mark.parametrize("name", ["sequential", "er", "ilora"])

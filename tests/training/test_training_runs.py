@@ -203,7 +203,7 @@ def test_nothing_is_dropped_and_the_cut_ones_are_counted(make_model, make_tasks,
     config = TrainingConfig(num_steps=1, batch_size=4, max_length=60)
     trainer = ContinualTrainer(make_model(), [data], make_strategy("er", 0), config, tmp_path)
     assert trainer.num_cut == {"zeta": 3}
-    assert len(trainer._train[0]) == len(data.splits["train"])
+    assert len(trainer._stages[0].examples) == len(data.splits["train"])
     assert "3 of 15 train prompts of zeta were cut" in caplog.text
 
 
@@ -247,7 +247,7 @@ def test_a_device_that_is_not_there_is_refused(run_config, make_tasks, tmp_path)
 def test_without_a_device_the_machine_decides(run_config, make_tasks, tmp_path, monkeypatch):
     asked = []
     load_base = continual_trainer.load_base
-    monkeypatch.setattr(continual_trainer, "load_base", lambda n, d, device: asked.append(device) or load_base(n, d))
+    monkeypatch.setattr(continual_trainer, "load_base", lambda n, d, device, q: asked.append(device) or load_base(n, d))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     train(run_config(num_steps=1), tmp_path / "run", tasks=make_tasks(("zeta",)))
     assert asked == ["cpu"]

@@ -1,0 +1,49 @@
+"""Which examples each optimiser step sees: fixed by the seed alone, whatever happens to the global random state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+_WINDOW = 20  # steps whose examples are sorted together: enough to save padding, few enough to stay a shuffle
+
+
+def steps_of_examples(
+    lengths: Sequence[int], num_steps: int, step_size: int, seed: str, group_by_length: bool = True
+) -> list[list[tuple[int, bool]]]:
+    """Per step, `step_size` pairs (index of an example, whether this is its first appearance).
+
+    The examples are passed through again and again, in a new order each time; a pass that does not fill its last step
+    shares it with the next one, so every step is full. With `group_by_length`, the examples of a few steps at a time
+    are sorted by length before they are cut into steps, and those steps shuffled, so that a step needs little padding;
+    within a step the order goes from short to long, so that its micro-batches need little, too.
+
+    >>> steps = steps_of_examples([5, 1, 4, 2], num_steps=3, step_size=2, seed="a")
+    >>> [len(s) for s in steps], sorted(i for s in steps for i, first in s if first)
+    ([2, 2, 2], [0, 1, 2, 3])
+    """
+    rng = Random(f"order/{seed}")
+    steps: list[list[tuple[int, bool]]] = []
+    left: list[tuple[int, bool]] = []
+    first = True
+    while len(steps) < num_steps:
+        order = [(i, first) for i in range(len(lengths))]
+        rng.shuffle(order)
+        first = False
+        if left:  # kept apart from the sorting, which would put the two appearances of an example into one step
+            missing = step_size - len(left)
+            left, order = left + order[:missing], order[missing:]
+            if len(left) < step_size:
+                continue
+            steps.append(left)
+        full = len(order) // step_size * step_size
+        left = order[full:]
+        for start in range(0, full, _WINDOW * step_size):
+            window = order[start : min(start + _WINDOW * step_size, full)]
+            if group_by_length:
+                window.sort(key=lambda pair: lengths[pair[0]])
+            cut = [window[i : i + step_size] for i in range(0, len(window), step_size)]
+            if group_by_length:
+                rng.shuffle(cut)
+            steps += cut
+    return steps[:num_steps]
