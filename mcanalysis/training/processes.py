@@ -35,7 +35,8 @@ class Processes:
             self.device = device
             return
         # `timeout` reaches the process group.
-        self.device = str(PartialState(cpu=device == "cpu", timeout=_TIMEOUT).device)
+        own = PartialState(cpu=device == "cpu", timeout=_TIMEOUT).device
+        self.device = device if device == "cpu" else str(own)
 
     @property
     def is_main(self) -> bool:
@@ -83,8 +84,11 @@ class Processes:
         return told[0]
 
     def map(self, function: Callable[[T], Any], items: Sequence[T]) -> list[Any]:
-        """The function's results for all items, in order, computed by the processes in turn."""
-        if self.count == 1:
+        """The function's results for all items, in order, computed by the processes in turn.
+
+        Where the base is sharded (FSDP) no process can run it alone: all compute everything, side by side.
+        """
+        if self.count == 1 or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
             return [function(item) for item in items]
         mine = [(i, function(items[i])) for i in range(self.index, len(items), self.count)]
         return [result for _, result in sorted(gather_object(mine), key=lambda pair: pair[0])]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mcanalysis.store.hashing import hash_json
 from mcanalysis.strategies.strategy import Step, Strategy, Totals
 from mcanalysis.training.config import Execution, TrainingConfig
 from mcanalysis.training.data_order import steps_of_examples
+from mcanalysis.training.engines import check_engine
 from mcanalysis.training.processes import Processes
 from mcanalysis.training.stopping import StopRequest
 
@@ -143,6 +145,10 @@ class TaskTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
 
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        check_engine(self.accelerator.state, self.strategy, self.adapted.network)
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; raises `UserError` for a loss, or in the end an adapter, that is not finite."""
         output = super().train(*args, **kwargs)
@@ -191,6 +197,11 @@ class TaskTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
+        if (
+            self.is_fsdp_enabled and self.accelerator.sync_gradients
+        ):  # it leaves what is trained, and its gradients, alone
+            for gradient in self.processes.sum(self.adapted.gradient()).values():
+                gradient.div_(self.processes.count)
         # Here and not in `on_pre_optimizer_step`, before which the Trainer clips.
         if self.strategy.edits_gradient and self.accelerator.sync_gradients:
             edited = self.strategy.edit_gradient(self.adapted.gradient(), self._gradient_of)
@@ -239,11 +250,25 @@ class TaskTrainer(Trainer):
 
     def _save_engine_state(self, folder: Path) -> None:
         """Optimiser, schedule and random states, in the Trainer's own files; it reads them with `weights_only=True`."""
-        self._save_optimizer_and_scheduler(str(folder))
+        with self._as_if_not_sharded():
+            self._save_optimizer_and_scheduler(str(folder))
         self._save_scaler(str(folder))
         self._save_rng_state(str(folder))
         if self.processes.is_main:
             self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with self._as_if_not_sharded():
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    @contextmanager
+    def _as_if_not_sharded(self) -> Iterator[None]:
+        """FSDP shards the base only: the optimiser is whole in every process, and saved as one is without FSDP."""
+        enabled, self.is_fsdp_enabled = self.is_fsdp_enabled, False
+        try:
+            yield
+        finally:
+            self.is_fsdp_enabled = enabled
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """What is trained has been put back already, by whoever resumed."""

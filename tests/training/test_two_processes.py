@@ -1,0 +1,157 @@
+"""Two processes (gloo, CPU) compute what one computes: the same losses, the same minima, one set of files.
+
+All runs share one launch of `torch.distributed.run`, since starting two interpreters takes longer than the training.
+"""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from mcanalysis.strategies import get_strategy, strategy_names
+from mcanalysis.training.config import RunConfig, TrainingConfig
+from mcanalysis.training.continual_trainer import train
+
+REPOSITORY = Path(__file__).parents[2]
+
+# Rounding decides what these do next (which constraint is active, which prompt is chosen, which directions are kept),
+# so only one update from an equal state can be compared.
+DISCRETE = {"gem", "agem", "l2p", "cls_er", "inflora"}
+UNTRAINED = {"zero_shot"}
+NAMES = [n for n in strategy_names() if n not in UNTRAINED]
+
+WORKER = """
+import os, pickle, signal, sys, traceback
+import torch
+torch.set_num_threads(1)
+from mcanalysis.training.config import Execution
+from mcanalysis.training.continual_trainer import train
+from mcanalysis.training.stopping import Stopped
+
+class StopAfter:
+    def __init__(self, steps):
+        self.left = steps
+    def __call__(self, *, total, desc):
+        return self
+    def update(self, n=1):
+        self.left -= n
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+    def close(self):
+        pass
+
+with open(sys.argv[1], "rb") as stream:
+    configs, tasks, folder = pickle.load(stream)
+for name, config in configs.items():
+    try:
+        train(config, f"{folder}/{name}", device="cpu", tasks=tasks, execution=Execution(save_steps=7))
+    except Exception:  # one strategy's failure is one test's
+        with open(f"{folder}/{name}.error", "a") as stream:
+            traceback.print_exc(file=stream)
+
+# Only the main process has a bar, so only it is told to stop; both must, after the same step.
+config, where = configs["ilora"], f"{folder}/stopped"
+try:
+    train(config, where, device="cpu", tasks=tasks, progress=StopAfter(25))
+except Stopped:
+    open(f"{folder}/stopped.{os.environ['RANK']}", "w").close()
+train(config, where, device="cpu", tasks=tasks, resume=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def configs(base_folder):
+    def config(name):
+        training = TrainingConfig(
+            num_steps=1 if name in DISCRETE else 20,
+            batch_size=4,
+            gradient_accumulation=1 if name in DISCRETE else 2,
+            learning_rate=1e-4 if name in DISCRETE else 1e-3,
+            max_length=128,
+        )
+        return RunConfig(strategy=name, model=str(base_folder), lora_rank=4, training=training)
+
+    return {name: config(name) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def tasks(make_tasks):
+    return make_tasks(("zeta", "alpha"), num_train=30, num_test=3)
+
+
+@pytest.fixture(scope="module")
+def with_two(configs, tasks, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "worker.py").write_text(WORKER, encoding="utf-8")
+    (folder / "input").write_bytes(pickle.dumps((configs, tasks, str(folder))))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(folder / "worker.py"), str(folder / "input")],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=420,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def with_one(configs, tasks, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+
+    def run(name):
+        train(configs[name], folder / name, device="cpu", tasks=tasks)
+        return folder / name
+
+    return run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_train_as_one(name, with_two, with_one):
+    error = with_two / f"{name}.error"
+    assert not error.exists(), error.read_text()[-2000:]
+    two, one = with_two / name, with_one(name)
+    losses = {
+        run: {f.name: json.loads(f.read_text()) for f in sorted((run / "losses").glob("*.json"))} for run in (one, two)
+    }
+    assert losses[one].keys() == losses[two].keys() != set()
+    for label, expected in losses[one].items():
+        np.testing.assert_allclose(losses[two][label][:20], expected[:20], rtol=0, atol=1e-4, err_msg=label)
+    assert {p.relative_to(one) for p in one.rglob("*")} == {p.relative_to(two) for p in two.rglob("*")}
+    if name in DISCRETE:
+        for file in sorted(one.glob("minima/*/*/*.safetensors")):
+            other = load_file(two / file.relative_to(one))
+            for key, value in load_file(file).items():
+                np.testing.assert_allclose(other[key].numpy(), value.numpy(), rtol=0, atol=1e-5, err_msg=key)
+    assert json.loads((two / "tables" / "cost.json").read_text())["processes"] == 2
+    assert (two / "tables" / "accuracy_matrix.csv").read_text() == (one / "tables" / "accuracy_matrix.csv").read_text()
+
+
+def test_a_signal_to_one_process_stops_both_and_the_run_goes_on(with_two, adapter_bytes):
+    assert (with_two / "stopped.0").exists() and (with_two / "stopped.1").exists()
+    assert adapter_bytes(with_two / "stopped") == adapter_bytes(with_two / "ilora") != {}
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(make_model, tmp_path, encode_examples, monkeypatch):
+    from mcanalysis.errors import UserError
+    from mcanalysis.strategies import make_strategy
+    from mcanalysis.training.processes import Processes
+    from mcanalysis.training.task_trainer import TaskTrainer
+
+    three = Processes("cpu")
+    three.count = 3
+    model, config = make_model(), TrainingConfig(num_steps=1, batch_size=4)
+    with pytest.raises(UserError, match="that 3 processes can share, got 4"):
+        strategy = make_strategy("er", 0)
+        TaskTrainer(model, strategy, encode_examples(4), "zeta", config, "0", str(tmp_path), processes=three)
+
+
+def test_the_list_of_discrete_rules_is_of_strategies_there_are():
+    assert all(get_strategy(name) for name in DISCRETE & set(strategy_names()))
