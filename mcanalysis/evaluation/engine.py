@@ -56,7 +56,7 @@ class Engine:
         training = self.model.network.training
         self.model.network.eval()
         try:
-            with torch.inference_mode(), self.model.in_place(point) as network:
+            with torch.no_grad(), self.model.in_place(point) as network:
                 for batch in self._batched(objectives):
                     result = run_batch(network, batch, tokenizer.eos_token_id)
                     rows = list(batch.rows)

@@ -273,9 +273,14 @@ class LoraModel(AdaptedModel):
                 weight.data = data
 
     def can_merge(self) -> bool:
-        """Whether all adapted weights are float32 or float64."""
-        weights = (self.peft.get_submodule(_PREFIX + m).get_base_layer().weight for m in self.scaling)  # type: ignore[operator]
-        return all(w.dtype in (torch.float32, torch.float64) for w in weights)
+        """Whether all adapted weights are float32 or float64, and whole (FSDP keeps a part in each process)."""
+        return all(w.dtype in (torch.float32, torch.float64) for w in self._adapted_weights()) and not self._is_sharded()
+
+    def _is_sharded(self) -> bool:
+        return any(hasattr(w, "device_mesh") for w in self._adapted_weights())
+
+    def _adapted_weights(self) -> Iterator[Tensor]:
+        return (self.peft.get_submodule(_PREFIX + m).get_base_layer().weight for m in self.scaling)  # type: ignore[operator]
 
     @contextmanager
     def unmerged(self, point: Mapping[str, Tensor]) -> Iterator[nn.Module]:
@@ -287,7 +292,7 @@ class LoraModel(AdaptedModel):
             for name, parameter in self.parameters.items():
                 parameter.data = raw[name].to(parameter.device, parameter.dtype)
             with self._without_frozen():
-                yield self.base
+                yield self.peft if self._is_sharded() else self.base  # FSDP gathers where its own root is entered
         finally:
             for name, parameter in self.parameters.items():
                 parameter.data = originals[name]

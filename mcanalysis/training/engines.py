@@ -26,14 +26,15 @@ def check_engine(accelerator_state: Any, strategy: Strategy, network: nn.Module)
             )
         if strategy.edits_gradient:
             raise UserError(
-                f"Expected DDP or FSDP for {strategy.name}, got DeepSpeed, which shards the gradient that {strategy.name} "
-                "projects; use accelerate-ddp.yaml."
+                f"Expected DDP or FSDP for {strategy.name}, got DeepSpeed, which shards the gradient that it projects; "
+                "use accelerate-ddp.yaml."
             )
     fsdp = getattr(accelerator_state, "fsdp_plugin", None)
     if fsdp is not None:
         if fsdp.fsdp_version != 2:
             raise UserError(
-                f"Expected FSDP version 2, got {fsdp.fsdp_version}; set fsdp_version: 2 in the accelerate configuration."
+                f"Expected FSDP version 2, got {fsdp.fsdp_version}; "
+                "set fsdp_version: 2 in the accelerate configuration."
             )
         fsdp.ignored_modules = [
             m for m in network.modules() if any(p.requires_grad for p in m.parameters(recurse=False))

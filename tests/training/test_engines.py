@@ -14,7 +14,9 @@ def deepspeed(stage):
 
 
 def fsdp(version):
-    return SimpleNamespace(deepspeed_plugin=None, fsdp_plugin=SimpleNamespace(fsdp_version=version, ignored_modules=None))
+    return SimpleNamespace(
+        deepspeed_plugin=None, fsdp_plugin=SimpleNamespace(fsdp_version=version, ignored_modules=None)
+    )
 
 
 @pytest.mark.parametrize("name", strategy_names())

@@ -22,11 +22,11 @@ from mcanalysis.training.stopping import Stopped
 from mcanalysis.training.task_trainer import TaskTrainer
 
 REPOSITORY = Path(__file__).parents[2]
-KILLED_STRATEGIES = ("er", "ilora")
+KILLED_STRATEGIES = ("er", "ewc", "ilora")
 NUM_STEPS = 6
 
-# Runs in a process of its own that has never used autograd, so that it may fork: each child trains (or goes on) with one
-# strategy and is killed from outside after a random time, ten times; the last one is left to finish.
+# Runs in a process of its own that has never used autograd, so that it may fork: each child trains (or goes on) with
+# one strategy and is killed from outside after a random time, ten times; the last one is left to finish.
 KILLED = """
 import os, pickle, random, signal, sys, time
 import torch
@@ -39,7 +39,8 @@ configs, tasks, folder, seconds = pickle.load(sys.stdin.buffer)
 def child(name, config):
     pid = os.fork()
     if pid == 0:
-        c.train(config, os.path.join(folder, name), device="cpu", tasks=tasks, resume=True, execution=Execution(save_steps=2))
+        execution = Execution(save_steps=2)
+        c.train(config, os.path.join(folder, name), device="cpu", tasks=tasks, resume=True, execution=execution)
         os._exit(0)
     return pid
 
