@@ -6,24 +6,35 @@ Only the standard library is imported here, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where it says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_nothing = action.default is None or action.default is False or action.default in ({}, [])
+        return action.help if says_nothing else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and which reads `--config file.yaml` below the flags."""
 
     def __init__(self, description: str | None) -> None:
-        super().__init__(
-            description=description,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            allow_abbrev=False,
-        )
+        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
         self.add_argument("--config", metavar="FILE.yaml", help="settings by flag name; flags override them")
 
+    def group(self, title: str) -> argparse._ArgumentGroup:
+        """The flags under a heading of `--help`."""
+        return next((g for g in self._action_groups if g.title == title), None) or self.add_argument_group(title)
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see --help\n")
+        self.exit(2, "" if not is_main_process() else f"error: {message}; see --help\n")
 
     def parse(self) -> argparse.Namespace:
         """Flags over the configuration file over defaults."""
@@ -54,25 +65,45 @@ class Parser(argparse.ArgumentParser):
             name = str(key).replace("-", "_")
             if name not in actions:
                 raise UnknownNameError(f"setting in '{file}'", str(key), [n.replace("_", "-") for n in actions])
-            kind = actions[name].type
-            if isinstance(value, list):
-                value = [int(v) if kind is integers else str(v) for v in value]
-            elif isinstance(value, dict):
-                value = {str(k): str(v) for k, v in value.items()}
-            elif callable(kind) and value is not None:
-                try:
-                    value = kind(str(value))
-                except (ValueError, argparse.ArgumentTypeError):
-                    raise UserError(
-                        f"Expected another value for {key} in '{file}', got {value!r}; see --help."
-                    ) from None
-            settings[name] = value
+            try:
+                settings[name] = _from_yaml(actions[name], value)
+            except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+                reason = f" ({error})" if isinstance(error, argparse.ArgumentTypeError) else ""
+                raise UserError(
+                    f"Expected another value for {key} in '{file}', got {value!r}{reason}; see --help."
+                ) from None
         return settings
 
 
+def _from_yaml(action: argparse.Action, value: Any) -> Any:
+    """What a flag would have made of the value; raises `ValueError` or the like where it would have refused it."""
+    kind = action.type
+    if value is None:
+        return action.default
+    if action.nargs == 0:  # a switch
+        if not isinstance(value, bool):
+            raise ValueError(value)
+        return value
+    if isinstance(value, list):
+        if kind not in (comma_list, integers) and not isinstance(action, argparse._AppendAction):
+            raise ValueError(value)
+        return [int(v) if kind is integers else str(v) for v in value]
+    if isinstance(value, dict):
+        if kind is not pairs:
+            raise ValueError(value)
+        return {str(k): v if isinstance(v, str) else json.dumps(v) for k, v in value.items()}
+    made = kind(str(value)) if callable(kind) else str(value)
+    if action.choices is not None and made not in action.choices:
+        raise argparse.ArgumentTypeError(f"choose from {', '.join(action.choices)}")
+    return [made] if isinstance(action, argparse._AppendAction) else made
+
+
 def comma_list(text: str) -> list[str]:
-    """`A,B,C` as a list."""
-    return [part for part in (p.strip() for p in text.split(",")) if part]
+    """`A,B,C` as a list; an empty one is refused."""
+    parts = [part for part in (p.strip() for p in text.split(",")) if part]
+    if not parts:
+        raise argparse.ArgumentTypeError(f"expected A[,B,C], got '{text}'")
+    return parts
 
 
 def integers(text: str) -> list[int]:
@@ -93,44 +124,73 @@ def count_or_all(text: str) -> int | None:
     return None if text == "all" else int(text)
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
+def add_model_flags(parser: Parser) -> None:
     """Which model, where it runs."""
-    parser.add_argument("--model", default="embedded", help="'embedded', a folder, or a hub id")
-    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, mps (default: cuda if present)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, …")
+    model = parser.group("model")
+    model.add_argument("--model", default="embedded", help="'embedded', a folder, or a hub id")
+    model.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, …")
+    parser.group("execution").add_argument(
+        "--device", default=None, help="cpu, cuda, cuda:1, mps (default: cuda if present)"
+    )
 
 
-def add_run_flags(parser: argparse.ArgumentParser) -> None:
-    """What is trained, on what."""
+def add_run_flags(parser: Parser) -> None:
+    """What is trained, on what, and how."""
+    for title in ("model", "data", "optimisation", "execution"):  # in this order in --help
+        parser.group(title)
     add_model_flags(parser)
-    parser.add_argument("--benchmark", default="embedded", help="embedded, trace or ilora")
-    parser.add_argument("--data-dir", default=None, metavar="DIR", help="<DIR>/<TASK>/{train,eval,test}.json")
-    parser.add_argument("--tasks", type=comma_list, default=None, metavar="A,B,C", help="tasks, in this order")
-    parser.add_argument("--scores", type=pairs, default={}, metavar="TASK=SCORE", help="another score for a task")
     parser.add_argument("--settings", type=pairs, default={}, metavar="NAME=VALUE", help="settings of the strategy")
-    parser.add_argument("--steps", type=int, default=None, help="optimiser steps per task (default 120)")
-    parser.add_argument("--batch-size", type=int, default=16, help="examples per micro-batch")
-    parser.add_argument("--gradient-accumulation", type=int, default=1, help="micro-batches per step")
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--max-length", type=int, default=1024, help="tokens; longer prompts lose their middle")
-    parser.add_argument("--num-train", type=int, default=None, help="train examples per task")
-    parser.add_argument("--num-test", type=count_or_all, default=None, help="test examples per task for the matrix")
-    parser.add_argument("--lora-rank", type=int, default=8)
-    parser.add_argument("--lora-alpha", type=float, default=16.0)
-    parser.add_argument("--target-modules", type=comma_list, default=None, help="layers to adapt, or all-linear")
-    parser.add_argument("--resume", action="store_true", help="go on with unfinished runs")
+    model = parser.group("model")
+    model.add_argument("--quantization", choices=("4bit", "8bit"), help="of the base; needs an NVIDIA GPU")
+    model.add_argument("--lora-rank", type=int, default=8, help="r")
+    model.add_argument("--lora-alpha", type=float, default=16.0, help="ΔW = alpha/r · B·A")
+    model.add_argument("--lora-dropout", type=float, default=0.0, help="on the adapter's input")
+    model.add_argument("--target-modules", type=comma_list, default=None, help="layers to adapt, or all-linear")
+    data = parser.group("data")
+    data.add_argument("--benchmark", default="embedded", help="embedded, trace or ilora")
+    data.add_argument("--data-dir", default=None, metavar="DIR", help="<DIR>/<TASK>/{train,eval,test}.json")
+    data.add_argument("--tasks", type=comma_list, default=None, metavar="A,B,C", help="tasks, in this order")
+    data.add_argument("--scores", type=pairs, default={}, metavar="TASK=SCORE", help="another score for a task")
+    data.add_argument("--num-train", type=int, default=None, help="train examples per task")
+    data.add_argument("--num-test", type=count_or_all, default=None, help="test examples per task for the matrix")
+    data.add_argument("--max-length", type=int, default=1024, help="tokens; longer prompts lose their middle")
+    optimisation = parser.group("optimisation")
+    optimisation.add_argument("--steps", type=int, default=None, help="optimiser steps per task (default: 120)")
+    optimisation.add_argument("--batch-size", type=int, default=16, help="examples per micro-batch, of all processes")
+    optimisation.add_argument("--gradient-accumulation", type=int, default=1, help="micro-batches per step")
+    optimisation.add_argument("--learning-rate", type=float, default=3e-3, help="at its peak")
+    optimisation.add_argument("--warmup-ratio", type=float, default=0.1, help="share of a task's steps; then it decays")
+    optimisation.add_argument("--weight-decay", type=float, default=0.0, help="of AdamW")
+    optimisation.add_argument("--max-grad-norm", type=float, default=1.0, help="0 does not clip")
+    optimisation.add_argument(
+        "--group-by-length", action=argparse.BooleanOptionalAction, default=True, help="less padding in a step"
+    )
+    execution = parser.group("execution")
+    execution.add_argument("--resume", action="store_true", help="go on with unfinished runs")
+    execution.add_argument("--save-steps", type=int, default=100, help="the most steps that a kill can lose")
+    execution.add_argument("--report-to", type=comma_list, default=None, help="tensorboard, wandb, mlflow")
+    execution.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
+    execution.add_argument("--torch-compile", action="store_true", help="compile the model")
+
+
+def add_general_flags(parser: Parser) -> None:
+    """Tasks that are measured before and after training, and never trained."""
+    data = parser.group("data")
+    data.add_argument(
+        "--general-data", default=None, metavar="DIR", help="<DIR>/<TASK>/test.json, scored before and after training"
+    )
+    data.add_argument("--general-tasks", type=comma_list, default=None, metavar="A,B", help="some of them (all)")
 
 
 def run_config(args: argparse.Namespace, strategy: str, seed: int, settings: dict[str, Any]) -> Any:
     """The run configuration that the flags describe."""
     from mcanalysis.training.config import RunConfig, TrainingConfig
 
-    training = {
-        "batch_size": args.batch_size,
-        "gradient_accumulation": args.gradient_accumulation,
-        "learning_rate": args.learning_rate,
-        "max_length": args.max_length,
-    }
+    names = (
+        "batch_size", "gradient_accumulation", "learning_rate", "warmup_ratio", "max_grad_norm", "weight_decay",
+        "max_length", "group_by_length",
+    )  # fmt: skip
+    training = {name: getattr(args, name) for name in names}
     if args.steps is not None:
         training["num_steps"] = args.steps
     return RunConfig(
@@ -145,24 +205,58 @@ def run_config(args: argparse.Namespace, strategy: str, seed: int, settings: dic
         scores=args.scores,
         sizes={} if args.num_train is None else {"train": args.num_train},
         num_test=args.num_test,
+        quantization=args.quantization,
         lora_rank=args.lora_rank,
         lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
         target_modules=tuple(args.target_modules) if args.target_modules else None,
         training=TrainingConfig(**training),
     )
+
+
+def execution(args: argparse.Namespace) -> Any:
+    """How the flags want a run carried out."""
+    from mcanalysis.training.config import Execution
+
+    return Execution(
+        device=args.device,
+        save_steps=args.save_steps,
+        report_to=tuple(args.report_to or ()),
+        gradient_checkpointing=args.gradient_checkpointing,
+        torch_compile=args.torch_compile,
+    )
+
+
+def general(args: argparse.Namespace) -> Any:
+    """The held-out tasks that the flags name, or None."""
+    from mcanalysis.errors import UserError
+    from mcanalysis.experiments.strategies import General
+
+    if args.general_data is None and args.general_tasks is not None:
+        raise UserError("Expected --general-data with --general-tasks, got the latter alone; name the folder.")
+    if args.general_data is None:
+        return None
+    return General(args.general_data, None if args.general_tasks is None else tuple(args.general_tasks))
 
 
 def typed(settings: dict[str, str]) -> dict[str, Any]:
     """Values of strategy settings as numbers, booleans and None where they read so."""
     import yaml
 
-    return {name: yaml.safe_load(value) for name, value in settings.items()}
+    def read(text: str) -> Any:
+        value = yaml.safe_load(text)
+        try:
+            return float(value) if isinstance(value, str) else value
+        except ValueError:
+            return value  # text that is no number, not even 1e5, which YAML 1.1 takes for text
+
+    return {name: read(value) for name, value in settings.items()}
 
 
-def add_workers_flag(parser: argparse.ArgumentParser) -> None:
+def add_workers_flag(parser: Parser) -> None:
     """How many processes share the cores."""
-    parser.add_argument(
-        "--workers", type=int, default=None, help="processes (default: cores, for a small model on CPU)"
+    parser.group("execution").add_argument(
+        "--workers", type=int, default=None, help="runs side by side (default: cores, for a small model on CPU)"
     )
 
 
@@ -174,6 +268,11 @@ def workers(args: argparse.Namespace) -> int:
     from mcanalysis.experiments.jobs import default_workers
     from mcanalysis.models.loading import default_device, model_source
 
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(
+            f"Expected one process for several runs, got {os.environ['WORLD_SIZE']}; launch train.py for each, then "
+            "this script alone."
+        )
     if args.workers is not None and args.workers < 1:
         raise UserError(f"Expected --workers of at least 1, got {args.workers}; leave it out for the default.")
     if args.workers is not None:
@@ -185,7 +284,8 @@ def workers(args: argparse.Namespace) -> int:
 
 
 def quiet_libraries() -> None:
-    """Keep transformers' loading bars and advice off the terminal; errors still show."""
+    """Keep transformers' loading bars and advice off the terminal; errors still show, and warnings once."""
+    import logging
     import warnings
 
     import transformers
@@ -193,20 +293,40 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    if not is_main_process():
+        logging.getLogger("mcanalysis").setLevel(logging.ERROR)
+
+
+def is_main_process() -> bool:
+    """Whether this process prints: it is alone, or the first of those that torchrun or accelerate started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's main; a mistake in the input ends it with one line on stderr and exit code 2."""
+    """Run a script's main; a mistake in the input ends it with one line on stderr and exit code 2.
+
+    A stop by SIGTERM or Ctrl-C ends it with 143 or 130.
+    """
     from mcanalysis.errors import UserError
+    from mcanalysis.training.stopping import Stopped
 
     try:
         main()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _last_words(f"error: {' '.join(str(error).split())}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; finished tasks and measurements are kept, --resume goes on", file=sys.stderr)
-        sys.exit(130)
+    except (Stopped, KeyboardInterrupt) as stop:
+        if is_main_process():
+            print("stopped; what is done is kept, --resume goes on", file=sys.stderr)
+        sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
+
+
+def _last_words(line: str) -> None:
+    """Print once: what is wrong in all processes is said by the main one, and ends the others while they wait here."""
+    if not is_main_process():
+        time.sleep(10)
+        line = f"process {os.environ['RANK']}: {line}"
+    print(line, file=sys.stderr, flush=True)
 
 
 def bar(*, total: int, desc: str) -> Any:

@@ -1,13 +1,19 @@
-"""Several strategies × seeds in one table; runs that are not there yet are trained."""
+"""Several strategies × seeds in one table; runs that are not there yet are trained.
+
+With no flag: every strategy on four tasks of the embedded benchmark, 100 steps each, three seeds.
+"""
 
 from __future__ import annotations
 
 from arguments import (
     Parser,
+    add_general_flags,
     add_run_flags,
     add_workers_flag,
     bar,
     comma_list,
+    execution,
+    general,
     integers,
     quiet_libraries,
     run_config,
@@ -20,28 +26,40 @@ from arguments import (
 def main() -> None:
     parser = Parser(__doc__)
     add_run_flags(parser)
-    parser.add_argument(
-        "--strategy", type=comma_list, default=["sequential", "er", "ilora"], metavar="A,B", help="strategies"
-    )
+    add_general_flags(parser)
+    parser.add_argument("--strategy", type=comma_list, default=["all"], metavar="A,B", help="strategies, or all")
     parser.add_argument(
         "--seed", type=integers, default=[0, 1, 2], metavar="0,1,2", help="one run per strategy and seed"
     )
-    parser.add_argument("--output-dir", default="runs", help="holds the run directories")
+    parser.add_argument(
+        "--full", action="store_true", help="all tasks and 120 steps on the embedded benchmark, too, not four and 100"
+    )
+    parser.add_argument(
+        "--output-dir", default=None, help="holds run directories and comparison/ (default: runs/compare, or runs)"
+    )
     add_workers_flag(parser)
     args = parser.parse()
 
     quiet_libraries()
     import reporting
 
-    from mcanalysis.experiments.strategies import metrics_table, study_configs, train_runs
+    from mcanalysis.benchmarks import get_benchmark
+    from mcanalysis.experiments.strategies import study_configs, train_runs, write_comparison
 
-    base = run_config(args, args.strategy[0], args.seed[0], {})
+    short = args.benchmark == "embedded" and not args.full
+    output_dir = args.output_dir or ("runs/compare" if short else "runs")
+    if short and args.steps is None:
+        args.steps = 100
+    if short and args.tasks is None:
+        args.tasks = get_benchmark("embedded").tasks[:4]
+    base = run_config(args, "sequential", args.seed[0], {})
     configs = study_configs(base, args.strategy, args.seed, typed(args.settings))
     runs = train_runs(
-        configs, args.output_dir,
-        resume=args.resume, device=args.device, workers=workers(args), progress=bar, initializer=quiet_libraries,
+        configs, output_dir,
+        resume=args.resume, execution=execution(args), general=general(args),
+        workers=workers(args), progress=bar, initializer=quiet_libraries,
     )  # fmt: skip
-    reporting.strategies(metrics_table(runs))
+    reporting.comparison(runs, write_comparison(runs, output_dir), output_dir)
 
 
 if __name__ == "__main__":

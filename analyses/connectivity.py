@@ -12,6 +12,7 @@ from arguments import (
     bar,
     comma_list,
     count_or_all,
+    execution,
     integers,
     quiet_libraries,
     run_config,
@@ -82,6 +83,7 @@ def main() -> None:
         resume=args.resume,
         device=args.device,
         workers=workers(args),
+        execution=execution(args),
     )
     if args.minima:
         result = connect_adapters(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import pandas as pd
 from arguments import table
 
 from mcanalysis.experiments.connectivity import ConnectivityResult
-from mcanalysis.experiments.strategies import METRICS, difference, summary_table
+from mcanalysis.experiments.strategies import METRICS, comparison_notes, difference, summary_cells, summary_table
 from mcanalysis.run import Run
+from mcanalysis.training.dry_run import DryRun
 
 STARTED = time.monotonic()
 
@@ -37,11 +40,7 @@ def figure(file: Path) -> None:
 
 def strategies(metrics: pd.DataFrame) -> None:
     """Mean over seeds per strategy and learner, and I-LoRA against replay and sequential."""
-    rows = [["strategy", "learner", "seeds", *(m.replace("_", " ") for m in METRICS)]]
-    for _, row in summary_table(metrics).iterrows():
-        cells = [number(row[m]) + ("" if pd.isna(row[f"{m}_sd"]) else f" ± {row[f'{m}_sd']:.2f}") for m in METRICS]
-        rows.append([row.strategy, row.learner, str(row.seeds), *cells])
-    print("\n" + table(rows))
+    print("\n" + table(summary_cells(summary_table(metrics))))
     present = set(zip(metrics.strategy, metrics.learner, strict=True))
     contrasts = [(("er", "fast"), ("sequential", "fast")), (("ilora", "slow"), ("sequential", "fast"))]
     contrasts += [(("ilora", learner), ("er", "fast")) for learner in ("slow", "fast")]
@@ -50,6 +49,52 @@ def strategies(metrics: pd.DataFrame) -> None:
             mean, low, high = difference(metrics, first, second)
             ends = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}] (95 %, Student's t over seeds)"
             print(f"average accuracy, {' '.join(first)} minus {' '.join(second)}: {mean:+.3f}{ends}")
+
+
+def comparison(runs: Sequence[Run], metrics: pd.DataFrame, output_dir: str) -> None:
+    """The table of all strategies, and where it lies."""
+    strategies(metrics)
+    print(comparison_notes(runs, metrics))
+    print(f"tables: {Path(output_dir, 'comparison')}/strategies.csv, summary.csv, summary.md")
+
+
+def dry_run(plan: DryRun) -> None:
+    """What a run would do and need."""
+    stages = plan.stages
+    if len(stages):
+        rows = [
+            ["task", "train", "cut", "answer tokens", "longest", "steps", "epochs", "tokens", "per step", "padding"]
+        ]
+        rows[0] += ["ungrouped", "to max length"]
+        for s in stages.itertuples():
+            padding = (f"{1 - s.tokens / size:.0%}" for size in (s.padded, s.padded_ungrouped, s.padded_to_max))
+            rows.append(
+                [
+                    str(s.task), str(s.examples), str(s.cut), f"{s.answer_tokens:.1f}", str(s.longest_answer),
+                    str(s.steps), f"{s.epochs:.1f}", f"{s.tokens:,}", f"{s.tokens / s.steps:,.0f}", *padding,
+                ]
+            )  # fmt: skip
+        print(f"\n{plan.strategy} on {plan.model}; nothing is written, no weights are read")
+        print(table(rows))
+        tokens, padded, to_max = (int(stages[name].sum()) for name in ("tokens", "padded", "padded_to_max"))
+        print(
+            f"tokens: {tokens:,}, with padding {padded:,}, if every row were padded to the maximum {to_max:,} "
+            f"({to_max / padded:.1f} × as many)"
+        )
+        if stages.replayed.any():
+            print(f"of all examples {int(stages.replayed.sum()):,} are replayed ones, whose lengths are an estimate")
+    cut = f", {plan.cut_tests} of them to cut prompts" if plan.cut_tests else ""
+    print(f"generations: {plan.generations:,} answers to score{cut}")
+    print(f"parameters: {plan.num_parameters:,} in the base, {plan.num_trained:,} trained")
+    if plan.num_trained:
+        parts = {f.name: getattr(plan.memory, f.name) for f in fields(plan.memory)}
+        shown = ", ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
+        print(f"memory of a training step, an estimate: {size(plan.memory.total)} ({shown}) and the libraries' own")
+
+
+def size(number: float) -> str:
+    """Bytes for people."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
 
 
 def connectivity(result: ConnectivityResult) -> None:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from arguments import Parser, add_run_flags, bar, quiet_libraries, run_config, run_script, typed
+from arguments import (
+    Parser,
+    add_general_flags,
+    add_run_flags,
+    bar,
+    execution,
+    general,
+    is_main_process,
+    quiet_libraries,
+    run_config,
+    run_script,
+    typed,
+)
 
 
 def main() -> None:
     parser = Parser(__doc__)
     add_run_flags(parser)
+    add_general_flags(parser)
     parser.add_argument("--strategy", default="ilora", help="the method")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--output-dir", default=None, help="the run directory (default runs/<benchmark>-<strategy>-seed<n>)"
+        "--output-dir", default=None, help="the run directory (default: runs/<benchmark>-<strategy>-seed<n>)"
     )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and needed, and write nothing")
     args = parser.parse()
 
     quiet_libraries()
@@ -21,11 +35,19 @@ def main() -> None:
     from mcanalysis.experiments.strategies import run_name
     from mcanalysis.run import load_run
     from mcanalysis.training.continual_trainer import train
+    from mcanalysis.training.dry_run import dry_run
 
     config = run_config(args, args.strategy, args.seed, typed(args.settings))
+    how, named = execution(args), general(args)
+    held_out = named.load() if named else ()
+    if args.dry_run:
+        if is_main_process():
+            reporting.dry_run(dry_run(config, how, general=held_out))
+        return
     directory = args.output_dir or f"runs/{run_name(config)}"
-    train(config, directory, resume=args.resume, device=args.device, progress=bar)
-    reporting.run(load_run(directory))
+    train(config, directory, resume=args.resume, execution=how, progress=bar, general=held_out)
+    if is_main_process():
+        reporting.run(load_run(directory))
 
 
 if __name__ == "__main__":

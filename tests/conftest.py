@@ -70,7 +70,10 @@ def make_model(base_folder):
 
 @pytest.fixture(scope="session")
 def tiny_base(tokenizer):
-    """tiny_base("gpt2") -> a random base of another architecture, in evaluation mode, for the same tokenizer."""
+    """tiny_base("gpt2") -> a random base of another architecture, in evaluation mode, for the same tokenizer.
+
+    Sliding windows are 8 tokens, fewer than most examples have; Gemma 2's soft caps are low enough to bend its logits.
+    """
     import transformers as t
 
     def make(architecture, seed=0):
@@ -82,12 +85,22 @@ def tiny_base(tokenizer):
             "num_attention_heads": 2,
             "max_position_embeddings": 256,
         }
+        grouped = {"intermediate_size": 64, "num_key_value_heads": 1, **shape, **ids}
+        window = {"sliding_window": 8}
+        caps = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 16}
+        mixed = {"layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 16}
         config = {
             "gpt2": lambda: t.GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=256, **ids),
             "gpt_neox": lambda: t.GPTNeoXConfig(intermediate_size=64, **shape, **ids),
             "opt": lambda: t.OPTConfig(ffn_dim=64, word_embed_proj_dim=32, **shape, **ids),
-            "qwen2": lambda: t.Qwen2Config(intermediate_size=64, num_key_value_heads=1, **shape, **ids),
-            "gemma": lambda: t.GemmaConfig(intermediate_size=64, num_key_value_heads=1, head_dim=16, **shape, **ids),
+            "llama": lambda: t.LlamaConfig(**grouped),
+            "mistral": lambda: t.MistralConfig(**window, **grouped),
+            "phi3": lambda: t.Phi3Config(**window, **grouped),
+            "qwen2": lambda: t.Qwen2Config(**grouped),
+            "qwen3": lambda: t.Qwen3Config(head_dim=16, **grouped),
+            "gemma": lambda: t.GemmaConfig(head_dim=16, **grouped),
+            "gemma2": lambda: t.Gemma2Config(head_dim=16, **caps, **window, **grouped),
+            "gemma3": lambda: t.Gemma3TextConfig(head_dim=16, **mixed, **window, **grouped),
         }[architecture]()
         with torch.random.fork_rng():
             torch.manual_seed(seed)

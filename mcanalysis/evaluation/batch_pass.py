@@ -90,7 +90,7 @@ def run_batch(model: nn.Module, batch: EvaluationBatch, end: int) -> BatchResult
     outputs = [ids[: n - 1] for ids, n in zip(batch.labels.tolist(), num_targets.tolist(), strict=True)]
     wanted = (~known).nonzero().flatten()
     if len(wanted):
-        if cache is not None and cache.is_croppable:
+        if cache is not None and _can_be_cut_back(cache):
             cache.crop(1 - width)
             cache.batch_select_indices(wanted)
         else:  # a cache that cannot be cut back is built again
@@ -106,6 +106,12 @@ def run_batch(model: nn.Module, batch: EvaluationBatch, end: int) -> BatchResult
         for row, ids in zip(wanted.tolist(), written, strict=True):
             outputs[row] = ids
     return BatchResult(nll, num_targets, outputs)
+
+
+def _can_be_cut_back(cache: Any) -> bool:
+    """Whether the answers can be taken off again; a full sliding window has dropped what stood before them."""
+    sliding = [layer for layer in cache.layers if getattr(layer, "is_sliding", False)]
+    return cache.is_croppable and all(layer.get_seq_length() < layer.sliding_window for layer in sliding)
 
 
 def _decode(

@@ -43,7 +43,7 @@ from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.manifest import claim_run_directory, mark_finished
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.tasks.trace_files import load_examples
-from mcanalysis.training.config import RunConfig
+from mcanalysis.training.config import Execution, RunConfig
 from mcanalysis.training.continual_trainer import is_finished, train
 
 
@@ -71,6 +71,7 @@ class Study:
     resume: bool = False
     device: str | None = None
     workers: int = 1
+    execution: Execution | None = None
 
     def settings_of(self, strategy: str) -> ConnectivitySettings:
         """The settings for a strategy's runs."""
@@ -130,7 +131,8 @@ def study_connectivity(
 
 
 def _train(config: RunConfig, directory: Path, study: Study, progress: Progress) -> None:
-    train(config, directory, resume=study.resume, device=study.device, progress=progress)
+    how = study.execution
+    train(config, directory, resume=study.resume, device=study.device, execution=how, progress=progress)
 
 
 @cache

@@ -55,6 +55,25 @@ class Batch:
         """The attention mask, of ones where it was left out."""
         return torch.ones_like(self.input_ids) if self.attention_mask is None else self.attention_mask
 
+    def trimmed(self) -> Batch:
+        """Without the columns in which every row is padded, of which part of a larger batch may have many.
+
+        >>> batch = collate([EncodedExample((5, 6), (7,)), EncodedExample((8,), (9,))], padding=0)
+        >>> last = Batch(batch.input_ids[1:], batch.labels[1:], batch.mask()[1:], batch.position_ids[1:], 1)
+        >>> last.trimmed().input_ids
+        tensor([[8, 9]])
+        """
+        if self.attention_mask is None:
+            return self
+        first = int(self.attention_mask.any(0).int().argmax())
+        return Batch(
+            self.input_ids[:, first:],
+            self.labels[:, first:],
+            self.attention_mask[:, first:],
+            self.position_ids[:, first:],
+            min(self.num_answer_columns, self.input_ids.shape[1] - first - 1),  # no prompt is empty
+        )
+
 
 def encode(example: Example, tokenizer: Any, max_length: int) -> tuple[EncodedExample, bool]:
     """Encode one example; returns it and whether its prompt was cut.

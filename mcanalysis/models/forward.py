@@ -50,7 +50,7 @@ def forward(
         inputs["logits_to_keep"] = columns
     if hidden_states:
         inputs["output_hidden_states"] = True
-    labels = batch.labels[:, -batch.num_answer_columns :]
+    labels = batch.labels[:, batch.labels.shape[1] - batch.num_answer_columns :]
     kept = labels != IGNORED
     targets, rows = labels[kept], kept.nonzero()[:, 0]
     with _head_only_at(_causal_lm(model), kept, columns) as is_flat:

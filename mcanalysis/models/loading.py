@@ -37,10 +37,11 @@ def load_base(
 
     check_base(name, dtype, device)
     source = model_source(name)
+    settings = _quantized(quantization, device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(
-            source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), **_quantized(quantization, device)
+            source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), **settings
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -52,9 +53,29 @@ def load_base(
         raise UserError(
             f"Expected a tokenizer with an end token at '{name}', got none; set eos_token in its tokenizer_config.json."
         )
+    _check_vocabulary(model, tokenizer, name)
     if quantization is None:  # a quantised model is put in place as it is loaded
         model = model.to(device)  # type: ignore[arg-type]
     return model.eval(), tokenizer
+
+
+def _check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
+    """Raise `UserError` where the tokenizer writes tokens that the model has no embedding for.
+
+    Special tokens beyond the embeddings are let pass if nothing here uses them: Gemma 3's text models come with the
+    image token of their larger siblings.
+    """
+    number = model.get_input_embeddings().weight.shape[0]
+    unused = {i for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
+    unused -= {tokenizer.eos_token_id, tokenizer.pad_token_id, *tokenizer("a")["input_ids"]}
+    beyond = [(i, text) for text, i in tokenizer.get_vocab().items() if i >= number and i not in unused]
+    if beyond:
+        first, text = min(beyond)
+        raise UserError(
+            f"Expected a tokenizer of at most the {number} tokens that the model at '{name}' has embeddings for, got "
+            f"{len(beyond)} more, the first is '{text}' with id {first}; use the tokenizer the model was saved with, "
+            "or resize its embeddings and save it again."
+        )
 
 
 def _quantized(quantization: str | None, device: str) -> dict[str, Any]:
@@ -63,7 +84,7 @@ def _quantized(quantization: str | None, device: str) -> dict[str, Any]:
         return {}
     import torch
     from transformers import BitsAndBytesConfig
-    from transformers.utils import is_bitsandbytes_available
+    from transformers.utils.import_utils import is_bitsandbytes_available
 
     if quantization not in ("4bit", "8bit"):
         raise UnknownNameError("quantization", quantization, ("4bit", "8bit"))

@@ -56,10 +56,13 @@ class LoraSettings:
 
 _ATTENTION_NAMES = (
     ("q_proj", "k_proj", "v_proj", "o_proj"),  # Llama, Mistral, Qwen, Gemma
-    ("q_proj", "k_proj", "v_proj", "out_proj"),  # OPT
+    ("q_proj", "k_proj", "v_proj", "out_proj"),  # OPT, GPT-J, GPT-Neo
+    ("q_proj", "k_proj", "v_proj", "dense"),  # Phi
     ("query_key_value", "dense"),  # GPT-NeoX, Falcon, BLOOM
     ("c_attn", "c_proj"),  # GPT-2
     ("qkv_proj", "o_proj"),  # Phi-3
+    ("qkv_proj", "out_proj"),  # CodeGen
+    ("Wqkv", "out_proj"),  # MPT
 )
 
 
@@ -68,14 +71,17 @@ def find_target_modules(model: nn.Module, wanted: Sequence[str] | None = None) -
 
     Raises `UserError` where none is found, or one of `wanted` fits no layer, naming what the model has.
     """
+    decoder = getattr(model, "get_decoder", lambda: model)()  # without the eyes and ears of a multimodal model
+    inside = {id(module) for module in decoder.modules()}
     linear = {
         name: module
         for name, module in model.named_modules()
         if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D" or hasattr(module, "quant_state"))
         and module is not getattr(model, "get_output_embeddings", lambda: None)()
+        and id(module) in inside
     }
     leaves = {name.rsplit(".", 1)[-1] for name in linear}
-    if wanted == ("all-linear",):
+    if tuple(wanted or ()) == ("all-linear",):
         names = list(linear)
     else:
         suffixes = wanted or next((s for s in _ATTENTION_NAMES if set(s) <= leaves), ())
@@ -131,6 +137,7 @@ class LoraModel(AdaptedModel):
         )
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")  # PEFT sets it right for Conv1D by itself
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # PEFT asks by the old name
             torch.manual_seed(seed)
             peft = get_peft_model(base, config, adapter_name=_ADAPTER)  # type: ignore[arg-type]
         peft.peft_config[_ADAPTER].base_model_name_or_path = name
@@ -216,10 +223,14 @@ class LoraModel(AdaptedModel):
         return forward(self.peft, batch, hidden_states)
 
     def forward_at(self, point: Mapping[str, Tensor], batch: Batch, hidden_states: bool = False) -> Forward:
-        """One forward pass at a point of any rank; differentiable with respect to its tensors."""
+        """One forward pass at a point of any rank; differentiable with respect to its tensors.
+
+        With gradients, activations are kept even under gradient checkpointing: when the backward pass computed them
+        again, the point would no longer be in place.
+        """
         self._check_modules(point)
         raw = {self._parameter_names[k]: v for k, v in self._raw(point).items()}
-        with self._without_frozen():
+        with self._without_frozen(), _activations_kept(self.peft):
             return forward(
                 self.peft,
                 batch,
@@ -255,7 +266,7 @@ class LoraModel(AdaptedModel):
                 for module in module_names(point):
                     layer = self.peft.get_submodule(_PREFIX + module)
                     weight = layer.get_base_layer().weight  # type: ignore[operator]
-                    if weight.dtype not in (torch.float32, torch.float64):
+                    if not _is_exact(weight):
                         raise UserError(
                             f"Expected float32 weights to merge an adapter into, got {weight.dtype}; evaluate unmerged."
                         )
@@ -274,7 +285,7 @@ class LoraModel(AdaptedModel):
 
     def can_merge(self) -> bool:
         """Whether all adapted weights are float32 or float64, and whole (FSDP keeps a part in each process)."""
-        return all(w.dtype in (torch.float32, torch.float64) for w in self._adapted_weights()) and not self._is_sharded()
+        return all(_is_exact(w) for w in self._adapted_weights()) and not self._is_sharded()
 
     def _is_sharded(self) -> bool:
         return any(hasattr(w, "device_mesh") for w in self._adapted_weights())
@@ -351,6 +362,25 @@ class LoraModel(AdaptedModel):
                 f"Expected a point with the same adapted modules as this model, got {len(difference)} differing "
                 f"name(s), the first is {first}, only in {where}; use adapters of one base and one set of targets."
             )
+
+
+def _is_exact(weight: Tensor) -> bool:
+    """Whether ΔW can be added: float32 or float64, and not four-bit codes, which bitsandbytes may store as float32."""
+    return weight.dtype in (torch.float32, torch.float64) and not hasattr(weight, "quant_state")
+
+
+@contextmanager
+def _activations_kept(network: nn.Module) -> Iterator[None]:
+    """Switch gradient checkpointing off for a while, where gradients are wanted."""
+    modules = network.modules() if torch.is_grad_enabled() else ()
+    switched = [m for m in modules if getattr(m, "gradient_checkpointing", False)]
+    for module in switched:
+        module.gradient_checkpointing = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in switched:
+            module.gradient_checkpointing = True  # type: ignore[assignment]
 
 
 def _plain(value: Any) -> Any:

@@ -35,7 +35,9 @@ def ema_decay_at(step: int, ema_decay: float) -> float:
 
 
 @torch.no_grad()
-def ema_update_(slow: Mapping[str, Tensor], fast: Mapping[str, Tensor], decay: float) -> None:
+def ema_update_(
+    slow: Mapping[str, Tensor], fast: Mapping[str, Tensor], decay: float, scale: Mapping[str, float] | None = None
+) -> None:
     """Move the slow point towards the fast one, in place: slow ← decay·slow + (1 − decay)·fast.
 
     At decay 1 nothing changes, at decay 0 slow becomes fast, and where both are equal slow stays as it is,
@@ -45,6 +47,8 @@ def ema_update_(slow: Mapping[str, Tensor], fast: Mapping[str, Tensor], decay: f
         slow: the averaged point; its tensors are overwritten and keep their dtype.
         fast: the trained point, of the same names and shapes; left as it is.
         decay: in [0, 1].
+        scale: numbers that tensors of fast are multiplied by, by name; 1 for the others. With LoRA's scaling of B a
+            live adapter can be averaged as a point, without a copy of it.
 
     Raises:
         PointMismatchError: if the two differ in names, shapes or devices.
@@ -66,11 +70,16 @@ def ema_update_(slow: Mapping[str, Tensor], fast: Mapping[str, Tensor], decay: f
                 f"Expected slow and fast tensors in memory of their own, got slow '{name}' sharing storage "
                 f"with fast '{owner}'; clone the slow point before the first update."
             )
+    if decay == 1.0:
+        return
     for name, tensor in slow.items():
+        target, factor = fast[name], 1.0 if scale is None else scale.get(name, 1.0)
+        if factor != 1.0:
+            target = target * factor
         if decay == 0.0:
-            tensor.copy_(fast[name])
-        elif decay < 1.0:
-            tensor.lerp_(fast[name].to(tensor.dtype), 1.0 - decay)
+            tensor.copy_(target)
+        else:
+            tensor.lerp_(target.to(tensor.dtype), 1.0 - decay)
 
 
 def _check_decay(decay: float) -> None:

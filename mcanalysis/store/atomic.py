@@ -128,6 +128,21 @@ def recover_directory(path: str | os.PathLike[str]) -> bool:
     return target.exists()
 
 
+def clear_partial_files(directory: str | os.PathLike[str]) -> None:
+    """Remove what killed writes of single files have left anywhere in a folder that nobody else is writing into.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, ".metrics.json.1a2b3c4d.partial").write_text("{")
+    ...     clear_partial_files(folder)
+    ...     sorted(Path(folder).iterdir())
+    []
+    """
+    for leftover in Path(directory).rglob(f".*{PARTIAL_SUFFIX}"):
+        if leftover.is_file():
+            leftover.unlink()
+
+
 def plain_json(obj: Any) -> Any:
     """Return an object in JSON's own types: NumPy values as numbers and lists, NaN and infinities as None.
 

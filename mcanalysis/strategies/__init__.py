@@ -40,8 +40,8 @@ def _registry() -> Mapping[str, type[Strategy]]:
 def strategy_names() -> list[str]:
     """Names of all strategies, sorted.
 
-    >>> strategy_names()
-    ['er', 'ilora', 'sequential']
+    >>> strategy_names()[:3]
+    ['agem', 'cls_er', 'er']
     """
     return sorted(_registry())
 

@@ -112,6 +112,7 @@ class Strategy(ABC):
         self.config: Any = config
         self.seed = seed
         self.task_index = -1
+        self.report: dict[str, Any] = {}  # JSON types: what is worth a table of its own; part of `state`
 
     @property
     def answering_learner(self) -> str:

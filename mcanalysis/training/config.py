@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal
 
-from mcanalysis.errors import UserError
+from mcanalysis.errors import UnknownNameError, UserError
+
+TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
+"""The trackers that `Execution.report_to` may name, each with the packages of which it needs one."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class TrainingConfig:
                 raise UserError(f"Expected {name} of at least 1, got {getattr(self, name)}; raise it.")
         if not self.learning_rate > 0:
             raise UserError(f"Expected a positive learning_rate, got {self.learning_rate}; try 3e-3.")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise UserError(f"Expected a warmup_ratio in [0, 1], got {self.warmup_ratio}; 0.1 is the default.")
+        for name in ("max_grad_norm", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"Expected {name} of at least 0, got {getattr(self, name)}; 0 switches it off.")
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,16 @@ class RunConfig:
     lora_dropout: float = 0.0
     target_modules: tuple[str, ...] | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 1:
+            raise UserError(f"Expected lora_rank of at least 1, got {self.lora_rank}; 8 is the default.")
+        if not self.lora_alpha > 0:
+            raise UserError(f"Expected a positive lora_alpha, got {self.lora_alpha}; 16 is the default.")
+        if not 0 <= self.lora_dropout < 1:
+            raise UserError(f"Expected lora_dropout in [0, 1), got {self.lora_dropout}; 0 is the default.")
+        if self.num_test is not None and self.num_test < 1:
+            raise UserError(f"Expected num_test of at least 1, got {self.num_test}; leave it out for all.")
 
     def resolved(self) -> dict[str, Any]:
         """As JSON types, for the manifest; two runs with equal resolved configurations are the same run."""
@@ -99,3 +118,12 @@ class Execution:
     def __post_init__(self) -> None:
         if self.save_steps < 1:
             raise UserError(f"Expected save_steps of at least 1, got {self.save_steps}; 100 is the default.")
+        for tracker in self.report_to:
+            if tracker not in TRACKERS:
+                raise UnknownNameError("tracker", tracker, TRACKERS)
+            if not any(find_spec(package) for package in TRACKERS[tracker]):
+                package = TRACKERS[tracker][0]
+                raise UserError(
+                    f"Expected the package {package} to report to {tracker}, got none; pip install {package}, or leave "
+                    f"{tracker} out."
+                )

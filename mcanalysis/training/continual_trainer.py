@@ -37,6 +37,7 @@ from mcanalysis.models.lora_model import LoraSettings
 from mcanalysis.params.point import Point, content_hash
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.atomic import (
+    clear_partial_files,
     recover_directory,
     replace_directory_atomic,
     write_json_atomic,
@@ -79,6 +80,15 @@ class Stage:
     def order_seed(self, seed: int, phase: int) -> str:
         """Fixes the order of the examples; by what they say, so that neither a task's name nor its place matters."""
         return f"{seed}/{hash_json([[e.prompt_ids, e.answer_ids] for e in self.examples])}/{phase}"
+
+
+def make_stages(train: Sequence[tuple[str, list[EncodedExample]]], schedule: str, num_steps: int) -> list[Stage]:
+    """The trainings of a run, given each task's name and examples in order and a strategy's `schedule`."""
+    if schedule == "none":
+        return []
+    if schedule == "joint":
+        return [Stage(len(train), "JOINT", [e for _, task in train for e in task], num_steps * len(train))]
+    return [Stage(k, name, examples, num_steps) for k, (name, examples) in enumerate(train, start=1)]
 
 
 @dataclass(frozen=True)
@@ -137,16 +147,11 @@ class ContinualTrainer:
             if not task.splits.get("train"):
                 raise DataError(f"Expected train examples for {task.task.name}, got none; add them or drop the task.")
             encoded, cut = encode_all(task.splits["train"], self.model.tokenizer, self.config.max_length)
-            train.append(encoded)
+            train.append((task.task.name, encoded))
             self.num_cut[task.task.name] = cut
             if cut:
                 logger.warning("%d of %d train prompts of %s were cut to fit", cut, len(encoded), task.task.name)
-        steps, number = self.config.num_steps, len(train)
-        if self.strategy.schedule == "none":
-            return []
-        if self.strategy.schedule == "joint":
-            return [Stage(number, "JOINT", [e for task in train for e in task], steps * number)]
-        return [Stage(k + 1, t.task.name, train[k], steps) for k, t in enumerate(self.tasks)]
+        return make_stages(train, self.strategy.schedule, self.config.num_steps)
 
     def run(self) -> None:
         """Train what is not trained yet, then write the tables; the caller's random states are left as they were.
@@ -164,6 +169,8 @@ class ContinualTrainer:
                 np.random.set_state(states[1])
 
     def _run(self) -> None:
+        if self.processes.is_main:
+            clear_partial_files(self.directory)
         self.strategy.begin(self.model, len(self.tasks))
         self._restore()
         stages, first = self._stages, self._position.stage

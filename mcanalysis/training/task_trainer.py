@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from mcanalysis.errors import UserError
+from mcanalysis.errors import DataError, UserError
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.encoding import EncodedExample, collate, pad_id
 from mcanalysis.models.forward import forward
@@ -41,6 +41,19 @@ class MicroBatch:
 
 def _only_one(rows: list[MicroBatch]) -> dict[str, MicroBatch]:
     return {"micro_batch": rows[0]}
+
+
+def _checkpointing(model: AdaptedModel) -> dict[str, Any]:
+    """The Trainer's arguments for gradient checkpointing; newer versions of it say activation checkpointing."""
+    base = model.network.get_base_model()  # type: ignore[operator]
+    if not getattr(base, "supports_gradient_checkpointing", False):
+        raise UserError(
+            f"Expected a base that can compute its activations again, got {type(base).__name__}, which cannot; "
+            "leave gradient_checkpointing out."
+        )
+    known = TrainingArguments.__dataclass_fields__
+    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 class _OnStepEnd(TrainerCallback):
@@ -93,6 +106,12 @@ class TaskTrainer(Trainer):
         self._fetched: list[MicroBatch] = []
         self._on_step = on_step
         self._write_checkpoint = write_checkpoint
+        without = sum(not e.answer_ids for e in examples)
+        if without or not examples:
+            raise DataError(
+                f"Expected examples with at least one token to predict for task {task_name}, got "
+                f"{f'{without} of {len(examples)} without any' if without else 'no examples'}; add or remove some."
+            )
         if config.batch_size % self.processes.count:
             raise UserError(
                 f"Expected a batch size that {self.processes.count} processes can share, got {config.batch_size}; "
@@ -116,8 +135,6 @@ class TaskTrainer(Trainer):
             logging_steps=10,
             report_to=list(execution.report_to) or "none",
             run_name=f"{strategy.name}-{task_name}",
-            gradient_checkpointing=execution.gradient_checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False},
             torch_compile=execution.torch_compile,
             disable_tqdm=True,
             remove_unused_columns=False,
@@ -125,10 +142,9 @@ class TaskTrainer(Trainer):
             dataloader_pin_memory=False,
             average_tokens_across_devices=False,
             ddp_find_unused_parameters=False,
+            **(_checkpointing(model) if execution.gradient_checkpointing else {}),
         )
         arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for several processes, never nn.DataParallel
-        if execution.gradient_checkpointing and hasattr(model.network, "enable_input_require_grads"):
-            model.network.enable_input_require_grads()  # the base is frozen: without it nothing would be recomputed
         step_size = config.batch_size * config.gradient_accumulation
         steps = steps_of_examples(
             [len(e) for e in examples], config.num_steps, step_size, order_seed, config.group_by_length

@@ -48,7 +48,7 @@ for name, config in configs.items():
     rng, kills = random.Random("kill/" + name), 0
     while kills < 10:
         pid = child(name, config)
-        time.sleep(rng.uniform(0.1, 0.9) * seconds[name])
+        time.sleep(rng.uniform(0.02, 0.25) * seconds[name])
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if not os.WIFSIGNALED(status):
@@ -103,7 +103,7 @@ def killed(run_config, three_tasks, uninterrupted, tmp_path_factory):
 @pytest.mark.parametrize("name", KILLED_STRATEGIES)
 def test_a_run_killed_at_random_moments_ends_with_the_very_same_bytes(name, killed, uninterrupted, adapter_bytes):
     folder, kills = killed
-    assert int(kills[name]) >= 3  # ten were tried; what comes after the end of training is no kill
+    assert int(kills[name]) >= 4  # ten are tried; what comes after the end of training is no kill
     expected = adapter_bytes(uninterrupted / name)
     assert len(expected) == (6 if name == "ilora" else 3)
     assert adapter_bytes(folder / name) == expected

@@ -1,0 +1,47 @@
+"""One memory per task: the last examples of each, so that a gradient can be taken of every past task by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mcanalysis.errors import UserError
+from mcanalysis.models.encoding import EncodedExample
+
+
+class TaskMemory:
+    """The last `capacity` examples of each task (Lopez-Paz & Ranzato 2017); a new one pushes the oldest out.
+
+    >>> memory = TaskMemory(capacity=2)
+    >>> for i in range(5):
+    ...     memory.remember([EncodedExample((i,), (i,))], [True], task_index=0)
+    >>> [e.answer_ids for e in memory.examples[0]], memory.before(0)
+    ([(3,), (4,)], [])
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise UserError(f"Expected a memory_per_task of at least 1, got {capacity}; use sequential for no memory.")
+        self.capacity = capacity
+        self.examples: dict[int, list[EncodedExample]] = {}
+
+    def remember(self, examples: Sequence[EncodedExample], first_pass: Sequence[bool], task_index: int) -> None:
+        """Take in the examples of a finished step; each once, on its first pass, so that no memory holds copies."""
+        memory = self.examples.setdefault(task_index, [])
+        memory += [example for example, first in zip(examples, first_pass, strict=True) if first]
+        del memory[: -self.capacity]
+
+    def before(self, task_index: int) -> list[list[EncodedExample]]:
+        """What is remembered of each task before `task_index`, in the order of the tasks."""
+        return [memory for index, memory in sorted(self.examples.items()) if index < task_index and memory]
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on, as JSON types."""
+        tasks = sorted(self.examples.items())
+        return {"tasks": [[k, [[e.prompt_ids, e.answer_ids] for e in memory]] for k, memory in tasks]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.examples = {
+            int(k): [EncodedExample(tuple(p), tuple(a)) for p, a in memory] for k, memory in state["tasks"]
+        }

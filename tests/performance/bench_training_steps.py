@@ -1,0 +1,146 @@
+"""A training step of I-LoRA against one of replay and a sequential one, on the same batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from random import Random
+
+import numpy as np
+from setups import MEMORY, embedded_examples, embedded_model, in_mid_sequence
+from step_parts import PARTS, part_seconds
+from timing import padded_tokens, step_seconds, take_turns
+from workload import Aim, Options, Section, Table
+
+from mcanalysis.models.encoding import EncodedExample
+from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.params.point import Point
+from mcanalysis.training.config import TrainingConfig
+
+TITLE = "A training step: I-LoRA, replay, sequential"
+STRATEGIES = ("sequential", "er", "ilora")
+
+Case = tuple[list[EncodedExample], list[EncodedExample]]
+"""What was seen earlier, and what is trained on now."""
+
+
+def measure(options: Options) -> Section:
+    model = embedded_model()
+    start = model.point()
+    tasks = embedded_examples(model.tokenizer, 40 if options.quick else 500)
+    settings = TrainingConfig(num_steps=3 if options.quick else 8)
+    sequence = _sequence(tasks)
+    cases = {"one length": [_one_length(tasks)], "the sequence": sequence[-1:] if options.quick else sequence}
+    aims, rows, notes = [], [], []
+    for name, parts in cases.items():
+        seconds = _seconds(model, start, parts, settings, options.repetitions)
+        for one, other, limit in (("ilora", "er", 1.3), ("er", "sequential", 2.1)):
+            value, detail = _ratio(seconds[one], seconds[other])
+            aims.append(Aim(f"{one} step / {other} step, {name}", limit, value, detail=detail))
+        base = _per_step(seconds["sequential"])
+        padded = {s: _padded(model, parts, settings, s) for s in STRATEGIES}
+        for strategy in STRATEGIES:
+            wall, processor = _per_step(seconds[strategy])
+            rows.append(
+                [name, strategy, f"{wall * 1e3:.1f}", f"{wall / base[0]:.2f}"]
+                + [f"{processor * 1e3:.1f}", f"{processor / base[1]:.2f}"]
+                + [f"{padded[strategy]:.0f}", f"{padded[strategy] / padded['sequential']:.2f}"]
+            )
+        tokens = np.mean([len(e) for _, now in parts for e in now]), np.mean([len(e) for old, _ in parts for e in old])
+        notes.append(f"Case “{name}”: {tokens[0]:.1f} tokens per current example, {tokens[1]:.1f} per remembered one.")
+    shares = _shares(model, start, cases["the sequence"][-1], settings, options.repetitions)
+    batch = settings.batch_size
+    return Section(
+        aims,
+        [
+            Table(
+                f"Milliseconds per step of {batch} current and (er, ilora) {batch} replayed examples; “processor” is "
+                "the time this process ran, which other load on the machine lengthens less; tokens are those of the one "
+                "forward and backward pass (I-LoRA's slow forward walks through the replayed ones once more).",
+                [
+                    ["case", "strategy", "wall, ms", "× sequential", "processor, ms", "× sequential"]
+                    + ["tokens with padding", "× sequential"],
+                    *rows,
+                ],
+            ),
+            Table(
+                "Where a step goes, in percent of a sequential step (profiled, so small operations look dearer than "
+                "they are); last task of the sequence. Backward work counts for the part that made it.",
+                shares,
+            ),
+        ],
+        [
+            f"Through `TaskTrainer`, defaults of every strategy; {options.repetitions} turns of {settings.num_steps - 1} "
+            "timed steps per strategy and task, each strategy on the same current and the same replayed rows; per step "
+            "the median over the turns, then the mean over steps; in brackets the range over turns.",
+            "Case “one length”: every example has 36 tokens, so a replay step has exactly twice the tokens of a "
+            "sequential one, without padding. Case “the sequence”: tasks 2 to 8 of the embedded benchmark, replay from "
+            f"a memory of {MEMORY} examples of the tasks before; current and replayed rows are padded to the longest of "
+            "both, so er / sequential holds the difference of their lengths, too.",
+            *notes,
+        ],
+    )
+
+
+def _one_length(tasks: Mapping[str, Sequence[EncodedExample]]) -> Case:
+    examples = [e for task in tasks.values() for e in task if len(e) == 36]
+    Random(0).shuffle(examples)
+    half = len(examples) // 2
+    return examples[:half][:MEMORY], examples[half:]
+
+
+def _sequence(tasks: Mapping[str, Sequence[EncodedExample]]) -> list[Case]:
+    """For each task from the second on: a memory of those before it, and its examples."""
+    cases, seen, rng = [], list[EncodedExample](), Random(0)
+    for examples in tasks.values():
+        if seen:
+            cases.append((rng.sample(seen, min(MEMORY, len(seen))), list(examples)))
+        seen += examples
+    return cases
+
+
+def _seconds(
+    model: LoraModel, start: Point, cases: Sequence[Case], settings: TrainingConfig, repetitions: int
+) -> dict[str, np.ndarray]:
+    """Per strategy the seconds of shape (turns, steps of all cases, 2)."""
+
+    def way(strategy: str, case: Case) -> np.ndarray:
+        model.load_point(start)
+        return step_seconds(model, in_mid_sequence(strategy, model, *case), case[1], settings)
+
+    ways = {f"{k} {s}": (lambda s=s, case=case: way(s, case)) for k, case in enumerate(cases) for s in STRATEGIES}
+    for warm_up in list(ways.values())[: len(STRATEGIES)]:
+        warm_up()
+    found = take_turns(ways, repetitions)
+    return {s: np.concatenate([found[f"{k} {s}"] for k in range(len(cases))], axis=1) for s in STRATEGIES}
+
+
+def _padded(model: LoraModel, cases: Sequence[Case], settings: TrainingConfig, strategy: str) -> float:
+    """Tokens per step, padding included."""
+    sizes = [padded_tokens(model, in_mid_sequence(strategy, model, *c), c[1], settings) for c in cases]
+    return float(np.mean(sizes))
+
+
+def _per_step(seconds: np.ndarray) -> np.ndarray:
+    return np.median(seconds, axis=0).mean(0)
+
+
+def _ratio(one: np.ndarray, other: np.ndarray) -> tuple[float, str]:
+    turns = one[..., 0].sum(1) / other[..., 0].sum(1)
+    return float(_per_step(one)[0] / _per_step(other)[0]), f"({turns.min():.2f} to {turns.max():.2f})"
+
+
+def _shares(
+    model: LoraModel, start: Point, case: Case, settings: TrainingConfig, repetitions: int
+) -> list[list[str]]:
+    """The table of parts: per part the median over turns, in percent of the median sequential step."""
+
+    def way(strategy: str) -> list[float]:
+        model.load_point(start)
+        parts = part_seconds(model, in_mid_sequence(strategy, model, *case), case[1], settings)
+        return [sum(parts.values()), *parts.values()]
+
+    turns = take_turns({s: (lambda s=s: way(s)) for s in STRATEGIES}, repetitions)
+    found = {s: np.median(turns[s], axis=0) for s in STRATEGIES}
+    whole = found["sequential"][0]
+    rows = [[part, *(f"{100 * found[s][i] / whole:.1f}" for s in STRATEGIES)] for i, part in enumerate(PARTS, start=1)]
+    return [["part", *STRATEGIES], *rows, ["whole step", *(f"{100 * found[s][0] / whole:.1f}" for s in STRATEGIES)]]

@@ -1,0 +1,112 @@
+"""Seconds of training steps through `TaskTrainer`, and how measurements that took turns are summed up."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcanalysis.models.adapted_model import AdaptedModel
+from mcanalysis.models.encoding import EncodedExample
+from mcanalysis.strategies.strategy import Step, Strategy
+from mcanalysis.training.config import TrainingConfig
+from mcanalysis.training.task_trainer import TaskTrainer
+
+
+class Moment(NamedTuple):
+    """Wall clock and processor time of this process, in seconds; their difference is what others took."""
+
+    wall: float
+    processor: float
+
+    @classmethod
+    def now(cls, device: str = "cpu") -> Moment:
+        """After what was asked of the device is done."""
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return cls(time.perf_counter(), time.process_time())
+
+
+def train_steps(
+    model: AdaptedModel,
+    strategy: Strategy,
+    examples: Sequence[EncodedExample],
+    config: TrainingConfig,
+    order_seed: str = "0",
+    on_step: Callable[[], None] = lambda: None,
+    prepare: Callable[[TaskTrainer], None] = lambda trainer: None,
+) -> TaskTrainer:
+    """Train as a run does, without checkpoints; `prepare` is given the trainer before it starts."""
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = TaskTrainer(model, strategy, examples, "bench", config, order_seed, scratch, on_step=on_step)
+        prepare(trainer)
+        trainer.train()
+    return trainer
+
+
+def step_seconds(
+    model: AdaptedModel,
+    strategy: Strategy,
+    examples: Sequence[EncodedExample],
+    config: TrainingConfig,
+    order_seed: str = "0",
+) -> np.ndarray:
+    """Seconds of each step but the first, from the end of the one before: shape (num_steps − 1, 2), wall and processor.
+
+    So everything a step costs is in it: fetching, drawing replay, both passes, clipping, AdamW, `after_step`, the
+    Trainer's own work. The first step, in which AdamW makes its state, is for warming up.
+    """
+    device = model.device.type
+    moments: list[Moment] = []
+    gc.collect()
+    train_steps(model, strategy, examples, config, order_seed, lambda: moments.append(Moment.now(device)))
+    return np.diff(np.array(moments), axis=0)
+
+
+def padded_tokens(
+    model: AdaptedModel,
+    strategy: Strategy,
+    examples: Sequence[EncodedExample],
+    config: TrainingConfig,
+    order_seed: str = "0",
+) -> list[int]:
+    """What `step_seconds` walks through, in tokens with padding, per micro-batch; the first step is left out, too."""
+    sizes: list[int] = []
+    loss = strategy.loss
+
+    def counting(step: Step) -> Tensor:
+        sizes.append(step.batch.input_ids.numel())
+        return loss(step)
+
+    strategy.loss = counting  # type: ignore[method-assign]
+    train_steps(model, strategy, examples, config, order_seed)
+    return sizes[config.gradient_accumulation :]
+
+
+def take_turns(ways: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, list[Any]]:
+    """The results of each way, A B C A B C …, so that a slow moment of the machine falls on all of them.
+
+    >>> take_turns({"a": lambda: 1, "b": lambda: 2}, 2)
+    {'a': [1, 1], 'b': [2, 2]}
+    """
+    results: dict[str, list[Any]] = {name: [] for name in ways}
+    for _ in range(repetitions):
+        for name, way in ways.items():
+            results[name].append(way())
+    return results
+
+
+def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, str]:
+    """The ratio of two medians, and, as text, the range of the ratios of each turn.
+
+    >>> ratio([2.0, 4.0, 6.0], [1.0, 2.0, 4.0])
+    (2.0, '(1.50 to 2.00)')
+    """
+    each = np.array(one) / np.array(other)
+    return float(np.median(one) / np.median(other)), f"({each.min():.2f} to {each.max():.2f})"

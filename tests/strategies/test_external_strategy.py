@@ -1,0 +1,94 @@
+"""Strategies from outside: a file in a folder on the search path, and an installed package's entry point."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+SMALL = (
+    "--tasks", "FOMC", "--steps", "2", "--num-train", "8", "--num-test", "2", "--batch-size", "4", "--device", "cpu",
+)  # fmt: skip
+
+MINE = '''
+from dataclasses import dataclass
+
+from mcanalysis.errors import UserError
+from mcanalysis.strategies.strategy import Strategy, StrategyConfig
+
+
+@dataclass(frozen=True)
+class MineConfig(StrategyConfig):
+    weight: float = 0.5
+
+    def __post_init__(self):
+        if not self.weight > 0:
+            raise UserError(f"Expected a positive weight, got {self.weight}; try 0.5.")
+
+
+class Mine(Strategy):
+    """Weighted cross entropy."""
+
+    name = "{name}"
+    reference = "none"
+    config_class = MineConfig
+
+    def loss(self, step):
+        return self.config.weight * step.current_loss(step.forward())
+'''
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One strategy in a folder on MCANALYSIS_STRATEGY_PATH, one in a package that is installed beside ours."""
+    folder = tmp_path_factory.mktemp("strategies")
+    (folder / "search").mkdir()
+    (folder / "search" / "weighted.py").write_text(MINE.replace("{name}", "mine"))
+    site = folder / "site"
+    information = site / "theirs-1.0.dist-info"
+    information.mkdir(parents=True)
+    (site / "theirs_package.py").write_text(MINE.replace("{name}", "theirs"))
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[mcanalysis.strategies]\ntheirs = theirs_package:Mine\n")
+    return {
+        **os.environ,
+        "MCANALYSIS_STRATEGY_PATH": str(folder / "search"),
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(site)]),
+    }
+
+
+@pytest.fixture
+def run_script(environment, tmp_path):
+    def run(name, *arguments):
+        command = [sys.executable, str(REPOSITORY / "analyses" / f"{name}.py"), *arguments]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def test_a_file_on_the_search_path_trains(run_script, tmp_path):
+    done = run_script("train", "--strategy", "mine", "--settings", "weight=0.25", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "mine / fast" in done.stdout
+    run = tmp_path / "runs" / "embedded-mine-seed0"
+    assert json.loads((run / "manifest.json").read_text())["config"]["strategy_settings"] == {"weight": 0.25}
+    assert (run / "minima/1-FOMC/fast/adapter_model.safetensors").exists()
+
+
+def test_an_entry_point_trains_beside_it(run_script, tmp_path):
+    done = run_script("compare", "--strategy", "theirs,mine", "--seed", "0", "--workers", "1", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in (tmp_path / "runs" / "compare").iterdir()} == {
+        "embedded-theirs-seed0", "embedded-mine-seed0", "comparison",
+    }  # fmt: skip
+
+
+def test_both_are_suggested_like_our_own(run_script, tmp_path):
+    done = run_script("train", "--strategy", "mien", *SMALL)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "Unknown strategy 'mien'. Did you mean 'mine'?" in done.stderr
+    assert {"mine", "theirs", "sequential"} <= set(done.stderr.split("one of: ")[1].rstrip(".\n").split(", "))
+    assert not list(tmp_path.iterdir())
