@@ -1,12 +1,13 @@
 # make demo   from nothing to the connectivity figures
 # make test   unit and integration tests;  make test-all adds the slow ones
 # make lint   ruff (lint and format) and pyright
+# make bench  speed and memory into BENCHMARKS.md; MCANALYSIS_TRACE_DIR=<folder of tasks> for real text
 PYTHON ?= python3
 VENV   := .venv
 PIP    := $(VENV)/bin/pip --disable-pip-version-check
 ARGS   ?=
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all lint format bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +35,9 @@ lint: $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/.installed
+	$(VENV)/bin/python tests/performance $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -85,7 +85,7 @@ def _from_yaml(action: argparse.Action, value: Any) -> Any:
             raise ValueError(value)
         return value
     if isinstance(value, list):
-        if kind not in (comma_list, integers) and not isinstance(action, argparse._AppendAction):
+        if not value or (kind not in (comma_list, integers) and not isinstance(action, argparse._AppendAction)):
             raise ValueError(value)
         return [int(v) if kind is integers else str(v) for v in value]
     if isinstance(value, dict):

@@ -66,7 +66,7 @@ def dry_run(plan: DryRun) -> None:
             ["task", "train", "cut", "answer tokens", "longest", "steps", "epochs", "tokens", "per step", "padding"]
         ]
         rows[0] += ["ungrouped", "to max length"]
-        for s in stages.itertuples():
+        for _, s in stages.iterrows():
             padding = (f"{1 - s.tokens / size:.0%}" for size in (s.padded, s.padded_ungrouped, s.padded_to_max))
             rows.append(
                 [

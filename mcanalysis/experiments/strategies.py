@@ -220,8 +220,8 @@ def summary_cells(summary: pd.DataFrame) -> list[list[str]]:
     titles = {"train_seconds": "train s", "evaluation_seconds": "evaluation s", "peak_memory_bytes": "peak MB"}
     rows = [["strategy", "learner", "seeds", *(titles.get(n, n.replace("_", " ")) for n in shown)]]
     several = summary.strategy.duplicated(keep=False)
-    for index, row in summary.iterrows():
-        star = " *" if several[index] and row.answers else ""
+    for (_, row), one_of_several in zip(summary.iterrows(), several, strict=True):
+        star = " *" if one_of_several and row.answers else ""
         cells = [str(row.strategy), f"{row.learner}{star}", str(row.seeds)]
         for name in shown:
             scale, digits = (1e-6, 0) if name == "peak_memory_bytes" else (1.0, 1 if name in COSTS else 2)

@@ -1,6 +1,6 @@
 """A causal LM with one LoRA adapter: attach, save, load, and put the model at any point and back.
 
-The only module that imports peft. PEFT attaches, saves and loads; all combining of adapters is done on points
+PEFT attaches, saves and loads; all combining of adapters is done on points
 (`mcanalysis.params`), because PEFT's own linear combination scales both factors by the square root of the weight.
 
 A model trains one adapter. Other points (a slow average, a place on a path) are never second adapters: they are put in

@@ -59,7 +59,9 @@ class StackModel(PromptModel):
     ) -> StackModel:
         """A stack that holds its first prompt only; see `draw_starts`."""
         width = vocabulary_vectors(base, tokenizer, 1, "").shape[1]
-        model = cls(base, PromptStack(torch.zeros(prompt_length, width), bottleneck), tokenizer, name)
+        with torch.random.fork_rng():  # PyTorch draws the MLP's start, `start` another
+            stack = PromptStack(torch.zeros(prompt_length, width), bottleneck)
+        model = cls(base, stack, tokenizer, name)
         model.seed = seed
         model.draw_starts(1)
         model.start(0)

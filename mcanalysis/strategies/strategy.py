@@ -119,6 +119,11 @@ class Strategy(ABC):
         """The learner whose scores are *the* scores of the run."""
         return self.learners[0]
 
+    @property
+    def learning_rate_factor(self) -> float:
+        """What the learning rate is multiplied by, a setting of strategies that do not train adapters; else 1."""
+        return getattr(self.config, "learning_rate_factor", 1.0)
+
     def attach(self, base: torch.nn.Module, tokenizer: Any, lora: LoraSettings, name: str) -> AdaptedModel:
         """Put what is trained about the base; by default one LoRA adapter."""
         return LoraModel.attach(base, tokenizer, lora, self.seed, name)

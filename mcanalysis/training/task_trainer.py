@@ -122,7 +122,7 @@ class TaskTrainer(Trainer):
             max_steps=config.num_steps,
             per_device_train_batch_size=config.batch_size // self.processes.count,
             gradient_accumulation_steps=config.gradient_accumulation,
-            learning_rate=config.learning_rate,
+            learning_rate=config.learning_rate * strategy.learning_rate_factor,
             lr_scheduler_type="linear",
             warmup_steps=math.floor(config.warmup_ratio * config.num_steps),  # its first step has rate 0
             max_grad_norm=config.max_grad_norm,

@@ -119,7 +119,7 @@ def test_accelerate_reads_its_configurations(engine):
         ("resume: maybe", ("resume", "maybe")),
         ("quantization: 3bit", ("3bit", "4bit, 8bit")),
         ("seed: {a: 1}", ("seed",)),
-        ("tasks: []", ("at least one task",)),
+        ("tasks: []", ("tasks", "[]")),
         ("general: x", ("general", "Did you mean 'general-data'?")),
         ("config: x.yaml", ("Unknown setting", "config")),
     ],

@@ -281,14 +281,17 @@ def test_the_stack_grows_in_front_and_what_is_frozen_stays(make_base, tokenizer)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_seed_fixes_the_start_and_the_global_state_does_not(kind, make_base, tokenizer):
+def test_a_seed_fixes_the_start_and_the_global_state_is_left_alone(kind, make_base, tokenizer):
     def start(seed, noise):
+        base = make_base("llama")
         torch.manual_seed(noise)
         if kind == "pool":
-            return PoolModel.attach(
-                make_base("llama"), tokenizer, "x", pool_size=4, prompt_length=2, num_selected=2, seed=seed
-            ).raw()
-        return StackModel.attach(make_base("llama"), tokenizer, "x", prompt_length=3, bottleneck=8, seed=seed).raw()
+            model = PoolModel.attach(base, tokenizer, "x", pool_size=4, prompt_length=2, num_selected=2, seed=seed)
+        else:
+            model = StackModel.attach(base, tokenizer, "x", prompt_length=3, bottleneck=8, seed=seed)
+        after = torch.rand(1)
+        assert torch.equal(after, torch.rand(1, generator=torch.Generator().manual_seed(noise)))
+        return model.raw()
 
     with torch.random.fork_rng():
         one, same, other = start(0, 1), start(0, 2), start(1, 1)

@@ -51,12 +51,12 @@ def measure(options: Options) -> Section:
     header = ["task", "tokens", "with our padding", "with the other", "tokens ratio r"]
     header += ["ours, ms", "padded, ms", "speed-up", "speed-up / r"]
     notes = [
-        f"Medians of {options.repetitions} turns of {num_steps - 1} of our steps and {num_padded} padded ones, batches of "
-        f"{BATCH}; range over turns in brackets. Limit: 0.8 × (padded tokens / real tokens). Forward, backward, clipping "
-        "and AdamW on the embedded base with LoRA, strategy sequential.",
-        f"Ours: `TaskTrainer` on {num_steps * BATCH} examples grouped by length, all its own work included. Padded: a bare "
-        f"loop over some of the same examples, each padded to {length} tokens, with attention mask and logits at every "
-        "position, the loss being the model's own; its time does not depend on which examples they are.",
+        f"Medians of {options.repetitions} turns of {num_steps - 1} of our steps and {num_padded} padded ones, batches "
+        f"of {BATCH}; range over turns in brackets. Limit: 0.8 × (padded tokens / real tokens). Forward, backward, "
+        "clipping and AdamW on the embedded base with LoRA, strategy sequential.",
+        f"Ours: `TaskTrainer` on {num_steps * BATCH} examples grouped by length, all its own work included. Padded: a "
+        f"bare loop over some of the same examples, each padded to {length} tokens, with attention mask and logits at "
+        "every position, the loss being the model's own; its time does not depend on which examples they are.",
         _what_data(options, len(tokenizer), dropped),
     ]
     return Section(aims, [Table("Tokens and milliseconds, per example.", [header, *rows])], notes)
@@ -65,8 +65,8 @@ def measure(options: Options) -> Section:
 def _what_data(options: Options, vocabulary: int, dropped: int) -> str:
     if options.data_dir is None:
         return (
-            "No folder of TRACE-form tasks was given (`--data-dir`, or the variable MCANALYSIS_TRACE_DIR): these are the "
-            "embedded tasks, whose examples are much shorter than real ones."
+            "No folder of TRACE-form tasks was given (`--data-dir`, or the variable MCANALYSIS_TRACE_DIR): these are "
+            "the embedded tasks, whose examples are much shorter than real ones."
         )
     return (
         f"Real text in TRACE form, in tokens of a byte-level BPE of {vocabulary} words made from its train splits (the "

@@ -18,6 +18,7 @@ from mcanalysis.training.config import TrainingConfig
 
 TITLE = "A training step: I-LoRA, replay, sequential"
 STRATEGIES = ("sequential", "er", "ilora")
+_HEADER = ("wall, ms", "× sequential", "processor, ms", "× sequential", "padded tokens", "× sequential")
 
 Case = tuple[list[EncodedExample], list[EncodedExample]]
 """What was seen earlier, and what is trained on now."""
@@ -28,54 +29,45 @@ def measure(options: Options) -> Section:
     start = model.point()
     tasks = embedded_examples(model.tokenizer, 40 if options.quick else 500)
     settings = TrainingConfig(num_steps=3 if options.quick else 8)
-    sequence = _sequence(tasks)
-    cases = {"one length": [_one_length(tasks)], "the sequence": sequence[-1:] if options.quick else sequence}
+    cases = {"one length": [_one_length(tasks)]} | ({} if options.quick else {"the sequence": _sequence(tasks)})
     aims, rows, notes = [], [], []
     for name, parts in cases.items():
-        seconds = _seconds(model, start, parts, settings, options.repetitions)
+        seconds = _seconds(model, start, parts, settings, options)
         for one, other, limit in (("ilora", "er", 1.3), ("er", "sequential", 2.1)):
             value, detail = _ratio(seconds[one], seconds[other])
             aims.append(Aim(f"{one} step / {other} step, {name}", limit, value, detail=detail))
-        base = _per_step(seconds["sequential"])
-        padded = {s: _padded(model, parts, settings, s) for s in STRATEGIES}
+        # (wall, processor, tokens) per step
+        costs = {s: np.append(_per_step(seconds[s]) * 1e3, _padded(model, parts, settings, s)) for s in STRATEGIES}
         for strategy in STRATEGIES:
-            wall, processor = _per_step(seconds[strategy])
-            rows.append(
-                [name, strategy, f"{wall * 1e3:.1f}", f"{wall / base[0]:.2f}"]
-                + [f"{processor * 1e3:.1f}", f"{processor / base[1]:.2f}"]
-                + [f"{padded[strategy]:.0f}", f"{padded[strategy] / padded['sequential']:.2f}"]
-            )
-        tokens = np.mean([len(e) for _, now in parts for e in now]), np.mean([len(e) for old, _ in parts for e in old])
+            pairs = zip(costs[strategy], costs["sequential"], (1, 1, 0), strict=True)
+            rows.append([name, strategy, *(c for v, base, d in pairs for c in (f"{v:.{d}f}", f"{v / base:.2f}"))])
+        tokens = [float(np.mean([len(e) for case in parts for e in case[i]])) for i in (1, 0)]
         notes.append(f"Case “{name}”: {tokens[0]:.1f} tokens per current example, {tokens[1]:.1f} per remembered one.")
-    shares = _shares(model, start, cases["the sequence"][-1], settings, options.repetitions)
+    shares = _shares(model, start, *cases["one length"], settings, options.repetitions)
     batch = settings.batch_size
     return Section(
         aims,
         [
             Table(
                 f"Milliseconds per step of {batch} current and (er, ilora) {batch} replayed examples; “processor” is "
-                "the time this process ran, which other load on the machine lengthens less; tokens are those of the one "
+                "the time this process ran, which other load on the machine lengthens less; tokens are those of the "
                 "forward and backward pass (I-LoRA's slow forward walks through the replayed ones once more).",
-                [
-                    ["case", "strategy", "wall, ms", "× sequential", "processor, ms", "× sequential"]
-                    + ["tokens with padding", "× sequential"],
-                    *rows,
-                ],
+                [["case", "strategy", *_HEADER], *rows],
             ),
             Table(
                 "Where a step goes, in percent of a sequential step (profiled, so small operations look dearer than "
-                "they are); last task of the sequence. Backward work counts for the part that made it.",
+                "they are), case “one length”. Backward work counts for the part that made it.",
                 shares,
             ),
         ],
         [
-            f"Through `TaskTrainer`, defaults of every strategy; {options.repetitions} turns of {settings.num_steps - 1} "
-            "timed steps per strategy and task, each strategy on the same current and the same replayed rows; per step "
-            "the median over the turns, then the mean over steps; in brackets the range over turns.",
+            f"Through `TaskTrainer`, defaults of every strategy; {options.repetitions} turns of "
+            f"{settings.num_steps - 1} timed steps per strategy and task, each on the same current and the same "
+            "replayed rows; per step the median over the turns, then the mean over steps; in brackets the range over turns.",
             "Case “one length”: every example has 36 tokens, so a replay step has exactly twice the tokens of a "
             "sequential one, without padding. Case “the sequence”: tasks 2 to 8 of the embedded benchmark, replay from "
-            f"a memory of {MEMORY} examples of the tasks before; current and replayed rows are padded to the longest of "
-            "both, so er / sequential holds the difference of their lengths, too.",
+            f"a memory of {MEMORY} examples of the tasks before; current and replayed rows are padded to the longest "
+            "of both, so er / sequential holds the difference of their lengths, too.",
             *notes,
         ],
     )
@@ -99,7 +91,7 @@ def _sequence(tasks: Mapping[str, Sequence[EncodedExample]]) -> list[Case]:
 
 
 def _seconds(
-    model: LoraModel, start: Point, cases: Sequence[Case], settings: TrainingConfig, repetitions: int
+    model: LoraModel, start: Point, cases: Sequence[Case], settings: TrainingConfig, options: Options
 ) -> dict[str, np.ndarray]:
     """Per strategy the seconds of shape (turns, steps of all cases, 2)."""
 
@@ -108,9 +100,9 @@ def _seconds(
         return step_seconds(model, in_mid_sequence(strategy, model, *case), case[1], settings)
 
     ways = {f"{k} {s}": (lambda s=s, case=case: way(s, case)) for k, case in enumerate(cases) for s in STRATEGIES}
-    for warm_up in list(ways.values())[: len(STRATEGIES)]:
+    for warm_up in [] if options.quick else list(ways.values())[: len(STRATEGIES)]:
         warm_up()
-    found = take_turns(ways, repetitions)
+    found = take_turns(ways, options.repetitions)
     return {s: np.concatenate([found[f"{k} {s}"] for k in range(len(cases))], axis=1) for s in STRATEGIES}
 
 
@@ -129,9 +121,7 @@ def _ratio(one: np.ndarray, other: np.ndarray) -> tuple[float, str]:
     return float(_per_step(one)[0] / _per_step(other)[0]), f"({turns.min():.2f} to {turns.max():.2f})"
 
 
-def _shares(
-    model: LoraModel, start: Point, case: Case, settings: TrainingConfig, repetitions: int
-) -> list[list[str]]:
+def _shares(model: LoraModel, start: Point, case: Case, settings: TrainingConfig, repetitions: int) -> list[list[str]]:
     """The table of parts: per part the median over turns, in percent of the median sequential step."""
 
     def way(strategy: str) -> list[float]:

@@ -1,0 +1,119 @@
+"""`analyses/compare.py`: what it runs by default, what it writes, and that a stop leaves nothing but resumable runs."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mcanalysis.experiments import strategies
+from mcanalysis.strategies import strategy_names
+
+REPOSITORY = Path(__file__).parents[2]
+SMALL = ("--tasks", "FOMC,MedMCQA", "--num-train", "8", "--num-test", "2", "--batch-size", "2", "--device", "cpu")
+
+
+@pytest.fixture
+def asked(script, monkeypatch):
+    """asked(*flags) -> the configurations that would be run and their output directory."""
+    from mcanalysis.errors import UserError
+
+    seen = []
+
+    def spy(configs, output_dir, **rest):
+        seen.append((configs, output_dir))
+        raise UserError("enough")
+
+    monkeypatch.setattr(strategies, "train_runs", spy)
+
+    def run(*flags):
+        assert script("compare", *flags)[0] == 2
+        return seen[-1]
+
+    return run
+
+
+def test_without_a_flag_all_strategies_learn_four_short_tasks_with_three_seeds(asked):
+    configs, output_dir = asked()
+    assert [(c.strategy, c.seed) for c in configs] == [(s, seed) for seed in (0, 1, 2) for s in strategy_names()]
+    assert {(c.tasks, c.training.num_steps) for c in configs} == {
+        (("C-STANCE", "FOMC", "MeetingBank", "ScienceQA"), 100)
+    }
+    assert output_dir == "runs/compare"
+
+
+def test_full_size_is_all_tasks_and_what_is_named_is_kept(asked):
+    configs, output_dir = asked("--full", "--strategy", "er", "--seed", 1)
+    assert [(c.tasks, c.training.num_steps, c.seed) for c in configs] == [(None, 120, 1)] and output_dir == "runs"
+    ((config,), _) = asked("--strategy", "er", "--seed", 1, "--tasks", "FOMC", "--steps", 7)
+    assert config.tasks == ("FOMC",) and config.training.num_steps == 7
+    ((config,), output_dir) = asked("--strategy", "er", "--seed", 1, "--benchmark", "trace", "--data-dir", "d")
+    assert config.tasks is None and config.training.num_steps == 120 and output_dir == "runs"
+
+
+def test_settings_for_one_strategy(asked):
+    configs, _ = asked("--strategy", "er,ilora", "--seed", 0, "--settings", "er.memory_size=9,ilora.ema_decay=5e-1")
+    assert [dict(c.strategy_settings) for c in configs] == [{"memory_size": 9}, {"ema_decay": 0.5}]
+
+
+def in_session(session):
+    """The living processes of a session (Linux)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, its_session = stat.read_text().rsplit(")", 1)[1].split()[:4]
+        except OSError:
+            continue
+        if int(its_session) == session and state != "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_a_comparison_that_is_stopped_leaves_no_process_and_goes_on(script, tmp_path):
+    flags = ("--strategy", "sequential,er", "--seed", "0", "--steps", "150", *SMALL, "--output-dir", "out")
+    runs = [tmp_path / "out" / f"embedded-{s}-seed0" for s in ("sequential", "er")]
+    process = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "analyses" / "compare.py"), *flags, "--workers", "2", "--save-steps", "20"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        end = time.monotonic() + 120
+        while not all((run / "checkpoint" / "state.json").exists() for run in runs) and time.monotonic() < end:
+            time.sleep(0.05)
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143, err
+    assert err.rstrip().splitlines()[-1].endswith("stopped; what is done is kept, --resume goes on") and not out
+    assert "Traceback" not in err
+    end = time.monotonic() + 20
+    while in_session(process.pid) and time.monotonic() < end:  # multiprocessing's resource tracker goes last
+        time.sleep(0.05)
+    assert in_session(process.pid) == []
+    states = [json.loads((run / "manifest.json").read_text())["status"] for run in runs]
+    assert "running" in states, "it was stopped too late"
+    unfinished = [run for run, state in zip(runs, states, strict=True) if state == "running"]
+    checkpoints = {run: json.loads((run / "checkpoint" / "state.json").read_text()) for run in unfinished}
+    assert any(state["within"] for state in checkpoints.values())
+    assert script("compare", *flags, "--workers", 1)[0] == 2
+    code, out, err = script("compare", *flags, "--workers", 1, "--resume")
+    assert code == 0, err
+    for run, state in checkpoints.items():  # it went on from there
+        written = [json.loads(f.read_text()) for f in sorted((run / "losses").glob("*.json"))]
+        assert [len(w) for w in written] == [150, 150]
+        assert any(w[: len(state["losses"])] == state["losses"] for w in written)
+    table = pd.read_csv(tmp_path / "out" / "comparison" / "strategies.csv")
+    assert list(table.strategy) == ["sequential", "er"] and (table.train_seconds > 0).all()
+    assert "sequential" in (tmp_path / "out" / "comparison" / "summary.md").read_text()
+    assert "average accuracy" in out and "comparison" in out
