@@ -15,7 +15,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +177,39 @@ class LoraModel(AdaptedModel):
             for module in self.scaling if point else ():
                 layer = self.peft.get_submodule(_PREFIX + module)
                 self._frozen_hooks.append(layer.register_forward_hook(self._adding_frozen(module)))
+
+    def train_only_b(self) -> None:
+        """Keep A as it is from now on (until `fresh`)."""
+        for name, parameter in self.parameters.items():
+            parameter.requires_grad_(".lora_B." in name)
+
+    @torch.no_grad()
+    def input_covariances(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """The mean of x·xᵀ over the tokens of the batches, padding left out, x the inputs of each adapted module.
+
+        Shape (width, width) per module, float64; without dropout, with the adapter and the fixed part as they are.
+        """
+        sums: dict[str, Tensor] = {}
+        number, kept = 0, torch.empty(0)
+
+        def add(module: str) -> Callable[..., None]:
+            def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                x = inputs[0][kept].double()
+                sums[module] = sums[module] + x.T @ x if module in sums else x.T @ x
+
+            return hook
+
+        hooks = [self.peft.get_submodule(_PREFIX + m).register_forward_pre_hook(add(m)) for m in self.scaling]
+        try:
+            with self.without_dropout():
+                for batch in batches:
+                    kept = batch.mask().bool()
+                    number += int(kept.sum())
+                    self.forward(batch)
+        finally:
+            for handle in hooks:
+                handle.remove()
+        return {module: total / number for module, total in sums.items()}
 
     def _adding_frozen(self, module: str) -> Callable[..., Tensor | None]:
         def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:

@@ -14,7 +14,7 @@ _ROUNDING = 1e-12  # parts of the energy that are no energy
 
 @dataclass(frozen=True)
 class GradientSubspace:
-    """The directions of a linear layer's inputs that earlier tasks used, as an orthonormal basis of them or of the rest.
+    """The directions of a layer's inputs that earlier tasks used, as an orthonormal basis of them or of the rest.
 
     The gradient of y = W·x is a sum of outer products with x, so its rows lie in the span of the inputs, and a change
     of W whose rows are orthogonal to the inputs of a task does not change what the layer gives for them.

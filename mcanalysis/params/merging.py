@@ -151,8 +151,8 @@ def orthonormal_rows(A: Tensor) -> Tensor:
     """
     if A.shape[0] > A.shape[1]:
         raise UserError(
-            f"Expected a rank of at most the layer's width {A.shape[1]}, got {A.shape[0]}; lower the rank, or leave the "
-            "layer out."
+            f"Expected a rank of at most the layer's width {A.shape[1]}, got {A.shape[0]}; lower the rank, or "
+            "leave the layer out."
         )
     Q, R = torch.linalg.qr(A.T.to(working_dtype([A])))
     signs = torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q.dtype)  # a sign of 0 would erase a row

@@ -15,6 +15,7 @@ from mcanalysis.errors import UserError
 from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.lora import key_a
+from mcanalysis.params.point import Point
 from mcanalysis.strategies.strategy import Step, Strategy, StrategyConfig
 
 
@@ -22,7 +23,7 @@ from mcanalysis.strategies.strategy import Step, Strategy, StrategyConfig
 class OLoraConfig(StrategyConfig):
     """Settings of O-LoRA; 0.5 and 0 are the defaults of the authors' code (for T5 and for LLaMA).
 
-    `lambda1` (λ₁): weight of the orthogonality. The penalty is a sum over modules, entries and old adapters, not a mean,
+    `lambda1` (λ₁): weight of the orthogonality. The penalty is a sum over modules, entries and old adapters, no mean,
     so it grows with depth, rank and the number of tasks. (The authors' code adds it once per micro-batch: with gradient
     accumulation over n of them theirs is n times as strong as ours, which counts once per step.) `lambda2` (λ₂): weight
     of the norms. `form`: `l1`, Σ|A_new·A_oldᵀ|, is what the authors' code computes; `squared` is ‖A_new·A_oldᵀ‖².
@@ -59,10 +60,15 @@ class OLora(Strategy):
     reference = "Wang et al. 2023, arXiv 2310.14152"
     config_class = OLoraConfig
 
+    def __init__(self, config: OLoraConfig, seed: int) -> None:
+        super().__init__(config, seed)
+        self.frozen: Point = {}
+
     def begin_task(self, model: LoraModel, task_index: int, examples: Sequence[EncodedExample]) -> None:
         super().begin_task(model, task_index, examples)
         if task_index > 0:  # the first task's adapter is the one that was attached
-            model.freeze(model.whole_point())
+            self.frozen = model.whole_point()
+            model.freeze(self.frozen)
             model.fresh(Random(f"o_lora/{self.seed}/{task_index}").getrandbits(31))
 
     def loss(self, step: Step) -> Tensor:
@@ -85,7 +91,8 @@ class OLora(Strategy):
         model.save(directory, model.whole_point() if model.frozen else None)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return self._frozen, {}
+        return self.frozen, {}
 
     def load_state(self, model: LoraModel, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        model.freeze({k: v.to(model.device) for k, v in tensors.items()})
+        self.frozen = {k: v.to(model.device) for k, v in tensors.items()}
+        model.freeze(self.frozen)

@@ -75,6 +75,14 @@ def test_one_cut_adds_what_it_drops_to_the_bound():
     assert average.error_bound == pytest.approx(np.linalg.norm(delta(average.point(slow)) - dense), rel=1e-9)
 
 
+def test_a_later_update_shrinks_the_error_and_its_bound():
+    average, slow, _ = run(walk(3), [0.5, 0.6, 0.7], rank=2)
+    average.cut()
+    before = average.error_bound
+    average.update_(slow, as_point(walk(4)[-1]), 0.25)
+    assert 0 < average.error_bound == pytest.approx(0.25 * before, rel=1e-12)
+
+
 def test_decay_0_forgets_and_decay_1_stands_still():
     points = walk(3)
     average, slow, dense = run(points, [0.5, 1.0, 0.5], rank=9)

@@ -41,8 +41,8 @@ def measure(options: Options) -> Section:
         [
             f"{options.repetitions} processes per strategy, in turn; {found['er'][0]['num_steps']} steps of 16 current "
             "and (er, ilora) 16 replayed examples of the embedded tasks (replay memory full), the same for all.",
-            "Peak: `VmHWM` of the process, reset after the base, the libraries (two sequential steps) and the examples were loaded; loaded: "
-            "its `VmRSS` then.",
+            "Peak: `VmHWM` of the process, reset after the base, the libraries (two sequential steps) and the examples "
+            "were loaded; loaded: its `VmRSS` then.",
             "glibc is told to give freed blocks of 128 KiB and more back at once (`MALLOC_MMAP_THRESHOLD_`), so that "
             "the peak is what is held, not what was held once.",
             "There is one base model in each process; the slow adapter is a set of tensors, put in place for one call.",

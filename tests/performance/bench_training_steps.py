@@ -43,7 +43,7 @@ def measure(options: Options) -> Section:
             rows.append([name, strategy, *(c for v, base, d in pairs for c in (f"{v:.{d}f}", f"{v / base:.2f}"))])
         tokens = [float(np.mean([len(e) for case in parts for e in case[i]])) for i in (1, 0)]
         notes.append(f"Case “{name}”: {tokens[0]:.1f} tokens per current example, {tokens[1]:.1f} per remembered one.")
-    shares = _shares(model, start, *cases["one length"], settings, options.repetitions)
+    shares = _shares(model, start, cases["one length"][0], settings, options.repetitions)
     batch = settings.batch_size
     return Section(
         aims,
@@ -63,7 +63,8 @@ def measure(options: Options) -> Section:
         [
             f"Through `TaskTrainer`, defaults of every strategy; {options.repetitions} turns of "
             f"{settings.num_steps - 1} timed steps per strategy and task, each on the same current and the same "
-            "replayed rows; per step the median over the turns, then the mean over steps; in brackets the range over turns.",
+            "replayed rows; per step the median over the turns, then the mean over steps; in brackets the range over "
+            "turns.",
             "Case “one length”: every example has 36 tokens, so a replay step has exactly twice the tokens of a "
             "sequential one, without padding. Case “the sequence”: tasks 2 to 8 of the embedded benchmark, replay from "
             f"a memory of {MEMORY} examples of the tasks before; current and replayed rows are padded to the longest "

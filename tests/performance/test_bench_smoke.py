@@ -6,11 +6,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import bench_accelerator
+import bench_padding
+import bench_training_steps
 import pytest
 import torch
 from report import write_sections
+from setups import embedded_examples, embedded_model, in_mid_sequence
 from step_parts import ENGINE, MLP, TEACHER, exclusive_seconds
+from timing import train_steps
 from workload import workload_names
+
+from mcanalysis.models.encoding import collate
+from mcanalysis.training.config import TrainingConfig
 
 FOLDER = Path(__file__).parent
 
@@ -63,6 +70,36 @@ def test_time_is_told_apart_by_part():
         ]
     )
     assert seconds == pytest.approx({MLP: 8 + 6, "other": 2, TEACHER: 10, ENGINE: 4})
+
+
+def test_strategies_are_timed_on_the_same_rows():
+    model = embedded_model()
+    *earlier, examples = embedded_examples(model.tokenizer, 30).values()
+    start, rows = model.point(), {}
+    for name in bench_training_steps.STRATEGIES:
+        model.load_point(start)
+        strategy = in_mid_sequence(name, model, [e for task in earlier for e in task], examples)
+        seen = rows[name] = []
+        loss = strategy.loss
+
+        def witness(step, seen=seen, loss=loss):
+            seen.append((step.batch.input_ids, step.num_current))
+            return loss(step)
+
+        strategy.loss = witness
+        train_steps(model, strategy, examples, TrainingConfig(3, 4))
+    for (alone, _), (er, num_current), (ilora, _) in zip(*rows.values(), strict=True):
+        assert num_current == 4 and len(er) == 8
+        assert torch.equal(er, ilora)
+        assert torch.equal(alone[:, -20:], er[:4, -20:])
+
+
+def test_the_padded_way_computes_the_same_loss():
+    model = embedded_model()
+    examples = embedded_examples(model.tokenizer, 4)["MeetingBank"]
+    padded = model.peft(**bench_padding._pad(examples, 96, 0), use_cache=False).loss
+    result = model.forward(collate(examples, 0))
+    assert padded.item() == pytest.approx((result.nll.sum() / result.num_targets.sum()).item(), rel=1e-5)
 
 
 TINY = bench_accelerator.Shape("tiny", 32, 64, 2, 4, 2, rows=4, vocabulary=300)

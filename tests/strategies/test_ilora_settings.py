@@ -213,10 +213,28 @@ def test_consistency_on_logits_is_over_answer_tokens_and_vocabulary(
     assert strategy.loss(step).item() == pytest.approx(without + 0.3 * expected, rel=1e-5)
 
 
+def test_fast_follows_the_gradient_of_the_gap_of_logits(fast_and_slow, encode_examples, make_step):
+    model, slow = fast_and_slow
+    strategy = make_strategy("ilora", seed=0, consistency_on="logits", consistency_weight=1.0)
+    strategy.slow = {k: v.requires_grad_() for k, v in slow.items()}
+    step = make_step(model, encode_examples(3, seed=1), encode_examples(4, seed=2))
+    strategy.loss(step).backward()
+    assert all(v.grad is None for v in slow.values())
+    gradient = {k: p.grad.clone() for k, p in model.parameters.items()}
+    square = float(sum(g.double().square().sum() for g in gradient.values()))
+    size, values = 2e-3 / square**0.5, []
+    for sign in (1, -2, 1):  # + size, - size, back
+        with torch.no_grad():
+            for name, parameter in model.parameters.items():
+                parameter.add_(gradient[name], alpha=sign * size)
+        values.append(strategy.loss(step).item())
+    assert (values[0] - values[1]) / (2 * size) == pytest.approx(square, rel=0.02)
+
+
 @pytest.mark.parametrize("on", ["hidden_states", "logits"])
 @pytest.mark.parametrize("long", ["prompt", "answer"])
 def test_replayed_rows_much_shorter_than_the_current_ones(
-    fast_and_slow, encode_examples, make_step, tokenizer, on, long
+    fast_and_slow, encode_examples, make_step, monkeypatch, on, long
 ):
     """Their empty columns are left out of slow's pass, which changes nothing."""
     model, slow = fast_and_slow
@@ -226,12 +244,15 @@ def test_replayed_rows_much_shorter_than_the_current_ones(
     current = [EncodedExample((word,) * 90, (word,)) if long == "prompt" else EncodedExample((word,), (word,) * 90)]
     strategy, er = make_strategy("ilora", seed=0, consistency_on=on), make_strategy("er", seed=0)
     strategy.slow = slow
+    widths, forward_at = [], model.forward_at
+    monkeypatch.setattr(model, "forward_at", lambda p, b, h: widths.append(b.input_ids.shape[1]) or forward_at(p, b, h))
     gaps = []
     for rows in (plain, current):
         step = make_step(model, rows, replay)
         gaps.append(strategy.loss(step).item() - er.loss(step).item())
     assert gaps[0] > 1e-3
     assert gaps[0] == pytest.approx(gaps[1], rel=1e-4)
+    assert widths == [max(len(e) for e in replay)] * 2
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "opt", "qwen2", "gemma"])
