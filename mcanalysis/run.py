@@ -161,7 +161,7 @@ class Run:
                 f"Expected the base model '{c['model']}' that '{self.directory}' was trained on, got other contents; "
                 "restore the base or train a new run."
             )
-        base, tokenizer = load_base(c["model"], c["dtype"], self.device or default_device())
+        base, tokenizer = load_base(c["model"], c["dtype"], self.device or default_device(), c.get("quantization"))
         settings = LoraSettings(
             c["lora_rank"], c["lora_alpha"], 0.0, c["target_modules"] and tuple(c["target_modules"])
         )

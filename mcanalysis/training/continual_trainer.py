@@ -139,6 +139,7 @@ class ContinualTrainer:
         self._position = Position()
         self._losses: list[float] = []
         self._seconds = {"train": 0.0, "evaluation": 0.0}
+        self._started = time.monotonic()
         self._stop = StopRequest()
 
     def _make_stages(self) -> list[Stage]:
@@ -203,7 +204,7 @@ class ContinualTrainer:
         index = self._position.stage
         if not (self._position.within or self._position.phase):
             self.strategy.begin_task(self.model, index, stage.examples)
-        started = time.monotonic()
+        self._started = time.monotonic()
         for phase in range(self._position.phase, self.strategy.num_phases()):
             within = self._position.within
             if not within:
@@ -211,7 +212,7 @@ class ContinualTrainer:
                 self._position = Position(index, phase)
             self._train_phase(stage, phase, on_step, within)
         self.strategy.end_task(self.model, stage.examples)
-        self._seconds["train"] += time.monotonic() - started
+        self._seconds["train"] += time.monotonic() - self._started
         self._position = Position(index + 1)
         if self.processes.is_main:
             write_json_atomic(self.directory / "losses" / f"{stage.label}.json", self._losses)
@@ -269,6 +270,7 @@ class ContinualTrainer:
             if engine is not None:
                 engine(folder)
             if self.processes.is_main:
+                unfinished = time.monotonic() - self._started if engine is not None else 0.0
                 tensors, values = self.strategy.state()
                 save_file(
                     {n: t.contiguous().cpu() for n, t in self.model.raw().items()}, folder / "trained.safetensors"
@@ -280,7 +282,7 @@ class ContinualTrainer:
                     "within": engine is not None,
                     "task_index": self.strategy.task_index,
                     "losses": list(losses),
-                    "seconds": self._seconds,
+                    "seconds": {**self._seconds, "train": self._seconds["train"] + unfinished},
                     "strategy": values,
                 }
                 (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -372,6 +374,8 @@ class ContinualTrainer:
         cost = {f"{k}_seconds": v for k, v in self._seconds.items()}
         cost |= {"peak_memory_bytes": peak_memory_bytes(), "num_trained": trained, "processes": self.processes.count}
         write_json_atomic(self.directory / "tables" / "cost.json", cost)
+        if self.strategy.report:
+            write_json_atomic(self.directory / "tables" / "strategy.json", self.strategy.report)
 
     def _write_general(self, store: MeasurementStore | None) -> None:
         """Scores on tasks that are never trained, of the base and of each learner at the end."""
