@@ -43,7 +43,8 @@ def main() -> int:
     transformers.utils.logging.disable_progress_bar()
     options = Options(args.data_dir, args.quick)
     # Where the data lie is nobody's business; that they were given is.
-    command = "make bench" + (" MCANALYSIS_TRACE_DIR=<folder>" if args.data_dir else "")
+    command = f"python tests/performance --only {args.only}" if args.only else "make bench"
+    command = "MCANALYSIS_TRACE_DIR=<folder> " * bool(args.data_dir) + command + " --quick" * args.quick
     failed = []
     for name in names:
         sys.stderr.write(f"{name} …\n")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from setups import embedded_examples, embedded_model, in_mid_sequence
-from timing import Moment, step_seconds, train_steps
+from timing import Moment, step_costs, train_steps
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from workload import Aim, Options, Section, Table
@@ -225,7 +225,7 @@ def _train(
     loaded = torch.cuda.memory_allocated() if on_gpu else None
     prepared = in_mid_sequence(strategy, model, remembered, examples)
     settings = TrainingConfig(num_steps, batch, learning_rate=1e-4, max_length=length)
-    seconds = float(np.median(step_seconds(model, prepared, examples, settings)[:, 0]))
+    seconds = float(np.median(step_costs(model, prepared, examples, settings).wall))
     peak = peak_memory_bytes() if on_gpu else None
     model.peft.zero_grad()
     body, head = linear_weights(model.base)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from setups import embedded_model
-from timing import Moment, padded_tokens, ratio, step_seconds, take_turns
+from timing import Moment, StepCosts, ratio, step_costs, take_turns
 from workload import Aim, Options, Section, Table
 
 from mcanalysis.benchmarks import load_benchmark
@@ -38,16 +38,15 @@ def measure(options: Options) -> Section:
     for task in tasks[:2] if options.quick else tasks:
         examples, left_out = _sample(task.splits["train"], tokenizer, length, num_steps * BATCH)
         dropped += left_out
-        grouped, padded, tokens = _turns(model, examples, settings, length, num_padded, options.repetitions)
-        tokens_ratio = length * BATCH / tokens
+        ours, padded = _turns(model, examples, settings, num_padded, options.repetitions)
+        grouped = [float(costs.wall.mean()) for costs in ours]
+        tokens_ratio = length * BATCH / ours[0].tokens.mean()
         speed_up, detail = ratio(padded, grouped)
         aims.append(Aim(f"speed-up, {task.task.name}", 0.8 * tokens_ratio, speed_up, at_most=False, detail=detail))
-        kept = float(np.mean(padded_tokens(model, make_strategy("sequential", 0), examples, settings))) / BATCH
-        rows.append(
-            [task.task.name, f"{tokens / BATCH:.0f}", f"{kept:.0f}", f"{length}", f"{tokens_ratio:.2f}"]
-            + [f"{np.median(seconds) / BATCH * 1e3:.1f}" for seconds in (grouped, padded)]
-            + [f"{speed_up:.2f}", f"{speed_up / tokens_ratio:.2f}"]
-        )
+        tokens = [f"{of.mean() / BATCH:.0f}" for of in (ours[0].tokens, ours[0].padded)]
+        seconds = [f"{np.median(of) / BATCH * 1e3:.1f}" for of in (grouped, padded)]
+        ratios = [f"{speed_up:.2f}", f"{speed_up / tokens_ratio:.2f}"]
+        rows.append([task.task.name, *tokens, str(length), f"{tokens_ratio:.2f}", *seconds, *ratios])
     header = ["task", "tokens", "with our padding", "with the other", "tokens ratio r"]
     header += ["ours, ms", "padded, ms", "speed-up", "speed-up / r"]
     notes = [
@@ -70,7 +69,8 @@ def _what_data(options: Options, vocabulary: int, dropped: int) -> str:
         )
     return (
         f"Real text in TRACE form, in tokens of a byte-level BPE of {vocabulary} words made from its train splits (the "
-        f"embedded base's own knows the embedded tasks only). Left out for an answer that does not fit: {dropped}."
+        "embedded base's own knows the embedded tasks only). Examples left out for an answer that does not fit: "
+        f"{dropped}."
     )
 
 
@@ -96,36 +96,23 @@ def _turns(
     model: LoraModel,
     examples: Sequence[EncodedExample],
     settings: TrainingConfig,
-    length: int,
     num_padded: int,
     repetitions: int,
-) -> tuple[list[float], list[float], float]:
-    """Seconds per step, ours and padded, in each turn; and real tokens per step, of the steps that were timed."""
+) -> tuple[list[StepCosts], list[float]]:
+    """In each turn: what our steps cost, and the seconds of a padded one."""
     start = model.point()
-    timed: list[int] = []
 
-    def ours() -> float:
+    def ours() -> StepCosts:
         model.load_point(start)
-        strategy = make_strategy("sequential", 0)
-        seen: list[int] = []
-        after_step = strategy.after_step
-
-        def counting(of: Any, current: Sequence[EncodedExample], first_pass: Sequence[bool]) -> None:
-            seen.append(sum(len(e) for e in current))
-            after_step(of, current, first_pass)
-
-        strategy.after_step = counting  # type: ignore[method-assign]
-        seconds = step_seconds(model, strategy, examples, settings)[:, 0]
-        timed[:] = seen[1:]
-        return float(seconds.mean())
+        return step_costs(model, make_strategy("sequential", 0), examples, settings)
 
     def padded() -> float:
         model.load_point(start)
-        return _padded_seconds(model, examples[: num_padded * BATCH], length)
+        return _padded_seconds(model, examples[: num_padded * BATCH], settings.max_length)
 
     ours()
     found = take_turns({"ours": ours, "padded": padded}, repetitions)
-    return found["ours"], found["padded"], float(np.mean(timed))
+    return found["ours"], found["padded"]
 
 
 def _padded_seconds(model: LoraModel, examples: Sequence[EncodedExample], length: int) -> float:

@@ -46,7 +46,6 @@ def part_seconds(
     strategy: Strategy,
     examples: Sequence[EncodedExample],
     config: TrainingConfig,
-    order_seed: str = "0",
 ) -> dict[str, float]:
     """Seconds per step of each of `PARTS`, over all steps but the first two. They sum to the step.
 
@@ -72,7 +71,7 @@ def part_seconds(
         strategy.loss = _marked(strategy.loss, LOSS)  # type: ignore[method-assign]
         strategy.after_step = _marked(strategy.after_step, AFTER)  # type: ignore[method-assign]
         gc.collect()
-        train_steps(model, strategy, examples, config, order_seed, on_step, _mark_engine)
+        train_steps(model, strategy, examples, config, on_step, _mark_engine)
     num_steps = config.num_steps - 2
     parts = {part: s / num_steps for part, s in exclusive_seconds(profiler.events() or ()).items()}
     total = (moments[-1] - moments[1]) / num_steps

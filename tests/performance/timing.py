@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mcanalysis.models.adapted_model import AdaptedModel
-from mcanalysis.models.encoding import EncodedExample
+from mcanalysis.models.encoding import Batch, EncodedExample
 from mcanalysis.strategies.strategy import Step, Strategy
 from mcanalysis.training.config import TrainingConfig
 from mcanalysis.training.task_trainer import TaskTrainer
@@ -38,55 +38,51 @@ def train_steps(
     strategy: Strategy,
     examples: Sequence[EncodedExample],
     config: TrainingConfig,
-    order_seed: str = "0",
     on_step: Callable[[], None] = lambda: None,
     prepare: Callable[[TaskTrainer], None] = lambda trainer: None,
 ) -> TaskTrainer:
     """Train as a run does, without checkpoints; `prepare` is given the trainer before it starts."""
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = TaskTrainer(model, strategy, examples, "bench", config, order_seed, scratch, on_step=on_step)
+        trainer = TaskTrainer(model, strategy, examples, "bench", config, "0", scratch, on_step=on_step)
         prepare(trainer)
         trainer.train()
     return trainer
 
 
-def step_seconds(
-    model: AdaptedModel,
-    strategy: Strategy,
-    examples: Sequence[EncodedExample],
-    config: TrainingConfig,
-    order_seed: str = "0",
-) -> np.ndarray:
-    """Seconds of each step but the first, from the end of the one before: shape (num_steps − 1, 2), wall and processor.
+class StepCosts(NamedTuple):
+    """One array each, an entry per step: seconds by the wall clock and of the processor, tokens without and with
+    padding."""
 
-    So everything a step costs is in it: fetching, drawing replay, both passes, clipping, AdamW, `after_step`, the
+    wall: np.ndarray
+    processor: np.ndarray
+    tokens: np.ndarray
+    padded: np.ndarray
+
+
+def step_costs(
+    model: AdaptedModel, strategy: Strategy, examples: Sequence[EncodedExample], config: TrainingConfig
+) -> StepCosts:
+    """What each step but the first costs, from the end of the one before to its own; without gradient accumulation.
+
+    So everything a step needs is in it: fetching, drawing replay, both passes, clipping, AdamW, `after_step`, the
     Trainer's own work. The first step, in which AdamW makes its state, is for warming up.
     """
     device = model.device.type
     moments: list[Moment] = []
-    gc.collect()
-    train_steps(model, strategy, examples, config, order_seed, lambda: moments.append(Moment.now(device)))
-    return np.diff(np.array(moments), axis=0)
-
-
-def padded_tokens(
-    model: AdaptedModel,
-    strategy: Strategy,
-    examples: Sequence[EncodedExample],
-    config: TrainingConfig,
-    order_seed: str = "0",
-) -> list[int]:
-    """What `step_seconds` walks through, in tokens with padding, per micro-batch; the first step is left out, too."""
-    sizes: list[int] = []
+    batches: list[Batch] = []
     loss = strategy.loss
 
-    def counting(step: Step) -> Tensor:
-        sizes.append(step.batch.input_ids.numel())
+    def witnessed(step: Step) -> Tensor:
+        batches.append(step.batch)
         return loss(step)
 
-    strategy.loss = counting  # type: ignore[method-assign]
-    train_steps(model, strategy, examples, config, order_seed)
-    return sizes[config.gradient_accumulation :]
+    strategy.loss = witnessed  # type: ignore[method-assign]
+    gc.collect()
+    train_steps(model, strategy, examples, config, on_step=lambda: moments.append(Moment.now(device)))
+    wall, processor = np.diff(np.array(moments), axis=0).T
+    tokens = [int(b.mask().sum()) for b in batches[1:]]
+    padded = [b.input_ids.numel() for b in batches[1:]]
+    return StepCosts(wall, processor, np.array(tokens), np.array(padded))
 
 
 def take_turns(ways: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, list[Any]]:
