@@ -194,7 +194,13 @@ class LoraModel(AdaptedModel):
 
         def add(module: str) -> Callable[..., None]:
             def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                x = inputs[0][kept].double()
+                rows = inputs[0].flatten(0, -2)  # OPT gives its MLP the tokens of a batch in one row
+                if len(rows) != len(kept):
+                    raise UserError(
+                        f"Expected {module} to be given all {len(kept)} tokens of a batch, got {len(rows)}; "
+                        "leave such layers (experts, say) out with --target-modules."
+                    )
+                x = rows[kept].double()
                 sums[module] = sums[module] + x.T @ x if module in sums else x.T @ x
 
             return hook
@@ -203,7 +209,7 @@ class LoraModel(AdaptedModel):
         try:
             with self.without_dropout():
                 for batch in batches:
-                    kept = batch.mask().bool()
+                    kept = batch.mask().bool().flatten()
                     number += int(kept.sum())
                     self.forward(batch)
         finally:

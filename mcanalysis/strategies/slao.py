@@ -41,6 +41,11 @@ class Slao(Strategy):
     def answering_learner(self) -> str:
         return "merged"
 
+    def begin(self, model: LoraModel, num_tasks: int) -> None:
+        for name, parameter in model.parameters.items():
+            if ".lora_A." in name:
+                orthonormal_rows(parameter)  # a rank above a layer's width is refused now, not after the first task
+
     def begin_task(self, model: LoraModel, task_index: int, examples: Sequence[EncodedExample]) -> None:
         super().begin_task(model, task_index, examples)
         if task_index > 0:

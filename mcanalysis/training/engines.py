@@ -37,5 +37,8 @@ def check_engine(accelerator_state: Any, strategy: Strategy, network: nn.Module)
                 "set fsdp_version: 2 in the accelerate configuration."
             )
         fsdp.ignored_modules = [
-            m for m in network.modules() if any(p.requires_grad for p in m.parameters(recurse=False))
+            m
+            for name, m in network.named_modules()
+            # All of an adapter: InfLoRA's A is not trained, and is saved and read whole none the less.
+            if ".lora_" in name or any(p.requires_grad for p in m.parameters(recurse=False))
         ]
