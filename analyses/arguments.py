@@ -163,7 +163,10 @@ def add_run_flags(parser: Parser) -> None:
     optimisation.add_argument("--weight-decay", type=float, default=0.0, help="of AdamW")
     optimisation.add_argument("--max-grad-norm", type=float, default=1.0, help="0 does not clip")
     optimisation.add_argument(
-        "--group-by-length", action=argparse.BooleanOptionalAction, default=True, help="less padding in a step"
+        "--group-by-length",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="less padding, and less of a mixture, in a step",
     )
     execution = parser.group("execution")
     execution.add_argument("--resume", action="store_true", help="go on with unfinished runs")

@@ -20,7 +20,9 @@ class TrainingConfig:
     `num_steps` optimiser steps of `batch_size` × `gradient_accumulation` examples (of all processes together), AdamW,
     linear warm-up over `warmup_ratio` of the steps and linear decay, gradients clipped to `max_grad_norm`. The defaults
     suit the embedded base: without warm-up and clipping a rate of 3e-3 now and then wrecks a task. `max_length` in
-    tokens. `group_by_length` puts examples of like length into the same step, which saves padding.
+    tokens. `group_by_length` puts examples of like length into the same step, which saves padding; off, because steps
+    that are less of a mixture learn less: 0.82 instead of 0.93 on the embedded tasks in 120 steps. Micro-batches of one
+    step are of like length either way.
     """
 
     num_steps: int = 120
@@ -31,7 +33,7 @@ class TrainingConfig:
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
     max_length: int = 1024
-    group_by_length: bool = True
+    group_by_length: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "gradient_accumulation", "max_length"):

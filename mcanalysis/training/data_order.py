@@ -14,9 +14,9 @@ def steps_of_examples(
     """Per step, `step_size` pairs (index of an example, whether this is its first appearance).
 
     The examples are passed through again and again, in a new order each time; a pass that does not fill its last step
-    shares it with the next one, so every step is full. With `group_by_length`, the examples of a few steps at a time
-    are sorted by length before they are cut into steps, and those steps shuffled, so that a step needs little padding;
-    within a step the order goes from short to long, so that its micro-batches need little, too.
+    shares it with the next one, so every step is full. Within a step the order goes from short to long, so that its
+    micro-batches need little padding. With `group_by_length`, the examples of a few steps at a time are sorted by
+    length before they are cut into steps, and those steps shuffled, so that a step needs little, too.
 
     >>> steps = steps_of_examples([5, 1, 4, 2], num_steps=3, step_size=2, seed="a")
     >>> [len(s) for s in steps], sorted(i for s in steps for i, first in s if first)
@@ -46,4 +46,4 @@ def steps_of_examples(
             if group_by_length:
                 rng.shuffle(cut)
             steps += cut
-    return steps[:num_steps]
+    return [sorted(step, key=lambda pair: lengths[pair[0]]) for step in steps[:num_steps]]

@@ -30,7 +30,7 @@ BATCH = 4
 def measure(options: Options) -> Section:
     model = embedded_model()
     length, num_steps, num_padded = (128, 3, 1) if options.quick else (LENGTH, 13, 2)
-    settings = TrainingConfig(num_steps=num_steps, batch_size=BATCH, max_length=length)
+    settings = TrainingConfig(num_steps=num_steps, batch_size=BATCH, max_length=length, group_by_length=True)
     tasks = load_benchmark("trace" if options.data_dir else "embedded", options.data_dir)
     tokenizer = _own_tokenizer(tasks, len(model.tokenizer)) if options.data_dir else model.tokenizer
     model.tokenizer = tokenizer  # its pad token is the same

@@ -79,7 +79,9 @@ def test_answers_cuts_and_generations(run_config, tasks, tokenizer):
 
 def test_grouping_and_more_processes_leave_less_padding(run_config, make_tasks):
     tasks = make_tasks(("zeta",), num_train=200)
-    config = replace(run_config(), training=TrainingConfig(num_steps=20, batch_size=8, max_length=128))
+    config = replace(
+        run_config(), training=TrainingConfig(num_steps=20, batch_size=8, max_length=128, group_by_length=True)
+    )
     stage = dry_run(config, tasks=tasks).stages.iloc[0]
     assert stage.tokens < stage.padded < stage.padded_ungrouped < stage.padded_to_max
     two = dry_run(config, tasks=tasks, processes=2).stages.iloc[0]
