@@ -267,3 +267,26 @@ def adapter_bytes():
         return {str(f.relative_to(directory)): f.read_bytes() for f in files}
 
     return read
+
+
+@pytest.fixture(scope="session")
+def stop_after():
+    """stop_after(steps, signal=SIGTERM) -> a progress that sends this process a signal when so many steps are done."""
+    import signal
+
+    class StopAfter:
+        def __init__(self, steps, number=signal.SIGTERM):
+            self.left, self.number = steps, number
+
+        def __call__(self, *, total, desc):
+            return self
+
+        def update(self, n=1):
+            self.left -= n
+            if self.left == 0:
+                os.kill(os.getpid(), self.number)
+
+        def close(self):
+            pass
+
+    return StopAfter

@@ -1,9 +1,5 @@
 """Strategies that keep several adapters: O-LoRA, InfLoRA, SLAO and merging."""
 
-import json
-import os
-import signal
-
 import numpy as np
 import pytest
 import torch
@@ -13,8 +9,6 @@ from mcanalysis.models.encoding import collate
 from mcanalysis.models.lora_model import load_adapter
 from mcanalysis.params.lora import delta_weights
 from mcanalysis.strategies import make_strategy
-from mcanalysis.training.continual_trainer import train
-from mcanalysis.training.stopping import Stopped
 
 FAMILIES = ("o_lora", "inflora", "slao", "merge")
 
@@ -135,38 +129,6 @@ def test_a_truncated_merge_reports_how_far_it_is_off(make_model, tasks, train_ta
     strategy, _ = through("merge", make_model(), tasks, train_task, rank=2)
     errors = strategy.report["truncation_error"]
     assert len(errors) == 3 and all(0 < e < 1 for e in errors)
-
-
-class StopAfter:
-    def __init__(self, steps):
-        self.left = steps
-
-    def __call__(self, *, total, desc):
-        return self
-
-    def update(self, n=1):
-        self.left -= n
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def close(self):
-        pass
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_run_stopped_in_the_third_task_ends_with_the_same_bytes(
-    name, run_config, make_tasks, adapter_bytes, tmp_path
-):
-    config = run_config(name, num_steps=4)
-    data = make_tasks(("zeta", "alpha", "mu"), num_train=10, num_test=2)
-    train(config, tmp_path / "whole", device="cpu", tasks=data)
-    with pytest.raises(Stopped):
-        train(config, tmp_path / "run", device="cpu", tasks=data, progress=StopAfter(10))
-    assert json.loads((tmp_path / "run" / "checkpoint" / "state.json").read_text())["within"]
-    train(config, tmp_path / "run", device="cpu", tasks=data, resume=True)
-    expected = adapter_bytes(tmp_path / "whole")
-    assert len(expected) == (6 if name in ("slao", "merge") else 3)
-    assert adapter_bytes(tmp_path / "run") == expected
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 import itertools
 import json
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -13,8 +11,6 @@ from torch.func import functional_call
 
 from mcanalysis.errors import UserError
 from mcanalysis.strategies import make_strategy
-from mcanalysis.training.continual_trainer import train
-from mcanalysis.training.stopping import Stopped
 
 ALPHA, SCALING = 12.0, 3.0  # of rank 4
 
@@ -221,35 +217,6 @@ def test_the_state_goes_through_files_and_the_penalty_is_the_same(model, random_
     fresh = make_strategy("ewc", seed=0)
     fresh.load_state(model, *make_strategy("ewc", seed=0).state())
     assert fresh.fisher == fresh.anchor == {}
-
-
-class StopAfter:
-    """A progress bar that asks this process to stop when so many steps are done."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def __call__(self, *, total, desc):
-        return self
-
-    def update(self, n=1):
-        self.left -= n
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def close(self):
-        pass
-
-
-def test_a_run_stopped_within_the_second_task_ends_with_the_very_same_bytes(
-    run_config, make_tasks, adapter_bytes, tmp_path
-):
-    config = run_config("ewc", strategy_settings={"fisher_examples": 5, "ewc_lambda": 100.0})
-    train(config, tmp_path / "whole", device="cpu", tasks=make_tasks())
-    with pytest.raises(Stopped):
-        train(config, tmp_path / "run", device="cpu", tasks=make_tasks(), progress=StopAfter(4))
-    train(config, tmp_path / "run", device="cpu", tasks=make_tasks(), resume=True)
-    assert adapter_bytes(tmp_path / "run") == adapter_bytes(tmp_path / "whole") != {}
 
 
 @pytest.mark.parametrize(

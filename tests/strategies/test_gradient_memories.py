@@ -1,8 +1,6 @@
 """GEM and A-GEM: the quadratic programs against SciPy's general solvers, the gradients against plain PyTorch."""
 
 import json
-import os
-import signal
 
 import accelerate
 import numpy as np
@@ -15,8 +13,6 @@ from mcanalysis.errors import UserError
 from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.gem import solve_dual
-from mcanalysis.training.continual_trainer import train
-from mcanalysis.training.stopping import Stopped
 
 SHAPES = {"q.lora_A.weight": (2, 5), "q.lora_B.weight": (3, 2), "v.lora_B.weight": (4,)}
 
@@ -431,38 +427,6 @@ def test_the_state_goes_through_json_and_on(name, settings):
             both.append(asked)
         assert both[0] == both[1] != []
     assert strategy.state() == other.state()
-
-
-class StopAfter:
-    """A progress bar that asks this process to stop when so many steps are done."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def __call__(self, *, total, desc):
-        return self
-
-    def update(self, n=1):
-        self.left -= n
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def close(self):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("name", "settings"), [("gem", {"examples_per_step": 3}), ("agem", {"memory_size": 9, "reference_batch_size": 3})]
-)
-def test_a_run_stopped_within_the_second_task_ends_with_the_very_same_bytes(
-    name, settings, run_config, make_tasks, adapter_bytes, tmp_path
-):
-    config = run_config(name, strategy_settings=settings, lora_dropout=0.3)
-    train(config, tmp_path / "whole", device="cpu", tasks=make_tasks())
-    with pytest.raises(Stopped):
-        train(config, tmp_path / "run", device="cpu", tasks=make_tasks(), progress=StopAfter(4))
-    train(config, tmp_path / "run", device="cpu", tasks=make_tasks(), resume=True)
-    assert adapter_bytes(tmp_path / "run") == adapter_bytes(tmp_path / "whole") != {}
 
 
 @pytest.mark.parametrize(

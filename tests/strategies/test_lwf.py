@@ -1,8 +1,6 @@
 """LwF against plain PyTorch: the softened distributions of one unpadded example at a time, in float64, no PEFT."""
 
 import json
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -12,8 +10,6 @@ from scipy.special import log_softmax
 
 from mcanalysis.errors import UserError
 from mcanalysis.strategies import make_strategy
-from mcanalysis.training.continual_trainer import train
-from mcanalysis.training.stopping import Stopped
 
 
 def target_logits(network, example):
@@ -184,35 +180,6 @@ def test_the_state_goes_through_files_and_the_loss_is_the_same(model, random_poi
     fresh = make_strategy("lwf", seed=0)
     fresh.load_state(model, *make_strategy("lwf", seed=0).state())
     assert fresh.old == {}
-
-
-class StopAfter:
-    """A progress bar that asks this process to stop when so many steps are done."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def __call__(self, *, total, desc):
-        return self
-
-    def update(self, n=1):
-        self.left -= n
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def close(self):
-        pass
-
-
-def test_a_run_stopped_within_the_second_task_ends_with_the_very_same_bytes(
-    run_config, make_tasks, adapter_bytes, tmp_path
-):
-    config = run_config("lwf", strategy_settings={"alpha": 5.0}, lora_dropout=0.3)
-    train(config, tmp_path / "whole", device="cpu", tasks=make_tasks())
-    with pytest.raises(Stopped):
-        train(config, tmp_path / "run", device="cpu", tasks=make_tasks(), progress=StopAfter(4))
-    train(config, tmp_path / "run", device="cpu", tasks=make_tasks(), resume=True)
-    assert adapter_bytes(tmp_path / "run") == adapter_bytes(tmp_path / "whole") != {}
 
 
 @pytest.mark.parametrize(

@@ -330,26 +330,6 @@ def whole(run_config, make_tasks, adapter_bytes, tmp_path_factory):
     return config, tasks, adapter_bytes(folder)
 
 
-@pytest.mark.parametrize("call", [3, 7, 9, 11], ids=["task 1", "phase 1", "first step of phase 2", "phase 2"])
-def test_a_stopped_run_ends_with_the_same_bytes(whole, adapter_bytes, tmp_path, monkeypatch, call):
-    config, tasks, expected = whole
-    calls, after_step = [], McSgd.after_step
-    with monkeypatch.context() as patched:
-
-        def stopping(self, *args):
-            calls.append(1)
-            if len(calls) == call:
-                raise KeyboardInterrupt
-            after_step(self, *args)
-
-        patched.setattr(McSgd, "after_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path / "run", device="cpu", tasks=tasks, execution=Execution(save_steps=1))
-    train(config, tmp_path / "run", device="cpu", tasks=tasks, resume=True)
-    assert len(expected) == 4
-    assert adapter_bytes(tmp_path / "run") == expected
-
-
 # --- several processes
 
 WORKER = """

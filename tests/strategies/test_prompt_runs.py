@@ -1,8 +1,6 @@
 """Whole runs of the strategies that train prompts: stopped and resumed, scored, and learning on the shipped base."""
 
 import json
-import os
-import signal
 
 import numpy as np
 import pandas as pd
@@ -19,7 +17,6 @@ from mcanalysis.run import load_run
 from mcanalysis.strategies import make_strategy
 from mcanalysis.training.config import Execution
 from mcanalysis.training.continual_trainer import train
-from mcanalysis.training.stopping import Stopped
 
 NAMES = ("l2p", "progressive_prompts")
 NUM_STEPS = 3
@@ -29,24 +26,6 @@ def contents(directory):
     """Everything that a resumed run must give again."""
     files = [*directory.glob("minima/*/*/*"), *directory.glob("losses/*"), *directory.glob("tables/[am]*")]
     return {str(f.relative_to(directory)): f.read_bytes() for f in sorted(files)}
-
-
-class StopAfter:
-    """A progress bar that asks the run to stop when so many steps are done."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def __call__(self, *, total, desc):
-        return self
-
-    def update(self, n=1):
-        self.left -= n
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def close(self):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +59,6 @@ def test_a_run_holds_a_minimum_and_a_row_per_task(name, whole):
     assert run.answering_learner == "prompts"
     with pytest.raises(UserError, match=f"{name}, which has none"):
         run.path(1, 2)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_stopped_run_ends_with_the_same_bytes(name, steps, whole, run_config, tasks, tmp_path):
-    """After 3 steps the first task is just done, after 4 and 5 it is in the middle of the second."""
-    config = run_config(name)
-    with pytest.raises(Stopped):
-        train(config, tmp_path / "run", device="cpu", tasks=tasks, progress=StopAfter(steps))
-    train(config, tmp_path / "run", device="cpu", tasks=tasks, resume=True)
-    assert contents(tmp_path / "run") == contents(whole / name)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -111,34 +111,16 @@ def test_a_run_killed_at_random_moments_ends_with_the_very_same_bytes(name, kill
     assert not [p for p in (folder / name).rglob("*") if p.name.startswith(".")]
 
 
-class _StopAfter:
-    """A progress bar that sends this process a signal when so many steps are done."""
-
-    def __init__(self, steps, number):
-        self.left, self.number = steps, number
-
-    def __call__(self, *, total, desc):
-        return self
-
-    def update(self, n=1):
-        self.left -= n
-        if self.left == 0:
-            os.kill(os.getpid(), self.number)
-
-    def close(self):
-        pass
-
-
 @pytest.mark.parametrize("name", KILLED_STRATEGIES)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("steps", [1, NUM_STEPS + 3, 2 * NUM_STEPS])
 def test_a_signal_saves_the_step_and_leaves(
-    name, number, steps, uninterrupted, run_config, three_tasks, adapter_bytes, tmp_path
+    name, number, steps, uninterrupted, run_config, three_tasks, adapter_bytes, stop_after, tmp_path
 ):
     config = run_config(name, num_steps=NUM_STEPS)
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with pytest.raises(Stopped) as stopped:
-        train(config, tmp_path / "run", device="cpu", tasks=three_tasks, progress=_StopAfter(steps, number))
+        train(config, tmp_path / "run", device="cpu", tasks=three_tasks, progress=stop_after(steps, number))
     assert stopped.value.exit_code == 128 + number
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
     state = json.loads((tmp_path / "run" / "checkpoint" / "state.json").read_text())
@@ -150,11 +132,13 @@ def test_a_signal_saves_the_step_and_leaves(
     assert tables(tmp_path / "run") == tables(uninterrupted / name)
 
 
-def test_dropout_goes_on_with_the_masks_it_would_have_drawn(run_config, three_tasks, adapter_bytes, tmp_path):
+def test_dropout_goes_on_with_the_masks_it_would_have_drawn(
+    run_config, three_tasks, adapter_bytes, stop_after, tmp_path
+):
     config = run_config("er", num_steps=NUM_STEPS, lora_dropout=0.5)
     train(config, tmp_path / "whole", device="cpu", tasks=three_tasks)
     with pytest.raises(Stopped):
-        train(config, tmp_path / "run", device="cpu", tasks=three_tasks, progress=_StopAfter(3, signal.SIGTERM))
+        train(config, tmp_path / "run", device="cpu", tasks=three_tasks, progress=stop_after(3, signal.SIGTERM))
     train(config, tmp_path / "run", device="cpu", tasks=three_tasks, resume=True)
     assert adapter_bytes(tmp_path / "run") == adapter_bytes(tmp_path / "whole")
     assert adapter_bytes(tmp_path / "run") != adapter_bytes_without_dropout(
