@@ -16,9 +16,10 @@ from torch import Tensor
 from mcanalysis.errors import RunDirectoryError, UnknownNameError, UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import Objective, make_objective
+from mcanalysis.models.adapter_files import LoraSettings, load_adapter
 from mcanalysis.models.encoding import EncodedExample, collate, encode_all, pad_id
 from mcanalysis.models.loading import base_hash, default_device, load_base
-from mcanalysis.models.lora_model import LoraModel, LoraSettings, load_adapter
+from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.point import Point, content_hash
 from mcanalysis.params.spaces import Space
 from mcanalysis.paths import Linear

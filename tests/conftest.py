@@ -58,8 +58,9 @@ def tokenizer(base_folder):
 @pytest.fixture(scope="session")
 def make_model(base_folder):
     """make_model(seed=0, dtype="auto", **LoraSettings) -> LoraModel over a fresh copy of the tiny base."""
+    from mcanalysis.models.adapter_files import LoraSettings
     from mcanalysis.models.loading import load_base
-    from mcanalysis.models.lora_model import LoraModel, LoraSettings
+    from mcanalysis.models.lora_model import LoraModel
 
     def make(seed=0, dtype="auto", **settings):
         base, tokenizer = load_base(str(base_folder), dtype)

@@ -14,9 +14,10 @@ from mcanalysis.errors import UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.metrics.scores import get_score
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import encode_all
 from mcanalysis.models.loading import default_device, load_base
-from mcanalysis.models.lora_model import LoraModel, LoraSettings
+from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.progress import Progress, silent
 from mcanalysis.strategies import make_strategy
 from mcanalysis.tasks.task import Task, TaskData

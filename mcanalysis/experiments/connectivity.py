@@ -27,9 +27,10 @@ from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.experiments.jobs import Job, run_jobs
 from mcanalysis.experiments.strategies import metrics_table, run_name
+from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.models.encoding import collate, pad_id
 from mcanalysis.models.loading import base_hash, check_base, default_device, load_base
-from mcanalysis.models.lora_model import LoraModel, load_adapter
+from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.point import content_hash
 from mcanalysis.params.spaces import get_space
 from mcanalysis.paths import Bezier

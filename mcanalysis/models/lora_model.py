@@ -12,91 +12,29 @@ merged weights (fast, float32 and float64 only). Adapters of earlier tasks that 
 from __future__ import annotations
 
 import json
-import math
-import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import linear
 
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.models.adapted_model import AdaptedModel
+from mcanalysis.models.adapter_files import PREFIX, LoraSettings, absorb_scaling, load_adapter
 from mcanalysis.models.encoding import Batch
 from mcanalysis.models.forward import Forward, forward
+from mcanalysis.models.target_modules import find_target_modules
 from mcanalysis.params.lora import concatenate, key_a, key_b, module_names
 from mcanalysis.params.point import Point
 
-_PREFIX = "base_model.model."
 _ADAPTER = "default"  # PEFT writes an adapter of this name into the folder itself, not into a subfolder
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Shape of the adapter: ΔW = (alpha / rank)·B·A on the modules whose name ends in one of `target_modules`.
-
-    None means the attention projections, found by name (q, k, v and output, or the fused one). Rank 8 and alpha 16 are
-    the values of LLMCL, the reference code of I-LoRA; dropout 0 keeps a run exactly repeatable.
-    """
-
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] | None = None
-
-
-_ATTENTION_NAMES = (
-    ("q_proj", "k_proj", "v_proj", "o_proj"),  # Llama, Mistral, Qwen, Gemma
-    ("q_proj", "k_proj", "v_proj", "out_proj"),  # OPT, GPT-J, GPT-Neo
-    ("q_proj", "k_proj", "v_proj", "dense"),  # Phi
-    ("query_key_value", "dense"),  # GPT-NeoX, Falcon, BLOOM
-    ("c_attn", "c_proj"),  # GPT-2
-    ("qkv_proj", "o_proj"),  # Phi-3
-    ("qkv_proj", "out_proj"),  # CodeGen
-    ("Wqkv", "out_proj"),  # MPT
-)
-
-
-def find_target_modules(model: nn.Module, wanted: Sequence[str] | None = None) -> list[str]:
-    """Full names of the linear modules to adapt, in the model's order.
-
-    Raises `UserError` where none is found, or one of `wanted` fits no layer, naming what the model has.
-    """
-    decoder = getattr(model, "get_decoder", lambda: model)()  # without the eyes and ears of a multimodal model
-    inside = {id(module) for module in decoder.modules()}
-    linear = {
-        name: module
-        for name, module in model.named_modules()
-        if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D" or hasattr(module, "quant_state"))
-        and module is not getattr(model, "get_output_embeddings", lambda: None)()
-        and id(module) in inside
-    }
-    leaves = {name.rsplit(".", 1)[-1] for name in linear}
-    if tuple(wanted or ()) == ("all-linear",):
-        names = list(linear)
-    else:
-        suffixes = wanted or next((s for s in _ATTENTION_NAMES if set(s) <= leaves), ())
-        names = [n for n in linear if any(n == s or n.endswith("." + s) for s in suffixes)]
-        if not wanted:  # GPT-2 calls the output of its MLP c_proj, too
-            names = [n for n in names if ".mlp." not in n]
-        absent = [s for s in suffixes if not any(n == s or n.endswith("." + s) for n in names)]
-        names = [] if absent else names
-    if not names:
-        raise UserError(
-            f"Expected a model with LoRA-able layers ({', '.join(wanted or ('attention projections',))}), got "
-            f"{type(model).__name__} with linear layers named {', '.join(sorted(leaves)) or '(none)'}; "
-            "name the layers to adapt with --target-modules."
-        )
-    return names
 
 
 class LoraModel(AdaptedModel):
@@ -119,11 +57,11 @@ class LoraModel(AdaptedModel):
         infix = f".{_ADAPTER}."
         for full, parameter in peft.named_parameters():
             if ".lora_" in full and infix in full:
-                short = full.removeprefix(_PREFIX).replace(infix, ".")
+                short = full.removeprefix(PREFIX).replace(infix, ".")
                 self.parameters[short] = parameter
                 self._parameter_names[short] = full
         for module in module_names(self.parameters):
-            self.scaling[module] = float(peft.get_submodule(_PREFIX + module).scaling[_ADAPTER])  # type: ignore[index]
+            self.scaling[module] = float(peft.get_submodule(PREFIX + module).scaling[_ADAPTER])  # type: ignore[index]
 
     @classmethod
     def attach(cls, base: nn.Module, tokenizer: Any, settings: LoraSettings, seed: int, name: str) -> LoraModel:
@@ -150,7 +88,7 @@ class LoraModel(AdaptedModel):
 
     def point(self) -> Point:
         """A copy of the adapter as a point, the scaling multiplied into B; without the fixed part."""
-        return self._absorb({k: v.detach().clone() for k, v in self.parameters.items()}, self.scaling)
+        return absorb_scaling({k: v.detach().clone() for k, v in self.parameters.items()}, self.scaling)
 
     def whole_point(self) -> Point:
         """The adapter and the fixed part as one adapter of their ranks' sum."""
@@ -161,7 +99,7 @@ class LoraModel(AdaptedModel):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for module in self.scaling:
-                self.peft.get_submodule(_PREFIX + module).reset_lora_parameters(_ADAPTER, True)  # type: ignore[operator]
+                self.peft.get_submodule(PREFIX + module).reset_lora_parameters(_ADAPTER, True)  # type: ignore[operator]
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
 
@@ -175,7 +113,7 @@ class LoraModel(AdaptedModel):
                 hook.remove()
             self._frozen_hooks = []
             for module in self.scaling if point else ():
-                layer = self.peft.get_submodule(_PREFIX + module)
+                layer = self.peft.get_submodule(PREFIX + module)
                 self._frozen_hooks.append(layer.register_forward_hook(self._adding_frozen(module)))
 
     def train_only_b(self) -> None:
@@ -205,7 +143,7 @@ class LoraModel(AdaptedModel):
 
             return hook
 
-        hooks = [self.peft.get_submodule(_PREFIX + m).register_forward_pre_hook(add(m)) for m in self.scaling]
+        hooks = [self.peft.get_submodule(PREFIX + m).register_forward_pre_hook(add(m)) for m in self.scaling]
         try:
             with self.without_dropout():
                 for batch in batches:
@@ -303,7 +241,7 @@ class LoraModel(AdaptedModel):
         try:
             with torch.no_grad(), self.peft.disable_adapter(), self._without_frozen():
                 for module in module_names(point):
-                    layer = self.peft.get_submodule(_PREFIX + module)
+                    layer = self.peft.get_submodule(PREFIX + module)
                     weight = layer.get_base_layer().weight  # type: ignore[operator]
                     if not _is_exact(weight):
                         raise UserError(
@@ -330,7 +268,7 @@ class LoraModel(AdaptedModel):
         return any(hasattr(w, "device_mesh") for w in self._adapted_weights())
 
     def _adapted_weights(self) -> Iterator[Tensor]:
-        return (self.peft.get_submodule(_PREFIX + m).get_base_layer().weight for m in self.scaling)  # type: ignore[operator]
+        return (self.peft.get_submodule(PREFIX + m).get_base_layer().weight for m in self.scaling)  # type: ignore[operator]
 
     @contextmanager
     def unmerged(self, point: Mapping[str, Tensor]) -> Iterator[nn.Module]:
@@ -378,7 +316,7 @@ class LoraModel(AdaptedModel):
         config["inference_mode"] = True
         config["target_modules"] = sorted(config["target_modules"])
         save_file(
-            {_PREFIX + k: v.contiguous().cpu() for k, v in tensors.items()},
+            {PREFIX + k: v.contiguous().cpu() for k, v in tensors.items()},
             directory / "adapter_model.safetensors",
             metadata={"format": "pt"},
         )
@@ -387,10 +325,6 @@ class LoraModel(AdaptedModel):
 
     def _raw(self, point: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {k: v / self.scaling[k.rsplit(".lora_", 1)[0]] if ".lora_B." in k else v for k, v in point.items()}
-
-    @staticmethod
-    def _absorb(raw: Mapping[str, Tensor], scaling: Mapping[str, float]) -> Point:
-        return {k: v * scaling[k.rsplit(".lora_", 1)[0]] if ".lora_B." in k else v for k, v in raw.items()}
 
     def _check_modules(self, point: Mapping[str, Tensor]) -> None:
         difference = sorted(set(self.parameters) ^ set(point))
@@ -424,63 +358,3 @@ def _activations_kept(network: nn.Module) -> Iterator[None]:
 
 def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, (set, frozenset)) else str(value)
-
-
-@dataclass(frozen=True)
-class SavedAdapter:
-    """An adapter read from disk: its point (scaling multiplied into B) and the settings that made it."""
-
-    point: Point
-    settings: LoraSettings
-    base_name: str
-
-
-def load_adapter(directory: str | Path) -> SavedAdapter:
-    """Read a standard PEFT LoRA adapter as a point, in the dtype it was saved in.
-
-    Raises `UserError`, naming what is wrong, for a folder without an adapter and for what this algebra does not cover:
-    other PEFT types, DoRA, biases, `modules_to_save`, trained embeddings.
-    """
-    directory = Path(directory)
-    try:
-        config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
-        tensors = load_file(directory / "adapter_model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"Expected a PEFT adapter (adapter_config.json, adapter_model.safetensors) in '{directory}', got: {error}; "
-            "give the folder that PEFT's save_pretrained wrote."
-        ) from None
-    refused = [
-        text
-        for wrong, text in (
-            (config.get("peft_type") != "LORA", f"peft_type {config.get('peft_type')}"),
-            (bool(config.get("use_dora")), "DoRA"),
-            (config.get("bias", "none") != "none", f"bias '{config.get('bias')}'"),
-            (bool(config.get("modules_to_save")), f"modules_to_save {config.get('modules_to_save')}"),
-            (
-                any(".lora_" not in k or "embedding" in k for k in tensors),
-                "tensors that are not LoRA factors",
-            ),
-        )
-        if wrong
-    ]
-    if refused:
-        raise UserError(
-            f"Expected a plain LoRA adapter in '{directory}', got one with {' and '.join(refused)}; "
-            "paths between such adapters are not defined here, train with bias='none' and without modules_to_save."
-        )
-    raw = {k.removeprefix(_PREFIX): v for k, v in tensors.items()}
-    modules = module_names(raw)
-    scaling: dict[str, float] = {}
-    for module in modules:
-        rank = raw[key_a(module)].shape[0]
-        alpha = _pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
-        scaling[module] = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    settings = LoraSettings(int(config["r"]), float(config["lora_alpha"]), 0.0, tuple(modules))
-    point = LoraModel._absorb(raw, scaling)
-    return SavedAdapter(point, settings, str(config.get("base_model_name_or_path") or ""))
-
-
-def _pattern(patterns: Mapping[str, float], module: str, default: float) -> float:
-    """PEFT's per-module alpha: the first pattern, a regular expression, that fits the end of the module's name."""
-    return next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", module)), default)

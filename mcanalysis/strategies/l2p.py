@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mcanalysis.errors import UserError
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import IGNORED, EncodedExample
-from mcanalysis.models.lora_model import LoraSettings
 from mcanalysis.models.prompt_pool import PoolModel
 from mcanalysis.strategies.strategy import Step, Strategy, StrategyConfig
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from mcanalysis.errors import UserError
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import EncodedExample
-from mcanalysis.models.lora_model import LoraSettings
 from mcanalysis.models.prompt_stack import StackModel
 from mcanalysis.strategies.strategy import Strategy, StrategyConfig
 

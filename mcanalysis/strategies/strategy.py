@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from mcanalysis.models.adapted_model import AdaptedModel
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import Batch, EncodedExample
 from mcanalysis.models.forward import Forward, forward
-from mcanalysis.models.lora_model import LoraModel, LoraSettings
+from mcanalysis.models.lora_model import LoraModel
 
 GradientOf = Callable[[Sequence[EncodedExample]], dict[str, Tensor]]
 """The gradient, by parameter name, of the cross entropy on some examples (nats per target token) where the model is."""

@@ -31,9 +31,9 @@ from mcanalysis.evaluation.measuring import measurement_key
 from mcanalysis.evaluation.objective import Objective, make_objective
 from mcanalysis.metrics.continual import continual_metrics
 from mcanalysis.models.adapted_model import AdaptedModel
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import EncodedExample, encode_all
 from mcanalysis.models.loading import base_hash, default_device, load_base
-from mcanalysis.models.lora_model import LoraSettings
 from mcanalysis.params.point import Point, content_hash
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.atomic import (

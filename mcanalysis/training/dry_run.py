@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from mcanalysis.errors import DataError, UserError
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import EncodedExample, encode_all
 from mcanalysis.models.loading import check_base, model_source
-from mcanalysis.models.lora_model import LoraSettings
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.tasks.task import TaskData

@@ -6,7 +6,8 @@ from transformers import GenerationConfig
 
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
-from mcanalysis.models.lora_model import LoraModel, LoraSettings
+from mcanalysis.models.adapter_files import LoraSettings
+from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.strategies import make_strategy
 from mcanalysis.tasks.task import Example, Task, TaskData
 from mcanalysis.training.config import TrainingConfig

@@ -8,9 +8,10 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from mcanalysis.errors import UserError
+from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.models.encoding import collate
 from mcanalysis.models.forward import forward
-from mcanalysis.models.lora_model import LoraModel, load_adapter
+from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.lora import concatenate
 
 

@@ -11,9 +11,11 @@ from transformers import GenerationConfig
 from mcanalysis.errors import UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import collate
 from mcanalysis.models.forward import forward
-from mcanalysis.models.lora_model import LoraModel, LoraSettings, find_target_modules
+from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.models.target_modules import find_target_modules
 from mcanalysis.strategies import make_strategy
 from mcanalysis.tasks.task import Task, TaskData
 

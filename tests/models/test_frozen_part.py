@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import collate
 from mcanalysis.models.forward import forward
-from mcanalysis.models.lora_model import LoraModel, LoraSettings
+from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.lora import concatenate
 
 

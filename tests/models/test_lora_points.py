@@ -6,7 +6,8 @@ import torch
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.models.encoding import collate
 from mcanalysis.models.forward import forward
-from mcanalysis.models.lora_model import LoraModel, find_target_modules
+from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.models.target_modules import find_target_modules
 from mcanalysis.params.lora import concatenate
 
 
@@ -169,8 +170,8 @@ def test_low_precision_weights_are_never_merged_into(make_model, random_point, b
 
 
 def test_a_model_without_layers_to_adapt_names_what_it_has(tokenizer, make_model, base_folder):
+    from mcanalysis.models.adapter_files import LoraSettings
     from mcanalysis.models.loading import load_base
-    from mcanalysis.models.lora_model import LoraSettings
 
     embedding = torch.nn.Sequential(torch.nn.Embedding(3, 4), torch.nn.LayerNorm(4))
     with pytest.raises(UserError, match=r"LoRA-able.*\(none\).*--target-modules"):

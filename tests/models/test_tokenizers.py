@@ -8,9 +8,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from mcanalysis.errors import UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import encode, encode_all, pad_id
 from mcanalysis.models.loading import load_base
-from mcanalysis.models.lora_model import LoraModel, LoraSettings
+from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.strategies import make_strategy
 from mcanalysis.tasks.task import Example, Task, TaskData
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mcanalysis.benchmarks import load_benchmark
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import EncodedExample, encode_all
 from mcanalysis.models.loading import load_base
-from mcanalysis.models.lora_model import LoraModel, LoraSettings
+from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Strategy
 

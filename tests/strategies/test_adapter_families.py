@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from mcanalysis.errors import UserError
+from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.models.encoding import collate
-from mcanalysis.models.lora_model import load_adapter
 from mcanalysis.params.lora import delta_weights
 from mcanalysis.strategies import make_strategy
 

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load, save
 
 from mcanalysis.errors import UserError
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import EncodedExample, collate
-from mcanalysis.models.lora_model import LoraModel, LoraSettings
+from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.gradient_subspace import GradientSubspace
 from mcanalysis.params.lora import delta_distance, delta_norm
 from mcanalysis.params.merging import ties

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mcanalysis.errors import UserError
+from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.models.encoding import EncodedExample, collate
-from mcanalysis.models.lora_model import load_adapter
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.cls_er import ClsEr, ClsErConfig
 from mcanalysis.strategies.strategy import Step, Totals

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mcanalysis.errors import UserError
+from mcanalysis.models.adapter_files import LoraSettings, load_adapter
 from mcanalysis.models.encoding import EncodedExample, collate
-from mcanalysis.models.lora_model import LoraModel, LoraSettings, load_adapter
+from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.ilora import Ilora, IloraConfig
 from mcanalysis.strategies.strategy import Step, Totals

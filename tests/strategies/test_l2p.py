@@ -6,9 +6,9 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from mcanalysis.errors import UserError
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import EncodedExample, collate
 from mcanalysis.models.loading import load_base
-from mcanalysis.models.lora_model import LoraSettings
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Step, Totals
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from mcanalysis.errors import UserError
+from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.models.encoding import EncodedExample
-from mcanalysis.models.lora_model import load_adapter
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.mc_sgd import McSgd, McSgdConfig
 from mcanalysis.training.config import Execution, TrainingConfig

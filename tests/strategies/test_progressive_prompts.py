@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from mcanalysis.errors import UserError
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import collate
 from mcanalysis.models.forward import forward
 from mcanalysis.models.loading import load_base
-from mcanalysis.models.lora_model import LoraSettings
 from mcanalysis.strategies import make_strategy
 
 NAME = "prompt_embeddings"

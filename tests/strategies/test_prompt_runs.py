@@ -10,9 +10,9 @@ import torch
 from mcanalysis.errors import UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import encode_all
 from mcanalysis.models.loading import load_base
-from mcanalysis.models.lora_model import LoraSettings
 from mcanalysis.run import load_run
 from mcanalysis.strategies import make_strategy
 from mcanalysis.training.config import Execution

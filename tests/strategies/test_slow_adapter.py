@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcanalysis.models.lora_model import load_adapter
+from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.strategies.ilora import Ilora, IloraConfig
 from mcanalysis.training.config import TrainingConfig
 from mcanalysis.training.continual_trainer import ContinualTrainer

@@ -8,8 +8,9 @@ import torch
 from mcanalysis.errors import UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import collate
-from mcanalysis.models.lora_model import LoraModel, LoraSettings
+from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.strategies import make_strategy
 from mcanalysis.tasks.task import Task, TaskData
 from mcanalysis.training import task_trainer

@@ -12,10 +12,12 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
+from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import collate
 from mcanalysis.models.forward import forward
 from mcanalysis.models.loading import load_base
-from mcanalysis.models.lora_model import LoraModel, LoraSettings, find_target_modules
+from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.models.target_modules import find_target_modules
 from mcanalysis.pretraining.base_model import new_model
 from mcanalysis.strategies import make_strategy
 from mcanalysis.tasks.task import Task, TaskData

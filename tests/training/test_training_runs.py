@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mcanalysis.errors import DataError, RunDirectoryError, UnknownNameError, UserError
-from mcanalysis.models.lora_model import load_adapter
+from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.store.hashing import hash_files
 from mcanalysis.tasks.task import Example, Task, TaskData
 from mcanalysis.training import continual_trainer
