@@ -172,7 +172,7 @@ def add_run_flags(parser: Parser) -> None:
     execution.add_argument("--resume", action="store_true", help="go on with unfinished runs")
     execution.add_argument("--save-steps", type=int, default=100, help="the most steps that a kill can lose")
     execution.add_argument("--report-to", type=comma_list, default=None, help="tensorboard, wandb, mlflow")
-    execution.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
+    execution.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     execution.add_argument("--torch-compile", action="store_true", help="compile the model")
 
 

@@ -31,8 +31,7 @@ class IloraConfig(StrategyConfig):
     reference code, has 0.25. `warm_up`: λ_k = min(1 − 1/(k+1), λ), as in CLS-ER, its ancestor; without it λ throughout.
     `average_in`: `factor` averages A and B, as published; `product` averages ΔW = B·A. The latter's slow adapter has
     the rank `slow_rank` (None: four times that of fast): the average of the factors, exact, beside a correction of rank
-    `slow_rank` − rank (see `ProductAverage`). With the default, on the embedded tasks, ΔW was right to 1e-4 of its norm
-    or better where the two averages differed by 1e-2 to 1e-1.
+    `slow_rank` − rank (see `ProductAverage`); `report` bounds its error after each task.
     `report_deviation`: report after each task how far the two averages part (‖ΔW_factor − ΔW_product‖ / ‖ΔW_product‖);
     always done in product space, and off in factor space, where it costs that space's bookkeeping.
 

@@ -21,8 +21,8 @@ class TrainingConfig:
     linear warm-up over `warmup_ratio` of the steps and linear decay, gradients clipped to `max_grad_norm`. The defaults
     suit the embedded base: without warm-up and clipping a rate of 3e-3 now and then wrecks a task. `max_length` in
     tokens. `group_by_length` puts examples of like length into the same step, which saves padding; off, because steps
-    that are less of a mixture learn less: 0.82 instead of 0.93 on the embedded tasks in 120 steps. Micro-batches of one
-    step are of like length either way.
+    that are less of a mixture learn less (measured in docs/training.md). Micro-batches of one step are of like length
+    either way.
     """
 
     num_steps: int = 120
@@ -108,7 +108,7 @@ class Execution:
 
     `save_steps`: steps between two checkpoints, hence the most that a kill can lose. `report_to`: trackers of the
     Trainer ("tensorboard", "wandb", "mlflow"). `gradient_checkpointing` computes activations again instead of keeping
-    them: less memory, about a third more time.
+    them: less memory, more time.
     """
 
     device: str | None = None

@@ -9,7 +9,7 @@ _WINDOW = 20  # steps whose examples are sorted together: enough to save padding
 
 
 def steps_of_examples(
-    lengths: Sequence[int], num_steps: int, step_size: int, seed: str, group_by_length: bool = True
+    lengths: Sequence[int], num_steps: int, step_size: int, seed: str, group_by_length: bool = False
 ) -> list[list[tuple[int, bool]]]:
     """Per step, `step_size` pairs (index of an example, whether this is its first appearance).
 

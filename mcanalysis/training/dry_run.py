@@ -20,8 +20,9 @@ from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.tasks.task import TaskData
 from mcanalysis.training.config import Execution, RunConfig
-from mcanalysis.training.continual_trainer import Stage, load_tasks, make_stages
+from mcanalysis.training.continual_trainer import load_tasks
 from mcanalysis.training.data_order import steps_of_examples
+from mcanalysis.training.stages import Stage, make_stages
 
 _BYTES_PER_WEIGHT = {"4bit": 0.516, "8bit": 1.0}  # 4bit: half a byte, and 0.127 bits of doubly quantised scales
 
@@ -46,9 +47,8 @@ class Memory:
     Not counted: what a strategy keeps or computes beside that, fragmentation, and the libraries themselves (some
     hundred MB of a process, about 0.5 GB on a GPU). Attention is taken not to keep its matrix of scores.
 
-    For the embedded base, batches of 64 and 256, float32, bfloat16 and checkpointing, it was 2 to 11 % above the growth
-    of the process that was measured with an allocator that gives memory back at once; glibc's default kept up to twice
-    as much. Not compared with a GPU.
+    What a run really took is in its `tables/cost.json`. An allocator that keeps freed memory adds to it. Not compared
+    with a GPU.
     """
 
     base: int

@@ -15,7 +15,7 @@ import torch
 
 from mcanalysis.errors import RunDirectoryError, UserError
 from mcanalysis.store.manifest import lock_run_directory
-from mcanalysis.training import continual_trainer
+from mcanalysis.training import checkpoint
 from mcanalysis.training.config import Execution
 from mcanalysis.training.continual_trainer import ContinualTrainer, train
 from mcanalysis.training.stopping import Stopped
@@ -169,7 +169,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     run_config, three_tasks, tmp_path, uninterrupted, adapter_bytes, monkeypatch
 ):
     config, execution = run_config("er", num_steps=NUM_STEPS), Execution(save_steps=2)
-    save, calls = continual_trainer.save_file, []
+    save, calls = checkpoint.save_file, []
 
     def full(tensors, path, *args):
         calls.append(path)
@@ -178,7 +178,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
         save(tensors, path, *args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(continual_trainer, "save_file", full)
+        patched.setattr(checkpoint, "save_file", full)
         with pytest.raises(UserError, match=r"No space left on device.*--resume.*last checkpoint is kept"):
             train(config, tmp_path / "run", device="cpu", tasks=three_tasks, execution=execution)
     assert len(json.loads((tmp_path / "run" / "checkpoint" / "state.json").read_text())["losses"]) == 2
@@ -209,12 +209,12 @@ def stop_at(monkeypatch, owner, method, call):
 @pytest.mark.parametrize(
     ("method", "call"),
     [
-        ("_fill_row", 1),
+        ("_score", 1),
         ("_train_stage", 1),
         ("_save_minima", 1),
-        ("_fill_row", 2),
+        ("_score", 2),
         ("_save_minima", 3),
-        ("_fill_row", 4),
+        ("_score", 4),
     ],
     ids=["base row", "first task", "first save", "first row", "last save", "last row"],
 )

@@ -84,11 +84,12 @@ def test_the_order_depends_on_seed_and_pass_and_on_no_global_state(group):
     assert all(a != b for a, b in itertools.combinations(orders, 2))
 
 
+@pytest.mark.parametrize("group", [True, False])
 @pytest.mark.parametrize("number", [7, 16, 50])
-def test_passes_run_into_each_other_without_a_loss(number):
+def test_passes_run_into_each_other_without_a_loss(number, group):
     """Whatever the steps' size, after n draws every example has been drawn n // number times or once more."""
     lengths = [1 + (5 * i) % 11 for i in range(number)]
-    steps = steps_of_examples(lengths, 24, 6, "x")
+    steps = steps_of_examples(lengths, 24, 6, "x", group)
     drawn = [i for step in steps for i, _ in step]
     complete = len(drawn) // number * number
     assert set(Counter(drawn).values()) <= {complete // number, complete // number + 1}

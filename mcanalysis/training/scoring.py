@@ -1,0 +1,127 @@
+"""The accuracy matrix of a run, a row after each task, and what is computed from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mcanalysis.evaluation.engine import Engine, Evaluation
+from mcanalysis.evaluation.measuring import measurement_key
+from mcanalysis.evaluation.objective import Objective
+from mcanalysis.metrics.continual import continual_metrics
+from mcanalysis.models.adapted_model import AdaptedModel
+from mcanalysis.params.point import Point, content_hash
+from mcanalysis.store.atomic import write_json_atomic, write_text_atomic
+from mcanalysis.store.measurements import MeasurementStore
+from mcanalysis.strategies.strategy import Strategy
+from mcanalysis.training.processes import Processes
+from mcanalysis.training.stopping import StopRequest
+
+
+class Scoring:
+    """Fills the accuracy matrix of every learner from the saved minima, and writes the tables.
+
+    Every value is computed once and kept in the run's store, which only the main process has. `general`: objectives of
+    tasks that are never trained.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        model: AdaptedModel,
+        strategy: Strategy,
+        objectives: Sequence[Objective],
+        general: Sequence[Objective],
+        processes: Processes,
+    ) -> None:
+        self.directory = directory
+        self.model = model
+        self.strategy = strategy
+        self.processes = processes
+        self.stop = StopRequest()
+        self._objectives = list(objectives)
+        self._general = list(general)
+        self._engine = Engine(model)
+        number = len(self._objectives)
+        self._matrices = {learner: np.full((number + 1, number), np.nan) for learner in strategy.learners}
+
+    def fill_row(self, store: MeasurementStore | None, row: int, label: str) -> None:
+        """Score the tasks after `row` of them; row 0 is the base model, and without training every row is."""
+        number = len(self._objectives)
+        chosen = list(range(number)) if row == 0 else self.strategy.scored_tasks(row - 1, number)
+        for learner, matrix in self._matrices.items():
+            name = "0-base" if row == 0 else f"{label}-{learner}"
+            scores = self._scores(store, row, label, learner, [self._objectives[i] for i in chosen], name)
+            rows = slice(None) if row == 0 and self.strategy.schedule == "none" else row
+            matrix[rows, chosen] = scores
+
+    def _scores(
+        self,
+        store: MeasurementStore | None,
+        row: int,
+        label: str,
+        learner: str,
+        objectives: list[Objective],
+        generations: str,
+    ) -> list[float]:
+        """The scores at a minimum (or the base), measured where the store lacks them, by all processes together."""
+        if row == 0:
+            point, key = self.model.base_point(), "base"
+        else:
+            point = self.model.read(self.directory / "minima" / label / learner)
+            key = content_hash(point)
+
+        def missing() -> list[int]:
+            assert store is not None
+            absent = set(store.missing([measurement_key(key, o) for o in objectives]))
+            return [i for i, o in enumerate(objectives) if measurement_key(key, o) in absent]
+
+        todo = [objectives[i] for i in self.processes.on_main(missing)]
+        evaluations = self._evaluate(point, todo) if todo else []
+
+        def keep() -> list[float]:
+            assert store is not None
+            if todo:
+                # Raw outputs first: what is in the store is not evaluated again.
+                written = {o.name: list(e.outputs) for o, e in zip(todo, evaluations, strict=True)}
+                write_json_atomic(self.directory / "generations" / f"{generations}.json", written)
+            store.put_many((measurement_key(key, o), e.measurement) for o, e in zip(todo, evaluations, strict=True))
+            found = [store.get(measurement_key(key, o)) for o in objectives]
+            return [m.score for m in found if m is not None]
+
+        return self.processes.on_main(keep)
+
+    def _evaluate(self, point: Point, objectives: list[Objective]) -> list[Evaluation]:
+        with self.stop.at_once():
+            if self.processes.count == 1:
+                return self._engine.evaluate(point, objectives)
+            return self.processes.map(lambda o: self._engine.evaluate(point, [o])[0], objectives)
+
+    def write_tables(self) -> None:
+        if not self.processes.is_main:
+            return
+        answering = self.strategy.answering_learner
+        names = [o.name for o in self._objectives]
+        metrics: dict = {}
+        for learner, matrix in self._matrices.items():
+            table = pd.DataFrame(matrix, columns=names)
+            table.insert(0, "after", range(len(matrix)))
+            if self.strategy.schedule == "joint":
+                table = table.iloc[[0, -1]]
+            suffix = "" if learner == answering else f"_{learner}"
+            write_text_atomic(self.directory / "tables" / f"accuracy_matrix{suffix}.csv", table.to_csv(index=False))
+            metrics[learner] = continual_metrics(matrix)
+        write_json_atomic(self.directory / "tables" / "metrics.json", {**metrics[answering], "learners": metrics})
+
+    def write_general(self, store: MeasurementStore | None, last: str | None) -> None:
+        """Scores on tasks that are never trained, of the base and of each learner at the end, its minimum `last`."""
+        table = pd.DataFrame({"task": [o.name for o in self._general]})
+        table["base"] = self._scores(store, 0, "base", "", self._general, "0-base-general")
+        for learner in self.strategy.learners if last else ():
+            name = f"{last}-{learner}-general"
+            table[learner] = self._scores(store, 1, last, learner, self._general, name)
+        if self.processes.is_main:
+            write_text_atomic(self.directory / "tables" / "general.csv", table.to_csv(index=False))
