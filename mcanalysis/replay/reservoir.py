@@ -9,6 +9,7 @@ from typing import Any
 
 from mcanalysis.errors import UserError
 from mcanalysis.models.encoding import EncodedExample
+from mcanalysis.replay.random_state import random_state, set_random_state
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,16 @@ class ReservoirBuffer:
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on, as JSON types."""
-        version, internal, gauss = self._rng.getstate()
         return {
             "num_seen": self.num_seen,
-            "rng": [version, list(internal), gauss],
+            "rng": random_state(self._rng),
             "items": [[i.example.prompt_ids, i.example.answer_ids, i.task_index] for i in self.items],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.num_seen = int(state["num_seen"])
-        version, internal, gauss = state["rng"]
-        self._rng.setstate((version, tuple(internal), gauss))
+        set_random_state(self._rng, state["rng"])
         self.items = [ReplayItem(EncodedExample(tuple(p), tuple(a)), int(k)) for p, a, k in state["items"]]
 
 

@@ -17,6 +17,7 @@ from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.ema import ema_decay_at, ema_update_
 from mcanalysis.params.lora import key_b
 from mcanalysis.params.point import Point
+from mcanalysis.replay.random_state import random_state, set_random_state
 from mcanalysis.replay.reservoir import Rehearsal
 from mcanalysis.strategies.strategy import Step, Strategy, StrategyConfig
 
@@ -129,10 +130,9 @@ class ClsEr(Strategy):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {_PLASTIC + k: v for k, v in self.plastic.items()}
         tensors |= {_STABLE + k: v for k, v in self.stable.items()}
-        version, internal, gauss = self._rng.getstate()
         return tensors, {
             "num_steps": self.num_steps,
-            "rng": [version, list(internal), gauss],
+            "rng": random_state(self._rng),
             "buffer": self.rehearsal.buffer.state(),
         }
 
@@ -140,6 +140,5 @@ class ClsEr(Strategy):
         self.plastic = {k: tensors[_PLASTIC + k].to(model.device) for k in self.plastic}
         self.stable = {k: tensors[_STABLE + k].to(model.device) for k in self.stable}
         self.num_steps = int(values["num_steps"])
-        version, internal, gauss = values["rng"]
-        self._rng.setstate((version, tuple(internal), gauss))
+        set_random_state(self._rng, values["rng"])
         self.rehearsal.buffer.load_state(values["buffer"])

@@ -15,6 +15,7 @@ from mcanalysis.models.encoding import Batch, EncodedExample
 from mcanalysis.models.forward import forward
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.point import Point, interpolate
+from mcanalysis.replay.random_state import random_state, set_random_state
 from mcanalysis.replay.reservoir import Rehearsal
 from mcanalysis.strategies.strategy import Step, Strategy, StrategyConfig
 
@@ -172,10 +173,9 @@ class McSgd(Strategy):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {_PREVIOUS + k: v for k, v in self.previous.items()}
         tensors |= {_MINIMUM + k: v for k, v in self.minimum.items()}
-        version, internal, gauss = self._rng.getstate()
         return tensors, {
             "phase": self.phase,
-            "rng": [version, list(internal), gauss],
+            "rng": random_state(self._rng),
             "buffer": self.rehearsal.buffer.state(),
         }
 
@@ -185,6 +185,5 @@ class McSgd(Strategy):
             for prefix in (_PREVIOUS, _MINIMUM)
         )
         self.phase = int(values["phase"])
-        version, internal, gauss = values["rng"]
-        self._rng.setstate((version, tuple(internal), gauss))
+        set_random_state(self._rng, values["rng"])
         self.rehearsal.buffer.load_state(values["buffer"])

@@ -101,8 +101,7 @@ class Scoring:
             return self.processes.map(lambda o: self._engine.evaluate(point, [o])[0], objectives)
 
     def write_tables(self) -> None:
-        if not self.processes.is_main:
-            return
+        """Write matrices and metrics as they stand; for the main process."""
         answering = self.strategy.answering_learner
         names = [o.name for o in self._objectives]
         metrics: dict = {}

@@ -213,17 +213,19 @@ class TaskTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
-        if (
-            self.is_fsdp_enabled and self.accelerator.sync_gradients
-        ):  # it leaves what is trained, and its gradients, alone
-            for gradient in self.processes.sum(self.adapted.gradient()).values():
-                gradient.div_(self.processes.count)
         # Here and not in `on_pre_optimizer_step`, before which the Trainer clips.
-        if self.strategy.edits_gradient and self.accelerator.sync_gradients:
-            edited = self.strategy.edit_gradient(self.adapted.gradient(), self._gradient_of)
-            for name, gradient in edited.items():
-                self.adapted.parameters[name].grad = gradient
+        if self.accelerator.sync_gradients:
+            self._complete_gradients()
         return loss
+
+    def _complete_gradients(self) -> None:
+        gradients = self.adapted.gradient()
+        if self.is_fsdp_enabled:  # it leaves what is trained, and its gradients, alone
+            for gradient in self.processes.sum(gradients).values():
+                gradient.div_(self.processes.count)
+        if self.strategy.edits_gradient:
+            for name, edited in self.strategy.edit_gradient(gradients, self._gradient_of).items():
+                self.adapted.parameters[name].grad = edited
 
     def _gradient_of(self, examples: Sequence[EncodedExample]) -> dict[str, Tensor]:
         """The gradient of the cross entropy on examples, computed by all processes together."""
