@@ -25,9 +25,9 @@ class EwcConfig(StrategyConfig):
     `ewc_lambda` (λ): no value is authoritative. Published ones lie between 0.1 and 1000 and cannot be compared, since
     codes differ in whether F is a sum or a mean, of squared gradients of examples or of batches. With the F of this one
     and a loss in nats per target token, Laplace's approximation would make λ the number of earlier examples over the
-    number of target tokens of the current task, so around 1 for short answers. 10 has the best
-    mean of a sweep from 1 to 100000 on four embedded tasks, within its noise (docs/strategies.md); sweep it for yours. `gamma` (γ):
-    what is left of the old F when a task ends (1, as in mammoth: all tasks count alike; below 1 older ones fade).
+    number of target tokens of the current task, so around 1 for short answers. 10 has the best mean of a sweep from 1
+    to 100000 on four embedded tasks, within its noise (docs/strategies.md); sweep it for yours. `gamma` (γ): what is
+    left of the old F when a task ends (1, as in mammoth: all tasks count alike; below 1 older ones fade).
     `fisher_examples`: how many of a task's train examples, chosen by the seed, F is averaged over; None for all. Each
     costs a pass forward and back by itself, so 200, our choice, keep that to a few seconds a task with a small model.
     """
