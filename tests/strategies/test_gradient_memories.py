@@ -322,18 +322,24 @@ def after_tasks(make_model, random_point, train_task):
 def test_the_optimiser_gets_the_edited_gradient_of_the_whole_batch(
     name, after_tasks, at_odds, encode_examples, train_task, gradient_by_hand, monkeypatch
 ):
-    current, opposite = at_odds
-    memories = [opposite, encode_examples(5, seed=9)]
+    memories = [at_odds[1], encode_examples(5, seed=9)]
     model, strategy = after_tasks(name, memories)
-    g = gradient_by_hand(model, current)
-    if name == "gem":
-        G = np.stack([gradient_by_hand(model, m) for m in memories])
-        assert (G @ g < 0).any()
-        expected = g + G.T @ dual_by_lbfgs(g, G, 0.5)
-    else:
-        r = gradient_by_hand(model, memories[0] + memories[1])
-        assert g @ r < 0
-        expected = g - (g @ r) / (r @ r) * r
+    G = np.stack([gradient_by_hand(model, m) for m in memories])
+    r = gradient_by_hand(model, memories[0] + memories[1])
+
+    def by_hand(g):
+        return g + G.T @ dual_by_lbfgs(g, G, 0.5) if name == "gem" else g - (g @ r) / (r @ r) * r
+
+    def conflicts(g):
+        return (G @ g < 0).any() if name == "gem" else g @ r < 0
+
+    # Whether the gradients of two batches conflict hangs on how the training before went: take the first that do.
+    batches = (encode_examples(8, seed=s) for s in range(20, 60))
+    gradients = ((b, gradient_by_hand(model, b)) for b in batches)
+    current, g = next(
+        (b, g) for b, g in gradients if conflicts(g) and np.abs(by_hand(g) - g).max() > 0.05 * np.abs(by_hand(g)).max()
+    )
+    expected = by_hand(g)
 
     clipped, clip = [], accelerate.Accelerator.clip_grad_norm_
 
@@ -348,7 +354,6 @@ def test_the_optimiser_gets_the_edited_gradient_of_the_whole_batch(
     )
     assert len(clipped) == 1 and strategy.edits == [True]
     scale = np.abs(expected).max()
-    assert np.abs(expected - g).max() > 0.05 * scale
     np.testing.assert_allclose(clipped[0], expected, rtol=0, atol=1e-4 * scale)
     # Adam's first step is −rate·sign(gradient), however it was clipped.
     moved = torch.cat([(p.detach() - before[k]).flatten() for k, p in model.parameters.items()]).double().numpy()
