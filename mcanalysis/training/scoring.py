@@ -119,8 +119,9 @@ class Scoring:
         """Scores on tasks that are never trained, of the base and of each learner at the end, its minimum `last`."""
         table = pd.DataFrame({"task": [o.name for o in self._general]})
         table["base"] = self._scores(store, 0, "base", "", self._general, "0-base-general")
-        for learner in self.strategy.learners if last else ():
-            name = f"{last}-{learner}-general"
-            table[learner] = self._scores(store, 1, last, learner, self._general, name)
+        if last is not None:
+            for learner in self.strategy.learners:
+                name = f"{last}-{learner}-general"
+                table[learner] = self._scores(store, 1, last, learner, self._general, name)
         if self.processes.is_main:
             write_text_atomic(self.directory / "tables" / "general.csv", table.to_csv(index=False))
