@@ -15,6 +15,7 @@ from arguments import table
 from mcanalysis.experiments.connectivity import ConnectivityResult
 from mcanalysis.experiments.strategies import METRICS, comparison_notes, difference, summary_cells, summary_table
 from mcanalysis.run import Run
+from mcanalysis.strategies import get_strategy
 from mcanalysis.training.dry_run import DryRun
 
 STARTED = time.monotonic()
@@ -158,8 +159,10 @@ def run(finished: Run) -> None:
     """The accuracy matrix and the metrics of one run."""
     matrix = finished.accuracy_matrix
     rows = [["after", *matrix.columns[1:]]]
-    labels = ["base", *(f"{k} {name}" for k, name in enumerate(finished.task_names, start=1))]
-    rows += [[label, *map(number, values[1:])] for label, values in zip(labels, matrix.to_numpy(), strict=True)]
+    names = ["base", *(f"{k} {name}" for k, name in enumerate(finished.task_names, start=1))]
+    if get_strategy(finished.strategy).schedule == "joint":  # nothing between the base and the end
+        names[-1] = "all tasks"
+    rows += [[names[int(values[0])], *map(number, values[1:])] for values in matrix.to_numpy()]
     print(f"\n{finished.strategy} / {finished.answering_learner}: score per task (columns) after each task (rows)")
     print(table(rows))
     for learner, metrics in finished.metrics["learners"].items():

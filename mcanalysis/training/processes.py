@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -36,6 +37,7 @@ class Processes:
             return
         # `timeout` reaches the process group.
         own = PartialState(cpu=device == "cpu", timeout=_TIMEOUT).device
+        atexit.register(_leave)
         self.device = device if device == "cpu" else str(own)
 
     @property
@@ -92,3 +94,13 @@ class Processes:
             return [function(item) for item in items]
         mine = [(i, function(items[i])) for i in range(self.index, len(items), self.count)]
         return [result for _, result in sorted(gather_object(mine), key=lambda pair: pair[0])]
+
+
+def _leave() -> None:
+    """Close the process group while the interpreter is whole.
+
+    Gloo's threads may still hold tensors of finished work; to free them during the interpreter's own end aborts the
+    process now and then (pytorch pull request 179291), after all is done and written.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -29,8 +29,14 @@ UNTRAINED = {"zero_shot"}
 NAMES = [n for n in strategy_names() if n not in UNTRAINED]
 
 WORKER = """
-import os, pickle, signal, sys, traceback
+import atexit, os, pickle, signal, sys, traceback
 import torch
+
+@atexit.register  # the first registered runs last
+def group_is_closed():
+    with open(f"{folder}/closed.{os.environ['RANK']}", "w") as stream:
+        stream.write(str(not torch.distributed.is_initialized()))
+
 torch.set_num_threads(1)
 from mcanalysis.training.config import Execution
 from mcanalysis.training.continual_trainer import train
@@ -145,6 +151,10 @@ def test_two_processes_train_as_one(name, with_two, with_one):
 def test_a_signal_to_one_process_stops_both_and_the_run_goes_on(with_two, adapter_bytes):
     assert (with_two / "stopped.0").exists() and (with_two / "stopped.1").exists()
     assert adapter_bytes(with_two / "stopped") == adapter_bytes(with_two / "ilora") != {}
+
+
+def test_the_process_group_is_closed_before_the_interpreter_ends(with_two):
+    assert [(with_two / f"closed.{rank}").read_text() for rank in (0, 1)] == ["True", "True"]
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(make_model, tmp_path, encode_examples, monkeypatch):
