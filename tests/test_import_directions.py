@@ -18,6 +18,7 @@ BELOW = {
     "metrics": set(),
     "store": set(),
     "paths": {"params"},
+    "symmetry": {"params"},
     "tasks": {"metrics", "store"},
     "benchmarks": {"tasks", "metrics", "store"},
     "models": {"tasks", "params", "store"},
