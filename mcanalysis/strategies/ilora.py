@@ -176,11 +176,12 @@ class Ilora(Strategy):
         slow_states, slow_mask = self._slow_forward(step, unlabelled, hidden_states=True)
         layers = slice(-self.config.consistency_layers if self.config.consistency_layers else None, None)
         fast_kept, slow_kept = (mask.flatten().nonzero()[:, 0] for mask in (batch.mask(), slow_mask))
+        fast_kept = fast_kept + step.num_current * batch.mask().shape[1]  # replayed rows come after the current ones
         pairs = list(zip(fast.hidden_states[layers], slow_states.hidden_states[layers], strict=True))
         total = fast.nll.new_zeros(())
         for f, s in pairs:
-            f = f[step.num_current :].flatten(0, 1).index_select(0, fast_kept)
-            total = total + self._square(s.flatten(0, 1).index_select(0, slow_kept), f)
+            f, s = f.flatten(0, 1).index_select(0, fast_kept), s.flatten(0, 1).index_select(0, slow_kept)
+            total = total + self._square(s, f)
         return total / (len(pairs) * step.totals.replay_tokens)
 
     def _logit_gap(self, step: Step, fast: Forward) -> Tensor:
