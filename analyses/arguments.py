@@ -174,6 +174,9 @@ def add_run_flags(parser: Parser) -> None:
     execution.add_argument("--report-to", type=comma_list, default=None, help="tensorboard, wandb, mlflow")
     execution.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     execution.add_argument("--torch-compile", action="store_true", help="compile the model")
+    execution.add_argument(
+        "--save-trajectory", type=int, default=0, metavar="N", help="snapshot of every learner each N steps (0: none)"
+    )
 
 
 def add_general_flags(parser: Parser) -> None:
@@ -227,6 +230,7 @@ def execution(args: argparse.Namespace) -> Any:
         report_to=tuple(args.report_to or ()),
         gradient_checkpointing=args.gradient_checkpointing,
         torch_compile=args.torch_compile,
+        save_trajectory=args.save_trajectory,
     )
 
 

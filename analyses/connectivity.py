@@ -33,12 +33,33 @@ def main() -> None:
     parser.add_argument("--run", action="append", metavar="DIR", help="a finished run to analyse; repeatable")
     parser.add_argument("--num-points", type=int, default=21, help="points on each path, both ends included")
     parser.add_argument("--num-examples", type=count_or_all, default=50, help="examples per task and split, or 'all'")
-    parser.add_argument("--paths", type=comma_list, default=None, help="linear-factor,linear-delta,bezier-factor")
-    parser.add_argument(
+    paths = parser.group("paths")
+    paths.add_argument(
+        "--paths",
+        type=comma_list,
+        default=["linear-factor", "linear-delta", "bezier-factor"],
+        metavar="PATH-SPACE,…",
+        help="linear, bezier, polychain or, through all minima, segmented_bezier; in factor, delta or aligned space",
+    )
+    paths.add_argument(
         "--other-paths", type=comma_list, default=["linear-factor"], help="for all but the first strategy"
     )
+    paths.add_argument("--num-bends", type=int, default=1, help="bends of a fitted curve (per segment)")
+    paths.add_argument("--curve-steps", type=int, default=60, help="optimiser steps of each curve fit (per segment)")
+    paths.add_argument(
+        "--adaptive",
+        type=float,
+        metavar="TOL",
+        help="measure where it helps, until loss barriers are known to TOL nats or --num-points are measured",
+    )
+    paths.add_argument(
+        "--ensemble", type=int, nargs="?", const=5, default=0, metavar="N",
+        help="average predictions over N points of each path (5): loss, accuracy, calibration",
+    )  # fmt: skip
+    paths.add_argument(
+        "--simplex", type=integers, default=[], metavar="1,2,3", help="measure the simplex of these minima, by number"
+    )
     add_workers_flag(parser)
-    parser.add_argument("--curve-steps", type=int, default=60, help="optimiser steps of each Bezier fit")
     parser.add_argument(
         "--minima",
         type=comma_list,
@@ -58,7 +79,7 @@ def main() -> None:
 
     from dataclasses import replace
 
-    from mcanalysis.connectivity.analysis import PATHS, ConnectivitySettings
+    from mcanalysis.connectivity.settings import ConnectivitySettings
     from mcanalysis.errors import UserError
 
     if (args.minima is None) != (args.data is None):
@@ -66,13 +87,18 @@ def main() -> None:
     settings = ConnectivitySettings(
         num_points=args.num_points,
         num_examples=args.num_examples,
-        paths=tuple(args.paths or PATHS),
+        paths=tuple(args.paths),
         curve_steps=args.curve_steps,
+        num_bends=args.num_bends,
+        adaptive=args.adaptive,
+        ensemble=args.ensemble or 0,
+        simplex=tuple(args.simplex),
     )
     quiet_libraries()
     import reporting
 
-    from mcanalysis.experiments.connectivity import Study, analyse_connectivity, connect_adapters, study_connectivity
+    from mcanalysis.experiments.adapters import connect_adapters
+    from mcanalysis.experiments.connectivity import Study, analyse_connectivity, study_connectivity
     from mcanalysis.experiments.strategies import study_configs
     from mcanalysis.run import load_run
 

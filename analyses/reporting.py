@@ -12,7 +12,11 @@ import numpy as np
 import pandas as pd
 from arguments import table
 
+from mcanalysis.connectivity.summaries import ensemble_summary, front_summary, seeds_summary, simplex_summary
+from mcanalysis.experiments.attribution import AttributionResult
 from mcanalysis.experiments.connectivity import ConnectivityResult
+from mcanalysis.experiments.landscape import LandscapeResult
+from mcanalysis.experiments.similarity import SimilarityResult
 from mcanalysis.experiments.strategies import METRICS, comparison_notes, difference, summary_cells, summary_table
 from mcanalysis.run import Run
 from mcanalysis.strategies import get_strategy
@@ -137,13 +141,65 @@ def connectivity(result: ConnectivityResult) -> None:
         print("gain = S̄(t*) − max(S̄(0), S̄(1)) with S̄ = ½(old tasks + new task) and t* chosen on the eval split")
         print(table(rows))
     gains(tests)
+    if "front" in result.tables:
+        front(result.tables["front"])
+    if "ensemble" in result.tables:
+        ensembles(result.tables["ensemble"])
+    if "simplex" in result.tables:
+        simplexes(result.tables["simplex"])
+    if tests.seed.nunique() > 1:
+        over_seeds(result.tables["barriers_over_seeds"])
     if len(result.metrics):
         strategies(result.metrics)
 
 
+def front(rows: pd.DataFrame) -> None:
+    """What pairs (stability, plasticity) each kind of path offers."""
+    shown = [["strategy", "learner", "path", "transitions", "hypervolume", "more than the ends", "interval above 0"]]
+    for _, row in front_summary(rows).iterrows():
+        numbers = [number(row.hypervolume, 3), number(row.hypervolume_gain, 3), str(row.above)]
+        shown.append([row.strategy, row.learner, f"{row.path} {row.space}", str(row.transitions), *numbers])
+    print("\nStability–plasticity front: hypervolume above (0, 0), mean over transitions, test split")
+    print("(more points dominate more: what a path has over its ends says little by itself)")
+    print(table(shown))
+
+
+def ensembles(rows: pd.DataFrame) -> None:
+    """Predictions averaged along each kind of path, against single points."""
+    shown = [["strategy", "learner", "path", "predictor", "loss", "exact answers", "tokens right", "ECE", "Brier"]]
+    for _, row in ensemble_summary(rows).iterrows():
+        numbers = [number(row[name], 3) for name in ("loss", "accuracy", "target_accuracy", "ece", "brier")]
+        shown.append([row.strategy, row.learner, f"{row.path} {row.space}", row.member, *numbers])
+    print(
+        "\nEnsemble: next-token probabilities averaged over points of a path, teacher-forced, ½ (old + new), test split"
+    )
+    print(table(shown))
+
+
+def simplexes(rows: pd.DataFrame) -> None:
+    """Where between several minima the mean score is highest."""
+    for _, row in simplex_summary(rows).iterrows():
+        place = ", ".join(f"{row[c]:.2f}" for c in rows.columns if c.startswith("w") and c[1:].isdigit())
+        print(f"\nSimplex of {row.minima.replace(' ', ', ')}, {row.space} space ({row.strategy}, seed {row.seed}):")
+        print(
+            f"best point on eval at ({place}); on test its mean score over the tasks is {row.mean_score:.3f}, ", end=""
+        )
+        print(f"that of the best minimum {row.best_corner:.3f}; worst there: {row.worst_task}, {row.worst_score:.3f}")
+
+
+def over_seeds(rows: pd.DataFrame) -> None:
+    """Barriers and gains, averaged over transitions, with intervals over seeds."""
+    shown = [["strategy", "learner", "path", "seeds", "mean over transitions of", "mean [95 %]"]]
+    for _, row in seeds_summary(rows).iterrows():
+        interval_ = f"{row['mean']:+.3f}" + ("" if pd.isna(row.low) else f" [{row.low:+.3f}, {row.high:+.3f}]")
+        shown.append([row.strategy, row.learner, f"{row.path} {row.space}", str(row.seeds), row.value, interval_])
+    print("\nOver seeds (Student's t):")
+    print(table(shown))
+
+
 def gains(tests: pd.DataFrame) -> None:
     """For how many transitions the interval of the interpolation gain excludes 0."""
-    rows = [["strategy", "learner", "path", "transitions", "gain > 0", "gain < 0", "mean gain"]]
+    rows: list[list[str]] = [["strategy", "learner", "path", "transitions", "gain > 0", "gain < 0", "mean gain"]]
     chosen = tests[(tests.task == "mean") & (tests.quantity == "score")].dropna(subset=["interpolation_gain"])
     for keys, one in chosen.groupby(["strategy", "learner", "path", "space"], sort=False):
         strategy, learner, path, space = keys
@@ -153,6 +209,90 @@ def gains(tests: pd.DataFrame) -> None:
     if len(rows) > 1:
         print("\nInterpolation gain: transitions whose 95 % interval lies above or below 0")
         print(table(rows))
+
+
+def similarity(result: SimilarityResult) -> None:
+    """Per step from minimum to minimum: how far in the weights, and how differently the earlier tasks are answered."""
+    weights, predictions = result.weight_distance, result.prediction_similarity
+    chosen = weights[(weights.space == "delta") & (weights.module == "all")]
+    chosen = chosen[chosen.comparison.isin(["successive", "learners"])]
+    link = ["strategy", "seed", "comparison", "start", "start_learner", "end", "end_learner"]
+    told = predictions[predictions.task == "mean_old"].set_index(link)
+    cka = result.cka[(result.cka.task == "mean_old")].groupby(link).cka.min()
+    overlaps = result.subspace_overlap.groupby([*link, "side"]).overlap.mean()
+    for (strategy, seed), of_run in chosen.groupby(["strategy", "seed"], sort=False):
+        head = "from,to,‖ΔW_b − ΔW_a‖,relative,cosine,overlap: out,in,lowest CKA,churn,KL"
+        rows: list[list[str]] = [[str(name) for name in head.split(",")]]
+        for row in of_run.to_dict("records"):
+            key = tuple(row[name] for name in link)
+            names = [f"{row[end]} {row[f'{end}_learner']}" for end in ("start", "end")]
+            numbers = [row["distance"], row["relative"], row["cosine"]]
+            numbers += [overlaps.loc[(*key, "column")], overlaps.loc[(*key, "row")], cka.get(key, np.nan)]
+            numbers += [told.churn.get(key, np.nan), told.kl.get(key, np.nan)]
+            rows.append([*names, *map(number, numbers)])
+        print(f"\n{strategy} / seed {seed}; overlap: mean cos² of the principal angles, mean over modules;")
+        print("CKA (lowest of the layers), churn and KL (nats/token): mean over the earlier tasks, test split")
+        print(table(rows))
+    print("\ntables: <run>/tables/weight_distance.csv, subspace_overlap.csv, cka.csv, prediction_similarity.csv")
+
+
+def attribution(result: AttributionResult) -> None:
+    """Per run, what layers and kinds of module do to the loss of the old and of the new task when they move alone."""
+    losses = result.barriers[result.barriers.quantity == "loss"]
+    keys = ["strategy", "learner", "seed", "space", "start", "end"]
+    for (strategy, learner, seed, space, start, end), of_run in losses.groupby(keys, sort=False):
+        new = _new_task(of_run)
+        rows = [["moves", "old: above chord [95 %]", "change [95 %]", f"{new}: above chord [95 %]", "change [95 %]"]]
+        of_start = of_run[of_run.hold == "start"]
+        for group in dict.fromkeys(of_start[of_start.grouping != "module"].group):
+            cells = of_start[of_start.group == group].set_index("task")
+            told = [interval(cells.loc[t], v) for t in ("mean_old", new) for v in ("above_chord", "end_change")]
+            rows.append([group, *told])
+        print(f"\n{strategy} / {learner} / seed {seed}, {space} space, {start} → {end}, others stay at the start;")
+        print("loss (nats/token) above the group's own chord where the whole path is farthest from its, and its change")
+        print(table(rows))
+    print("\ntables: <run>/tables/attribution.csv, attribution_barriers.csv")
+
+
+def closed_forms(found: pd.DataFrame) -> None:
+    """Each identity with the error reached and the largest that is allowed."""
+    rows = [["§", "identity", "error", "bound", ""]]
+    for row in found.itertuples():
+        verdict = "" if row.holds else "MISSED"
+        rows.append([str(row.section), str(row.identity), f"{row.error:.1e}", f"{row.bound:.0e}", verdict])
+    print(table(rows))
+    print(f"{int(found.holds.sum())} of {len(found)} hold; errors are the largest over the seeds, § of geometry.md")
+
+
+def landscape(result: LandscapeResult) -> None:
+    """Per run the minima that span its plane, the lowest nodes of the grid, and how sharp the minima are."""
+    planes = result.landscape[(result.landscape.kind == "plane") & result.landscape.measured]
+    for (strategy, seed, space), of_run in planes.groupby(["strategy", "seed", "space"], sort=False):
+        losses = of_run.pivot_table(index=["anchor", "x", "y"], columns="task", values="loss", dropna=False)
+        losses = losses.reset_index().dropna(subset=["mean"])
+        named, grid = losses[losses.anchor != ""], losses[losses.anchor == ""]
+        shown = [(f"{row.anchor}", row) for _, row in named.iterrows()]
+        if len(grid):
+            shown.append(("lowest node, old tasks", grid.iloc[int(grid.mean_old.to_numpy().argmin())]))
+            shown.append(("lowest node, ½ (old + new)", grid.iloc[int(grid["mean"].to_numpy().argmin())]))
+        new = _new_task(of_run)
+        rows = [["", "x", "y", "loss: old", f"{new} (new)", "½ (old + new)"]]
+        rows += [[name, *(number(row[c]) for c in ("x", "y", "mean_old", new, "mean"))] for name, row in shown]
+        print(f"\n{strategy} / seed {seed}, {space} space, test split; loss in nats per target token")
+        print(table(rows))
+    if len(result.sharpness):
+        rows = [["strategy", "learner", "seed", "minimum", "task", "mean rise ± standard error", "ε-sharpness, %"]]
+        keys = ["strategy", "learner", "seed", "minimum", "task"]
+        for names, of_minimum in result.sharpness.groupby(keys, sort=False):
+            by_measure = of_minimum.set_index("measure")
+            mean = by_measure.loc["expected"]
+            rise = f"{number(mean.value, 3)} ± {number(mean.standard_error, 3)}"
+            rows.append([*map(str, names), rise, number(by_measure.loc["epsilon"].value, 2)])
+        size = result.sharpness[result.sharpness.measure == "expected"]["size"].iloc[0]
+        print(f"\nSharpness: mean rise of the loss (nats/token) at {size:g} of each filter's length; ε-sharpness in")
+        print("percent of 1 + loss, of balanced factors")
+        print(table(rows))
+    print("\ntables: <run>/tables/landscape.csv, trajectory.csv, sharpness.csv")
 
 
 def run(finished: Run) -> None:

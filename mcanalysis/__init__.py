@@ -9,9 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mcanalysis.connectivity.attribution import attribute
     from mcanalysis.connectivity.curve_fitting import fit_curve
     from mcanalysis.connectivity.profile import Profile, profile
     from mcanalysis.errors import UserError
+    from mcanalysis.evaluation.adapter_objective import adapter_objective
+    from mcanalysis.models.adapter_files import load_adapter, save_adapter
     from mcanalysis.paths import Bezier, Linear, PolyChain, SegmentedBezier, Simplex
     from mcanalysis.run import Run, load_run
     from mcanalysis.training.config import RunConfig, TrainingConfig
@@ -31,15 +34,20 @@ _HOMES = {
     "Simplex": "paths",
     "TrainingConfig": "training.config",
     "UserError": "errors",
+    "adapter_objective": "evaluation.adapter_objective",
+    "attribute": "connectivity.attribution",
     "fit_curve": "connectivity.curve_fitting",
+    "load_adapter": "models.adapter_files",
     "load_run": "run",
     "profile": "connectivity.profile",
+    "save_adapter": "models.adapter_files",
     "train": "training.continual_trainer",
 }
 
 __all__ = [
     "Bezier", "ContinualTrainer", "Linear", "PolyChain", "Profile", "Run", "RunConfig", "SegmentedBezier", "Simplex",
-    "TrainingConfig", "UserError", "fit_curve", "load_run", "profile", "train",
+    "TrainingConfig", "UserError", "adapter_objective", "attribute", "fit_curve", "load_adapter", "load_run", "profile",
+    "save_adapter", "train",
 ]  # fmt: skip
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from glob import escape
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -14,17 +14,20 @@ import pandas as pd
 from torch import Tensor
 
 from mcanalysis.errors import RunDirectoryError, UnknownNameError, UserError
+from mcanalysis.evaluation.batch_losses import TOKEN_BUDGET, batch_losses
+from mcanalysis.evaluation.differentiable import MinibatchLoss, WholeLoss
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import Objective, make_objective
-from mcanalysis.models.adapter_files import LoraSettings, load_adapter
-from mcanalysis.models.encoding import EncodedExample, collate, encode_all, pad_id
+from mcanalysis.models.adapter_files import LoraSettings, load_adapter, save_adapter
+from mcanalysis.models.encoding import EncodedExample, encode_all
 from mcanalysis.models.loading import base_hash, default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.point import Point, content_hash
 from mcanalysis.params.spaces import Space
-from mcanalysis.paths import Linear
+from mcanalysis.paths import Curve, Linear, get_path
 from mcanalysis.store.manifest import read_manifest
 from mcanalysis.store.measurements import Measurement
+from mcanalysis.store.point_files import read_points
 from mcanalysis.tasks.task import TaskData
 
 
@@ -131,10 +134,52 @@ class Run:
         return json.loads((self.directory / "tables" / "metrics.json").read_text(encoding="utf-8"))
 
     def path(
-        self, start: int | str, end: int | str, space: str | Space = "factor", learner: str | None = None
+        self,
+        start: int | str,
+        end: int | str,
+        space: str | Space = "factor",
+        learner: str | None = None,
+        *,
+        extrapolate: bool = False,
     ) -> Linear:
-        """The straight path between two minima in a space."""
-        return Linear(self.minimum(start, learner).point, self.minimum(end, learner).point, space=space)
+        """The straight path between any two minima in a space; t may leave [0, 1] only with `extrapolate=True`."""
+        points = [self.minimum(which, learner).point for which in (start, end)]
+        return Linear(*points, space=space, extrapolate=extrapolate)
+
+    def curve(
+        self,
+        start: int | str,
+        end: int | str,
+        path: str = "bezier",
+        space: str = "factor",
+        learner: str | None = None,
+        *,
+        key: str | None = None,
+        extrapolate: bool = False,
+    ) -> Curve:
+        """A curve that `connectivity.py` has fitted, from its file in `curves/<learner>/`.
+
+        `path`, `space`: registered names; `segmented_bezier` leads from the first minimum to the last through all.
+        `key`: the last part of the file's name, where curves of several settings are there.
+
+        Raises `UserError` where there is no such curve, or several.
+        """
+        learner = learner or self.answering_learner
+        ends = [self.minimum(which, learner) for which in (start, end)]
+        kind = get_path(path)
+        if not issubclass(kind, Curve):
+            raise UserError(f"Expected a path that is fitted, got {path}; use Run.path for straight ones.")
+        stem = f"{ends[0].label}--{ends[1].label}-{path}-{space}"
+        files = sorted((self.directory / "curves" / learner).glob(f"{escape(stem)}-{key or '????????'}.safetensors"))
+        if len(files) != 1:
+            keys = ", ".join(f.stem.rpartition("-")[2] for f in files)
+            remedy = f"choose one by key: {keys}" if files else f"fit it with connectivity.py --paths {path}-{space}"
+            raise UserError(f"Expected one stored curve {stem} in '{self.directory}', got {len(files)}; {remedy}.")
+        minima = self.minima_of(learner)
+        between = [m.label for m in minima].index(ends[0].label), [m.label for m in minima].index(ends[1].label)
+        through = minima[between[0] : between[1] + 1] if kind.through_many else ends
+        bends = read_points(files[0])
+        return kind(*(m.point for m in through), bends=bends, space=space, extrapolate=extrapolate)  # type: ignore
 
     @cached_property
     def tasks(self) -> dict[str, TaskData]:
@@ -206,33 +251,51 @@ class Run:
 
     def loss(
         self, tasks: Sequence[Sequence[str]], batch_size: int = 16, seed: int = 0, split: str = "train"
-    ) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    ) -> MinibatchLoss:
         """A differentiable minibatch loss for `fit_curve`: the mean, over groups of tasks, of each group's loss.
 
         `tasks=[["A", "B"], ["C"]]` weighs old tasks A and B together as much as the new task C. Each call draws
         `batch_size` examples per group, from a stream that `seed` fixes.
         """
+        return MinibatchLoss(self.model, self._groups(tasks, split), batch_size, seed)
+
+    def whole_loss(self, tasks: Sequence[Sequence[str]], split: str = "train") -> WholeLoss:
+        """The same on all examples, for `fit_curve`: it yields terms, so that one batch is in memory at a time."""
+        return WholeLoss(self.model, self._groups(tasks, split))
+
+    def batch_losses(
+        self,
+        tasks: str | Sequence[str],
+        split: str = "test",
+        num_examples: int | None = None,
+        token_budget: int = TOKEN_BUDGET,
+    ) -> list[Callable[[Mapping[str, Tensor]], Tensor]]:
+        """The loss on a split as one differentiable function per batch, for `HessianOperator`: their sum is the loss.
+
+        The loss is the mean over target tokens of a task, in nats, and the mean of that over several tasks, on the
+        first `num_examples` of each (None: all).
+        """
+        names = [tasks] if isinstance(tasks, str) else list(tasks)
+        if not names:
+            raise UserError("Expected at least one task, got none; name the tasks.")
+        groups = [self.task_objective(name, split, num_examples).encoded for name in names]
+        return batch_losses(self.model, groups, token_budget)
+
+    def _groups(self, tasks: Sequence[Sequence[str]], split: str) -> list[list[EncodedExample]]:
         if not tasks or not all(tasks):
             raise UserError("Expected groups of tasks, each with at least one, got an empty group; name the tasks.")
-        pools: list[list[EncodedExample]] = []
-        for group in tasks:
-            examples = [e for name in group for e in self.tasks[name].splits[split]]
-            pools.append(encode_all(examples, self.tokenizer, self.config["training"]["max_length"])[0])
-        rng = random.Random(f"curve/{seed}")
-        padding = pad_id(self.tokenizer)
+        for name in (n for group in tasks for n in group):
+            if name not in self.tasks:
+                raise UnknownNameError("task of this run", name, self.tasks)
+        chosen = [[e for name in group for e in self.tasks[name].splits[split]] for group in tasks]
+        return [encode_all(group, self.tokenizer, self.config["training"]["max_length"])[0] for group in chosen]
 
-        def loss_at(point: Mapping[str, Tensor]) -> Tensor:
-            groups = [rng.sample(pool, min(batch_size, len(pool))) for pool in pools]
-            batch = collate([e for g in groups for e in g], padding).to(self.model.device)
-            result = self.model.forward_at(point, batch)
-            total, start = result.nll.new_zeros(()), 0
-            for group in groups:
-                rows = slice(start, start + len(group))
-                total = total + result.nll[rows].sum() / result.num_targets[rows].sum()
-                start += len(group)
-            return total / len(groups)
+    def save_point(self, point: Mapping[str, Tensor], directory: str | FilePath, rank: int | None = None) -> float:
+        """Write a point, of any path, as a PEFT adapter of this run's base; see `models.adapter_files.save_adapter`.
 
-        return loss_at
+        Returns the relative error of ΔW that truncation to `rank` made; 0 without one.
+        """
+        return save_adapter(point, directory, self.config["model"], rank)
 
 
 def load_run(directory: str | FilePath, device: str | None = None) -> Run:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from mcanalysis.connectivity.fit_checkpoint import FitCheckpoint
 from mcanalysis.errors import UserError
-from mcanalysis.params.point import Point, distance, norm, random_like, working_dtype
+from mcanalysis.params.point import Point, content_hash, distance, norm, random_like, working_dtype
 from mcanalysis.paths.base import Curve
+from mcanalysis.store.hashing import hash_json
 
 CurveT = TypeVar("CurveT", bound=Curve)
 
 
 def fit_curve(
     curve: CurveT,
-    loss: Callable[[Point], Tensor],
+    loss: Callable[[Point], Tensor | Iterator[Tensor]],
     *,
     num_steps: int = 100,
     learning_rate: float = 1e-2,
@@ -29,6 +32,8 @@ def fit_curve(
     warmup_fraction: float = 0.05,
     max_grad_norm: float | None = None,
     progress: Callable[..., Any] | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_steps: int = 10,
 ) -> CurveT:
     """Return a curve with the same ends, its bends trained to minimise the mean of the loss over t.
 
@@ -44,8 +49,10 @@ def fit_curve(
 
     Args:
         curve: a path with bends, such as `Bezier(a, b)`; it is trained from the bends it has.
-        loss: a differentiable function of a point that returns one number (a tensor). It may draw a minibatch
-            per call.
+        loss: a differentiable function of a point that returns one number (a tensor), or yields several whose
+            sum is the loss and which are differentiated one at a time: the whole of a large objective in the
+            memory of one batch. It may draw a minibatch per call; `mcanalysis.connectivity.losses.WeightedSum`
+            joins several objectives.
         num_steps: optimizer steps, at least 1.
         learning_rate: the largest learning rate, positive, in the units of the optimizer.
         seed: of the draws of t and the jitter.
@@ -60,10 +67,17 @@ def fit_curve(
             None: never.
         progress: called as `progress(total=num_steps, desc="fit curve")`, as tqdm is; needs `.update(n)` and
             `.close()`.
+        checkpoint: a file to go on from where it exists, written every `checkpoint_steps` steps and removed at
+            the end. A fit that was stopped and resumed gives the same bits as one that was not; a loss that
+            draws minibatches must then have `random_state()` and `set_random_state(state)`, as
+            `Run.loss` and `WeightedSum` have.
+        checkpoint_steps: the most steps that a kill loses, at least 1. One file holds about three times the
+            bends (with Adam).
 
     Raises:
         UserError: if the curve has no bends, a number is out of range, or the loss is not one number, is not
-            differentiable with respect to the point, or is not finite at some step (which the message names).
+            differentiable with respect to the point, or is not finite at some step (which the message names);
+            if the checkpoint is that of another fit.
 
     >>> from mcanalysis.paths import Bezier
     >>> ends = [{"w": torch.tensor([-1.0, 0.0])}, {"w": torch.tensor([1.0, 0.0])}]
@@ -73,7 +87,15 @@ def fit_curve(
     >>> bool(fitted(0.5)["w"].norm() > 0.8)
     True
     """
-    _check_arguments(curve, num_steps, learning_rate, ts_per_step, jitter, warmup_fraction, max_grad_norm)
+    numbers = {
+        "num_steps": num_steps,
+        "learning_rate": learning_rate,
+        "ts_per_step": ts_per_step,
+        "jitter": jitter,
+        "warmup_fraction": warmup_fraction,
+        "max_grad_norm": max_grad_norm,
+    }
+    _check_arguments(curve, **numbers, checkpoint_steps=checkpoint_steps)
     generator = torch.Generator().manual_seed(seed)
     shift = jitter * distance(curve.anchors[0], curve.anchors[-1])
     bends = [_movable(_shifted(bend, shift, generator)) for bend in curve.bends]
@@ -83,45 +105,53 @@ def fit_curve(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         stepper, lambda step: _warmup_then_cosine(step, num_steps, warmup_fraction)
     )
+    saved, done = None, 0
+    if checkpoint is not None:
+        points = [content_hash(anchor) for anchor in curve.anchors]
+        kind = [type(curve).__name__, curve.space.name, getattr(optimizer, "__name__", "")]
+        saved = FitCheckpoint(checkpoint, hash_json([*kind, *points, seed, numbers]))
+        done = saved.restore(parameters, stepper, schedule, generator, loss)
     bar = progress(total=num_steps, desc="fit curve") if progress is not None else None
     try:
-        for step in range(1, num_steps + 1):
+        if bar is not None and done:
+            bar.update(done)
+        for step in range(done + 1, num_steps + 1):
             _set_gradients(parameters, moving, loss, _stratified(ts_per_step, generator), step)
             if max_grad_norm is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
             stepper.step()
             schedule.step()
+            if saved is not None and step % checkpoint_steps == 0 and step < num_steps:
+                saved.save(step, parameters, stepper, schedule, generator, loss)
             if bar is not None:
                 bar.update(1)
     finally:
         if bar is not None:
             bar.close()
+    if saved is not None:
+        saved.remove()
     return curve.with_bends([{name: tensor.detach() for name, tensor in bend.items()} for bend in bends])
 
 
 def _set_gradients(
-    parameters: list[Tensor], curve: Curve, loss: Callable[[Point], Tensor], ts: list[float], step: int
+    parameters: list[Tensor],
+    curve: Curve,
+    loss: Callable[[Point], Tensor | Iterator[Tensor]],
+    ts: list[float],
+    step: int,
 ) -> None:
     """Write the gradient of the mean loss over `ts` into the parameters, and into nothing else."""
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     for t in ts:
         with torch.enable_grad():
-            value = loss(curve(t))
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise UserError(f"Expected the loss to be a tensor with one number, got {got}; return its mean.")
-        if not value.requires_grad:
-            raise UserError(
-                "Expected a loss that is differentiable with respect to the point, got one without a "
-                "gradient; compute it from the given tensors, outside of torch.no_grad()."
-            )
-        if not math.isfinite(value.item()):
-            raise UserError(
-                f"Expected a finite loss, got {value.item()} at step {step} (t = {t:.4f}); "
-                "lower learning_rate or set max_grad_norm."
-            )
-        gradients = torch.autograd.grad(value.reshape(()) / len(ts), parameters, allow_unused=True)
+            point = curve(t)
+            value = loss(point)
+        if isinstance(value, Iterator):
+            gradients = _gradients_of_terms(value, point, parameters, len(ts), f"step {step} (t = {t:.4f})")
+        else:
+            _check_value(value, f"step {step} (t = {t:.4f})")
+            gradients = torch.autograd.grad(value.reshape(()) / len(ts), parameters, allow_unused=True)
         if all(gradient is None for gradient in gradients):
             raise UserError(
                 "Expected a loss that depends on the point it is given, got one that does not use its "
@@ -130,6 +160,43 @@ def _set_gradients(
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None and parameter.grad is not None:
                 parameter.grad += gradient
+
+
+def _gradients_of_terms(
+    terms: Iterator[Tensor], point: Point, parameters: list[Tensor], num: int, where: str
+) -> tuple[Tensor | None, ...]:
+    """The gradient of a sum whose terms are differentiated as they come, each graph being freed before the next."""
+    outputs = [tensor for tensor in point.values() if tensor.requires_grad]
+    totals: list[Tensor | None] = [None] * len(outputs)
+    with torch.enable_grad():
+        for term in terms:
+            _check_value(term, where)
+            # The graph from the bends to the point is shared by all terms, so only the part above it is freed.
+            for i, gradient in enumerate(torch.autograd.grad(term.reshape(()) / num, outputs, allow_unused=True)):
+                before = totals[i]
+                if gradient is not None:
+                    totals[i] = gradient if before is None else before + gradient
+    used = [(tensor, total) for tensor, total in zip(outputs, totals, strict=True) if total is not None]
+    if not used:
+        return (None,) * len(parameters)
+    tensors, weights = zip(*used, strict=True)
+    return torch.autograd.grad(tensors, parameters, grad_outputs=weights, allow_unused=True)
+
+
+def _check_value(value: object, where: str) -> None:
+    """Raise `UserError` unless a loss is one finite number that can be differentiated."""
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise UserError(f"Expected the loss to be a tensor with one number, got {got}; return its mean.")
+    if not value.requires_grad:
+        raise UserError(
+            "Expected a loss that is differentiable with respect to the point, got one without a "
+            "gradient; compute it from the given tensors, outside of torch.no_grad()."
+        )
+    if not math.isfinite(value.item()):
+        raise UserError(
+            f"Expected a finite loss, got {value.item()} at {where}; lower learning_rate or set max_grad_norm."
+        )
 
 
 def _stratified(num: int, generator: torch.Generator) -> list[float]:
@@ -167,6 +234,7 @@ def _check_arguments(
     jitter: float,
     warmup_fraction: float,
     max_grad_norm: float | None,
+    checkpoint_steps: int,
 ) -> None:
     if not isinstance(curve, Curve) or not curve.bends:
         raise UserError(f"Expected a curve with bends, got {type(curve).__name__}; fit a Bezier or a PolyChain.")
@@ -177,6 +245,7 @@ def _check_arguments(
         ("jitter", jitter, jitter >= 0.0, "non-negative"),
         ("warmup_fraction", warmup_fraction, 0.0 <= warmup_fraction < 1.0, "in [0, 1)"),
         ("max_grad_norm", max_grad_norm, max_grad_norm is None or max_grad_norm > 0.0, "positive or None"),
+        ("checkpoint_steps", checkpoint_steps, checkpoint_steps >= 1, "at least 1"),
     ]
     for name, value, holds, expected in ranges:
         if not holds:

@@ -14,6 +14,7 @@ from torch import Tensor
 from mcanalysis.errors import UserError
 from mcanalysis.metrics import barriers
 from mcanalysis.metrics.bootstrap import Sample, bootstrap_interval
+from mcanalysis.paths import Path
 
 Quantity = Literal["loss", "score"]
 
@@ -54,7 +55,8 @@ class Profile:
     `losses` (n,); where the objective gave per-example values also `nll` (n, examples) with `targets` (examples,), and
     `scores` (n,) with `example_scores` (n, examples). Every barrier has a method, and one with `_interval` that
     gives the 95 % percentile bootstrap over examples, paired along the path. For scores, where higher is better, a
-    barrier is how far the score falls below the chord.
+    barrier is how far the score falls below the chord. `arc_lengths` (n,): the length of the path up to each t, where
+    the path could tell it.
     """
 
     ts: np.ndarray
@@ -63,9 +65,15 @@ class Profile:
     targets: np.ndarray | None = None
     scores: np.ndarray | None = None
     example_scores: np.ndarray | None = None
+    arc_lengths: np.ndarray | None = None
 
     @classmethod
-    def of(cls, ts: Sequence[float] | np.ndarray, measurements: Sequence[PerExample]) -> Profile:
+    def of(
+        cls,
+        ts: Sequence[float] | np.ndarray,
+        measurements: Sequence[PerExample],
+        arc_lengths: np.ndarray | None = None,
+    ) -> Profile:
         """Put the measurements at `ts` together."""
         nll = np.stack([m.nll for m in measurements])
         return cls(
@@ -75,6 +83,7 @@ class Profile:
             np.asarray(measurements[0].targets),
             np.array([m.score for m in measurements]),
             np.stack([m.scores for m in measurements]),
+            arc_lengths,
         )
 
     def values(self, quantity: Quantity = "loss") -> np.ndarray:
@@ -128,6 +137,31 @@ class Profile:
         """95 % bootstrap interval of `chord_dip`."""
         return self._interval(barriers.chord_dip, quantity, seed)
 
+    def summary(self, quantity: Quantity = "loss") -> dict[str, float]:
+        """Mean over t and over arc length, extremes and the t where they are first reached.
+
+        `mean_over_t` = ∫L dt and `mean_over_arc` = ∫L ds / length by the trapezoid rule on the measured points (NaN
+        without lengths, and for a path that does not move), `max`, `arg_max`, `min`, `arg_min`, `length` (NaN without
+        lengths). A NaN value makes all but the length NaN.
+
+        >>> Profile(np.array([0.0, 0.5, 1.0]), np.array([0.0, 2.0, 1.0])).summary()["mean_over_t"]
+        1.25
+        """
+        values, s = self.values(quantity), self.arc_lengths
+        length = float("nan") if s is None else float(s[-1] - s[0])
+        over_arc = float(np.trapezoid(values, s)) / length if s is not None and length > 0 else float("nan")
+        lost = bool(np.isnan(values).any())
+        high, low = int(np.argmax(values)), int(np.argmin(values))
+        return {
+            "mean_over_t": float(np.trapezoid(values, self.ts)) / float(self.ts[-1] - self.ts[0]),
+            "mean_over_arc": over_arc,
+            "max": float(values[high]),
+            "arg_max": float("nan") if lost else float(self.ts[high]),
+            "min": float(values[low]),
+            "arg_min": float("nan") if lost else float(self.ts[low]),
+            "length": length,
+        }
+
     def to_frame(self) -> pd.DataFrame:
         """A table with `t`, `loss` and, where there is one, `score`."""
         frame = pd.DataFrame({"t": self.ts, "loss": self.losses})
@@ -164,7 +198,11 @@ def profile(
 
     `objective(point)` returns a float (or a tensor with one number), or an object with `loss`, `nll`, `targets`,
     `score`, `scores`, which makes intervals possible. Works on any dict of tensors: no language model, no LoRA needed.
-    `ts` defaults to 21 equally spaced points; it must hold 0 and 1.
+    `ts` defaults to 21 equally spaced points, in increasing order; barriers need 0 and 1 among them. A path of this
+    package also tells its lengths, which `Profile.summary` uses.
+
+    Raises `UserError` for fewer than two values of t, for values that do not increase, and, by the path, for one
+    outside [0, 1].
 
     >>> import torch
     >>> from mcanalysis.paths import Linear
@@ -175,7 +213,20 @@ def profile(
     places = grid() if ts is None else np.asarray(ts, dtype=float)
     if len(places) < 2:
         raise UserError(f"Expected at least two values of t, got {len(places)}; t = 0 and t = 1 are always measured.")
+    if not (np.diff(places) > 0).all():
+        raise UserError(f"Expected values of t in increasing order, got {places.tolist()}; sort them, drop repeats.")
     results = [objective(path(float(t))) for t in places]
+    return assemble(path, places, results)
+
+
+def assemble(path: object, ts: np.ndarray, results: Sequence[Any]) -> Profile:
+    """Put what an objective returned at `ts` together, with the lengths of a path that can tell them.
+
+    >>> assemble(None, np.array([0.0, 1.0]), [0.5, 2.0]).max_barrier()
+    0.0
+    """
+    inside = bool(((ts >= 0) & (ts <= 1)).all())
+    lengths = path.arc_lengths(ts).numpy() if isinstance(path, Path) and inside else None
     if hasattr(results[0], "nll"):
-        return Profile.of(places, results)  # type: ignore[arg-type]
-    return Profile(places, np.array([float(r) for r in results]))  # type: ignore[arg-type]
+        return Profile.of(ts, results, lengths)
+    return Profile(ts, np.array([float(r) for r in results]), arc_lengths=lengths)

@@ -28,14 +28,21 @@ class Curves:
     points of one task together.
     """
 
-    def __init__(self, profiles: Mapping[str, Profile], old: Sequence[str], new: str, quantity: Quantity) -> None:
+    def __init__(
+        self,
+        profiles: Mapping[str, Profile],
+        old: Sequence[str],
+        new: str,
+        quantity: Quantity,
+        num_resamples: int = NUM_RESAMPLES,
+    ) -> None:
         self.ts = profiles[new].ts
         self.point: dict[str, np.ndarray] = {}
         self.resampled: dict[str, np.ndarray] = {}
         for seed, name in enumerate([*old, new]):
             sample = profiles[name].sample(quantity)
             self.point[name] = profiles[name].values(quantity)
-            self.resampled[name] = resampled_means(*sample, num_resamples=NUM_RESAMPLES, rng=seed)
+            self.resampled[name] = resampled_means(*sample, num_resamples=num_resamples, rng=seed)
         for table in (self.point, self.resampled) if old else ():
             stacked = np.stack([table[name] for name in old])
             table["mean_old"] = stacked.mean(axis=0)

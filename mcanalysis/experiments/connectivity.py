@@ -3,59 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from mcanalysis.benchmarks import load_benchmark
 from mcanalysis.connectivity.analysis import (
+    SIMPLEX,
     ConnectivitySettings,
-    Transition,
     analyse_run,
-    measure_between,
+    measure_ensemble,
     measure_path,
-    path_rows,
-    run_transitions,
+    run_path,
     unmeasured,
 )
-from mcanalysis.connectivity.curve_fitting import fit_curve
-from mcanalysis.errors import PointMismatchError, UserError
-from mcanalysis.evaluation.engine import Engine
-from mcanalysis.evaluation.objective import make_objective
+from mcanalysis.connectivity.over_seeds import barriers_over_seeds
+from mcanalysis.connectivity.path_kinds import path_kind
+from mcanalysis.connectivity.result_tables import write_tables
+from mcanalysis.connectivity.stored_simplex import StoredSimplex, check_numbers
 from mcanalysis.experiments.jobs import Job, run_jobs
 from mcanalysis.experiments.strategies import metrics_table, run_name
-from mcanalysis.models.adapter_files import load_adapter
-from mcanalysis.models.encoding import collate, pad_id
-from mcanalysis.models.loading import base_hash, check_base, default_device, load_base
-from mcanalysis.models.lora_model import LoraModel
-from mcanalysis.params.point import content_hash
-from mcanalysis.params.spaces import get_space
-from mcanalysis.paths import Bezier
+from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.plotting.connectivity import caption, plot_transitions
 from mcanalysis.plotting.stability_plasticity import plot_stability_plasticity
 from mcanalysis.plotting.style import save_figure
+from mcanalysis.plotting.whole_run import plot_whole_run
 from mcanalysis.progress import Progress, silent
 from mcanalysis.run import Run, load_run
 from mcanalysis.store.atomic import write_text_atomic
-from mcanalysis.store.hashing import hash_json
-from mcanalysis.store.manifest import claim_run_directory, mark_finished
-from mcanalysis.store.measurements import MeasurementStore
-from mcanalysis.tasks.trace_files import load_examples
 from mcanalysis.training.config import Execution, RunConfig
 from mcanalysis.training.continual_trainer import is_finished, train
 
 
 @dataclass(frozen=True)
 class ConnectivityResult:
-    """The tables of all runs together: `profiles`, `barriers`, `metrics`; `figures` are the files drawn."""
+    """The tables of all runs together: `profiles`, `barriers`, `metrics`, and the others by name in `tables` (see
+    `ResultTables`; `barriers_over_seeds`); `figures` are the files drawn."""
 
     profiles: pd.DataFrame
     barriers: pd.DataFrame
     metrics: pd.DataFrame
     figures: list[Path]
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,7 @@ class Study:
     """What to train and to measure.
 
     `settings` are those of the `main` strategy's runs, whose paths are the subject; the runs of other strategies are
-    there for comparison and measured along `other_paths`.
+    there for comparison and measured along `other_paths`, without ensembles and simplexes.
     """
 
     settings: ConnectivitySettings
@@ -76,7 +67,15 @@ class Study:
 
     def settings_of(self, strategy: str) -> ConnectivitySettings:
         """The settings for a strategy's runs."""
-        return self.settings if strategy == self.main else replace(self.settings, paths=self.other_paths)
+        if strategy == self.main:
+            return self.settings
+        return replace(self.settings, paths=self.other_paths, ensemble=0, simplex=())
+
+    def num_jobs(self, strategy: str, num_tasks: int) -> int:
+        """How many paths, and simplexes, a run of so many tasks is measured on."""
+        settings = self.settings_of(strategy)
+        of_run = [path_kind(name).is_of_whole_run for name in settings.paths]
+        return sum(1 if whole else num_tasks - 1 for whole in of_run) + bool(settings.simplex)
 
 
 def study_connectivity(
@@ -109,13 +108,14 @@ def study_connectivity(
         waiting[directory].discard((path, number))
         paths = study.settings_of(load_run(directory).strategy).paths
         if path == paths[0] and len(paths) > 1 and not any(p == path for p, _ in waiting[directory]):
-            early = replace(study.settings, paths=(path,))
-            on_figure(draw_transitions(*analyse_run(load_run(directory), early), directory / "figures")[-1])
+            early = replace(study.settings, paths=(path,), ensemble=0, simplex=())
+            on_figure(draw_paths(analyse_run(load_run(directory), early), directory / "figures")[-1])
         return []
 
     first = configs[0]
     check_base(first.model, first.dtype, study.device or default_device())
     tasks = load_benchmark(first.benchmark, first.data_dir, first.tasks, first.scores, first.sizes)
+    check_numbers(study.settings.simplex, len(tasks))
     jobs: list[Job] = []
     total = 0
     for config, directory in zip(configs, directories, strict=True):
@@ -124,7 +124,7 @@ def study_connectivity(
             total += len(waiting[directory])
         else:
             jobs.append(Job(_train, (config, directory, study)))
-            total += 1 + len(study.settings_of(config.strategy).paths) * (len(tasks) - 1)
+            total += 1 + study.num_jobs(config.strategy, len(tasks))
     if jobs:
         run_jobs(jobs, follow, study.workers, progress, initializer, total)
     runs = [load_run(d, study.device) for d in directories]
@@ -142,13 +142,19 @@ def _opened(directory: Path, device: str | None) -> Run:
     return load_run(directory, device)
 
 
-def _measure(directory: Path, study: Study, path: str, index: int, progress: Progress) -> None:
+def _measure(directory: Path, study: Study, name: str, number: int, progress: Progress) -> None:
     run = _opened(directory, study.device)
-    settings = study.settings_of(run.strategy)
-    transition = run_transitions(run, run.answering_learner)[index]
-    what = f"{run.strategy} {transition.start} → {transition.end} {path}"
-    bar = progress(total=settings.num_points, desc=what)
-    measure_path(run, run.answering_learner, transition, path, settings, bar.update)
+    settings, learner = study.settings_of(run.strategy), run.answering_learner
+    if name == SIMPLEX:
+        simplex = StoredSimplex(run, learner, settings)
+        bar = progress(total=len(simplex.weights), desc=f"{run.strategy} simplex")
+        simplex.rows(bar.update)
+    else:
+        path = run_path(run, learner, name, number, settings)
+        what = f"{run.strategy} {path.transition.start} → {path.transition.end} {name}"
+        bar = progress(total=len(path.ts), desc=what)
+        measure_path(run, path, bar.update)
+        measure_ensemble(run, learner, path)
     bar.close()
 
 
@@ -161,147 +167,47 @@ def analyse_connectivity(
     on_figure: Callable[[Path], None] = lambda _: None,
 ) -> ConnectivityResult:
     """Measure what is missing in finished runs, wherever they lie; the comparison goes to `<output_dir>/comparison`."""
-    profiles, barriers, figures = [], [], []
     comparison = Path(output_dir) / "comparison"
+    figures: list[Path] = []
+    of_runs = []
     for run in runs:
-        of_run = analyse_run(run, study.settings_of(run.strategy), progress=progress)
-        profiles.append(of_run[0])
-        barriers.append(of_run[1])
-        figures += draw_transitions(*of_run, run.directory / "figures")
+        of_runs.append(analyse_run(run, study.settings_of(run.strategy), progress=progress))
+        figures += draw_paths(of_runs[-1], run.directory / "figures")
         on_figure(figures[-1])
-    tables = pd.concat(profiles, ignore_index=True), pd.concat(barriers, ignore_index=True)
-    metrics = metrics_table(runs)
-    for name, table in (("profiles", tables[0]), ("barriers", tables[1]), ("metrics", metrics)):
-        write_text_atomic(comparison / "tables" / f"{name}.csv", table.to_csv(index=False))
+    names = dict.fromkeys(name for tables in of_runs for name in tables)
+    tables = {name: pd.concat([t[name] for t in of_runs if name in t], ignore_index=True) for name in names}
+    tables["metrics"] = metrics = metrics_table(runs)
+    tables["barriers_over_seeds"] = barriers_over_seeds(tables["barriers"])
+    write_tables(tables, comparison / "tables")
+    between = tables["profiles"][~_of_whole_run(tables["profiles"])]
     seeds = sorted(set(metrics.seed))
     for seed in seeds:
         stem = comparison / "figures" / ("stability_plasticity" + (f"_seed{seed}" if len(seeds) > 1 else ""))
-        of_seed = tables[0][tables[0].seed == seed]
+        of_seed = between[between.seed == seed]
         if "sequential" in set(of_seed.strategy):
             figures += save_figure(plot_stability_plasticity(of_seed), stem)
             on_figure(figures[-1])
-    return ConnectivityResult(*tables, metrics, figures)
+    named = {name: tables.pop(name) for name in ("profiles", "barriers", "metrics")}
+    return ConnectivityResult(**named, figures=figures, tables=tables)
 
 
-def draw_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame, directory: Path) -> list[Path]:
-    """One picture per learner, with its caption as a text file beside it."""
+def draw_paths(tables: Mapping[str, pd.DataFrame], directory: Path) -> list[Path]:
+    """Per learner one picture of the transitions, with its caption as a text file beside it, and one of each path
+    through the whole run."""
     drawn: list[Path] = []
-    for learner, of_learner in profiles.groupby("learner", sort=False):
-        of_barriers = barriers[barriers.learner == learner]
+    profiles, barriers = tables["profiles"], tables["barriers"]
+    for learner, of_learner in profiles[~_of_whole_run(profiles)].groupby("learner", sort=False):
+        of_barriers = barriers[(barriers.learner == learner) & ~_of_whole_run(barriers)]
         stem = directory / f"connectivity_{learner}"
         drawn += save_figure(plot_transitions(of_learner, of_barriers), stem)
         write_text_atomic(stem.with_suffix(".txt"), caption(of_learner, of_barriers) + "\n")
+    through = profiles[_of_whole_run(profiles)]
+    for (learner, path, space), of_path in through.groupby(["learner", "path", "space"], sort=False):
+        drawn += save_figure(plot_whole_run(of_path), directory / f"{path}_{space}_{learner}")
     return drawn
 
 
-def connect_adapters(
-    directories: Sequence[str],
-    model_name: str,
-    data_files: Sequence[str],
-    output_dir: str | Path,
-    settings: ConnectivitySettings,
-    *,
-    dtype: str = "auto",
-    device: str | None = None,
-    score: str | None = None,
-    max_length: int = 1024,
-    progress: Progress = silent,
-) -> ConnectivityResult:
-    """The path between two adapters trained elsewhere, measured on one data file, or on two: old task, new task.
-
-    A Bezier curve is fitted on the files themselves, since there is no training split to fit it on; with t* chosen on
-    the data it is measured on a gain would be positive by selection, so none is reported.
-    """
-    if len(directories) != 2:
-        raise UserError(f"Expected two adapter folders (--minima DIR1,DIR2), got {len(directories)}; name two.")
-    if len(data_files) not in (1, 2):
-        raise UserError(
-            f"Expected one or two data files (--data FILE[,FILE2]), got {len(data_files)}; name one or two."
-        )
-    tasks = [load_examples(file, score) for file in data_files]
-    adapters = [load_adapter(d) for d in directories]
-    names = [set(a.point) for a in adapters]
-    if names[0] != names[1]:
-        different = sorted(names[0] ^ names[1])
-        raise PointMismatchError(
-            f"Expected adapters of the same modules, got {len(different)} differing tensor name(s), the first is "
-            f"{different[0]}; train both with the same target_modules."
-        )
-    bases = {a.base_name for a in adapters if a.base_name}
-    if len(bases) > 1:
-        raise PointMismatchError(
-            f"Expected adapters of one base model, got {' and '.join(sorted(bases))}; a path between adapters of "
-            "different bases has no meaning."
-        )
-    base, tokenizer = load_base(model_name, dtype, device or default_device())
-    model = LoraModel.attach(base, tokenizer, adapters[0].settings, 0, model_name)
-    model.load_point(adapters[0].point)  # refuses an adapter that does not fit this base
-    objectives = [make_objective(t, "test", tokenizer, max_length, settings.num_examples) for t in tasks]
-    start, end = (f"{k}-{label}" for k, label in enumerate(_short_names(directories), start=1))
-    points = (adapters[0].point, adapters[1].point)
-    transition = Transition(
-        start,
-        end,
-        points,
-        (content_hash(points[0]), content_hash(points[1])),
-        tuple(t.task.name for t in tasks[:-1]),
-        tasks[-1].task.name,
-        data_key=hash_json([o.settings_key for o in objectives]),
-    )
-    batches = [collate(list(o.encoded[:16]), pad_id(tokenizer)).to(model.device) for o in objectives]
-
-    def loss(point: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        values = [model.forward_at(point, b) for b in batches]
-        return torch.stack([v.nll.sum() / v.num_targets.sum() for v in values]).mean()
-
-    def fit(curve: Bezier) -> Bezier:
-        return fit_curve(
-            curve,
-            loss,
-            num_steps=settings.curve_steps,
-            learning_rate=settings.curve_learning_rate,
-            max_grad_norm=1.0,
-        )
-
-    for path in settings.paths:  # refuses adapters that a space cannot join, before anything is written
-        get_space(path.split("-")[1]).embed(points)
-    output = Path(output_dir)
-    # The store knows points and examples, not the model: another model needs another directory.
-    identity = {"analysis": "connectivity of two adapters", "model": model_name, "dtype": dtype}
-    claim_run_directory(output, identity, resume=True, base_hash=base_hash(model_name))
-    bar = progress(total=len(settings.paths) * settings.num_points, desc="paths")
-    rows: tuple[list[dict], list[dict]] = ([], [])
-    with MeasurementStore(output / "measurements.sqlite") as store:
-        for path in settings.paths:
-            profiled = measure_between(
-                transition,
-                path,
-                objectives,
-                settings,
-                store,
-                engine=lambda: Engine(model),
-                fit=fit,
-                curves=output / "curves",
-                on_point=bar.update,
-            )
-            labels = {"strategy": "adapters", "learner": "fast", "seed": 0}
-            of_path = path_rows(transition, path, profiled, labels, settings)
-            rows[0].extend(of_path[0])
-            rows[1].extend(of_path[1])
-    bar.close()
-    mark_finished(output)
-    profiles, barriers = pd.DataFrame(rows[0]), pd.DataFrame(rows[1])
-    for name, table in (("profiles", profiles), ("barriers", barriers)):
-        write_text_atomic(output / "tables" / f"{name}.csv", table.to_csv(index=False))
-    return ConnectivityResult(
-        profiles, barriers, pd.DataFrame(), draw_transitions(profiles, barriers, output / "figures")
-    )
-
-
-def _short_names(directories: Sequence[str]) -> list[str]:
-    """What tells two folders apart: the last part of their paths that differs."""
-    parts = [Path(d).resolve().parts for d in directories]
-    for first, second in zip(*(reversed(p) for p in parts), strict=False):
-        if first != second:
-            return [first, second]
-    return [p[-1] for p in parts]
+def _of_whole_run(table: pd.DataFrame) -> pd.Series:
+    """Which rows are of a path through all minima."""
+    kinds = {(p, s): path_kind(f"{p}-{s}").is_of_whole_run for p, s in set(zip(table.path, table.space, strict=True))}
+    return pd.Series([kinds[pair] for pair in zip(table.path, table.space, strict=True)], index=table.index, dtype=bool)

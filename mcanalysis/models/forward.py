@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -16,8 +17,9 @@ from mcanalysis.models.encoding import IGNORED, Batch
 
 class Forward(NamedTuple):
     """`nll` (examples,): summed over each answer's tokens, in nats; `num_targets` (examples,); `hidden_states`:
-    (examples, length, width) per layer, or (). `logits` (targets, vocabulary), float32, only where there is a label:
-    the targets of the first example, then of the second, …; `rows` (targets,) says which example each belongs to."""
+    (examples, length, width) per layer, or (). `logits` (targets, vocabulary), float32 at least, only where there is a
+    label: the targets of the first example, then of the second, …; `rows` (targets,) says which example each belongs
+    to."""
 
     nll: Tensor
     num_targets: Tensor
@@ -55,7 +57,8 @@ def forward(
     targets, rows = labels[kept], kept.nonzero()[:, 0]
     with _head_only_at(_causal_lm(model), kept, columns) as is_flat:
         output = (call or model)(**inputs)
-    logits = (output.logits if is_flat else output.logits[:, -columns:-1][kept]).float()
+    logits = output.logits if is_flat else output.logits[:, -columns:-1][kept]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     nll = cross_entropy(logits, targets, reduction="none")
     nll = nll.new_zeros(len(labels)).index_add(0, rows, nll)
     states = tuple(output.hidden_states[1:]) if hidden_states else ()

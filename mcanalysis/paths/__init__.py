@@ -6,6 +6,7 @@ import pkgutil
 from mcanalysis.paths.base import Curve, Path, get_path, path_names
 from mcanalysis.paths.bezier import Bezier
 from mcanalysis.paths.linear import Linear
+from mcanalysis.paths.plane import Plane
 from mcanalysis.paths.polychain import PolyChain
 from mcanalysis.paths.segmented_bezier import SegmentedBezier
 from mcanalysis.paths.simplex import Simplex
@@ -18,6 +19,7 @@ __all__ = [
     "Curve",
     "Linear",
     "Path",
+    "Plane",
     "PolyChain",
     "SegmentedBezier",
     "Simplex",

@@ -27,6 +27,8 @@ class Path(ABC):
     """
 
     name: ClassVar[str]
+    through_many: ClassVar[bool] = False
+    """Whether it is built from any number of minima, `cls(*minima)`, and leads through all of them."""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)

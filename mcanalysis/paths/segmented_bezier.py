@@ -42,6 +42,7 @@ class SegmentedBezier(Curve):
     """
 
     name = "segmented_bezier"
+    through_many = True
 
     def __init__(
         self,

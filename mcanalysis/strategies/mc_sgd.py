@@ -78,6 +78,7 @@ class McSgd(Strategy):
     reference = "Mirzadeh et al. 2021, arXiv 2010.04495"
     config_class = McSgdConfig
     learners = ("fast", "task_minimum")
+    resting_learners = ("task_minimum",)
 
     def __init__(self, config: McSgdConfig, seed: int) -> None:
         super().__init__(config, seed)

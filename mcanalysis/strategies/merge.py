@@ -58,6 +58,7 @@ class Merge(Strategy):
     reference = "task arithmetic: Ilharco et al. 2023, arXiv 2212.04089; TIES: Yadav et al. 2023, arXiv 2306.01708"
     config_class = MergeConfig
     learners = ("fast", "merged")
+    resting_learners = ("merged",)
 
     def __init__(self, config: MergeConfig, seed: int) -> None:
         super().__init__(config, seed)

@@ -32,6 +32,7 @@ class Slao(Strategy):
     name = "slao"
     reference = "Qiao & Mahdavi 2025, arXiv 2512.23017"
     learners = ("fast", "merged")
+    resting_learners = ("merged",)
 
     def __init__(self, config: Any, seed: int) -> None:
         super().__init__(config, seed)

@@ -97,6 +97,7 @@ class Strategy(ABC):
 
     `learners`: the minima that are saved after each task, by name. `schedule`: task after task; all tasks shuffled
     together ("joint"); or no training at all ("none"). `has_paths`: whether its minima lie in one parameter space.
+    `resting_learners`: those that change between tasks only, hence have no trajectory within one.
     `edits_gradient`: whether `edit_gradient` is to be called; it needs whole gradients, which DeepSpeed shards.
     """
 
@@ -104,6 +105,7 @@ class Strategy(ABC):
     reference: ClassVar[str]
     config_class: ClassVar[type[StrategyConfig]] = StrategyConfig
     learners: ClassVar[tuple[str, ...]] = ("fast",)
+    resting_learners: ClassVar[tuple[str, ...]] = ()
     schedule: ClassVar[Literal["sequence", "joint", "none"]] = "sequence"
     has_paths: ClassVar[bool] = True
     edits_gradient: ClassVar[bool] = False

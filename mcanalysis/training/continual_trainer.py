@@ -51,6 +51,7 @@ from mcanalysis.training.scoring import Scoring
 from mcanalysis.training.stages import Stage, make_stages
 from mcanalysis.training.stopping import Stopped, listening
 from mcanalysis.training.task_trainer import TaskTrainer
+from mcanalysis.training.trajectory import TrajectoryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ class ContinualTrainer:
         self.execution = execution or Execution()
         self.processes = processes or Processes(model.device.type)
         self.progress = progress if self.processes.is_main else silent
+        every = self.execution.save_trajectory if self.processes.is_main else 0
+        self._trajectory = TrajectoryWriter(self.directory, every, model, strategy)
         self.num_cut: dict[str, int] = {}
         self._stages = self._make_stages()
         objectives, others = (
@@ -162,6 +165,8 @@ class ContinualTrainer:
             within = start.within and phase == start.phase
             if not within:
                 self.strategy.begin_phase(self.model, phase)
+                if phase == 0:
+                    self._trajectory.write(stage.label, 0)
             losses = self._train_phase(stage, Position(start.stage, phase, within, losses), started, on_step)
         self.strategy.end_task(self.model, stage.examples)
         self._seconds["train"] += time.monotonic() - started
@@ -178,6 +183,11 @@ class ContinualTrainer:
             position = Position(start.stage, start.phase, True, start.losses + trainer.losses, seconds)
             self._checkpoint(position, engine)
 
+        def step_done() -> None:
+            step = len(start.losses) + len(trainer.losses)
+            self._trajectory.write(stage.label, step, step == stage.num_steps * self.strategy.num_phases())
+            on_step()
+
         with tempfile.TemporaryDirectory() as scratch:
             if "tensorboard" in self.execution.report_to:
                 os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.directory / "logs" / stage.label)
@@ -193,7 +203,7 @@ class ContinualTrainer:
                 processes=self.processes,
                 stop=stop,
                 write_checkpoint=write,
-                on_step=on_step,
+                on_step=step_done,
             )
             trainer.train(resume_from_checkpoint=saved and str(saved))
         if stop:

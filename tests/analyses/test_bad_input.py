@@ -44,7 +44,7 @@ def trace_folder(tmp_path, **splits):
         (("--settings", "ema_decay=1.5"), ("ema_decay in [0, 1]", "got 1.5")),
         (("--steps", "many"), ("--steps", "many")),
         (("--steps", 0), ("num_steps of at least 1", "got 0")),
-        (("--paths", "cubic"), ("paths among", "cubic")),
+        (("--paths", "cubic"), ("Unknown path 'cubic'", "linear-factor")),
         (("--device", "cuda:99"), ("device of this machine", "cuda:99")),
         (("--dtype", "float31"), ("Unknown dtype", "Did you mean")),
         (("--minima", "a,b"), ("--minima", "--data")),

@@ -8,11 +8,13 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from mcanalysis.errors import UserError
-from mcanalysis.models.adapter_files import load_adapter
+from mcanalysis.models.adapter_files import load_adapter, save_adapter
 from mcanalysis.models.encoding import collate
 from mcanalysis.models.forward import forward
 from mcanalysis.models.lora_model import LoraModel
-from mcanalysis.params.lora import concatenate
+from mcanalysis.params import delta_distance, delta_norm, flatten, unflatten
+from mcanalysis.params.lora import concatenate, delta_weights, ranks
+from mcanalysis.paths import Bezier, Linear
 
 
 @pytest.fixture
@@ -129,12 +131,23 @@ def test_a_rank_stabilised_model_evaluates_loads_and_saves_with_its_own_scaling(
         ({"bias": "lora_only"}, "bias 'lora_only'"),
         ({"lora_bias": True}, "lora_B.bias"),
         ({"target_modules": ["q_proj", "embed_tokens"]}, "LoRA factors"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights 'olora'"),
+        ({"alora_invocation_tokens": [5, 6]}, r"alora_invocation_tokens \[5, 6\]"),
     ],
 )
 def test_what_the_algebra_does_not_cover_is_refused_by_name(fresh_base, tmp_path, settings, named):
     saved_by_peft(fresh_base(), tmp_path, **settings)
     with pytest.raises(UserError, match=named):
         load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal"])
+def test_initialisations_that_leave_the_base_alone_are_read(fresh_base, batch, tmp_path, plain_model_at, start):
+    network = saved_by_peft(fresh_base(), tmp_path, init_lora_weights=start)
+    torch.testing.assert_close(
+        nll(plain_model_at(load_adapter(tmp_path).point), batch), nll(network, batch), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_other_kinds_of_adapter_are_refused_by_name(fresh_base, tmp_path):
@@ -161,3 +174,149 @@ def test_the_written_configuration_is_for_inference_and_sorted(make_model, tmp_p
     assert config["peft_type"] == "LORA"
     assert config["inference_mode"] is True
     assert config["target_modules"] == sorted(config["target_modules"])
+
+
+def dense_truncation(point, rank):
+    """The error of cutting every ΔW to a rank, from the singular values of the dense matrices."""
+    singular = [torch.linalg.svdvals(d.double()) for d in delta_weights(point).values()]
+    lost = sum(float(s[rank:].square().sum()) for s in singular)
+    return (lost / sum(float(s.square().sum()) for s in singular)) ** 0.5
+
+
+@pytest.mark.parametrize("make_path", [Linear, Bezier])
+@pytest.mark.parametrize("space", ["factor", "delta", "aligned"])
+def test_any_point_of_any_path_is_saved_for_peft_without_a_model(
+    make_model, random_point, fresh_base, batch, tmp_path, plain_model_at, make_path, space
+):
+    model = make_model()
+    point = make_path(random_point(model, 1), random_point(model, 2), space=space)(0.5)
+    assert save_adapter(point, tmp_path, "some/base") == 0.0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    loaded = PeftModel.from_pretrained(fresh_base(), tmp_path).eval()
+    merged = plain_model_at(point)
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**inputs).logits, merged(**inputs).logits, rtol=1e-5, atol=1e-5)
+    with torch.no_grad(), model.merged(point) as network:
+        torch.testing.assert_close(nll(loaded, batch), forward(network, batch).nll, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_saved_reads_back_bit_for_bit(make_model, random_point, tmp_path):
+    model = make_model()
+    a, b = random_point(model, 1), random_point(model, 2)
+    for folder, point in {
+        "delta": Linear(a, b, space="delta")(0.3),
+        "float64": {k: v.double() for k, v in a.items()},
+        "views of one vector": unflatten(flatten(a), a),
+        "replaced": b,
+        "live": {k: torch.nn.Parameter(v) for k, v in a.items()},
+    }.items():
+        if folder == "replaced":
+            save_adapter(a, tmp_path / folder, "base")
+        save_adapter(point, tmp_path / folder, "some/base")
+        read = load_adapter(tmp_path / folder)
+        assert read.base_name == "some/base" and set(read.point) == set(point)
+        assert all(torch.equal(read.point[k], point[k]) and read.point[k].dtype == point[k].dtype for k in point)
+
+
+def test_a_delta_point_is_saved_at_the_sum_of_the_ranks_or_truncated_with_its_error(
+    make_model, random_point, fresh_base, batch, tmp_path, plain_model_at
+):
+    model = make_model()
+    point = Linear(random_point(model, 1), random_point(model, 2), space="delta")(0.5)
+    assert save_adapter(point, tmp_path / "whole", "base") == 0.0
+    assert load_adapter(tmp_path / "whole").settings.rank == 8
+    error = save_adapter(point, tmp_path / "small", "base", rank=3)
+    read = load_adapter(tmp_path / "small")
+    assert set(ranks(read.point).values()) == {3} == {read.settings.rank}
+    assert 0.1 < error == pytest.approx(dense_truncation(point, 3), rel=1e-9)
+    assert delta_distance(point, read.point) / delta_norm(point) == pytest.approx(error, rel=1e-5)
+    loaded = PeftModel.from_pretrained(fresh_base(), tmp_path / "small").eval()
+    torch.testing.assert_close(nll(loaded, batch), nll(plain_model_at(read.point), batch), rtol=1e-5, atol=1e-5)
+    assert save_adapter(point, tmp_path / "more", "base", rank=20) <= 1e-12
+
+
+def test_modules_of_different_ranks_and_targets_are_saved_for_peft(
+    make_model, random_point, fresh_base, batch, tmp_path, plain_model_at
+):
+    """Ranks 4 + 2, 4 and 2 in one adapter, and one module that looks like the end of another's name."""
+    wide = random_point(make_model(target_modules=("q_proj", "k_proj")), 1)
+    narrow = random_point(make_model(rank=2, target_modules=("q_proj", "v_proj")), 2)
+    point = Linear(wide, narrow, space="delta")(0.5)
+    assert set(ranks(point).values()) == {2, 4, 6}
+    save_adapter(point, tmp_path, "base")
+    loaded = PeftModel.from_pretrained(fresh_base(), tmp_path).eval()
+    torch.testing.assert_close(nll(loaded, batch), nll(plain_model_at(point), batch), rtol=1e-5, atol=1e-5)
+    read = load_adapter(tmp_path).point
+    assert all(torch.equal(read[k], point[k]) for k in point)
+    nothing = {k: v[:0] if ".lora_A." in k else v[:, :0] for k, v in point.items() if "layers.0" in k}
+    save_adapter({**point, **nothing}, tmp_path, "base")
+    assert set(load_adapter(tmp_path).point) == {k for k in point if "layers.0" not in k}
+    with pytest.raises(UserError, match="rank 0 in every module"):
+        save_adapter(nothing, tmp_path / "none", "base")
+
+
+def test_a_rank_pattern_fits_its_own_module_only(tmp_path):
+    """PEFT looks for patterns at the end of names: `proj` must not stand for `inner.proj`."""
+    network = torch.nn.ModuleDict({"proj": torch.nn.Linear(5, 5), "inner": torch.nn.ModuleDict()})
+    network["inner"]["proj"] = torch.nn.Linear(5, 5)
+    network["inner"]["other"] = torch.nn.Linear(5, 5)
+    point = {}
+    for module, rank in {"proj": 3, "inner.proj": 2, "inner.other": 2}.items():
+        point |= {f"{module}.lora_A.weight": torch.randn(rank, 5), f"{module}.lora_B.weight": torch.randn(5, rank)}
+    save_adapter(point, tmp_path, "base")
+    config = LoraConfig.from_pretrained(tmp_path)
+    config.task_type = None
+    loaded = get_peft_model(network, config)
+    widths = {n.split(".lora_A")[0]: p.shape[0] for n, p in loaded.named_parameters() if "lora_A" in n}
+    assert {n.removeprefix("base_model.model."): r for n, r in widths.items()} == {
+        "proj": 3,
+        "inner.proj": 2,
+        "inner.other": 2,
+    }
+
+
+def test_a_transposed_layer_is_saved_like_any_other(tiny_base, tokenizer, random_point, batch, tmp_path, add_by_hand):
+    """GPT-2 keeps its weights transposed (Conv1D)."""
+    from mcanalysis.models.adapter_files import LoraSettings
+
+    model = LoraModel.attach(tiny_base("gpt2"), tokenizer, LoraSettings(rank=4), 0, "base")
+    point = random_point(model)
+    save_adapter(point, tmp_path, "base")
+    loaded = PeftModel.from_pretrained(tiny_base("gpt2"), tmp_path).eval()
+    torch.testing.assert_close(
+        nll(loaded, batch), nll(add_by_hand(tiny_base("gpt2"), point), batch), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_target_modules_can_be_named_and_have_to_fit(make_model, random_point, fresh_base, batch, tmp_path):
+    point = random_point(make_model(target_modules=("q_proj", "v_proj")))
+    save_adapter(point, tmp_path, "base", target_modules=["v_proj", "q_proj"])
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == ["q_proj", "v_proj"]
+    PeftModel.from_pretrained(fresh_base(), tmp_path)
+    with pytest.raises(UserError, match=r"got q_proj, which miss model\.layers\.0\.self_attn\.v_proj"):
+        save_adapter(point, tmp_path / "other", "base", target_modules=["q_proj"])
+
+
+def test_what_cannot_be_saved_is_refused_before_anything_is_written(make_model, random_point, tmp_path):
+    point = random_point(make_model())
+    for wrong, options, message in (
+        ({"weight": torch.ones(2, 2)}, {}, "Expected only LoRA factors"),
+        ({**point, "model.layers.0.self_attn.q_proj.lora_magnitude_vector": torch.ones(2)}, {}, "magnitude"),
+        (point, {"rank": 0}, "rank of at least 1, got 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            save_adapter(wrong, tmp_path / "new", "base", **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_kill_while_saving_leaves_no_adapter_of_two_halves(make_model, random_point, tmp_path, monkeypatch):
+    from mcanalysis.models import adapter_files
+
+    point = random_point(make_model(), 1)
+    save_adapter(point, tmp_path, "base")
+    monkeypatch.setattr(adapter_files, "write_json_atomic", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        save_adapter(Linear(point, random_point(make_model(), 2), space="delta")(0.5), tmp_path, "base")
+    with pytest.raises(UserError, match="Expected a PEFT adapter"):
+        load_adapter(tmp_path)

@@ -14,7 +14,9 @@ from mcanalysis.params import (
     concatenate,
     delta_distance,
     delta_norm,
+    delta_weights,
     distance,
+    flatten,
     get_space,
     norm,
     ranks,
@@ -162,3 +164,94 @@ def test_chord_lengths_in_delta_are_norms_of_delta():
     rows = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]], dtype=torch.float64)
     lengths = space.chord_lengths(space.embed([a, b]), rows)
     assert torch.allclose(lengths, torch.full((2,), delta_distance(a, b) / 2, dtype=torch.float64), rtol=1e-12)
+
+
+# Inner products, distances and sums: what planes, slices and trajectory PCA are measured with.
+
+
+def dense(point):
+    """All ΔW as one vector, over all modules, missing ones 0."""
+    deltas = delta_weights(point)
+    pieces = [deltas.get(m, torch.zeros(DIMS[m], dtype=torch.float64)).double().reshape(-1) for m in DIMS]
+    return torch.cat(pieces)
+
+
+@given(seeds)
+@settings(max_examples=25, deadline=None)
+def test_inner_products_in_delta_are_those_of_dense_matrices(seed):
+    points = [adapter(seed, 1), adapter(seed + 1, 3), adapter(seed + 2, 2, modules=["v"]), adapter(seed + 3, 6)]
+    products = DeltaSpace().inner_products(points[0], points[1:], points)
+    rows = torch.stack([dense(p) - dense(points[0]) for p in points])
+    torch.testing.assert_close(products, rows[1:] @ rows.T, rtol=1e-11, atol=1e-10)
+
+
+@given(seeds)
+@settings(max_examples=15, deadline=None)
+def test_inner_products_in_factor_and_aligned_are_those_of_coordinates(seed):
+    points = [adapter(seed + k) for k in range(4)]
+    for space in (FactorSpace(), AlignedSpace()):
+        anchors = space.embed(points)
+        rows = torch.stack([flatten(p) - flatten(anchors[0]) for p in anchors])
+        products = space.inner_products(anchors[0], anchors[1:], anchors)
+        torch.testing.assert_close(products, rows[1:] @ rows.T, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["factor", "delta", "aligned"])
+def test_inner_products_keep_their_digits_close_to_the_origin(name):
+    """1e-9 apart at size 1: products of the points themselves would be noise of 1e-16 / 1e-18."""
+    origin = adapter(0)
+    near = [{n: t + 1e-9 * adapter(k)[n] for n, t in origin.items()} for k in (1, 2)]
+    products = get_space(name).inner_products(origin, near, near)
+    if name == "delta":
+        rows = torch.stack([dense(p) - dense(origin) for p in near])
+    else:
+        rows = torch.stack([flatten(p) - flatten(origin) for p in near])
+    torch.testing.assert_close(products, rows @ rows.T, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", ["factor", "delta", "aligned"])
+@given(seeds, st.floats(-2, 2))
+@settings(max_examples=15, deadline=None)
+def test_distances_are_those_of_the_difference_itself(name, seed, free):
+    space = get_space(name)
+    anchors = space.embed([adapter(seed), adapter(seed + 1), adapter(seed + 2)])
+    weights = [free, 1.0 - free]
+    there = combine(anchors[1:], weights)
+    apart = delta_distance if name == "delta" else distance
+    assert space.distance(anchors[0], anchors[1:], weights) == pytest.approx(apart(anchors[0], there), rel=1e-9)
+    assert space.distance(there, anchors[1:], weights) <= 1e-13 * (1 + norm(there))  # no square root of rounding
+    length = delta_norm(there) if name == "delta" else norm(there)
+    assert space.distance(there, [], []) == pytest.approx(length, rel=1e-12)
+
+
+@given(seeds, st.floats(-2, 2), st.floats(-2, 2))
+@settings(max_examples=15, deadline=None)
+def test_sums_in_delta_need_no_weights_that_sum_to_one(seed, first, second):
+    points = [adapter(seed, 1), adapter(seed + 1, 3)]
+    total = DeltaSpace().combine(points, [first, second])
+    torch.testing.assert_close(dense(total), first * dense(points[0]) + second * dense(points[1]), rtol=0, atol=1e-11)
+    alone = DeltaSpace().combine(points, [0.0, 1.0])
+    assert ranks(alone) == ranks(points[1]) and all(torch.equal(alone[n], points[1][n]) for n in alone)
+    assert not dense(DeltaSpace().combine(points, [0.0, 0.0])).any()
+
+
+@given(seeds, seeds)
+@settings(max_examples=15, deadline=None)
+def test_points_placed_in_aligned_are_where_embedding_puts_them(seed, rotation):
+    space, a, b = AlignedSpace(), adapter(seed), adapter(seed + 1)
+    anchors = space.embed([a, b])
+    for point in (b, rotated(b, rotation)):
+        assert distance(space.place(point, anchors[0]), anchors[1]) <= 1e-6 * norm(anchors[1])
+    assert distance(space.place(a, anchors[0]), anchors[0]) <= 1e-6 * norm(anchors[0])
+
+
+def test_what_cannot_be_placed_is_refused():
+    with pytest.raises(PointMismatchError, match="difference"):
+        FactorSpace().place(adapter(0, 2), adapter(1, 3))
+    with pytest.raises(PointMismatchError, match="Expected only LoRA factors"):
+        DeltaSpace().place({"w": torch.ones(1)}, adapter(1, 3))
+    with pytest.raises(PointMismatchError, match="Expected only LoRA factors"):
+        AlignedSpace().place({"w": torch.ones(1)}, adapter(1, 3))
+    other = {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.ones(7, 2)}
+    with pytest.raises(PointMismatchError, match=r"Expected ΔW of shape \(7, 5\) at 'q'"):
+        DeltaSpace().place(other, adapter(0))

@@ -54,22 +54,68 @@ class AlignedSpace(Space):
                 "to align; use space='factor'."
             )
         filled = share_modules(points)
-        rank_of = {m: max(ranks(point)[m] for point in filled) for m in module_names(filled[0])}
+        rank_of = _largest_ranks(filled)
         balanced = [balance(_widen(point, rank_of)) for point in filled]
         dtype = working_dtype(tensor for point in filled for tensor in point.values())
-        anchors: list[Point] = []
-        for point in balanced:
-            anchor: Point = {}
-            for module in rank_of:
-                A, B = point[key_a(module)], point[key_b(module)]
-                A_first, B_first = balanced[0][key_a(module)], balanced[0][key_b(module)]
-                if point is not balanced[0]:
-                    U, _, Vh = torch.linalg.svd(B.T @ B_first + A @ A_first.T)
-                    R = U @ Vh
-                    A, B = R.T @ A, B @ R
-                anchor[key_a(module)], anchor[key_b(module)] = A.to(dtype), B.to(dtype)
-            anchors.append(anchor)
-        return anchors
+        anchors = [balanced[0], *(_turned(point, balanced[0]) for point in balanced[1:])]
+        return [{name: tensor.to(dtype) for name, tensor in anchor.items()} for anchor in anchors]
+
+    @torch.no_grad()
+    def place(self, point: Mapping[str, Tensor], origin: Mapping[str, Tensor]) -> Point:
+        """Return the adapter with balanced factors, turned as close as can be to those of `origin`, in float64.
+
+        Its ΔW stays; its rank is the larger one of the two. `origin` is taken as it is: the first anchor of `embed`.
+
+        Raises:
+            PointMismatchError: if a point is not a LoRA point, or a module has other dimensions in the two.
+        """
+        filled = share_modules([origin, point])
+        rank_of = _largest_ranks(filled)
+        first, other = (_widen(p, rank_of) for p in filled)
+        return _turned(balance(other), first)
+
+    def inner_products(
+        self,
+        origin: Mapping[str, Tensor],
+        points: Sequence[Mapping[str, Tensor]],
+        others: Sequence[Mapping[str, Tensor]],
+    ) -> Tensor:
+        """Return the Euclidean products of differences of factors, smaller ones filled up with zeros.
+
+        The points must have been aligned (`embed`, `place`). Arguments, shape and errors as in `Space`.
+        """
+        first, *rest = _of_one_rank([origin, *points, *others])
+        return super().inner_products(first, rest[: len(points)], rest[len(points) :])
+
+    def distance(
+        self, point: Mapping[str, Tensor], anchors: Sequence[Mapping[str, Tensor]], weights: Sequence[float]
+    ) -> float:
+        """Return the Euclidean distance of factors, smaller ones filled up with zeros; see `Space`."""
+        first, *rest = _of_one_rank([point, *anchors])
+        return super().distance(first, rest, weights)
+
+
+def _turned(point: Point, first: Point) -> Point:
+    """The adapter as (B·R, Rᵀ·A) with the orthogonal R that brings its factors closest to those of the first."""
+    result: Point = {}
+    for module in module_names(point):
+        A, B = point[key_a(module)], point[key_b(module)]
+        U, _, Vh = torch.linalg.svd(B.T @ first[key_b(module)] + A @ first[key_a(module)].T)
+        R = U @ Vh
+        result[key_a(module)], result[key_b(module)] = R.T @ A, B @ R
+    return result
+
+
+def _largest_ranks(points: Sequence[Mapping[str, Tensor]]) -> dict[str, int]:
+    """The largest rank of each module; the points list the same modules."""
+    each = [ranks(point) for point in points]
+    return {module: max(of[module] for of in each) for module in each[0]}
+
+
+def _of_one_rank(points: Sequence[Mapping[str, Tensor]]) -> list[Point]:
+    filled = share_modules(points)
+    rank_of = _largest_ranks(filled)
+    return [_widen(point, rank_of) for point in filled]
 
 
 def _widen(point: Mapping[str, Tensor], rank_of: Mapping[str, int]) -> Point:

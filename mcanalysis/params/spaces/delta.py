@@ -87,3 +87,75 @@ class DeltaSpace(Space):
                 squares[index - 1] = sum(float((here[m] - before[m]).square().sum()) for m in here)
             before = here
         return squares.sqrt()
+
+    def landmarks(self, minima: Sequence[Mapping[str, Tensor]], anchors: Sequence[Point]) -> list[Point]:
+        """Return the minima as they are: their ΔW is that of the anchors, at a smaller rank."""
+        return [dict(minimum) for minimum in minima]
+
+    def place(self, point: Mapping[str, Tensor], origin: Mapping[str, Tensor]) -> Point:
+        """Return the point as it is: adapters of any rank and targets can be measured against each other.
+
+        Raises `PointMismatchError` if one of the two is no LoRA point while the other is, or a module has other
+        dimensions in the two.
+        """
+        if not (holds_lora_tensors(point) or holds_lora_tensors(origin)):
+            return super().place(point, origin)
+        share_modules([origin, point])
+        return dict(point)
+
+    @torch.no_grad()
+    def inner_products(
+        self,
+        origin: Mapping[str, Tensor],
+        points: Sequence[Mapping[str, Tensor]],
+        others: Sequence[Mapping[str, Tensor]],
+    ) -> Tensor:
+        """Return ⟨ΔW(pᵢ) − ΔW(origin), ΔW(qⱼ) − ΔW(origin)⟩, without building a matrix of shape (out, in).
+
+        Ranks and targets may differ; (B·R, R⁻¹·A) gives the same numbers for every R. Computed in orthonormal bases
+        of what the factors span (`compress`). For plain points the Euclidean products.
+
+        Args:
+            origin: a point.
+            points: `n` points p.
+            others: `m` points q.
+
+        Returns:
+            shape (n, m), float64, on the CPU.
+
+        Raises:
+            PointMismatchError: if a point is not a LoRA point, or a module has other dimensions in two of them.
+
+        >>> o = {"q.lora_A.weight": torch.tensor([[3.0, 4.0]]), "q.lora_B.weight": torch.tensor([[1.0]])}
+        >>> p = {"q.lora_A.weight": torch.tensor([[6.0, 8.0]]), "q.lora_B.weight": torch.tensor([[1.0]])}
+        >>> DeltaSpace().inner_products(o, [p], [p]).round(decimals=6)  # ‖(3, 4)‖²
+        tensor([[25.]], dtype=torch.float64)
+        """
+        if not any(holds_lora_tensors(point) for point in (origin, *points, *others)):
+            return super().inner_products(origin, points, others)
+        centre, *deltas = (delta_weights(small) for small in compress([origin, *points, *others]))
+        return super().inner_products(centre, deltas[: len(points)], deltas[len(points) :])
+
+    @torch.no_grad()
+    def distance(
+        self, point: Mapping[str, Tensor], anchors: Sequence[Mapping[str, Tensor]], weights: Sequence[float]
+    ) -> float:
+        """Return ‖ΔW(point) − Σ weights[i]·ΔW(anchors[i])‖; ranks and targets may differ.
+
+        For plain points the Euclidean distance. Raises as `inner_products` does.
+        """
+        if not any(holds_lora_tensors(p) for p in (point, *anchors)):
+            return super().distance(point, anchors, weights)
+        here, *deltas = (delta_weights(small) for small in compress([point, *anchors]))
+        return super().distance(here, deltas, weights)
+
+    def combine(self, points: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Point:
+        """Return the adapter with ΔW = Σ weights[i]·ΔW(points[i]), of concatenated rank, those of weight 0 left out.
+
+        Plain points are added. Arguments and errors as in `Space`.
+        """
+        if not any(holds_lora_tensors(point) for point in points):
+            return super().combine(points, weights)
+        kept = [(point, weight) for point, weight in zip(points, weights, strict=True) if weight != 0.0]
+        kept = kept or [(points[0], 0.0)]
+        return concatenate([point for point, _ in kept], [weight for _, weight in kept])

@@ -1,0 +1,35 @@
+"""Which layers and which kinds of module make the barrier between two successive minima: each alone along the path.
+
+With no flag: the first transition of sequential fine-tuning and I-LoRA on the embedded base and benchmark.
+"""
+
+from __future__ import annotations
+
+from arguments import Parser, bar, count_or_all, quiet_libraries, run_script, workers
+from studies import add_study_flags, study_runs
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    add_study_flags(parser, ["sequential", "ilora"])
+    parser.add_argument("--transition", type=int, default=1, help="number of the minimum that the path starts from")
+    parser.add_argument("--space", default="factor", help="factor, delta or aligned")
+    parser.add_argument("--num-points", type=int, default=11, help="points per group, both ends included")
+    parser.add_argument("--num-examples", type=count_or_all, default=50, help="test examples per task, or 'all'")
+    args = parser.parse()
+
+    quiet_libraries()
+    import reporting
+
+    from mcanalysis.experiments.attribution import AttributionSettings, study_attribution
+
+    settings = AttributionSettings(args.transition, args.space, args.num_points, args.num_examples)
+    result = study_attribution(
+        study_runs(args), settings,
+        workers=workers(args), progress=bar, on_figure=reporting.figure, initializer=quiet_libraries,
+    )  # fmt: skip
+    reporting.attribution(result)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,27 @@
+"""Reproduce classic results of mode connectivity on scikit-learn's digits, with the published claims beside them.
+
+garipov: curves between minima. frankle: shared first steps. mirzadeh: continual and multitask minima. ainsworth:
+permutations (and Entezari's conjecture).
+"""
+
+from __future__ import annotations
+
+from arguments import Parser, bar, run_script, table
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("result", nargs="?", default="all", help="garipov, frankle, mirzadeh, ainsworth, or all")
+    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on")
+    parser.add_argument("--output-dir", default="runs/classics", help="for classics.csv, classics.md and the figures")
+    args = parser.parse()
+
+    from mcanalysis.experiments.classics import claims_cells, reproduce_classics
+
+    result = reproduce_classics(args.result, range(args.seeds), args.output_dir, progress=bar)
+    print(table(claims_cells(result.claims)))
+    print(f"tables: {args.output_dir}/classics.csv, classics.md; figures: {', '.join(map(str, result.figures))}")
+
+
+if __name__ == "__main__":
+    run_script(main)

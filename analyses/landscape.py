@@ -1,0 +1,46 @@
+"""Planes through minima, slices around them and their sharpness: train what is missing, measure, tabulate, draw.
+
+With no flag: sequential fine-tuning and I-LoRA on the embedded base and benchmark, about the second transition.
+"""
+
+from __future__ import annotations
+
+from arguments import Parser, bar, count_or_all, integers, quiet_libraries, run_script, workers
+from studies import add_study_flags, study_runs
+
+SNAPSHOT_EVERY = 5  # steps: 25 snapshots of a task of 120 steps
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    add_study_flags(parser, ["sequential", "ilora"])
+    parser.set_defaults(save_trajectory=SNAPSHOT_EVERY)
+    parser.add_argument("--transition", type=int, default=2, metavar="K", help="from the minimum K to K + 1")
+    parser.add_argument("--third", default=None, metavar="RUN_DIR", help="a run whose minimum spans the plane, too")
+    parser.add_argument("--space", default="factor", help="of the plane: factor, delta or aligned")
+    parser.add_argument("--grid", type=integers, default=[25], metavar="N[,M]", help="nodes in x and in y")
+    parser.add_argument("--num-examples", type=count_or_all, default=50, help="test examples per task, or 'all'")
+    parser.add_argument("--num-directions", type=int, default=3, help="slices around each minimum (0: none)")
+    parser.add_argument("--sharpness-samples", type=int, default=10, help="directions of the mean rise (0: none)")
+    args = parser.parse()
+
+    quiet_libraries()
+    import reporting
+
+    from mcanalysis.experiments.landscape import LandscapeSettings, study_landscape
+    from mcanalysis.run import load_run
+
+    settings = LandscapeSettings(
+        transition=args.transition, space=args.space, grid=tuple(args.grid), num_examples=args.num_examples,
+        num_directions=args.num_directions, sharpness_samples=args.sharpness_samples,
+    )  # fmt: skip
+    third = load_run(args.third, args.device) if args.third else None
+    result = study_landscape(
+        study_runs(args), args.output_dir, settings,
+        third=third, workers=workers(args), progress=bar, on_figure=reporting.figure, initializer=quiet_libraries,
+    )  # fmt: skip
+    reporting.landscape(result)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,32 @@
+"""How alike the minima of runs are: in their weights, in their hidden states, in their answers; tables and figures.
+
+With no flag: sequential fine-tuning, experience replay and I-LoRA on the embedded base and benchmark.
+"""
+
+from __future__ import annotations
+
+from arguments import Parser, bar, count_or_all, quiet_libraries, run_script, workers
+from studies import add_study_flags, study_runs
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    add_study_flags(parser, ["sequential", "er", "ilora"])
+    parser.add_argument("--num-examples", type=count_or_all, default=100, help="test examples per task, or 'all'")
+    args = parser.parse()
+
+    from mcanalysis.experiments.similarity import SimilaritySettings, study_similarity
+
+    settings = SimilaritySettings(args.num_examples)
+    quiet_libraries()
+    import reporting
+
+    result = study_similarity(
+        study_runs(args), settings,
+        workers=workers(args), progress=bar, on_figure=reporting.figure, initializer=quiet_libraries,
+    )  # fmt: skip
+    reporting.similarity(result)
+
+
+if __name__ == "__main__":
+    run_script(main)

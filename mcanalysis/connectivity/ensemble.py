@@ -1,0 +1,133 @@
+"""The ensemble that a path offers: class probabilities averaged over points of it, against each point alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from mcanalysis.errors import UserError
+from mcanalysis.metrics.calibration import expected_calibration_error
+from mcanalysis.params.point import Point
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What one predictor gave for each of n targets, which belong to examples.
+
+    `nll` −log p(target) in nats, `confidence` the largest probability, `correct` whether it is the target's, `brier`
+    Σ_c (p_c − [c = target])², `rows` which example a target belongs to; all (n,).
+    """
+
+    nll: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    correct: NDArray[np.bool_]
+    brier: NDArray[np.float64]
+    rows: NDArray[np.int64]
+
+    def summary(self) -> dict[str, float]:
+        """`loss` (nats per target), `accuracy` (examples of which every target is right: for a language model what
+        greedy decoding would answer exactly), `target_accuracy`, `ece` (15 bins, Guo et al. 2017) and `brier`, over
+        targets."""
+        wrong = np.zeros(int(self.rows.max()) + 1, dtype=bool)
+        np.logical_or.at(wrong, self.rows, ~self.correct)
+        return {
+            "loss": float(self.nll.mean()),
+            "accuracy": float(1 - wrong[np.unique(self.rows)].mean()),
+            "target_accuracy": float(self.correct.mean()),
+            "ece": expected_calibration_error(self.confidence, self.correct),
+            "brier": float(self.brier.mean()),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """`members[i]`: the point at `ts[i]` alone; `together`: the mean of their probabilities."""
+
+    ts: NDArray[np.float64]
+    members: tuple[Predictions, ...]
+    together: Predictions
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per member (`member` point, with its `t`) and one for the `ensemble` (t NaN)."""
+        rows = [{"member": "point", "t": float(t), **m.summary()} for t, m in zip(self.ts, self.members, strict=True)]
+        return [*rows, {"member": "ensemble", "t": float("nan"), **self.together.summary()}]
+
+
+Batch = tuple[Any, Tensor] | tuple[Any, Tensor, Tensor]
+"""Inputs, labels (n,), and, where examples have several targets, the number of the example of each (n,)."""
+
+
+@torch.no_grad()
+def ensemble_along(
+    path: Callable[[float], Point],
+    ts: ArrayLike,
+    predict: Callable[[Mapping[str, Tensor], Any], Tensor],
+    batches: Iterable[Batch],
+) -> Ensemble:
+    """Average predicted probabilities over the points of a path at `ts`, and compare with each point alone.
+
+    Batches are outside, points inside: what is held is one sum of probabilities of one batch and one point, however
+    many points there are; of a finished batch four numbers per target and point are kept. Points are computed anew for
+    every batch.
+
+    Args:
+        path: a map from t to points.
+        ts: shape (k,), k ≥ 1; each point weighs the same.
+        predict: `predict(point, inputs)` returns logits of shape (n, classes).
+        batches: tuples (inputs, labels) or (inputs, labels, rows); all batches together one data set.
+
+    Raises:
+        UserError: for no t, no batch, or logits that do not fit the labels; by the path for t outside [0, 1].
+
+    >>> from mcanalysis.paths import Linear
+    >>> line = Linear({"w": torch.tensor([[-1.0, 1.0]])}, {"w": torch.tensor([[1.0, -1.0]])})
+    >>> data = [(torch.tensor([[2.0]]), torch.tensor([1]))]
+    >>> found = ensemble_along(line, [0.0, 1.0], lambda point, x: x @ point["w"], data)
+    >>> [round(row["loss"], 3) for row in found.rows()]  # the ensemble says ½
+    [0.018, 4.018, 0.693]
+    """
+    places = np.asarray(ts, dtype=np.float64).reshape(-1)
+    if not len(places):
+        raise UserError("Expected at least one t to average over, got none; pass a few, such as 0, 0.5 and 1.")
+    parts: list[list[tuple[NDArray, ...]]] = [[] for _ in range(len(places) + 1)]
+    all_rows: list[NDArray[np.int64]] = []
+    num_examples = 0
+    for inputs, labels, *given in batches:
+        rows = given[0].cpu().numpy() if given else np.arange(len(labels))
+        all_rows.append(rows + num_examples)
+        num_examples += int(rows.max()) + 1
+        total: Tensor | None = None
+        for i, t in enumerate(places):
+            logits = predict(path(float(t)), inputs)
+            if logits.ndim != 2 or len(logits) != len(labels):
+                raise UserError(
+                    f"Expected logits of shape ({len(labels)}, classes), one row per label, got "
+                    f"{tuple(logits.shape)}; flatten what predict returns."
+                )
+            log_p = logits.double().log_softmax(-1) if logits.dtype == torch.float64 else logits.float().log_softmax(-1)
+            parts[i].append(_per_target(log_p, labels))
+            total = log_p if total is None else torch.logaddexp(total, log_p)
+        assert total is not None
+        parts[-1].append(_per_target(total - float(np.log(len(places))), labels))
+    if not all_rows:
+        raise UserError("Expected at least one batch to predict, got none; pass (inputs, labels) tuples.")
+    joint = np.concatenate(all_rows)
+    columns = [[np.concatenate(column) for column in zip(*part, strict=True)] for part in parts]
+    made = [Predictions(nll, confidence, correct, brier, joint) for nll, confidence, correct, brier in columns]
+    return Ensemble(places, tuple(made[:-1]), made[-1])
+
+
+def _per_target(log_p: Tensor, labels: Tensor) -> tuple[NDArray, ...]:
+    labels = labels.to(log_p.device)
+    of_label = log_p.gather(1, labels[:, None])[:, 0].double()
+    highest, chosen = log_p.max(-1)
+    squares = (2 * log_p).logsumexp(-1).exp().double()  # Σ p², without a second copy of p
+    brier = squares - 2 * of_label.exp() + 1
+    found = (-of_label, highest.double().exp().clamp(max=1.0), chosen == labels, brier)
+    return tuple(x.cpu().numpy() for x in found)

@@ -1,0 +1,95 @@
+"""Losses for curve fitting made of others: several objectives at once, each with its weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from mcanalysis.errors import UserError
+
+Loss = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+class StatefulLoss(Protocol):
+    """A loss that draws its own minibatches: what `fit_curve` saves of it, so that a stopped fit goes on exactly."""
+
+    def __call__(self, point: Mapping[str, Tensor]) -> Tensor:
+        """The loss at a point, one number."""
+        ...
+
+    def random_state(self) -> Any:
+        """Where its random stream is, as JSON holds it."""
+        ...
+
+    def set_random_state(self, state: Any) -> None:
+        """Go on from there."""
+        ...
+
+
+class WeightedSum:
+    """Σ wᵢ·lossᵢ(θ): a curve on which several objectives stay good.
+
+    Args:
+        losses: differentiable functions of a point that return one number each.
+        weights: one per loss, non-negative, not all zero; by default all equal, summing to one.
+
+    Raises:
+        UserError: for no loss, or weights that do not fit.
+
+    >>> import torch
+    >>> both = WeightedSum([lambda p: (p["w"] ** 2).sum(), lambda p: p["w"].sum()], weights=[1.0, 3.0])
+    >>> both({"w": torch.tensor([2.0])})
+    tensor(10.)
+    """
+
+    def __init__(self, losses: Sequence[Loss], weights: Sequence[float] | None = None) -> None:
+        self.losses = tuple(losses)
+        if not self.losses:
+            raise UserError("Expected at least one loss to sum, got none; pass a list of functions of a point.")
+        self.weights = (1.0 / len(self.losses),) * len(self.losses) if weights is None else tuple(map(float, weights))
+        fits = len(self.weights) == len(self.losses) and all(math.isfinite(w) and w >= 0 for w in self.weights)
+        if not fits or sum(self.weights) == 0:
+            raise UserError(
+                f"Expected {len(self.losses)} non-negative weights, one per loss and not all zero, got "
+                f"{list(self.weights)}; mend them."
+            )
+
+    def __call__(self, point: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum at a point; a loss of weight 0 is not computed."""
+        terms = [w * loss(point) for w, loss in zip(self.weights, self.losses, strict=True) if w > 0]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
+    def random_state(self) -> list[Any]:
+        """The states of those losses that have one, None for the others."""
+        return [loss_state(loss) for loss in self.losses]
+
+    def set_random_state(self, state: Sequence[Any]) -> None:
+        """Give each loss its state back."""
+        for loss, own in zip(self.losses, state, strict=True):
+            restore_loss(loss, own)
+
+
+def loss_state(loss: object) -> Any:
+    """The state of a loss that has one, or None.
+
+    >>> loss_state(len) is None
+    True
+    """
+    read = getattr(loss, "random_state", None)
+    return read() if callable(read) else None
+
+
+def restore_loss(loss: object, state: Any) -> None:
+    """Set a loss to a state that `loss_state` gave; nothing for None.
+
+    >>> restore_loss(len, None)
+    """
+    write = getattr(loss, "set_random_state", None)
+    if state is not None and callable(write):
+        write(state)

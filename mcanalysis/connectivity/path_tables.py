@@ -1,0 +1,94 @@
+"""Rows of `paths.csv` (a path in one line per task) and `front.csv` (the pairs of old and new score it offers)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mcanalysis.connectivity.profile import Profile, Quantity
+from mcanalysis.connectivity.stored_path import Lengths
+from mcanalysis.connectivity.tables import Curves
+from mcanalysis.metrics import barriers
+from mcanalysis.metrics.bootstrap import percentile_interval
+from mcanalysis.metrics.front import hypervolume, non_dominated
+
+_QUANTITIES: tuple[Quantity, ...] = ("loss", "score")
+
+
+def summary_rows(
+    profiles: Mapping[str, Mapping[str, Profile]],
+    old: Sequence[str],
+    new: str,
+    labels: Mapping[str, Any],
+    lengths: Lengths | None,
+    deviation: np.ndarray,
+    remaining: float,
+) -> list[dict[str, Any]]:
+    """One row per split, task and quantity: means, extremes and where they are, and the lengths of the path.
+
+    `mean_over_t` and `mean_over_arc` by the trapezoid rule; `length` in the coordinates of the path's space,
+    `length_delta` and `distance_delta` in ΔW; `factor_delta_deviation` the largest on the path (relative), and
+    `factor_delta_deviation_norm` the same in units of ΔW; `barrier_remaining` how much higher the loss barriers may
+    still be (adaptive search only).
+    """
+    of_path = {
+        "length": np.nan if lengths is None else lengths.length,
+        "length_delta": np.nan if lengths is None else lengths.length_delta,
+        "distance_delta": np.nan if lengths is None else lengths.distance_delta,
+        "factor_delta_deviation": float(np.max(deviation)),
+        "factor_delta_deviation_norm": np.nan if lengths is None else float(np.max(deviation)) * lengths.distance_delta,
+        "barrier_remaining": remaining,
+    }
+    rows = []
+    for split, of_split in profiles.items():
+        for quantity in _QUANTITIES:
+            curves = Curves(of_split, old, new, quantity, num_resamples=1)
+            for name, values in curves.point.items():
+                along = Profile(curves.ts, values, arc_lengths=None if lengths is None else lengths.arc).summary()
+                rows.append({**labels, "task": name, "split": split, "quantity": quantity, **along, **of_path})
+    return rows
+
+
+def front_rows(
+    profiles: Mapping[str, Mapping[str, Profile]], old: Sequence[str], new: str, labels: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """One row per split and t: stability, plasticity, whether the point is on the front; none without old tasks.
+
+    `hypervolume` is that of the whole path, `hypervolume_gain` what it has over the two ends alone (≥ 0: more points
+    dominate more, so that a positive one says little by itself); both with 95 % bootstrap intervals over examples and
+    repeated in every row. `is_t_star` marks t*, chosen on the eval split.
+    """
+    if not old:
+        return []
+    t_star = float("nan")
+    rows = []
+    for split in sorted(profiles, key=lambda s: s != "eval"):  # t* first
+        curves = Curves(profiles[split], old, new, "score")
+        x, y = curves.point["mean_old"], curves.point[new]
+        if split == "eval" and len(curves.ts) > 2:
+            t_star = barriers.t_star(curves.ts, curves.point["mean"])
+        xs, ys = curves.resampled["mean_old"], curves.resampled[new]
+        volume, volumes = hypervolume(x, y), hypervolume(xs, ys)
+        ends = [0, -1]
+        gain = volume - hypervolume(x[ends], y[ends])
+        gains = volumes - hypervolume(xs[:, ends], ys[:, ends])
+        of_path = {"hypervolume": float(volume), **_interval("hypervolume", volumes)}
+        of_path |= {"hypervolume_gain": float(gain), **_interval("hypervolume_gain", gains)}
+        intervals = {"stability": percentile_interval(xs), "plasticity": percentile_interval(ys)}
+        on_front = non_dominated(x, y)
+        for i, t in enumerate(curves.ts):
+            row = {**labels, "split": split, "t": float(t), "stability": float(x[i]), "plasticity": float(y[i])}
+            for name, (low, high) in intervals.items():
+                row |= {f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
+            rows.append(row | {"on_front": bool(on_front[i]), "is_t_star": bool(t == t_star), **of_path})
+    return rows
+
+
+def _interval(name: str, resampled: np.ndarray) -> dict[str, float]:
+    low, high = percentile_interval(resampled)
+    return {f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+__all__ = ["front_rows", "summary_rows"]

@@ -1,0 +1,84 @@
+"""An objective for adapters trained elsewhere: a function of a point, from a base model and a data file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+from torch import Tensor, nn
+
+from mcanalysis.errors import PointMismatchError, UserError
+from mcanalysis.evaluation.engine import Engine
+from mcanalysis.evaluation.objective import make_objective
+from mcanalysis.models.adapter_files import LoraSettings
+from mcanalysis.models.loading import default_device, load_base
+from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.params.lora import key_a, key_b, module_names
+from mcanalysis.store.measurements import Measurement
+from mcanalysis.tasks.trace_files import load_examples
+
+
+def adapter_objective(
+    model: str,
+    adapters: Sequence[Mapping[str, Tensor]],
+    data_file: str | PathLike[str],
+    *,
+    score: str | None = None,
+    num_examples: int | None = None,
+    max_length: int = 1024,
+    dtype: str = "auto",
+    device: str | None = None,
+) -> Callable[[Mapping[str, Tensor]], Measurement]:
+    """Return a function of a point that gives loss and score on a data file, with their values per example.
+
+    It takes every point between the adapters, of any rank: what `mcanalysis.profile` wants along a path in any space.
+
+    Args:
+        model: `embedded`, a folder or a hub id: the base that the adapters were trained on.
+        adapters: the points that will be joined, as `load_adapter(DIR).point` gives them. Their ranks and modules may
+            differ.
+        data_file: `[{"prompt": …, "answer": …}, …]` in JSON.
+        score: how outputs are scored; by default exact match, or the task's own score for a file named after a task.
+        num_examples: the first ones only; None: all.
+        max_length: tokens; longer prompts lose their middle.
+        dtype: in which the base is loaded; by default as it was saved.
+        device: by default a GPU where there is one.
+
+    Raises:
+        PointMismatchError: if a point is not a LoRA point, or does not fit the base.
+        UserError: for no adapter, a model that is not there, or a device that is not.
+        DataError: for a file that is not there or not of this form.
+    """
+    task = load_examples(data_file, score)
+    base, tokenizer = load_base(model, dtype, device or default_device())
+    slot = attach_slot(base, tokenizer, adapters, model)
+    chosen = make_objective(task, "test", tokenizer, max_length, num_examples)
+    engine = Engine(slot)
+
+    def measure_at(point: Mapping[str, Tensor]) -> Measurement:
+        return engine.evaluate(point, [chosen])[0].measurement
+
+    return measure_at
+
+
+def attach_slot(base: nn.Module, tokenizer: Any, points: Sequence[Mapping[str, Tensor]], name: str) -> LoraModel:
+    """Return the base with a slot on every module that one of the points adapts, so that all points between them fit.
+
+    Raises `PointMismatchError` for a point that is no LoRA point or has other dimensions than the base, and `UserError`
+    for no point.
+    """
+    modules = dict.fromkeys(module for point in points for module in module_names(point))
+    if not modules:
+        raise UserError("Expected at least one adapter, got none; pass the points that will be joined.")
+    model = LoraModel.attach(base, tokenizer, LoraSettings(rank=1, target_modules=tuple(modules)), 0, name)
+    for point in points:
+        for module in module_names(point):
+            for key, side in ((key_a(module), 1), (key_b(module), 0)):
+                wanted, got = model.parameters[key].shape[side], point[key].shape[side]
+                if wanted != got:
+                    raise PointMismatchError(
+                        f"Expected {key} of size {wanted} in dimension {side}, as '{name}' has it, got {got}; give the "
+                        "base model that the adapters were trained on."
+                    )
+    return model

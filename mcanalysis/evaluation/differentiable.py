@@ -1,0 +1,80 @@
+"""Losses of a language model as differentiable functions of a point: for curve fitting and curvature."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from mcanalysis.models.encoding import EncodedExample, collate, pad_id
+from mcanalysis.models.lora_model import LoraModel
+
+
+class MinibatchLoss:
+    """The mean, over groups of examples, of each group's loss in nats per target token, on drawn examples.
+
+    Each call draws `batch_size` examples of every group (all of a smaller one), from a stream that `seed` fixes and
+    that `random_state` and `set_random_state` save and restore.
+    """
+
+    def __init__(
+        self, model: LoraModel, groups: Sequence[Sequence[EncodedExample]], batch_size: int, seed: int
+    ) -> None:
+        self.model = model
+        self.groups = groups
+        self.batch_size = batch_size
+        self._rng = random.Random(f"curve/{seed}")
+        self._padding = pad_id(model.tokenizer)
+
+    def __call__(self, point: Mapping[str, Tensor]) -> Tensor:
+        """The loss at a point, on examples drawn now."""
+        groups = [self._rng.sample(list(pool), min(self.batch_size, len(pool))) for pool in self.groups]
+        batch = collate([e for g in groups for e in g], self._padding).to(self.model.device)
+        result = self.model.forward_at(_moved(point, self.model), batch)
+        total, start = result.nll.new_zeros(()), 0
+        for group in groups:
+            rows = slice(start, start + len(group))
+            total = total + result.nll[rows].sum() / result.num_targets[rows].sum()
+            start += len(group)
+        return total / len(groups)
+
+    def random_state(self) -> Any:
+        """Where the stream is, as JSON holds it."""
+        return self._rng.getstate()
+
+    def set_random_state(self, state: Any) -> None:
+        """Go on from there."""
+        version, numbers, gauss = state
+        self._rng.setstate((version, tuple(numbers), gauss))
+
+
+class WholeLoss:
+    """The mean, over groups of examples, of each group's loss in nats per target token, on all examples.
+
+    Called at a point it yields terms, one per batch, whose sum is the loss, so that `fit_curve` holds the activations
+    of one batch at a time.
+    """
+
+    def __init__(
+        self, model: LoraModel, groups: Sequence[Sequence[EncodedExample]], examples_per_batch: int = 16
+    ) -> None:
+        self.model = model
+        padding = pad_id(model.tokenizer)
+        self._batches = []
+        for group in groups:
+            scale = 1.0 / (sum(len(e.answer_ids) for e in group) * len(groups))
+            ordered = sorted(group, key=len)
+            for start in range(0, len(ordered), examples_per_batch):
+                self._batches.append((collate(ordered[start : start + examples_per_batch], padding), scale))
+
+    def __call__(self, point: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        """The terms of the loss at a point."""
+        for batch, scale in self._batches:
+            yield self.model.forward_at(_moved(point, self.model), batch.to(self.model.device)).nll.sum() * scale
+
+
+def _moved(point: Mapping[str, Tensor], model: LoraModel) -> dict[str, Tensor]:
+    """The point where the model is; saved adapters are read onto the CPU."""
+    return {name: tensor.to(model.device) for name, tensor in point.items()}

@@ -1,0 +1,154 @@
+"""The path between two adapters trained elsewhere, measured on data files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from mcanalysis.connectivity.analysis import CHECKPOINT_STEPS
+from mcanalysis.connectivity.curve_fitting import fit_curve
+from mcanalysis.connectivity.measuring import measure_path_values
+from mcanalysis.connectivity.result_tables import ResultTables, write_tables
+from mcanalysis.connectivity.settings import ConnectivitySettings
+from mcanalysis.connectivity.stored_ensemble import ensemble_rows
+from mcanalysis.connectivity.stored_path import StoredPath
+from mcanalysis.connectivity.transitions import Transition
+from mcanalysis.errors import PointMismatchError, UserError
+from mcanalysis.evaluation.engine import Engine
+from mcanalysis.evaluation.objective import make_objective
+from mcanalysis.experiments.connectivity import ConnectivityResult, draw_paths
+from mcanalysis.models.adapter_files import SavedAdapter, load_adapter
+from mcanalysis.models.encoding import collate, pad_id
+from mcanalysis.models.loading import base_hash, default_device, load_base
+from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.params.lora import key_a, key_b, module_names
+from mcanalysis.params.point import content_hash
+from mcanalysis.params.spaces import get_space
+from mcanalysis.paths import Curve
+from mcanalysis.progress import Progress, silent
+from mcanalysis.store.hashing import hash_json
+from mcanalysis.store.manifest import claim_run_directory, mark_finished
+from mcanalysis.store.measurements import MeasurementStore
+from mcanalysis.tasks.trace_files import load_examples
+
+
+def connect_adapters(
+    directories: Sequence[str],
+    model_name: str,
+    data_files: Sequence[str],
+    output_dir: str | Path,
+    settings: ConnectivitySettings,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    score: str | None = None,
+    max_length: int = 1024,
+    progress: Progress = silent,
+) -> ConnectivityResult:
+    """The path between two adapters trained elsewhere, measured on one data file, or on two: old task, new task.
+
+    In the spaces delta and aligned their ranks and adapted modules may differ. A curve is fitted on the files
+    themselves, since there is no training split to fit it on; with t* chosen on the data it is measured on a gain would
+    be positive by selection, so none is reported.
+    """
+    if len(directories) != 2:
+        raise UserError(f"Expected two adapter folders (--minima DIR1,DIR2), got {len(directories)}; name two.")
+    if len(data_files) not in (1, 2):
+        raise UserError(
+            f"Expected one or two data files (--data FILE[,FILE2]), got {len(data_files)}; name one or two."
+        )
+    if settings.simplex:
+        raise UserError("Expected --simplex with runs, got it with --minima; two adapters span a line.")
+    tasks = [load_examples(file, score) for file in data_files]
+    adapters = [load_adapter(d) for d in directories]
+    bases = {a.base_name for a in adapters if a.base_name}
+    if len(bases) > 1:
+        raise PointMismatchError(
+            f"Expected adapters of one base model, got {' and '.join(sorted(bases))}; a path between adapters of "
+            "different bases has no meaning."
+        )
+    base, tokenizer = load_base(model_name, dtype, device or default_device())
+    model = _attach(base, tokenizer, adapters, model_name)
+    objectives = [make_objective(t, "test", tokenizer, max_length, settings.num_examples) for t in tasks]
+    start, end = (f"{k}-{label}" for k, label in enumerate(_short_names(directories), start=1))
+    points = (adapters[0].point, adapters[1].point)
+    transition = Transition(
+        start,
+        end,
+        points,
+        (content_hash(points[0]), content_hash(points[1])),
+        tuple(t.task.name for t in tasks[:-1]),
+        tasks[-1].task.name,
+        data_key=hash_json([o.settings_key for o in objectives]),
+    )
+    batches = [collate(list(o.encoded[:16]), pad_id(tokenizer)).to(model.device) for o in objectives]
+
+    def loss(point: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        moved = {name: tensor.to(model.device) for name, tensor in point.items()}
+        values = [model.forward_at(moved, b) for b in batches]
+        return torch.stack([v.nll.sum() / v.num_targets.sum() for v in values]).mean()
+
+    def fit(curve: Curve, checkpoint: Path) -> Curve:
+        return fit_curve(
+            curve,
+            loss,
+            num_steps=settings.curve_steps,
+            learning_rate=settings.curve_learning_rate,
+            max_grad_norm=1.0,
+            checkpoint=checkpoint,
+            checkpoint_steps=CHECKPOINT_STEPS,
+        )
+
+    output = Path(output_dir)
+    paths = [StoredPath(transition, name, settings, output / "curves", fit) for name in settings.paths]
+    for path in paths:  # refuses adapters that a space cannot join, before anything is written
+        get_space(path.kind.space).embed(points)
+    # The store knows points and examples, not the model: another model needs another directory.
+    identity = {"analysis": "connectivity of two adapters", "model": model_name, "dtype": dtype}
+    claim_run_directory(output, identity, resume=True, base_hash=base_hash(model_name))
+    bar = progress(total=len(paths) * settings.num_points, desc="paths")
+    tables = ResultTables()
+    labels = {"strategy": "adapters", "learner": "fast", "seed": 0}
+    with MeasurementStore(output / "measurements.sqlite") as store:
+        for path in paths:
+            measured = measure_path_values(path, objectives, store, lambda: Engine(model), bar.update)
+            averaged = ensemble_rows(path, objectives, lambda: model, output / "ensembles") if settings.ensemble else []
+            tables.add(path, measured, labels, averaged)
+    bar.close()
+    mark_finished(output)
+    frames = tables.frames()
+    write_tables(frames, output / "tables")
+    figures = draw_paths(frames, output / "figures")
+    profiles, barriers = frames.pop("profiles"), frames.pop("barriers")
+    return ConnectivityResult(profiles, barriers, pd.DataFrame(), figures, frames)
+
+
+def _attach(base: nn.Module, tokenizer: Any, adapters: Sequence[SavedAdapter], name: str) -> LoraModel:
+    """The base with a slot on every module that one of the adapters adapts; refuses adapters that do not fit it."""
+    modules = dict.fromkeys(m for a in adapters for m in module_names(a.point))
+    model = LoraModel.attach(base, tokenizer, replace(adapters[0].settings, target_modules=tuple(modules)), 0, name)
+    for adapter in adapters:
+        for module in module_names(adapter.point):
+            for key, dim in ((key_a(module), 1), (key_b(module), 0)):
+                wanted, got = model.parameters[key].shape[dim], adapter.point[key].shape[dim]
+                if wanted != got:
+                    raise PointMismatchError(
+                        f"Expected {key} of size {wanted} in dimension {dim}, as '{name}' has it, got {got}; "
+                        "give the base model that the adapters were trained on."
+                    )
+    return model
+
+
+def _short_names(directories: Sequence[str]) -> list[str]:
+    """What tells two folders apart: the last part of their paths that differs."""
+    parts = [Path(d).resolve().parts for d in directories]
+    for first, second in zip(*(reversed(p) for p in parts), strict=False):
+        if first != second:
+            return [first, second]
+    return [p[-1] for p in parts]

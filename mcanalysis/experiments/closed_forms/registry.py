@@ -1,0 +1,45 @@
+"""What a closed form is: an identity that the library must meet, and a function that says by how much it misses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mcanalysis.errors import UserError
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """One identity: `section` of the design's geometry.md, `identity` in words, `bound` on the error, and its source.
+
+    `error()` computes the identity both ways and returns the largest difference, ≥ 0; NaN counts as missed.
+    """
+
+    section: str
+    identity: str
+    bound: float
+    error: Callable[[], float]
+
+
+_CLOSED_FORMS: dict[str, ClosedForm] = {}
+
+
+def closed_form(section: str, identity: str, bound: float) -> Callable[[Callable[[], float]], Callable[[], float]]:
+    """Register the function below it, which returns an error, as the check of an identity.
+
+    One function is one row of the table; a new file in this package is found by itself. Raises `UserError` for an
+    identity that is there already.
+    """
+
+    def register(function: Callable[[], float]) -> Callable[[], float]:
+        if identity in _CLOSED_FORMS:
+            raise UserError(f"Expected each identity once, got '{identity}' again; give it other words.")
+        _CLOSED_FORMS[identity] = ClosedForm(section, identity, bound, function)
+        return function
+
+    return register
+
+
+def closed_forms() -> list[ClosedForm]:
+    """Return the registered identities, by section and then in the order of their files and functions."""
+    return sorted(_CLOSED_FORMS.values(), key=lambda form: form.section)

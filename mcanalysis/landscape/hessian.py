@@ -1,0 +1,249 @@
+"""The Hessian of a loss at a point as a linear operator: products only, never the matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mcanalysis.errors import UserError
+from mcanalysis.params.point import Point, check_compatible, check_point, flatten, unflatten, working_dtype
+
+BatchLoss = Callable[[Mapping[str, Tensor]], Tensor]
+MEMORY_BUDGET = 2**30  # bytes of kept graphs; 200 examples of the embedded benchmark need about 0.8 GB
+
+
+class HessianOperator(LinearOperator):
+    """The Hessian at a point of a loss that is the sum of `losses`, as a symmetric SciPy `LinearOperator`.
+
+    Coordinates are all entries of all tensors of the point, in the order of `params.flatten`. For a plain network that
+    is its parameters by name. For LoRA it is the factors A and B of each adapted module, the scaling multiplied into
+    B, and the base is fixed: this is curvature in adapter space, and since (BR, R⁻¹A) is the same adapter for every
+    invertible R, it is that of these factors and not of ΔW alone.
+
+    A product is Pearlmutter's (1994): the gradient of ⟨gradient, vector⟩, part by part, so that memory is bounded by
+    the largest part; parts are summed in float64. Graphs of the gradient are kept for the next product as long as they
+    fit in `memory_budget`, which saves two of a product's four passes. Attention runs on the math kernel, because the
+    fused ones cannot be differentiated twice.
+
+    Args:
+        losses: differentiable functions of a point, each returning one number, or one such function. Each must return
+            the same number whenever it is called: no dropout, no random draw. `Run.batch_losses` and `module_losses`
+            make them such that their sum is the mean over a data set, however that is cut into batches.
+        point: where; copied, float32 at least. With float64 tensors products are exact to about 1e-12.
+        memory_budget: bytes that kept graphs may take; 0 keeps none.
+
+    `num_coordinates` is the side of the matrix, `num_products` counts the products so far.
+
+    Raises:
+        UserError: for no losses, a point that is none, and, when it is used, for a loss that is not one number, does
+            not depend on the point, or is not finite there (also its derivatives).
+
+    >>> hessian = HessianOperator(lambda p: 2 * p["w"][0] ** 2 + p["w"][0] * p["w"][1], {"w": torch.ones(2)})
+    >>> hessian @ np.array([1.0, 0.0])
+    array([4., 1.])
+    """
+
+    def __init__(
+        self,
+        losses: BatchLoss | Iterable[BatchLoss],
+        point: Mapping[str, Tensor],
+        memory_budget: int = MEMORY_BUDGET,
+    ) -> None:
+        check_point(point)
+        self.losses: list[BatchLoss] = [losses] if callable(losses) else list(losses)
+        if not self.losses:
+            raise UserError("Expected at least one loss, got none; pass one function per batch.")
+        names = sorted(point)
+        dtype = working_dtype(point.values())
+        self._leaves = {name: point[name].detach().to(dtype, copy=True).requires_grad_(True) for name in names}
+        self._left = memory_budget
+        self._kept: dict[int, list[Tensor | None]] = {}
+        self._stored: set[int] = set()
+        self.num_coordinates = sum(tensor.numel() for tensor in self._leaves.values())
+        self.num_products = 0
+        super().__init__(np.dtype(np.float64), (self.num_coordinates, self.num_coordinates))
+
+    @property
+    def point(self) -> Point:
+        """A copy of the point at which the Hessian is taken."""
+        return {name: tensor.detach().clone() for name, tensor in self._leaves.items()}
+
+    def loss(self, point: Mapping[str, Tensor] | None = None) -> float:
+        """The loss at the operator's point, or at another one of the same names and shapes.
+
+        >>> HessianOperator(lambda p: p["w"].sum(), {"w": torch.ones(2)}).loss()
+        2.0
+        """
+        if point is not None:
+            check_compatible(self._leaves, point)
+        total = 0.0
+        with torch.no_grad():
+            for number in range(len(self.losses)):
+                total += float(self._loss(number, self._leaves if point is None else point))
+        return total
+
+    def gradient(self) -> Point:
+        """The gradient of the loss at the point, as a point of the same names and shapes.
+
+        >>> HessianOperator(lambda p: p["w"].square().sum(), {"w": torch.ones(2)}).gradient()
+        {'w': tensor([2., 2.])}
+        """
+        total = np.zeros(self.num_coordinates)
+        for number in range(len(self.losses)):
+            kept = self._kept.get(number)
+            total += self._flat(self._gradient(number, create_graph=False) if kept is None else kept, number)
+        return self.as_point(total)
+
+    def product(self, direction: Mapping[str, Tensor]) -> Point:
+        """The Hessian times a direction, both points of the same names and shapes.
+
+        >>> hessian = HessianOperator(lambda p: p["w"].square().sum(), {"w": torch.ones(2)})
+        >>> hessian.product({"w": torch.tensor([1.0, 3.0])})
+        {'w': tensor([2., 6.])}
+        """
+        check_compatible(self._leaves, direction)
+        return self.as_point(self._matvec(flatten(direction).detach().cpu().double().numpy()))
+
+    def as_point(self, vector: NDArray[np.floating]) -> Point:
+        """The point whose coordinates are `vector`, shape (num_coordinates,): an eigenvector, say.
+
+        >>> HessianOperator(lambda p: p["w"].sum(), {"w": torch.ones(2)}).as_point(np.array([1.0, 2.0]))
+        {'w': tensor([1., 2.])}
+        """
+        first = next(iter(self._leaves.values()))
+        return unflatten(torch.from_numpy(np.array(vector, dtype=np.float64)).to(first.dtype), self._leaves)
+
+    def _matvec(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        vector = self.as_point(np.asarray(x).reshape(-1))
+        total = np.zeros(self.num_coordinates)
+        for number in range(len(self.losses)):
+            kept = self._kept.get(number)
+            gradient = self._keep(number) if kept is None else kept
+            total += self._flat(self._contract(gradient, vector, number in self._kept), number)
+        self.num_products += 1
+        return total
+
+    def _rmatvec(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        return self._matvec(x)
+
+    def _adjoint(self) -> HessianOperator:
+        return self
+
+    def _loss(self, number: int, point: Mapping[str, Tensor]) -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH):
+            loss = self.losses[number](point)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise UserError(f"Expected losses that return one number as a tensor, got {got}; take the sum or the mean.")
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            raise UserError(
+                "Expected losses that can be differentiated with respect to the point, got one that does not depend on "
+                "it; compute with the tensors of the point that is handed in."
+            )
+        self._check_finite(loss, "loss", number)
+        return loss.reshape(())
+
+    def _gradient(self, number: int, create_graph: bool) -> list[Tensor | None]:
+        loss = self._loss(number, self._leaves)
+        inputs = list(self._leaves.values())
+        return list(torch.autograd.grad(loss, inputs, create_graph=create_graph, allow_unused=True))
+
+    def _keep(self, number: int) -> list[Tensor | None]:
+        """The gradient of one part with its graph, which is kept for later products if there is room."""
+        if self._left <= 0:
+            return self._gradient(number, create_graph=True)
+        with _stored_bytes(self._stored) as size:
+            gradient = self._gradient(number, create_graph=True)
+        self._left -= size[0]
+        if self._left >= 0:
+            self._kept[number] = gradient
+        return gradient
+
+    def _contract(self, gradient: Sequence[Tensor | None], vector: Point, retain: bool) -> Sequence[Tensor | None]:
+        pairs = [(g, vector[n]) for n, g in zip(self._leaves, gradient, strict=True) if g is not None and g.grad_fn]
+        if not pairs:  # linear in the point
+            return [None] * len(self._leaves)
+        outputs, directions = zip(*pairs, strict=True)
+        inputs = list(self._leaves.values())
+        return torch.autograd.grad(outputs, inputs, directions, retain_graph=retain, allow_unused=True)
+
+    def _flat(self, pieces: Sequence[Tensor | None], number: int) -> NDArray[np.float64]:
+        filled = {
+            name: torch.zeros_like(leaf) if piece is None else piece.detach()
+            for (name, leaf), piece in zip(self._leaves.items(), pieces, strict=True)
+        }
+        flat = flatten(filled)
+        self._check_finite(flat, "derivative of the loss", number)
+        return flat.cpu().double().numpy()
+
+    def _check_finite(self, values: Tensor, what: str, number: int) -> None:
+        if not torch.isfinite(values).all():
+            raise UserError(
+                f"Expected a finite {what}, got NaN or infinity in part {number + 1} of {len(self.losses)}; choose "
+                "another point, or compute in a wider dtype."
+            )
+
+
+@contextmanager
+def _stored_bytes(seen: set[int]) -> Iterator[list[int]]:
+    """Count the bytes of storages that autograd saves inside, those in `seen` left out; `seen` grows by them."""
+    size = [0]
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            size[0] += storage.nbytes()
+        return tensor.detach()  # a saved output that is not detached would keep itself alive
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield size
+
+
+def module_losses(
+    module: nn.Module, loss: Callable[[Any, Any], Tensor], batches: Iterable[tuple[Any, Any]]
+) -> list[BatchLoss]:
+    """Make the losses of a plain network for `HessianOperator`: their sum is the mean over all examples.
+
+    The module computes in evaluation mode and is left as it was; the point may hold some of its parameters only.
+
+    Args:
+        module: any network.
+        loss: `loss(module(inputs), targets)`, the mean over the examples of a batch.
+        batches: (inputs, targets), the first dimension of the targets counting examples.
+
+    Raises `UserError` where there is no example.
+
+    >>> net = nn.Linear(1, 1, bias=False)
+    >>> data = [(torch.ones(3, 1), torch.zeros(3, 1)), (2 * torch.ones(1, 1), torch.zeros(1, 1))]
+    >>> HessianOperator(module_losses(net, nn.functional.mse_loss, data), {"weight": net.weight}) @ np.ones(1)
+    array([3.5])
+    """
+    kept = list(batches)
+    sizes = [len(targets) for _, targets in kept]
+    total = sum(sizes)
+    if total == 0:
+        raise UserError("Expected at least one example in the batches, got none; pass (inputs, targets) pairs.")
+
+    def make(inputs: Any, targets: Any, share: float) -> BatchLoss:
+        def loss_at(point: Mapping[str, Tensor]) -> Tensor:
+            modes = [(m, m.training) for m in module.modules()]
+            module.eval()
+            try:
+                return loss(functional_call(module, dict(point), (inputs,)), targets) * share
+            finally:
+                for part, training in modes:
+                    part.training = training
+
+        return loss_at
+
+    return [make(*batch, size / total) for batch, size in zip(kept, sizes, strict=True) if size]

@@ -1,0 +1,78 @@
+"""The stability–plasticity front: what pairs (score on old tasks, score on the new one) a path offers.
+
+Both coordinates are scores, higher being better; the reference point is what is dominated by everything.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mcanalysis.errors import UserError
+
+__all__ = ["hypervolume", "non_dominated"]
+
+
+def non_dominated(stability: ArrayLike, plasticity: ArrayLike) -> NDArray[np.bool_]:
+    """Return which points no other point beats in one coordinate without losing in the other.
+
+    Equal points do not dominate each other. A point with a NaN is not on the front.
+
+    Args:
+        stability: shape (n,), higher is better.
+        plasticity: shape (n,), higher is better.
+
+    Raises:
+        UserError: the shapes differ.
+
+    >>> non_dominated([1.0, 0.5, 0.4], [0.0, 0.8, 0.8]).tolist()
+    [True, True, False]
+    """
+    x, y = _checked(stability, plasticity)
+    if x.ndim != 1:
+        raise UserError(f"Expected points of shape (n,), got {x.shape}; do call non_dominated once per path.")
+    as_good = (x[None, :] >= x[:, None]) & (y[None, :] >= y[:, None])
+    better = as_good & ((x[None, :] > x[:, None]) | (y[None, :] > y[:, None]))
+    return ~better.any(axis=1) & ~np.isnan(x) & ~np.isnan(y)
+
+
+def hypervolume(
+    stability: ArrayLike, plasticity: ArrayLike, reference: tuple[float, float] = (0.0, 0.0)
+) -> NDArray[np.float64]:
+    """Return the area that the points dominate above the reference point, exactly (Zitzler & Thiele 1999).
+
+    With the points in order of falling stability, Σᵢ (xᵢ − xᵢ₊₁)·max_{j≤i} yⱼ, both counted from the reference.
+
+    Args:
+        stability: shape (..., n), higher is better; points below the reference add nothing.
+        plasticity: shape (..., n).
+        reference: (0, 0) for scores in [0, 1], of which the area is then a share.
+
+    Returns:
+        Shape (...), in [0, 1] for scores in [0, 1]; NaN where a coordinate is.
+
+    Raises:
+        UserError: the shapes differ, or there is no point.
+
+    >>> float(hypervolume([1.0, 0.5], [0.5, 1.0]))
+    0.75
+    """
+    x, y = _checked(stability, plasticity)
+    lost = np.isnan(x).any(axis=-1) | np.isnan(y).any(axis=-1)
+    # What is below the reference in one coordinate spans no area, whatever the other is.
+    x, y = np.maximum(x - reference[0], 0.0), np.maximum(y - reference[1], 0.0)
+    order = np.argsort(-x, axis=-1, kind="stable")
+    x, y = np.take_along_axis(x, order, -1), np.take_along_axis(y, order, -1)
+    steps = x - np.concatenate([x[..., 1:], np.zeros_like(x[..., :1])], axis=-1)
+    area = (steps * np.maximum.accumulate(y, axis=-1)).sum(axis=-1)
+    return np.where(lost, np.nan, area)[()]
+
+
+def _checked(stability: ArrayLike, plasticity: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, y = np.asarray(stability, dtype=np.float64), np.asarray(plasticity, dtype=np.float64)
+    if x.shape != y.shape or x.ndim == 0 or x.shape[-1] == 0:
+        raise UserError(
+            f"Expected stability and plasticity of one shape (..., n) with n ≥ 1, got {x.shape} and {y.shape}; "
+            "do pass one of each per point of the path."
+        )
+    return x, y

@@ -1,0 +1,138 @@
+"""How alike minima compute and answer: CKA of hidden states per layer, churn and divergence of predictions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from mcanalysis.errors import UserError
+from mcanalysis.plotting.selection import label_name
+from mcanalysis.plotting.similarity_panels import (
+    COMPARISONS,
+    LINK,
+    error_bars,
+    finish,
+    minima_of,
+    minimum_marks,
+    name_minima,
+    row_of_axes,
+    rows_of_learner,
+    write_head,
+)
+from mcanalysis.plotting.style import (
+    BLUE,
+    DOUBLE_COLUMN,
+    GREY,
+    SINGLE_COLUMN,
+    VERMILLION,
+    new_figure,
+    print_style,
+    shortened,
+)
+
+CKA_COLUMNS = ("strategy", "seed", *LINK, "task", "layer", "cka", "cka_low", "cka_high")
+PREDICTION_COLUMNS = (
+    "strategy",
+    "seed",
+    *LINK,
+    "task",
+    *(c + e for c in ("churn", "kl") for e in ("", "_low", "_high")),
+)
+KL_LINEAR_TO = 1e-3  # nats per token; the axis is logarithmic from here on
+
+
+def plot_cka(cka: pd.DataFrame, learner: str) -> Figure:
+    """Draw linear CKA against the layer, one line per minimum reached, mean over the tasks learned before it.
+
+    One panel per comparison: with the minimum before, with the base, and between learners where there are several.
+    Bars: 95 % intervals over examples, set apart sideways where they would cover each other.
+    """
+    rows = rows_of_learner(cka, CKA_COLUMNS, "cka", learner)
+    rows = rows[rows.task == "mean_old"]
+    if rows.empty:
+        raise UserError("Expected rows of the task mean_old in the table cka, got none; pass cka.csv of a run.")
+    shown = [c for c in COMPARISONS if (rows.comparison == c).any()]
+    marks = minimum_marks(rows)
+    width = SINGLE_COLUMN if len(shown) == 1 else DOUBLE_COLUMN
+    per_row = 2 if width == SINGLE_COLUMN else 4
+    legend = 0.14 * math.ceil(len(marks) / per_row) + 0.08
+    with print_style():
+        figure = new_figure(width, 0.34 + 1.75 + 0.40 + legend)
+        panels = row_of_axes(figure, len(shown), legend + 0.40, 1.75)
+        numbers = sorted(rows.layer.unique())
+        low = float(np.nanmin([rows.cka_low.min(), rows.cka.min(), 0.9]))
+        for axes, comparison in zip(panels, shown, strict=True):
+            of_panel = rows[rows.comparison == comparison]
+            for i, (end, (colour, marker)) in enumerate(marks.items()):
+                line = of_panel[of_panel.end == end].sort_values("layer")
+                aside = 0.4 * ((i + 0.5) / len(marks) - 0.5)
+                axes.errorbar(
+                    line.layer + aside, line.cka, error_bars(line, "cka"), color=colour, marker=marker, markersize=3.2,
+                    linewidth=0.9, elinewidth=0.6, gid=f"{comparison} {end}",
+                )  # fmt: skip
+            axes.set_title(COMPARISONS[comparison], pad=3)
+            axes.set_xlabel("layer", labelpad=2)
+            axes.set_xticks(numbers if len(numbers) <= 8 else numbers[:: math.ceil(len(numbers) / 8)])
+            axes.set_ylim(low - 0.03 * (1.0 - low), 1.0 + 0.03 * (1.0 - low) + 0.005)
+            axes.axhline(1.0, color=GREY, linewidth=0.5, zorder=0)
+            axes.tick_params(labelleft=axes is panels[0])
+        panels[0].set_ylabel("linear CKA (unbiased)")
+        finish(figure, rows, learner, ", test split, mean over earlier tasks", marks, per_row)
+    return figure
+
+
+def plot_predictions(predictions: pd.DataFrame, learner: str) -> Figure:
+    """Draw churn (left) and KL divergence (right, nats per target token) on the tasks learned before each minimum.
+
+    Against the minimum before (circles), the base (squares) and, where there are several, between learners (triangles):
+    means over these tasks with 95 % bootstrap intervals. The axis of KL is logarithmic above 0.001.
+    """
+    rows = rows_of_learner(predictions, PREDICTION_COLUMNS, "prediction_similarity", learner)
+    rows = rows[rows.task == "mean_old"]
+    if rows.empty:
+        raise UserError(
+            "Expected rows of the task mean_old in the table prediction_similarity, got none; pass that of a run."
+        )
+    ends = [end for end in minima_of(rows) if end in set(rows.end)]
+    handles = []
+    styles = {"successive": (BLUE, "o"), "base": (VERMILLION, "s"), "learners": (GREY, "^")}
+    longest = max(len(shortened(label_name(end), 14)) for end in ends)
+    bottom = 0.12 + 0.056 * (longest + 2) * math.sin(math.radians(50)) + 0.24
+    with print_style():
+        figure = new_figure(DOUBLE_COLUMN, 0.34 + 1.5 + bottom)
+        panels = row_of_axes(figure, 2, bottom, 1.5, between=0.55)
+        for axes, name in zip(panels, ("churn", "kl"), strict=True):
+            for i, (comparison, (colour, marker)) in enumerate(styles.items()):
+                line = rows[rows.comparison == comparison]
+                if line.empty:
+                    continue
+                places = [ends.index(end) + 0.12 * (i - 1) for end in line.end]
+                axes.errorbar(
+                    places, line[name], error_bars(line, name), color=colour, marker=marker, markersize=3.4,
+                    linestyle="none", elinewidth=0.8, gid=f"{name} {comparison}",
+                )  # fmt: skip
+                if axes is panels[0]:
+                    label = COMPARISONS[comparison]
+                    handles.append(
+                        Line2D([], [], color=colour, marker=marker, markersize=3.4, linewidth=0.8, label=label)
+                    )
+            name_minima(axes, ends, "x")
+            if name == "kl":  # from base to minimum it is a thousand times that from fast to slow
+                axes.set_yscale("symlog", linthresh=KL_LINEAR_TO, linscale=0.5)
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axes.yaxis.set_minor_formatter(NullFormatter())
+                axes.set_ylim(-KL_LINEAR_TO / 5, max(2 * KL_LINEAR_TO, 1.6 * float(rows.kl_high.max())))
+            else:
+                axes.set_ylim(-0.03, 1.03)
+            axes.set_xlim(-0.5, len(ends) - 0.5)
+        panels[0].set_ylabel("churn (share of answers)")
+        panels[1].set_ylabel("KL(before‖after) (nats/token)")
+        write_head(figure, rows, learner, ", test split, mean over earlier tasks")
+        figure.legend(handles=handles, loc="lower center", ncols=3, borderaxespad=0.3, columnspacing=1.2)
+        figure.draw_without_rendering()
+    return figure

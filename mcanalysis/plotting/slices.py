@@ -1,0 +1,183 @@
+"""Slices around minima along random directions: how fast the loss rises about each."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from mcanalysis.errors import UserError
+from mcanalysis.plotting.selection import MEANS, only_value, require_columns
+from mcanalysis.plotting.style import (
+    DOUBLE_COLUMN,
+    GREY,
+    Mark,
+    add_axes,
+    new_figure,
+    print_style,
+    shortened,
+    strategy_marks,
+)
+
+_COLUMNS = ("strategy", "learner", "seed", "kind", "start", "direction", "x", "task", "split", "loss", "measured")
+_INTERVAL = ("loss_low", "loss_high")
+_LEFT, _RIGHT, _BETWEEN, _HEIGHT, _HEAD, _TITLE, _AXIS, _ROW = 0.52, 0.10, 0.42, 1.75, 0.17, 0.20, 0.36, 0.14
+_LOG_FROM_FACTOR = 10.0
+_LOWEST = 1e-4  # of the highest loss drawn: where a logarithmic axis ends, so that 0 does not stretch it
+
+
+def plot_slices(landscape: pd.DataFrame) -> Figure:
+    """Draw the loss (nats per target token) along slices of one direction, a colour per strategy and learner.
+
+    Left: mean over the old tasks; right: the new task. Thick line: mean over the directions; band: its 95 % bootstrap
+    interval over examples; thin lines: each direction. Crosses on the upper edge: not finite. Gaps: not measured.
+
+    Args:
+        landscape: rows of `landscape.csv` of the kind slice, of one seed; strategies, learners and directions as many
+            as there are, `mean` the mean over directions.
+
+    Raises:
+        UserError: for missing columns, no row, or several seeds, splits or minima of one learner.
+    """
+    rows, tasks = _chosen(landscape)
+    marks = strategy_marks(dict.fromkeys(zip(rows.strategy, rows.learner, strict=True)))
+    with print_style():
+        handles = _handles(marks, rows)
+        columns = 4
+        legend = _ROW * math.ceil(len(handles) / columns) + 0.06
+        figure = new_figure(DOUBLE_COLUMN, legend + _AXIS + _HEIGHT + _TITLE + _HEAD)
+        width = (DOUBLE_COLUMN - _LEFT - _RIGHT - _BETWEEN) / 2
+        for i, (task, title) in enumerate(tasks):
+            axes = add_axes(figure, _LEFT + i * (width + _BETWEEN), legend + _AXIS, width, _HEIGHT)
+            own = rows[rows.task == task]
+            _scale(axes, own)
+            for (strategy, learner), mark in marks.items():
+                _draw(axes, own[(own.strategy == strategy) & (own.learner == learner)], mark, task)
+            axes.set_title(title, pad=3)
+            axes.set_xlabel("step along a random direction (1 = each filter's own length)", labelpad=1)
+            axes.set_ylabel("loss (nats/token)", labelpad=2)
+        figure.text(0.05 / DOUBLE_COLUMN, 1 - 0.04 / figure.get_figheight(), _whose(rows), va="top", color="#404040")
+        figure.legend(
+            handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()), ncols=columns,
+            handlelength=2.2, columnspacing=1.2, borderaxespad=0, borderpad=0.1, labelspacing=0.25,
+        )  # fmt: skip
+        figure.draw_without_rendering()
+    return figure
+
+
+def slices_caption(landscape: pd.DataFrame) -> str:
+    """What the figure shows, with each minimum's loss and that at a step of half its length; same input."""
+    rows, tasks = _chosen(landscape)
+    directions = sorted(set(rows.direction) - {"mean"})
+    told = [
+        f"{_whose(rows)}. Loss (nats per target token) along {len(directions)} random directions from each minimum; a "
+        "step of 1 moves each filter of ΔW by its own length (Li et al. 2018, arXiv 1712.09913, in ΔW). Thick: mean "
+        "over directions, with a 95 % bootstrap interval over examples, directions held fixed; thin: each direction."
+    ]
+    for (strategy, learner), own in rows[rows.direction == "mean"].groupby(["strategy", "learner"], sort=False):
+        parts = []
+        for task, title in tasks:
+            line = own[(own.task == task)].drop_duplicates("x").sort_values("x")
+            ends = " and ".join(_number(float(line.loss[line.x == x].iloc[0])) for x in (line.x.min(), line.x.max()))
+            centre = line.loss[line.x == 0.0]
+            at_zero = _number(float(centre.iloc[0])) if len(centre) else "–"
+            parts.append(f"{title}: {at_zero}, at the ends {ends}")
+        told.append(f"{strategy}, {learner}, {own.start.iloc[0]}: {'; '.join(parts)}.")
+    return "\n\n".join(told)
+
+
+def _chosen(landscape: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    require_columns(landscape, [*_COLUMNS, *_INTERVAL], "landscape")
+    rows = landscape[(landscape.kind == "slice")].assign(direction=lambda t: t.direction.astype(str))
+    if rows.empty:
+        raise UserError("Expected rows of the kind slice in the table landscape, got none; measure with directions.")
+    for column in ("seed", "split"):
+        only_value(rows, column, "landscape")
+    for _, own in rows.groupby(["strategy", "learner"]):
+        only_value(own, "start", "landscape")
+    names = [n for n in dict.fromkeys(rows.task) if n not in MEANS]
+    new = names[-1]
+    old = [("mean_old", "old tasks (mean)")] if "mean_old" in set(rows.task) else []
+    return rows, [*old, (new, f"new task, {shortened(new, 20)}")]
+
+
+def _scale(axes: Axes, rows: pd.DataFrame) -> None:
+    """Logarithmic where losses differ by much; a loss of 0 then lies on the lower edge."""
+    values = rows[["loss", *_INTERVAL]].to_numpy(dtype=float)
+    finite = values[np.isfinite(values)]
+    axes.set_xlim(float(rows.x.min()), float(rows.x.max()))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    if not len(finite):
+        return
+    low, high = float(finite.min()), float(finite.max())
+    if low >= 0 and high > _LOG_FROM_FACTOR * max(low, 0.0) and high > 0:
+        axes.set_yscale("log")
+        axes.set_ylim(max(low, high * _LOWEST) / 1.3, high * 1.3)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        margin = 0.06 * (high - low or 1.0)
+        axes.set_ylim(low - margin, high + margin)
+
+
+def _draw(axes: Axes, rows: pd.DataFrame, mark: Mark, task: str) -> None:
+    low = axes.get_ylim()[0] if axes.get_yscale() == "log" else -math.inf
+    for direction, own in rows.groupby("direction", sort=True):
+        line = own.drop_duplicates("x").sort_values("x")
+        values = line.loss.where(line.measured.astype(bool)).clip(lower=low)
+        is_mean = direction == "mean"
+        name = f"{task} {mark.label} {direction}"
+        axes.plot(
+            line.x, values.where(np.isfinite(values)), color=mark.colour, linewidth=1.3 if is_mean else 0.5,
+            alpha=1.0 if is_mean else 0.6, zorder=3 if is_mean else 2, gid=name,
+        )  # fmt: skip
+        if not is_mean:
+            continue
+        axes.fill_between(
+            line.x, line.loss_low.clip(lower=low), line.loss_high.clip(lower=low), color=mark.colour, alpha=0.2,
+            linewidth=0, zorder=1.5, gid=f"{name} interval",
+        )  # fmt: skip
+        centre = line[line.x == 0.0]
+        axes.plot(
+            centre.x, centre.loss.clip(lower=low), linestyle="none", marker=mark.marker, markersize=4,
+            color=mark.colour, markeredgecolor="black", markeredgewidth=0.5, zorder=4, clip_on=False,
+        )  # fmt: skip
+        lost = line[line.measured.astype(bool) & ~np.isfinite(line.loss)]
+        if len(lost):
+            axes.plot(
+                lost.x, np.ones(len(lost)), linestyle="none", marker="x", markersize=3.6, color=mark.colour,
+                transform=axes.get_xaxis_transform(), clip_on=False, zorder=4, gid=f"{name} not finite",
+            )  # fmt: skip
+
+
+def _handles(marks: dict[tuple[str, str], Mark], rows: pd.DataFrame) -> list[Line2D | Patch]:
+    handles: list[Line2D | Patch] = [
+        Line2D(
+            [], [], color=m.colour, linewidth=1.3, marker=m.marker, markersize=4, markeredgecolor="black",
+            markeredgewidth=0.5, label=m.label,
+        )
+        for m in marks.values()
+    ]  # fmt: skip
+    handles.append(Line2D([], [], color=GREY, linewidth=0.5, label="one direction each"))
+    handles.append(Patch(color=GREY, alpha=0.4, linewidth=0, label="95 % interval of the mean"))
+    if not np.isfinite(rows.loss[rows.measured.astype(bool)].to_numpy(dtype=float)).all():
+        handles.append(Line2D([], [], color=GREY, linestyle="none", marker="x", markersize=3.6, label="not finite"))
+    return handles
+
+
+def _whose(rows: pd.DataFrame) -> str:
+    labels = list(dict.fromkeys(rows.start))
+    return f"Around the minima {', '.join(labels)}, seed {rows.seed.iloc[0]}, {rows.split.iloc[0]} split"
+
+
+def _number(value: float) -> str:
+    return "NaN" if math.isnan(value) else f"{value:.3g}"
+
+
+__all__ = ["plot_slices", "slices_caption"]

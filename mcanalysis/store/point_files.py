@@ -1,0 +1,72 @@
+"""Tensors by name in one safetensors file, written so that a kill leaves the old file or the new one.
+
+A small JSON object may travel in the file's header, so that numbers and tensors that belong together are replaced
+together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from mcanalysis.errors import DataError
+from mcanalysis.store.atomic import write_bytes_atomic
+
+
+def write_tensors(file: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> None:
+    """Write tensors, and a JSON object that `read_tensors` gives back; floats come back bit for bit.
+
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_tensors(Path(folder, "a.safetensors"), {"w": torch.ones(1)}, {"step": 3})
+    ...     read_tensors(Path(folder, "a.safetensors"))
+    ({'w': tensor([1.])}, {'step': 3})
+    """
+    metadata = None if header is None else {"json": json.dumps(header)}
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    write_bytes_atomic(file, content)
+
+
+def read_tensors(file: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a file (on the CPU) and its JSON object; raises `DataError` for a file that is none."""
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"Expected a safetensors file at {file}, got: {' '.join(str(error).split())}; remove it to have it "
+            "computed again."
+        ) from None
+    return tensors, json.loads(metadata.get("json", "{}"))
+
+
+def write_points(file: str | Path, points: Sequence[Mapping[str, Tensor]]) -> None:
+    """Write one or more points: one by its own names, several with `bend<i>/` before theirs.
+
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_points(Path(folder, "curve.safetensors"), [{"w": torch.zeros(1)}, {"w": torch.ones(1)}])
+    ...     read_points(Path(folder, "curve.safetensors"))
+    [{'w': tensor([0.])}, {'w': tensor([1.])}]
+    """
+    named = {f"bend{i}/{name}": tensor for i, point in enumerate(points) for name, tensor in point.items()}
+    write_tensors(file, dict(points[0]) if len(points) == 1 else named)
+
+
+def read_points(file: str | Path) -> list[dict[str, Tensor]]:
+    """Return what `write_points` wrote; raises `DataError` for another file."""
+    tensors, _ = read_tensors(file)
+    if not all(name.startswith("bend") and "/" in name for name in tensors):
+        return [tensors]
+    points: dict[int, dict[str, Tensor]] = {}
+    for full, tensor in tensors.items():
+        number, _, name = full.removeprefix("bend").partition("/")
+        points.setdefault(int(number), {})[name] = tensor
+    return [points[i] for i in sorted(points)]

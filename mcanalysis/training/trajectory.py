@@ -1,0 +1,72 @@
+"""`<run>/trajectory/<k>-<TASK>/<learner>/<step>.safetensors`: where each learner stood every few optimiser steps."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from mcanalysis.errors import UserError
+from mcanalysis.models.adapted_model import AdaptedModel
+from mcanalysis.params.point import Point
+from mcanalysis.store.atomic import write_bytes_atomic
+from mcanalysis.strategies.strategy import Strategy
+from mcanalysis.training.checkpoint import writing
+
+FOLDER = "trajectory"
+
+logger = logging.getLogger(__name__)
+
+
+class TrajectoryWriter:
+    """Saves the learners of a strategy at step 0 of each task, at every `every`-th step, and at the last.
+
+    A snapshot is the point that the learner's minimum would be, were the task over: what `save_learner` writes, read
+    back, so that it works for every strategy and needs nothing of it. Learners that only change between tasks
+    (`resting_learners`) have no trajectory; nor has a strategy without adapters, which is said by a warning. With
+    `every` = 0 nothing is done at all.
+    """
+
+    def __init__(self, run_directory: str | Path, every: int, model: AdaptedModel, strategy: Strategy) -> None:
+        self.directory = Path(run_directory) / FOLDER
+        self.every = every if strategy.has_paths else 0
+        self.model = model
+        self.strategy = strategy
+        if every and not self.every:
+            logger.warning("%s trains no LoRA adapter: no trajectory is saved", strategy.name)
+
+    def write(self, label: str, step: int, is_last: bool = False) -> None:
+        """Save the learners where they are, after `step` steps of the task `label`, if a snapshot is due."""
+        if not self.every or (step % self.every and not is_last):
+            return
+        for learner in self.strategy.learners:
+            if learner in self.strategy.resting_learners:
+                continue
+            with writing(), tempfile.TemporaryDirectory() as scratch:
+                self.strategy.save_learner(self.model, learner, Path(scratch))
+                content = save({name: tensor.contiguous() for name, tensor in self.model.read(scratch).items()})
+                write_bytes_atomic(self.directory / label / learner / f"{step}.safetensors", content)
+
+
+def snapshot_files(run_directory: str | Path, label: str, learner: str) -> dict[int, Path]:
+    """The snapshots of a learner within the task `label` (`<k>-<TASK>`), by step, in order; {} where none were saved.
+
+    >>> snapshot_files("/nonexistent", "1-FOMC", "fast")
+    {}
+    """
+    files = Path(run_directory, FOLDER, label, learner).glob("*.safetensors")
+    steps = {int(f.stem): f for f in files if f.stem.isdigit()}
+    return dict(sorted(steps.items()))
+
+
+def read_snapshot(file: str | Path) -> Point:
+    """The point in a snapshot's file, scaling multiplied into B; raises `UserError` where there is none."""
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"Expected a snapshot in '{file}', got: {error}; train again with --save-trajectory, or delete the file."
+        ) from None

@@ -1,0 +1,50 @@
+"""`analyses/attribution.py`: what it does by default, what it writes, what it refuses."""
+
+import pandas as pd
+import pytest
+
+from mcanalysis.evaluation.engine import Engine
+
+SMALL = (
+    "--tasks", "FOMC,MedMCQA", "--steps", 2, "--num-train", 8, "--num-test", 2, "--batch-size", 2, "--num-points", 3,
+    "--num-examples", 2, "--workers", 1, "--device", "cpu",
+)  # fmt: skip
+
+
+def test_runs_are_trained_taken_apart_and_not_measured_twice(script, tmp_path, monkeypatch):
+    code, out, err = script("attribution", *SMALL, "--strategy", "sequential")
+    assert code == 0, err
+    run = tmp_path / "runs" / "embedded-sequential-seed0"
+    assert "1-FOMC → 2-MedMCQA" in out and "q_proj" in out and "model.layers.2" in out
+    for name in ("attribution", "attribution_barriers"):
+        assert len(pd.read_csv(run / "tables" / f"{name}.csv"))
+    assert (run / "figures" / "attribution_old_fast.pdf").exists()
+    monkeypatch.setattr(Engine, "evaluate", lambda *a: pytest.fail("measured again"))
+    code, again, err = script("attribution", "--run", run, *SMALL[-8:-2])
+    assert code == 0, err
+    assert [r for r in again.splitlines() if "after" not in r] == [r for r in out.splitlines() if "after" not in r]
+    code, out, err = script("attribution", "--run", run, "--transition", 2)
+    assert code == 2 and not out and len(err.splitlines()) == 1 and "from 1 to 1" in err
+
+
+def test_by_default_the_first_transition_of_two_strategies(script, monkeypatch):
+    from mcanalysis.errors import UserError
+    from mcanalysis.experiments import attribution, strategies
+
+    seen = {}
+    monkeypatch.setattr(strategies, "train_runs", lambda configs, *a, **k: seen.setdefault("configs", configs))
+
+    def spy(runs, settings, **rest):
+        seen["settings"] = settings
+        raise UserError("enough")
+
+    monkeypatch.setattr(attribution, "study_attribution", spy)
+    assert script("attribution")[0] == 2
+    assert [(c.strategy, c.seed) for c in seen["configs"]] == [("sequential", 0), ("ilora", 0)]
+    assert seen["settings"] == attribution.AttributionSettings(1, "factor", 11, 50)
+
+
+def test_a_wrong_space_is_refused_before_anything_is_trained(script, tmp_path):
+    code, out, err = script("attribution", "--space", "factors")
+    assert code == 2 and "Did you mean 'factor'" in err and not out
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,52 @@
+"""`analyses/classics.py`: tables and a figure from one command, one line for a mistake, help at once."""
+
+import dataclasses
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "analyses" / "classics.py"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The garipov study with a few steps."""
+    from mcanalysis.experiments.classics import study
+    from mcanalysis.experiments.classics.digits import Recipe
+    from mcanalysis.experiments.classics.garipov import GARIPOV, Settings, measure_garipov
+
+    settings = Settings(hidden=(8,), recipe=Recipe(num_steps=60), curve_steps=20)
+    short = dataclasses.replace(GARIPOV, measure=lambda seeds: measure_garipov(seeds, settings))
+    monkeypatch.setattr(study, "CLASSICS", {"garipov": short})
+
+
+def test_tables_and_figure(script, tmp_path, quick):
+    code, out, err = script("classics", "garipov", "--seeds", 2, "--output-dir", "out")
+    assert code == 0, err
+    assert "barrier of the line, train loss" in out and "interval above 0.23 nats" in out
+    names = sorted(f.name for f in (tmp_path / "out").iterdir())
+    assert names == ["classics.csv", "classics.md", "garipov.pdf", "garipov.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pieces"),
+    [
+        (("frankel",), ("Unknown classic result 'frankel'", "Did you mean 'frankle'?")),
+        (("garipov", "--seeds", 0), ("one or more different seeds", "got []")),
+    ],
+)
+def test_a_mistake_is_one_line(script, tmp_path, arguments, pieces):
+    code, out, err = script("classics", *arguments)
+    assert code == 2 and not out
+    assert err.startswith("error: ") and err.count("\n") == 1 and all(piece in err for piece in pieces)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_is_quick_and_names_the_results():
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and time.monotonic() - start < 3
+    assert all(word in done.stdout for word in ("garipov", "frankle", "mirzadeh", "ainsworth", "--seeds"))
