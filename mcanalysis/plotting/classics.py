@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from mcanalysis.errors import UserError
@@ -18,6 +19,7 @@ from mcanalysis.plotting.style import (
     BLUE,
     DOUBLE_COLUMN,
     GREEN,
+    GREY,
     VERMILLION,
     add_axes,
     new_figure,
@@ -60,7 +62,7 @@ def plot_classic(curves: pd.DataFrame, panels: Mapping[str, Panel]) -> Figure:
     if len(names) > len(_LOOKS):
         raise UserError(f"Expected at most {len(_LOOKS)} series in one figure, got {len(names)}; draw two figures.")
     looks = dict(zip(names, _LOOKS, strict=False))
-    legend_height = 0.125 * max(own.series.nunique() for own in of_panel.values()) + 0.03
+    legend_height = 0.125 * (1 + max(own.series.nunique() for own in of_panel.values())) + 0.03
     with print_style():
         figure = new_figure(DOUBLE_COLUMN, legend_height + _BOTTOM + _HEIGHT + _TOP)
         width = DOUBLE_COLUMN / len(panels)
@@ -68,7 +70,9 @@ def plot_classic(curves: pd.DataFrame, panels: Mapping[str, Panel]) -> Figure:
             axes = add_axes(figure, i * width + _LEFT, legend_height + _BOTTOM, width - _LEFT - _RIGHT, _HEIGHT)
             _draw(axes, of_panel[name], looks)
             _dress(axes, of_panel[name], panel)
+            key = Line2D([], [], color=GREY, linewidth=0.5, label="thin: one seed each; thick: their mean")
             axes.legend(
+                handles=[*axes.get_legend_handles_labels()[0], key],
                 loc="upper left",
                 bbox_to_anchor=(0.0, -(_BOTTOM - 0.02) / _HEIGHT),
                 handlelength=3.0,
@@ -81,7 +85,7 @@ def plot_classic(curves: pd.DataFrame, panels: Mapping[str, Panel]) -> Figure:
 
 
 def _draw(axes: Axes, curves: pd.DataFrame, looks: Mapping[str, tuple[str, Any, str]]) -> None:
-    for i, (name, own) in enumerate(curves.groupby("series", sort=False)):
+    for name, own in curves.groupby("series", sort=False):
         colour, dashes, marker = looks[str(name)]
         for seed, one in own.groupby("seed"):
             line = one.sort_values("x")
@@ -96,7 +100,7 @@ def _draw(axes: Axes, curves: pd.DataFrame, looks: Mapping[str, tuple[str, Any, 
             marker=marker,
             markersize=3.5 if len(mean) <= _FEW else 0,
             zorder=3,
-            label=f"{name} (thick: mean over seeds)" if i == 0 else str(name),
+            label=str(name),
             gid=f"{name} mean",
         )
 

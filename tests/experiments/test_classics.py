@@ -2,7 +2,9 @@
 
 import builtins
 import math
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +23,14 @@ from mcanalysis.experiments.classics.frankle import FIRST, FRANKLE, LAST, measur
 from mcanalysis.experiments.classics.frankle import Settings as FrankleSettings
 from mcanalysis.experiments.classics.garipov import CURVE, GARIPOV, LINE, measure_garipov
 from mcanalysis.experiments.classics.garipov import Settings as GaripovSettings
-from mcanalysis.experiments.classics.mirzadeh import FIRST_TO_BOTH, FIRST_TO_SECOND, MIRZADEH, measure_mirzadeh
+from mcanalysis.experiments.classics.mirzadeh import (
+    FIRST_ANCESTOR,
+    FIRST_TO_BOTH,
+    FIRST_TO_SECOND,
+    MIRZADEH,
+    SECOND_ANCESTOR,
+    measure_mirzadeh,
+)
 from mcanalysis.experiments.classics.mirzadeh import Settings as MirzadehSettings
 from mcanalysis.params import content_hash
 from mcanalysis.plotting.classics import Panel, plot_classic
@@ -145,6 +154,15 @@ def test_tiny_settings_give_whole_tables(classic):
     assert (alone - beside).abs().max() < 0.01
     figure = plot_classic(with_means(measured.curves), classic.panels)
     assert [axes.get_title() for axes in figure.axes] == [panel.title for panel in classic.panels.values()]
+    figure.canvas.draw()
+    width, height = figure.get_size_inches() * figure.dpi
+    spans = []
+    for axes in figure.axes:
+        boxes = [text.get_window_extent() for text in axes.get_legend().get_texts()]
+        assert all(b.x0 > 0 and b.y0 > 0 and b.y1 < height for b in boxes)
+        spans.append((axes.get_window_extent().x0, max(b.x1 for b in boxes)))
+    starts = [*(left for left, _ in spans[1:]), width]  # a legend ends before the next panel begins
+    assert all(end < start for (_, end), start in zip(spans, starts, strict=True))
 
 
 def test_even_tiny_settings_show_a_curve_below_the_line_and_an_exact_match():
@@ -154,6 +172,7 @@ def test_even_tiny_settings_show_a_curve_below_the_line_and_an_exact_match():
     assert ainsworth[COPY] > 0.1 and ainsworth[COPY_MATCHED] < 1e-6 and ainsworth[COPY_DISTANCE] == 0.0
     mirzadeh = TINY[MIRZADEH]([0]).values.set_index("measure").value
     assert mirzadeh[FIRST_TO_BOTH] < mirzadeh[FIRST_TO_SECOND]
+    assert mirzadeh[FIRST_ANCESTOR] > 0.1 and mirzadeh[SECOND_ANCESTOR] > 0.1
 
 
 def test_the_interval_is_scipys_of_a_one_sample_t_test():
@@ -265,6 +284,17 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"scikit-learn .* pip install 'mcanalysis\[classics\]'"):
         reproduce_classics("garipov", [0], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_of_docs_runs_as_it_stands():
+    page = (Path(__file__).parents[2] / "docs" / "classics.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    names: dict = {}
+    with torch.random.fork_rng():
+        exec(block, names)
+    x = torch.randn(5, 64, dtype=torch.float64)
+    before, after = (torch.func.functional_call(names["net"], names[point], (x,)) for point in ("b", "b_in_order"))
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-12)
 
 
 def test_all_four_are_there():

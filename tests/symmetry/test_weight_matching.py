@@ -113,6 +113,18 @@ def test_equal_units_do_not_send_it_round_in_circles():
     assert match_weights(a, a, spec)["h"].tolist() == list(range(6))
 
 
+def test_a_sweep_that_changes_nothing_is_the_last(monkeypatch):
+    from mcanalysis.symmetry import weight_matching
+
+    solve, solved = weight_matching.linear_sum_assignment, []
+    monkeypatch.setattr(
+        weight_matching, "linear_sum_assignment", lambda *args, **how: solved.append(1) or solve(*args, **how)
+    )
+    a, spec = network(4, 6, 5, 2)
+    match_weights(a, a, spec)
+    assert len(solved) == len(spec.names)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
