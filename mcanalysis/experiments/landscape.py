@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -124,12 +124,12 @@ def study_landscape(
     """
     parts: dict[Path, tuple[_Part, list[_Part]]] = {}
     trajectories: dict[Path, list[dict[str, Any]]] = {}
-    known: dict[Path, list[dict[str, Any]]] = {}
+    sharpness: dict[Path, dict[str, list[dict[str, Any]]]] = {}  # rows by key, in the order of the minima
     jobs: list[Job] = []
     for run in runs:
         plane, trajectories[run.directory] = _plane_part(run, settings, third)
         parts[run.directory] = plane, _slice_parts(run, settings, plane)
-        known[run.directory], missing = _sharpness_jobs(run, settings, plane)
+        sharpness[run.directory], missing = _sharpness_jobs(run, settings, plane)
         with MeasurementStore(run.directory / "measurements.sqlite") as store:
             for part in (plane, *parts[run.directory][1]):
                 jobs += part.jobs(store, settings)
@@ -137,8 +137,9 @@ def study_landscape(
 
     def follow(job: Job, result: Any) -> list[Job]:
         if job.function is _sharpness:
-            known[job.arguments[0]].extend(result)
-            _write(job.arguments[0], "sharpness", pd.DataFrame(known[job.arguments[0]]))  # kept if stopped now
+            directory, key = job.arguments[0], job.arguments[3]
+            sharpness[directory][key] = result
+            _write(directory, "sharpness", _flat([sharpness[directory]]))  # now, so that a stop does not lose it
         return []
 
     if jobs:
@@ -165,9 +166,8 @@ def study_landscape(
         figures += save_figure(plot_slices(of_seed), stem)
         write_text_atomic(stem.with_suffix(".txt"), slices_caption(of_seed) + "\n")
         on_figure(figures[-1])
-    sharpness = pd.concat([pd.DataFrame(rows) for rows in known.values()], ignore_index=True)
     trajectory = pd.DataFrame([r for rows in trajectories.values() for r in rows], columns=TRAJECTORY_COLUMNS)
-    return LandscapeResult(landscape, trajectory, sharpness, figures)
+    return LandscapeResult(landscape, trajectory, _flat(sharpness.values()), figures)
 
 
 TRAJECTORY_COLUMNS = [
@@ -235,17 +235,23 @@ def _measure(
         measure_nodes(lambda: run.engine, store, surface.point, nodes, objectives)
 
 
-def _sharpness_jobs(run: Run, settings: LandscapeSettings, plane: _Part) -> tuple[list[dict[str, Any]], list[Job]]:
-    """The rows that are known for these settings, and the jobs that find the others."""
-    known: list[dict[str, Any]] = []
+def _sharpness_jobs(
+    run: Run, settings: LandscapeSettings, plane: _Part
+) -> tuple[dict[str, list[dict[str, Any]]], list[Job]]:
+    """The rows that are known for these settings, by key, none where there are none; and the jobs that find those."""
+    found: dict[str, list[dict[str, Any]]] = {}
     jobs: list[Job] = []
     by_key = known_rows(run.directory)
     for corner in _minima_after(run, plane) if settings.sharpness_samples else ():
         key = sharpness_key(corner, *settings.sharpness, plane.objectives)
-        known += by_key.get(key, [])
-        if key not in by_key:
+        found[key] = by_key.get(key, [])
+        if not found[key]:
             jobs.append(Job(_sharpness, (run.directory, run.device, corner, key, settings)))
-    return known, jobs
+    return found, jobs
+
+
+def _flat(of_runs: Iterable[dict[str, list[dict[str, Any]]]]) -> pd.DataFrame:
+    return pd.DataFrame([row for by_key in of_runs for rows in by_key.values() for row in rows])
 
 
 def _sharpness(

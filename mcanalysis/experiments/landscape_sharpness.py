@@ -19,6 +19,10 @@ from mcanalysis.params.point import Point
 from mcanalysis.run import Run
 from mcanalysis.store.hashing import hash_json
 
+_NUMBERS: dict[str, Callable[[str], Any]] = {
+    "seed": int, "num_examples": int, "value": float, "standard_error": float, "loss": float, "size": float,
+}  # fmt: skip
+
 
 def sharpness_key(
     corner: Corner, num_samples: int, radius: float, epsilon: float, objectives: Sequence[Objective]
@@ -32,9 +36,11 @@ def known_rows(run_directory: Path) -> dict[str, list[dict[str, Any]]]:
     file = run_directory / "tables" / "sharpness.csv"
     if not file.exists():
         return {}
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)  # a reader of numbers may be off in their last bits
     by_key: dict[str, list[dict[str, Any]]] = {}
-    for row in pd.read_csv(file, dtype={"key": str}).to_dict("records"):
-        by_key.setdefault(row["key"], []).append({str(name): value for name, value in row.items()})
+    for row in table.to_dict("records"):
+        values = {str(n): _NUMBERS[str(n)](v or "nan") if n in _NUMBERS else v for n, v in row.items()}
+        by_key.setdefault(values["key"], []).append(values)
     return by_key
 
 

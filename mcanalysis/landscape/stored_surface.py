@@ -62,8 +62,9 @@ class StoredPlane:
         return grid_nodes(x, y, key[:24], self.exact)
 
     def point(self, node: Node) -> Point:
-        """The point at a node."""
-        return self.surface(node.x, node.y)
+        """The point at a node; at a minimum itself, whose key that node has, not what the space made of it."""
+        own = next((corner for corner in self.corners if corner.key == node.key), None)
+        return self.surface(node.x, node.y) if own is None else own.point
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ class StoredSlice:
         return grid_nodes(x, y, key[:24], [Node(0.0, 0.0, self.corner.key, self.corner.name)])
 
     def point(self, node: Node) -> Point:
-        """The point at a node."""
+        """The point at a node, at 0 the minimum as it is saved."""
+        if node.key == self.corner.key:
+            return self.corner.point
         return self.surface(*(node.x, node.y)[: self.num_directions])
 
 

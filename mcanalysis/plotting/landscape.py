@@ -34,6 +34,7 @@ from mcanalysis.plotting.style import (
 LOG_FROM = 8.0  # contours are log-spaced where the largest value exceeds the smallest one by this factor
 DECADES = 4.0  # which log-spaced contours cover at most; what is lower, 0 too, lies below the lowest contour
 NUM_LEVELS = 9
+_FEWEST = 5
 _COLOURS = "YlGnBu"  # light is good; the lightness alone tells the order
 _LINES = ((BLACK, "-"), (VERMILLION, (0, (3, 1))), ("#7A3E9D", (0, (1, 1))), ("#8C510A", (0, (5, 1, 1, 1))))
 
@@ -146,8 +147,8 @@ def plane_caption(landscape: pd.DataFrame, trajectory: pd.DataFrame | None = Non
     return "\n\n".join(parts)
 
 
-def contour_levels(values: np.ndarray, num: int = NUM_LEVELS) -> np.ndarray:
-    """Round levels for values of which some may be 0, NaN or ∞: log-spaced (1, 2, 5) or linear.
+def contour_levels(values: np.ndarray, num: int = NUM_LEVELS, may_be_log: bool = True) -> np.ndarray:
+    """Round levels for values of which some may be 0, NaN or ∞: log-spaced or linear.
 
     Log-spaced over at most `DECADES` below the largest value, where it is more than `LOG_FROM` times the smallest
     positive one and none is negative.
@@ -163,14 +164,15 @@ def contour_levels(values: np.ndarray, num: int = NUM_LEVELS) -> np.ndarray:
         return np.array([0.0, 1.0])
     low, high = float(finite.min()), float(finite.max())
     positive = finite[finite > 0]
-    if low >= 0 and len(positive):
+    if may_be_log and low >= 0 and len(positive):
         floor = max(float(positive.min()), high / 10**DECADES)
         if high > LOG_FROM * floor:
             powers = range(math.floor(math.log10(floor)), math.ceil(math.log10(high)) + 1)
-            levels = np.array([float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)])
-            inside = levels[(levels >= floor * 0.999) & (levels <= high * 1.001)]
-            if len(inside) > num + 3:
-                inside = inside[[str(f"{v:e}")[0] == "1" for v in inside]]
+            for digits in (("1",), ("1", "2", "5"), ("1", "1.5", "2", "3", "5", "7")):  # as few as tell enough apart
+                levels = np.array([float(f"{digit}e{power}") for power in powers for digit in digits])
+                inside = levels[(levels >= floor * 0.999) & (levels <= high * 1.001)]
+                if len(inside) >= _FEWEST:
+                    break
             if len(inside) >= 2:
                 return inside
     if low == high:
@@ -246,7 +248,7 @@ def _limits(ticks: np.ndarray) -> tuple[float, float]:
 def _draw(axes: Axes, bar: Axes, sheet: _Sheet, panel: _Panel) -> None:
     known = sheet.measured & np.isfinite(panel.values)
     values = np.ma.masked_where(~known, panel.values)
-    levels = contour_levels(values.compressed())
+    levels = contour_levels(values.compressed(), may_be_log=not panel.higher_is_better)  # a score ends at 1
     colours = matplotlib.colormaps[_COLOURS + ("_r" if panel.higher_is_better else "")]
     norm = BoundaryNorm(levels, colours.N, extend="both")
     mesh = axes.pcolormesh(

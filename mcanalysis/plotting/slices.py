@@ -112,7 +112,7 @@ def _scale(axes: Axes, rows: pd.DataFrame) -> None:
     values = rows[["loss", *_INTERVAL]].to_numpy(dtype=float)
     finite = values[np.isfinite(values)]
     axes.set_xlim(float(rows.x.min()), float(rows.x.max()))
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     if not len(finite):
         return
     low, high = float(finite.min()), float(finite.max())

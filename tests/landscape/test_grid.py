@@ -1,6 +1,5 @@
 """Grids over surfaces against closed forms and models changed by hand; keys, masks, resuming, memory."""
 
-import gc
 import math
 import weakref
 
@@ -95,7 +94,6 @@ def test_one_point_is_in_memory_at_a_time_and_no_graph():
 
     def surface(x, y):
         nonlocal most
-        gc.collect()
         tensor = (leaf * (x + y)).as_subclass(Weights)
         assert not tensor.requires_grad
         alive.add(tensor)

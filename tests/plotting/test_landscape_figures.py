@@ -142,7 +142,8 @@ def test_levels_are_round_and_inside_whatever_the_values():
         assert (np.diff(levels) > 0).all() and 2 <= len(levels) <= 13, (values, levels)
     wide = contour_levels(np.array([1e-9, 4.0]))
     assert wide.min() >= 4e-4 and wide.max() <= 4.0
-    np.testing.assert_allclose(contour_levels(np.array([0.0, 0.1, 1.0])), [0.1, 0.2, 0.5, 1.0])
+    np.testing.assert_allclose(contour_levels(np.array([0.0, 0.1, 1.0])), [0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0])
+    np.testing.assert_allclose(np.diff(contour_levels(np.array([0.05, 0.95]), may_be_log=False)), 0.1)
 
 
 def test_one_value_everywhere_and_nothing_measured_can_be_drawn():

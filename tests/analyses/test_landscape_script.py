@@ -1,0 +1,58 @@
+"""`analyses/landscape.py` end to end on small runs."""
+
+import pandas as pd
+import pytest
+
+from mcanalysis.evaluation.engine import Engine
+from mcanalysis.landscape import sharpness
+
+SMALL = (
+    "--tasks", "FOMC,MedMCQA,JEC-QA", "--steps", 6, "--num-train", 16, "--num-test", 4, "--batch-size", 4,
+    "--num-examples", 3, "--grid", "4,3", "--workers", 1, "--num-directions", 1, "--sharpness-samples", 2,
+)  # fmt: skip
+SMALLER = (*SMALL[:10], "--num-examples", 2, "--grid", 2, "--num-directions", 0, "--sharpness-samples", 0)
+
+
+def test_runs_tables_trajectories_and_figures_and_nothing_is_computed_twice(script, tmp_path, monkeypatch):
+    code, out, err = script("landscape", *SMALL)
+    assert code == 0, err
+    for strategy in ("sequential", "ilora"):
+        run = tmp_path / f"runs/embedded-{strategy}-seed0"
+        for name in ("figures/plane_2-MedMCQA--3-JEC-QA.pdf", "figures/plane_2-MedMCQA--3-JEC-QA.txt"):
+            assert (run / name).stat().st_size > 300
+        assert len(pd.read_csv(run / "tables/landscape.csv")) > 4 * 3 * 5
+        walk = pd.read_csv(run / "tables/trajectory.csv")
+        assert set(walk.step) == {0, 5, 6}  # the script's own default, and the last
+    assert (tmp_path / "runs/comparison/figures/slices.png").exists()
+    assert "ilora / seed 0, factor space" in out and "3-JEC-QA slow" in out and "mean rise" in out
+    monkeypatch.setattr(Engine, "evaluate", lambda *_: pytest.fail("evaluated again"))
+    monkeypatch.setattr(sharpness, "expected_sharpness", lambda *_: pytest.fail("computed again"))
+    code, again, err = script("landscape", "--run", "runs/embedded-ilora-seed0", *SMALL)
+    assert code == 0, err
+    assert "ilora / seed 0, factor space" in again and "sequential" not in again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pieces"),
+    [
+        (("--grid", 1), ("at least 2 points on each axis", "got 1", "--grid")),
+        (("--grid", "3,4,5"), ("one or two numbers", "--grid N or N,M")),
+        (("--grid", "x"), ("--grid",)),
+        (("--space", "delt"), ("Unknown space 'delt'", "Did you mean 'delta'?")),
+        (("--third", "/no/such/run"), ("/no/such/run",)),
+        (("--run", "/no/such/run"), ("/no/such/run",)),
+        (("--num-examples", 0), ("at least 1 example",)),
+        (("--save-trajectory", -1), ("save_trajectory of at least 0, got -1",)),
+        (("--strategy", "ilorra"), ("Did you mean 'ilora'?",)),
+    ],
+)
+def test_bad_flags_end_in_one_line_and_write_nothing(script, tmp_path, arguments, pieces):
+    code, _, err = script("landscape", *arguments)
+    assert code == 2 and "\n" not in err.strip() and err.startswith("error: "), err
+    assert all(piece in err for piece in pieces), err
+    assert not any(tmp_path.iterdir()), "something was written"
+
+
+def test_a_transition_that_is_not_there_is_named(script):
+    code, _, err = script("landscape", *SMALLER, "--strategy", "sequential", "--transition", 3)
+    assert code == 2 and "Unknown --transition '3'" in err.strip().splitlines()[-1]
