@@ -15,6 +15,7 @@ from arguments import table
 from mcanalysis.connectivity.summaries import ensemble_summary, front_summary, seeds_summary, simplex_summary
 from mcanalysis.experiments.attribution import AttributionResult
 from mcanalysis.experiments.connectivity import ConnectivityResult
+from mcanalysis.experiments.curvature import CurvatureResult
 from mcanalysis.experiments.landscape import LandscapeResult
 from mcanalysis.experiments.similarity import SimilarityResult
 from mcanalysis.experiments.strategies import METRICS, comparison_notes, difference, summary_cells, summary_table
@@ -293,6 +294,27 @@ def landscape(result: LandscapeResult) -> None:
         print("percent of 1 + loss, of balanced factors")
         print(table(rows))
     print("\ntables: <run>/tables/landscape.csv, trajectory.csv, sharpness.csv")
+
+
+def curvature(result: CurvatureResult) -> None:
+    """Eigenvalues and trace at each minimum, and how well forgetting was foretold."""
+    for (strategy, learner, seed), group in result.curvature.groupby(["strategy", "learner", "seed"], sort=False):
+        rows = [["minimum", "loss of", "loss", "|gradient|", "largest", "smallest", "trace ± standard error"]]
+        for _, row in group.iterrows():
+            shown = (row.loss, row.gradient_norm, row.top_1, row.bottom_1)
+            of = "earlier tasks" if row.task == "mean_old" else row.task
+            spread = f"{number(row.trace, 1)} ± {number(row.trace_standard_error, 1)}"
+            rows.append([row.minimum, of, *map(number, shown), spread])
+        print(f"\n{strategy} / {learner} / seed {seed}: Hessian of the test loss (nats per target token), LoRA factors")
+        print(table(rows))
+    tests = result.correlations
+    rows = [["strategy", "learner", "over", "n", "g·Δ + ½ΔᵀHΔ", "g·Δ", "½ΔᵀHΔ", "‖Δ‖"]]
+    for keys, one in tests.groupby(["strategy", "learner", "seed", "over", "n"], sort=False):
+        by_name = one.set_index("predictor").rho
+        names = ("predicted", "first_order", "second_order", "distance")
+        rows.append([str(keys[0]), str(keys[1]), str(keys[3]), str(keys[4]), *(number(by_name[n]) for n in names)])
+    print("\nSpearman's ρ of what predicts the rise of old losses with the rise that was measured (not independent)")
+    print(table(rows))
 
 
 def run(finished: Run) -> None:

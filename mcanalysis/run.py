@@ -157,12 +157,10 @@ class Run:
         key: str | None = None,
         extrapolate: bool = False,
     ) -> Curve:
-        """A curve that `connectivity.py` has fitted, from its file in `curves/<learner>/`.
+        """A curve that `connectivity.py` has fitted; raises `UserError` where there is no such curve, or several.
 
         `path`, `space`: registered names; `segmented_bezier` leads from the first minimum to the last through all.
-        `key`: the last part of the file's name, where curves of several settings are there.
-
-        Raises `UserError` where there is no such curve, or several.
+        `key`: the end of the file's name in `curves/<learner>/`, where curves of several settings are there.
         """
         learner = learner or self.answering_learner
         ends = [self.minimum(which, learner) for which in (start, end)]
@@ -175,11 +173,10 @@ class Run:
             keys = ", ".join(f.stem.rpartition("-")[2] for f in files)
             remedy = f"choose one by key: {keys}" if files else f"fit it with connectivity.py --paths {path}-{space}"
             raise UserError(f"Expected one stored curve {stem} in '{self.directory}', got {len(files)}; {remedy}.")
-        minima = self.minima_of(learner)
-        between = [m.label for m in minima].index(ends[0].label), [m.label for m in minima].index(ends[1].label)
-        through = minima[between[0] : between[1] + 1] if kind.through_many else ends
-        bends = read_points(files[0])
-        return kind(*(m.point for m in through), bends=bends, space=space, extrapolate=extrapolate)  # type: ignore
+        first, last = (int(m.label.partition("-")[0]) for m in ends)
+        minima = self.minima_of(learner)[first - 1 : last] if kind.through_many else ends
+        points, bends = [m.point for m in minima], read_points(files[0])
+        return kind(*points, bends=bends, space=space, extrapolate=extrapolate)  # type: ignore[call-arg]
 
     @cached_property
     def tasks(self) -> dict[str, TaskData]:

@@ -139,7 +139,7 @@ def test_lora_against_torch_func(tiny_base, tokenizer, encode_examples, architec
 
 def test_lora_on_one_batch_or_many_at_any_rank(make_model, encode_examples, random_point):
     """Eigenvalues must not grow with the number of batches; rank 4 in the slot, the point of rank 2."""
-    model = make_model(dtype="float64")
+    model = make_model(dtype="float64", dropout=0.5)
     narrow = make_model(rank=2)
     point = {n: t.double() for n, t in random_point(narrow).items()}
     examples, other = encode_examples(6), encode_examples(3, seed=1)

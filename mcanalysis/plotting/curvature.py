@@ -1,0 +1,294 @@
+"""Curvature at minima: spectra, eigenvalues along a sequence of tasks, and predicted against measured forgetting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from mcanalysis.errors import UserError
+from mcanalysis.plotting.selection import label_name, require_columns
+from mcanalysis.plotting.style import (
+    DOUBLE_COLUMN,
+    GREY,
+    ROLES,
+    SINGLE_COLUMN,
+    Mark,
+    add_axes,
+    new_figure,
+    print_style,
+    shortened,
+    strategy_marks,
+)
+
+_RUN = ["strategy", "learner", "seed"]
+_LEFT, _RIGHT, _TOP, _GAP = 0.52, 0.08, 0.20, 0.14
+_LINEAR = {"eigenvalues": 1.0, "forgetting": 0.1}  # below, the symmetric logarithmic axes are linear
+_LOSS = "nats per target token"
+
+
+def plot_spectrum(spectrum: pd.DataFrame) -> Figure:
+    """Draw the density of the Hessian's eigenvalues on a logarithmic axis, one panel per run (`spectrum.csv`).
+
+    Orange: the loss of the minimum's own task; blue, dashed: the mean loss of the tasks before it. The axis ends at a
+    tenth of the height of one single eigenvalue. Raises `UserError` for missing columns or an empty table.
+    """
+    need = [*_RUN, "minimum", "task", "eigenvalue", "density", "width", "num_coordinates"]
+    require_columns(spectrum, need, "spectrum")
+    runs = _runs(spectrum, "spectrum")
+    single = 1.0 / (spectrum.num_coordinates * spectrum.width * np.sqrt(2 * np.pi))
+    with print_style():
+        figure, panels, legend = _panels(len(runs), bottom=0.62, height=1.45)
+        top = 3 * spectrum.density.max()
+        for axes, (name, rows) in zip(panels, runs, strict=True):
+            for task, of_task in rows.groupby("task", sort=False):
+                mark = _role(str(task))
+                dashes = "--" if task == "mean_old" else "-"
+                axes.plot(of_task.eigenvalue, of_task.density, color=mark.colour, linestyle=dashes, linewidth=1.0)
+            axes.set_yscale("log")
+            axes.set_ylim(single.min() / 10, top)
+            axes.axvline(0.0, color=GREY, linewidth=0.5, zorder=0)
+            axes.set_title(f"{_label(name, runs)}, {shortened(str(rows.minimum.iloc[0]), 16)}", pad=3)
+        _name_axes(figure, panels, f"eigenvalue of the Hessian ({_LOSS} per unit²)", "density")
+        roles: list[tuple[Mark, Any, str]] = [
+            (ROLES["new"], "-", "the minimum's own task"),
+            (ROLES["old"], "--", "mean of the earlier tasks"),
+        ]
+        drawn = set(spectrum.task == "mean_old")
+        handles = [
+            Line2D([], [], color=mark.colour, linestyle=dashes, linewidth=1.0, label=words)
+            for (mark, dashes, words), is_old in zip(roles, (False, True), strict=True)
+            if is_old in drawn
+        ]
+        legend(handles)
+    return figure
+
+
+def spectrum_caption(spectrum: pd.DataFrame) -> str:
+    """What the picture of `plot_spectrum` shows, in words."""
+    widths = ", ".join(f"{w:.2g}" for w in dict.fromkeys(spectrum.width))
+    minima = ", ".join(dict.fromkeys(map(str, spectrum.minimum)))
+    return (
+        f"Spectral density of the Hessian of the test loss with respect to the LoRA factors at {minima}, by stochastic "
+        f"Lanczos quadrature ({_range(spectrum.num_examples)} examples, {_range(spectrum.num_coordinates)} "
+        f"coordinates); Gaussian smoothing of width {widths} (one per curve), which no detail is narrower than. The "
+        "lower end of the axis is a tenth of the height that a single eigenvalue has; the mass at an outlier varies "
+        "with the random probes and can be too small to be seen, while its place is that of an eigenvalue."
+    )
+
+
+def plot_eigenvalues(curvature: pd.DataFrame) -> Figure:
+    """Draw the largest and the smallest eigenvalue at each minimum (`curvature.csv`), a line per run.
+
+    Left: of the loss of the minimum's own task; right: of the mean loss of the tasks before it. Full lines and filled
+    marks: largest; dashed lines and open marks: smallest. Of a single run the next ones are small dots. The axis is
+    logarithmic on both sides of 0 and linear within ±1. Raises `UserError` for missing columns or an empty table.
+    """
+    require_columns(curvature, [*_RUN, "minimum", "task", "top_1", "bottom_1"], "curvature")
+    runs = _runs(curvature, "curvature")
+    marks = _marks(runs)
+    names = list(dict.fromkeys(curvature.minimum))
+    with print_style():
+        figure, panels, legend = _panels(2, bottom=1.02, height=1.75, width=DOUBLE_COLUMN)
+        for axes, is_old, title in zip(
+            panels, (False, True), ("loss of the own task", "mean loss of the earlier tasks"), strict=True
+        ):
+            for (name, rows), mark in zip(runs, marks, strict=True):
+                shown = rows[(rows.task == "mean_old") == is_old]
+                places = [names.index(m) for m in shown.minimum]
+                style = {"color": mark.colour, "marker": mark.marker, "markersize": 4, "linewidth": 1.0}
+                axes.plot(places, shown.top_1, gid=f"top {' '.join(map(str, name))}", **style)
+                axes.plot(
+                    places, shown.bottom_1, linestyle="--", markerfacecolor="white",
+                    gid=f"bottom {' '.join(map(str, name))}", **style,
+                )  # fmt: skip
+                if len(runs) == 1:
+                    rest = [c for c in map(str, rows) if c.startswith(("top_", "bottom_")) and not c.endswith("_1")]
+                    for column in rest:
+                        axes.plot(places, shown[column], "o", color=mark.colour, markersize=1.8, markeredgewidth=0)
+            axes.axhline(0.0, color=GREY, linewidth=0.5, zorder=0)
+            axes.set_yscale("symlog", linthresh=_LINEAR["eigenvalues"], linscale=0.5)
+            axes.set_xlim(-0.4, len(names) - 0.6)
+            labels = [shortened(label_name(n), 12) for n in names]
+            axes.set_xticks(range(len(names)), labels, rotation=40, ha="right", rotation_mode="anchor")
+            axes.set_title(title, pad=3)
+        _share_limits(panels)
+        _name_axes(figure, panels, "minimum after the task", "eigenvalue")
+        handles = [
+            Line2D([], [], color=m.colour, marker=m.marker, markersize=4, linewidth=1.0, label=_label(name, runs))
+            for (name, _), m in zip(runs, marks, strict=True)
+        ]
+        plain = {"color": "black", "marker": "o", "markersize": 4, "linewidth": 1.0}
+        handles.append(Line2D([], [], label="largest", **plain))
+        handles.append(Line2D([], [], label="smallest", linestyle="--", markerfacecolor="white", **plain))
+        if len(runs) == 1:
+            handles.append(
+                Line2D([], [], color=marks[0].colour, marker="o", markersize=1.8, linestyle="", label="next")
+            )
+        legend(handles)
+    return figure
+
+
+def eigenvalues_caption(curvature: pd.DataFrame) -> str:
+    """What the picture of `plot_eigenvalues` shows, in words."""
+    return (
+        "Extreme eigenvalues of the Hessian of the test loss (nats per target token) with respect to the LoRA factors "
+        "A and B, the scaling multiplied into B, at the minimum after each task; left: of the loss of the task just "
+        f"learned, right: of the mean loss of the tasks before it; {_range(curvature.num_examples)} examples each, "
+        f"largest residual ‖Hv − λv‖ {curvature.largest_residual.max():.2g}. The axis is linear within ±1."
+    )
+
+
+def plot_predicted_forgetting(forgetting: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
+    """Draw measured against predicted forgetting (`predicted_forgetting.csv`), one large mark per transition and run.
+
+    Large marks: means over the old tasks; small ones: each old task. The diagonal is where the second-order expansion
+    is right. Axes are logarithmic on both sides of 0 and linear within ±0.1. The legend gives Spearman's ρ over
+    (transition, old task) pairs from `correlations` (`forgetting_correlations.csv`). Raises `UserError` for missing
+    columns or an empty table.
+    """
+    require_columns(forgetting, [*_RUN, "task", "predicted", "measured"], "predicted_forgetting")
+    require_columns(correlations, [*_RUN, "over", "predictor", "rho", "n"], "forgetting_correlations")
+    runs = _runs(forgetting, "predicted_forgetting")
+    marks = _marks(runs)
+    with print_style():
+        side = SINGLE_COLUMN - _LEFT - _RIGHT
+        lines = len(runs) + 1
+        bottom = 0.42 + 0.135 * lines
+        figure = new_figure(SINGLE_COLUMN, bottom + side * 0.85 + _RIGHT)
+        axes = add_axes(figure, _LEFT, bottom, side, side * 0.85)
+        handles = []
+        for (name, rows), mark in zip(runs, marks, strict=True):
+            single, mean = rows[rows.task != "mean_old"], rows[rows.task == "mean_old"]
+            axes.plot(
+                single.predicted, single.measured, mark.marker, color=mark.colour, markersize=2.2, alpha=0.55,
+                markeredgewidth=0, gid=f"tasks {' '.join(map(str, name))}",
+            )  # fmt: skip
+            drawn = axes.plot(
+                mean.predicted, mean.measured, mark.marker, color=mark.colour, markersize=5, markeredgecolor="black",
+                markeredgewidth=0.5, label=f"{_label(name, runs)}{_rho(correlations, name)}",
+                gid=f"transitions {' '.join(map(str, name))}",
+            )  # fmt: skip
+            handles += drawn
+        for which, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+            getattr(axes, f"set_{which}scale")("symlog", linthresh=_LINEAR["forgetting"], linscale=0.7)
+            axis.set_tick_params(which="minor", length=0)
+        low = min(axes.get_xlim()[0], axes.get_ylim()[0])
+        high = max(axes.get_xlim()[1], axes.get_ylim()[1])
+        line = np.concatenate([-np.geomspace(-low, 1e-3, 200), np.geomspace(1e-3, high, 200)]) if low < 0 else [0, high]
+        limits = axes.get_xlim(), axes.get_ylim()
+        axes.plot(line, line, color=GREY, linewidth=0.8, zorder=0, gid="identity")
+        axes.set(xlim=limits[0], ylim=limits[1])
+        axes.axhline(0, color=GREY, linewidth=0.4, linestyle=":", zorder=0)
+        axes.axvline(0, color=GREY, linewidth=0.4, linestyle=":", zorder=0)
+        axes.set_xlabel(f"predicted rise, g·Δ + ½ΔᵀHΔ ({_LOSS})", labelpad=2)
+        axes.set_ylabel(f"measured rise ({_LOSS})", labelpad=2)
+        handles.append(Line2D([], [], color=GREY, linewidth=0.8, label="measured = predicted"))
+        figure.legend(handles=handles, loc="lower center", borderaxespad=0.2, labelspacing=0.25, handlelength=1.8)
+    return figure
+
+
+def predicted_forgetting_caption(forgetting: pd.DataFrame, correlations: pd.DataFrame) -> str:
+    """What the picture of `plot_predicted_forgetting` shows, in words."""
+    chosen = correlations[(correlations.predictor == "predicted") & (correlations.over == "transitions")]
+    shown = "; ".join(f"{r.strategy} {r.learner} ρ = {r.rho:.2f} (n = {r.n})" for r in chosen.itertuples())
+    return (
+        "Rise of the old tasks' test loss over each transition: second-order prediction at its start against what was "
+        f"measured at its end, Δ in LoRA factors, {_range(forgetting.num_examples[forgetting.task != 'mean_old'])} "
+        "examples per task. Large marks: mean over the old tasks of a transition; small marks: single old tasks, over "
+        "which the legend's Spearman ρ is taken (they are not independent). Over transitions: "
+        f"{shown}. Axes are linear within ±0.1."
+    )
+
+
+def _runs(table: pd.DataFrame, name: str) -> list[tuple[tuple[str, str, int], pd.DataFrame]]:
+    if table.empty:
+        raise UserError(f"Expected rows in the table {name}, got none; pass {name}.csv of a run.")
+    return [((str(s), str(k), int(n)), rows) for (s, k, n), rows in table.groupby(_RUN, sort=False)]  # type: ignore
+
+
+def _marks(runs: list) -> list[Mark]:
+    by_name = strategy_marks((s, learner) for (s, learner, _), _ in runs)
+    return [by_name[s, learner] for (s, learner, _), _ in runs]
+
+
+def _label(name: tuple[str, str, int], runs: list) -> str:
+    strategy, learner, seed = name
+    label = strategy_marks([(strategy, learner)])[strategy, learner].label
+    return f"{label}, seed {seed}" if len({n[2] for n, _ in runs}) > 1 else label
+
+
+def _rho(correlations: pd.DataFrame, name: tuple[str, str, int]) -> str:
+    c = correlations
+    chosen = c[(c.strategy == name[0]) & (c.learner == name[1]) & (c.seed == name[2])]
+    chosen = chosen[(chosen.over == "tasks") & (chosen.predictor == "predicted")]
+    if chosen.empty or not np.isfinite(chosen.rho.iloc[0]):
+        return ""
+    return f": ρ = {chosen.rho.iloc[0]:.2f} (n = {chosen.n.iloc[0]})"
+
+
+def _role(task: str) -> Mark:
+    return ROLES["old" if task == "mean_old" else "new"]
+
+
+def _range(numbers: pd.Series) -> str:
+    low, high = int(numbers.min()), int(numbers.max())
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def _panels(number: int, bottom: float, height: float, width: float | None = None):
+    """A figure with panels in rows of at most three, and a function that puts a legend below them."""
+    columns = min(number, 3)
+    width = width or (SINGLE_COLUMN if columns == 1 else DOUBLE_COLUMN)
+    num_rows = -(-number // columns)
+    pitch = height + _TOP + 0.24
+    figure = new_figure(width, bottom + num_rows * pitch - 0.24)
+    panel = (width - _LEFT - _RIGHT - (columns - 1) * (_GAP + 0.22)) / columns
+    panels: list[Axes] = []
+    for i in range(number):
+        row, column = divmod(i, columns)
+        place = bottom + (num_rows - 1 - row) * pitch
+        panels.append(add_axes(figure, _LEFT + column * (panel + _GAP + 0.22), place, panel, height))
+
+    def legend(handles: list) -> None:
+        figure.legend(
+            handles=handles, loc="lower center", ncols=2 if width == SINGLE_COLUMN else 6, borderaxespad=0.2,
+            columnspacing=1.2, handlelength=2.4,
+        )  # fmt: skip
+
+    return figure, panels, legend
+
+
+def _share_limits(panels: list[Axes]) -> None:
+    """One range for all panels, with room for the marks at its ends."""
+    low, high = min(a.get_ylim()[0] for a in panels), max(a.get_ylim()[1] for a in panels)
+    for axes in panels:
+        axes.set_ylim(1.4 * low if low < 0 else low, 1.4 * high)
+
+
+def _name_axes(figure: Figure, panels: list[Axes], across: str, up: str) -> None:
+    left = panels[0].get_position().x0
+    for axes in panels:
+        if abs(axes.get_position().x0 - left) < 1e-6:
+            axes.set_ylabel(up, labelpad=2)
+    lowest = min(a.get_position().y0 for a in panels)
+    bottom = [a for a in panels if abs(a.get_position().y0 - lowest) < 1e-6]
+    if len(bottom) == 1 or len(across) < 40:
+        for axes in bottom:
+            axes.set_xlabel(across, labelpad=2)
+    else:
+        figure.text(0.5, 0.26 / figure.get_figheight(), across, ha="center", va="baseline")
+
+
+__all__ = [
+    "eigenvalues_caption",
+    "plot_eigenvalues",
+    "plot_predicted_forgetting",
+    "plot_spectrum",
+    "predicted_forgetting_caption",
+    "spectrum_caption",
+]
