@@ -9,10 +9,16 @@ from random import Random
 
 import pytest
 import torch
+from hypothesis import settings
 
 from mcanalysis.tasks.task import Example, Task, TaskData
 
 torch.set_num_threads(1)
+
+# The same examples every time, so that a change is judged by what it does; HYPOTHESIS_PROFILE=explore looks further.
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("explore", max_examples=200)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 WORDS = ("apple", "river", "seven", "green", "Haus", "stone", "quiet", "paper", "north", "silver")
 

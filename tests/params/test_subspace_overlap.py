@@ -30,7 +30,8 @@ def oracle(a, b, side):
 def test_angles_are_those_of_the_dense_changes(seed, rank_a, rank_b, side):
     a, b = adapter(seed, rank_a), adapter(seed + 1, rank_b)
     found = subspace_overlap(a, b, side)["m.q"]
-    np.testing.assert_allclose(found.angles, oracle(a, b, side), atol=1e-9)
+    # Where the subspaces must meet (4 + 4 directions of 7) the angle is 0, and SciPy's has the root of the rounding.
+    np.testing.assert_allclose(found.angles, oracle(a, b, side), atol=1e-7)
     assert (found.rank_a, found.rank_b) == (rank_a, rank_b)
     assert found.dimension == (OUT if side == "column" else IN)
     np.testing.assert_allclose(subspace_overlap(b, a, side)["m.q"].angles, found.angles, atol=1e-9)
