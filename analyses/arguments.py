@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+_WORDS: dict[Any, str] = {int: "a whole number", float: "a number"}
+
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default where it says something."""
@@ -50,6 +52,9 @@ class Parser(argparse.ArgumentParser):
 
         try:
             with open(file, encoding="utf-8") as stream:  # noqa: PTH123
+                tree = yaml.compose(stream, yaml.SafeLoader)
+                pairs_ = tree.value if isinstance(tree, yaml.MappingNode) else []
+                stream.seek(0)
                 values = yaml.safe_load(stream) or {}
         except (OSError, yaml.YAMLError) as error:
             raise UserError(
@@ -60,6 +65,10 @@ class Parser(argparse.ArgumentParser):
                 f"Expected settings by name in '{file}', got a {type(values).__name__}; write `flag: value`."
             )
         actions = {a.dest: a for a in self._actions if a.dest not in ("help", "config")}
+        written = [str(key.value).replace("-", "_") for key, _ in pairs_]
+        for name in written:
+            if written.count(name) > 1:
+                raise UserError(f"Expected each setting once in '{file}', got {name} twice; leave one out.")
         settings = {}
         for key, value in values.items():
             name = str(key).replace("-", "_")
@@ -70,7 +79,8 @@ class Parser(argparse.ArgumentParser):
             except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
                 reason = f" ({error})" if isinstance(error, argparse.ArgumentTypeError) else ""
                 raise UserError(
-                    f"Expected another value for {key} in '{file}', got {value!r}{reason}; see --help."
+                    f"Expected {_WORDS.get(actions[name].type, 'another value')} for {key} in '{file}', got "
+                    f"{value!r}{reason}; see --help."
                 ) from None
         return settings
 
@@ -324,7 +334,8 @@ def run_script(main: Callable[[], None]) -> None:
         sys.exit(2)
     except (Stopped, KeyboardInterrupt) as stop:
         if is_main_process():
-            print("stopped; what is done is kept, --resume goes on", file=sys.stderr)
+            _end_bars()
+            print("stopped; what was saved is kept, and --resume goes on from there", file=sys.stderr)
         sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
 
 
@@ -333,7 +344,17 @@ def _last_words(line: str) -> None:
     if not is_main_process():
         time.sleep(10)
         line = f"process {os.environ['RANK']}: {line}"
+    _end_bars()
     print(line, file=sys.stderr, flush=True)
+
+
+def _end_bars() -> None:
+    """Leave the line that a bar was drawn on."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        for drawn in list(getattr(tqdm, "_instances", ())):
+            drawn.close()
 
 
 def bar(*, total: int, desc: str) -> Any:

@@ -29,7 +29,9 @@ def main() -> None:
         "--strategy", type=comma_list, default=["sequential", "er", "ilora"], metavar="A,B", help="strategies"
     )
     parser.add_argument("--seed", type=integers, default=[0], metavar="0,1,2", help="one run per strategy and seed")
-    parser.add_argument("--output-dir", default="runs", help="holds the run directories and comparison/")
+    parser.add_argument(
+        "--output-dir", default=None, help="holds the run directories and comparison/ (default: runs, or runs/adapters)"
+    )
     parser.add_argument("--run", action="append", metavar="DIR", help="a finished run to analyse; repeatable")
     parser.add_argument("--num-points", type=int, default=21, help="points on each path, both ends included")
     parser.add_argument("--num-examples", type=count_or_all, default=50, help="examples per task and split, or 'all'")
@@ -94,12 +96,13 @@ def main() -> None:
         ensemble=args.ensemble or 0,
         simplex=tuple(args.simplex),
     )
+    output_dir = args.output_dir or ("runs/adapters" if args.minima else "runs")
     quiet_libraries()
     import reporting
 
     from mcanalysis.experiments.adapters import connect_adapters
     from mcanalysis.experiments.connectivity import Study, analyse_connectivity, study_connectivity
-    from mcanalysis.experiments.strategies import study_configs
+    from mcanalysis.experiments.strategies import need_paths, study_configs
     from mcanalysis.run import load_run
 
     study = Study(
@@ -113,18 +116,19 @@ def main() -> None:
     )
     if args.minima:
         result = connect_adapters(
-            args.minima, args.model, args.data, args.output_dir, settings,
+            args.minima, args.model, args.data, output_dir, settings,
             dtype=args.dtype, device=args.device, score=args.score, max_length=args.max_length, progress=bar,
         )  # fmt: skip
     elif args.run:
         runs = [load_run(directory, args.device) for directory in args.run]
         study = replace(study, main=runs[0].strategy)
-        result = analyse_connectivity(runs, args.output_dir, study, progress=bar, on_figure=reporting.figure)
+        result = analyse_connectivity(runs, output_dir, study, progress=bar, on_figure=reporting.figure)
     else:
+        need_paths(args.strategy)
         base = run_config(args, args.strategy[0], args.seed[0], {})
         configs = study_configs(base, args.strategy, args.seed, typed(args.settings))
         result = study_connectivity(
-            configs, args.output_dir, study, progress=bar, on_figure=reporting.figure, initializer=quiet_libraries
+            configs, output_dir, study, progress=bar, on_figure=reporting.figure, initializer=quiet_libraries
         )
     reporting.connectivity(result)
 

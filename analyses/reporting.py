@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import fields
@@ -98,6 +99,11 @@ def dry_run(plan: DryRun) -> None:
         print(f"memory of a training step, an estimate: {size(plan.memory.total)} ({shown}) and the libraries' own")
 
 
+def starting_anew(directory: str) -> None:
+    """Say on stderr that --resume found nothing: a folder that was misspelt would start a run from nothing."""
+    print(f"--resume: no run at {directory}, starting anew", file=sys.stderr)
+
+
 def size(number: float) -> str:
     """Bytes for people."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
@@ -138,8 +144,11 @@ def connectivity(result: ConnectivityResult) -> None:
                     "–" if mean is None else interval(mean, "interpolation_gain"),
                 ]
             )
-        print(f"\n{strategy} / {learner} / seed {seed}, test split; loss in nats per target token;")
-        print("gain = S̄(t*) − max(S̄(0), S̄(1)) with S̄ = ½(old tasks + new task) and t* chosen on the eval split")
+        if strategy == "adapters":
+            print("\nTwo adapters, on the given data; loss in nats per target token")
+        else:
+            print(f"\n{strategy} / {learner} / seed {seed}, test split; loss in nats per target token;")
+            print("gain = S̄(t*) − max(S̄(0), S̄(1)) with S̄ = ½(old tasks + new task) and t* chosen on the eval split")
         print(table(rows))
     gains(tests)
     if "front" in result.tables:

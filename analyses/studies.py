@@ -36,11 +36,12 @@ def add_study_flags(parser: Parser, strategies: Sequence[str]) -> None:
 
 def study_runs(args: argparse.Namespace) -> list[Run]:
     """The finished runs; those that `--run` does not name are trained if they are not there."""
-    from mcanalysis.experiments.strategies import study_configs, train_runs
+    from mcanalysis.experiments.strategies import need_paths, study_configs, train_runs
     from mcanalysis.run import load_run
 
     if args.run:
         return [load_run(directory, args.device) for directory in args.run]
+    need_paths(args.strategy)
     base = run_config(args, args.strategy[0], args.seed[0], {})
     return train_runs(
         study_configs(base, args.strategy, args.seed, typed(args.settings)), args.output_dir,

@@ -30,6 +30,8 @@ def main() -> None:
     args = parser.parse()
 
     quiet_libraries()
+    from pathlib import Path
+
     import reporting
 
     from mcanalysis.experiments.strategies import run_name
@@ -45,6 +47,8 @@ def main() -> None:
             reporting.dry_run(dry_run(config, how, general=held_out))
         return
     directory = args.output_dir or f"runs/{run_name(config)}"
+    if args.resume and is_main_process() and not Path(directory).exists():
+        reporting.starting_anew(directory)
     train(config, directory, resume=args.resume, execution=how, progress=bar, general=held_out)
     if is_main_process():
         reporting.run(load_run(directory))

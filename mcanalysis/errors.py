@@ -17,12 +17,13 @@ class UnknownNameError(UserError):
     "Unknown task 'FOMCC'. Did you mean 'FOMC'? Expected one of: C-STANCE, FOMC."
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], remedy: str = "") -> None:
         names = sorted(known)
         close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
         match = next((n for n in names if close and n.lower() == close[0]), None)
         hint = f" Did you mean '{match}'?" if match else ""
-        super().__init__(f"Unknown {kind} '{name}'.{hint} Expected one of: {', '.join(names)}.")
+        text = f"Unknown {kind} '{name}'.{hint} Expected one of: {', '.join(names)}."
+        super().__init__(f"{text} {remedy}" if remedy else text)
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str]]:
         return UserError, (str(self),)  # a worker process sends it as text

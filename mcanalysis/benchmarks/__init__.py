@@ -74,7 +74,11 @@ def load_benchmark(
     for task in overrides:
         if task not in names:
             raise UnknownNameError("task", task, names)
-    return [replace(data, task=data.task.with_score(overrides.get(data.task.name, data.task.score))) for data in loaded]
+    scored = [replace(d, task=d.task.with_score(overrides.get(d.task.name, d.task.score))) for d in loaded]
+    for data in scored:
+        if overrides or data_dir is not None:  # our own tasks with their own scores need no check
+            data.check_answers()
+    return scored
 
 
 def _check_names(tasks: Sequence[str]) -> None:

@@ -14,10 +14,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from mcanalysis.connectivity.profile import PerExample, Profile, Quantity, grid
+from mcanalysis.connectivity.profile import PerExample, Profile, Quantity, assemble, grid
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.metrics import barriers
-from mcanalysis.params.groups import by_layer, by_module, by_module_kind, places
 from mcanalysis.params.point import Point
 from mcanalysis.paths import Linear
 
@@ -26,32 +25,8 @@ Groups = Mapping[str, Sequence[str]]
 Objective = Callable[[Mapping[str, Tensor]], "float | PerExample"]
 PathLike = Callable[[float], Mapping[str, Tensor]]
 
-__all__ = [
-    "WHOLE",
-    "above_chord",
-    "attribute",
-    "barrier_table",
-    "barrier_values",
-    "by_layer",
-    "by_module",
-    "by_module_kind",
-    "change",
-    "curve_table",
-    "farthest",
-    "held_t",
-    "move_group",
-    "places",
-]
-
 WHOLE = "all"
 """The name of the group of all tensors, which moves along the whole path and is always measured."""
-
-_BARRIERS: Mapping[str, Callable[..., Any]] = {
-    "chord_barrier": barriers.chord_barrier,
-    "mean_barrier": barriers.mean_barrier,
-    "max_barrier": barriers.max_barrier,
-    "chord_dip": barriers.chord_dip,
-}
 
 
 def move_group(path: PathLike, group: Sequence[str], hold: Hold) -> Callable[[float], Point]:
@@ -139,9 +114,11 @@ def attribute(
     ways = {name: move_group(path, tensors, hold) for name, tensors in groups.items()}
     whole = [objective(path(float(t))) for t in places_t]
     held = {held_t(hold): whole[0 if hold == "start" else -1]}
-    curves = {WHOLE: _profile(places_t, whole)}
+    curves = {WHOLE: assemble(None, places_t, whole)}
     for name, way in ways.items():
-        curves[name] = _profile(places_t, [held[t] if t in held else objective(way(t)) for t in map(float, places_t)])
+        curves[name] = assemble(
+            None, places_t, [held[t] if t in held else objective(way(t)) for t in map(float, places_t)]
+        )
     return curve_table(curves, hold)
 
 
@@ -201,7 +178,7 @@ def barrier_values(
     >>> {name: float(value) for name, value in found.items() if name in ("above_chord", "end_change")}
     {'above_chord': 2.0, 'end_change': 2.0}
     """
-    found = {n: b(ts, values, higher_is_better=quantity == "score") for n, b in _BARRIERS.items()}
+    found = {n: b(ts, values, higher_is_better=quantity == "score") for n, b in barriers.BY_NAME.items()}
     found["above_chord"] = above_chord(ts, values)[..., far]
     found["end_change"] = change(values, hold)[..., -1 if held_t(hold) == 0.0 else 0]
     return found
@@ -236,12 +213,6 @@ def farthest(ts: np.ndarray, values: np.ndarray) -> int:
 
 def _quantities(curve: Profile) -> tuple[Quantity, ...]:
     return ("loss",) if curve.scores is None else ("loss", "score")
-
-
-def _profile(ts: np.ndarray, results: Sequence[Any]) -> Profile:
-    if hasattr(results[0], "nll"):
-        return Profile.of(ts, results)
-    return Profile(ts, np.array([float(r) for r in results]))
 
 
 def _check(groups: Groups, ts: np.ndarray) -> None:

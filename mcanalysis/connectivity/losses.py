@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from mcanalysis.errors import UserError
 
-Loss = Callable[[Mapping[str, Tensor]], Tensor]
+Loss = Callable[[Mapping[str, Tensor]], Tensor | Iterator[Tensor]]
 
 
 class StatefulLoss(Protocol):
@@ -30,10 +30,12 @@ class StatefulLoss(Protocol):
 
 
 class WeightedSum:
-    """Σ wᵢ·lossᵢ(θ): a curve on which several objectives stay good.
+    """Σ wᵢ·lossᵢ(θ), for `fit_curve`: a curve on which several objectives stay good.
+
+    What it gives at a point are the terms of that sum, so that the activations of one are held at a time.
 
     Args:
-        losses: differentiable functions of a point that return one number each.
+        losses: differentiable functions of a point that return one number each, or an iterator of terms.
         weights: one per loss, non-negative, not all zero; by default all equal, summing to one.
 
     Raises:
@@ -41,7 +43,7 @@ class WeightedSum:
 
     >>> import torch
     >>> both = WeightedSum([lambda p: (p["w"] ** 2).sum(), lambda p: p["w"].sum()], weights=[1.0, 3.0])
-    >>> both({"w": torch.tensor([2.0])})
+    >>> sum(both({"w": torch.tensor([2.0])}))
     tensor(10.)
     """
 
@@ -57,13 +59,13 @@ class WeightedSum:
                 f"{list(self.weights)}; mend them."
             )
 
-    def __call__(self, point: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum at a point; a loss of weight 0 is not computed."""
-        terms = [w * loss(point) for w, loss in zip(self.weights, self.losses, strict=True) if w > 0]
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
+    def __call__(self, point: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        """The terms of the weighted sum at a point, one after the other; a loss of weight 0 is not computed."""
+        for weight, loss in zip(self.weights, self.losses, strict=True):
+            if weight > 0:
+                value = loss(point)
+                for term in value if isinstance(value, Iterator) else (value,):
+                    yield weight * term
 
     def random_state(self) -> list[Any]:
         """The states of those losses that have one, None for the others."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from mcanalysis.connectivity.profile import Profile, Quantity
 from mcanalysis.connectivity.stored_path import Lengths
-from mcanalysis.connectivity.tables import Curves
+from mcanalysis.connectivity.tables import Curves, interval_columns
 from mcanalysis.metrics import barriers
 from mcanalysis.metrics.bootstrap import percentile_interval
 from mcanalysis.metrics.front import hypervolume, non_dominated
@@ -74,8 +74,8 @@ def front_rows(
         ends = [0, -1]
         gain = volume - hypervolume(x[ends], y[ends])
         gains = volumes - hypervolume(xs[:, ends], ys[:, ends])
-        of_path = {"hypervolume": float(volume), **_interval("hypervolume", volumes)}
-        of_path |= {"hypervolume_gain": float(gain), **_interval("hypervolume_gain", gains)}
+        of_path = {"hypervolume": float(volume), **interval_columns("hypervolume", volumes)}
+        of_path |= {"hypervolume_gain": float(gain), **interval_columns("hypervolume_gain", gains)}
         intervals = {"stability": percentile_interval(xs), "plasticity": percentile_interval(ys)}
         on_front = non_dominated(x, y)
         for i, t in enumerate(curves.ts):
@@ -84,11 +84,3 @@ def front_rows(
                 row |= {f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
             rows.append(row | {"on_front": bool(on_front[i]), "is_t_star": bool(t == t_star), **of_path})
     return rows
-
-
-def _interval(name: str, resampled: np.ndarray) -> dict[str, float]:
-    low, high = percentile_interval(resampled)
-    return {f"{name}_low": float(low), f"{name}_high": float(high)}
-
-
-__all__ = ["front_rows", "summary_rows"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,6 @@ from mcanalysis.metrics import barriers
 from mcanalysis.metrics.bootstrap import percentile_interval, resampled_means
 
 NUM_RESAMPLES = 1000
-_BARRIERS: Mapping[str, Callable[..., Any]] = {
-    "chord_barrier": barriers.chord_barrier,
-    "mean_barrier": barriers.mean_barrier,
-    "max_barrier": barriers.max_barrier,
-    "chord_dip": barriers.chord_dip,
-}
 
 
 class Curves:
@@ -108,10 +102,10 @@ def _profile_rows(
 
 def _barrier_columns(curves: Curves, name: str, higher_is_better: bool) -> dict[str, float]:
     columns: dict[str, float] = {}
-    for quantity, barrier in _BARRIERS.items():
+    for quantity, barrier in barriers.BY_NAME.items():
         columns[quantity] = float(barrier(curves.ts, curves.point[name], higher_is_better=higher_is_better))
         resampled = barrier(curves.ts, curves.resampled[name], higher_is_better=higher_is_better)
-        columns |= _interval(quantity, resampled)
+        columns |= interval_columns(quantity, resampled)
     return columns
 
 
@@ -125,13 +119,14 @@ def _gain_columns(eval_scores: Curves, test_scores: Curves) -> dict[str, float]:
     bests = np.array([barriers.t_star(ts, row) for row in eval_scores.resampled["mean"]])
     return {
         "interpolation_gain": float(gain),
-        **_interval("interpolation_gain", gains),
+        **interval_columns("interpolation_gain", gains),
         "t_star": best,
-        **_interval("t_star", bests),
+        **interval_columns("t_star", bests),
     }
 
 
-def _interval(name: str, resampled: np.ndarray) -> dict[str, float]:
+def interval_columns(name: str, resampled: np.ndarray) -> dict[str, float]:
+    """`<name>_low` and `<name>_high`: the 95 % interval of resampled values, shape (resamples,)."""
     low, high = percentile_interval(resampled)
     return {f"{name}_low": float(low), f"{name}_high": float(high)}
 

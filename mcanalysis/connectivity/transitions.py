@@ -34,26 +34,26 @@ class Transition:
 
 def run_transitions(run: Run, learner: str) -> list[Transition]:
     """The transitions between successive minima; raises `RunDirectoryError` for a run with fewer than two."""
-    minima = _at_least_two(run, learner)
+    minima = minima_in_a_row(run, learner)
     return [_transition(run, pair, k) for k, pair in enumerate(pairwise(minima), start=1)]
 
 
 def whole_run(run: Run, learner: str) -> Transition:
     """All minima of a run as one stretch, its old tasks being all but the last; raises as `run_transitions` does."""
-    minima = _at_least_two(run, learner)
+    minima = minima_in_a_row(run, learner)
     return _transition(run, minima, len(minima) - 1)
 
 
 def num_stretches(run: Run, learner: str, kind: PathKind) -> int:
     """How many paths of this kind a run has: one per pair of successive minima, or one; raises as `whole_run` does."""
-    return 1 if kind.is_of_whole_run else len(_at_least_two(run, learner)) - 1
+    return 1 if kind.is_of_whole_run else len(minima_in_a_row(run, learner)) - 1
 
 
 def stretch(run: Run, learner: str, kind: PathKind, number: int) -> Transition:
     """What the `number`-th path of a kind leads through, from 0; no other minima are read."""
     if kind.is_of_whole_run:
         return whole_run(run, learner)
-    return _transition(run, _at_least_two(run, learner)[number : number + 2], number + 1)
+    return _transition(run, minima_in_a_row(run, learner)[number : number + 2], number + 1)
 
 
 def _transition(run: Run, minima: list[Minimum] | tuple[Minimum, ...], num_old: int) -> Transition:
@@ -67,7 +67,8 @@ def _transition(run: Run, minima: list[Minimum] | tuple[Minimum, ...], num_old: 
     )
 
 
-def _at_least_two(run: Run, learner: str) -> list[Minimum]:
+def minima_in_a_row(run: Run, learner: str) -> list[Minimum]:
+    """A learner's minima in order; raises `RunDirectoryError` for a run with fewer than two."""
     minima = run.minima_of(learner)
     if len(minima) < 2:
         raise RunDirectoryError(

@@ -35,7 +35,7 @@ def answer_batches(model: LoraModel, objective: Objective) -> Iterator[tuple[Bat
 def answer_logits(model: LoraModel, point: Mapping[str, Tensor], batch: Batch) -> Tensor:
     """Logits (targets, vocabulary), float32, at a point of any rank, without dropout; `batch` from `answer_batches`."""
     with torch.no_grad(), model.without_dropout():
-        return model.forward_at({name: x.to(model.device) for name, x in point.items()}, batch).logits
+        return model.forward_at(point, batch).logits
 
 
 def _labelled(model: LoraModel, objective: Objective, group: list[int]) -> tuple[Batch, Tensor, Tensor]:

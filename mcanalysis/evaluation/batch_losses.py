@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from mcanalysis.errors import DataError
-from mcanalysis.models.encoding import Batch, EncodedExample, collate, pad_id
+from mcanalysis.models.encoding import Batch, EncodedExample, collate, cut_by_length, pad_id
 from mcanalysis.models.lora_model import LoraModel
 
 TOKEN_BUDGET = 2048  # padded tokens of a batch
@@ -28,8 +28,8 @@ def batch_losses(
     losses = []
     for group in groups:
         scale = 1.0 / (len(groups) * sum(len(e.answer_ids) for e in group))
-        for examples in _cut(group, token_budget):
-            batch = collate(examples, pad_id(model.tokenizer)).to(model.device)
+        for indices in cut_by_length([len(e) for e in group], token_budget):
+            batch = collate([group[i] for i in indices], pad_id(model.tokenizer)).to(model.device)
             losses.append(_loss(model, batch, scale))
     return losses
 
@@ -40,12 +40,3 @@ def _loss(model: LoraModel, batch: Batch, scale: float) -> Callable[[Mapping[str
             return model.forward_at(point, batch).nll.sum() * scale
 
     return loss_at
-
-
-def _cut(group: Sequence[EncodedExample], token_budget: int) -> list[list[EncodedExample]]:
-    batches: list[list[EncodedExample]] = [[]]
-    for example in sorted(group, key=len):  # so that the newest is the longest
-        if batches[-1] and len(example) * (len(batches[-1]) + 1) > token_budget:
-            batches.append([])
-        batches[-1].append(example)
-    return batches

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mcanalysis.evaluation.batch_losses import batch_losses
 from mcanalysis.models.encoding import EncodedExample, collate, pad_id
 from mcanalysis.models.lora_model import LoraModel
 
@@ -23,16 +24,16 @@ class MinibatchLoss:
         self, model: LoraModel, groups: Sequence[Sequence[EncodedExample]], batch_size: int, seed: int
     ) -> None:
         self.model = model
-        self.groups = groups
+        self.groups = [list(group) for group in groups]
         self.batch_size = batch_size
         self._rng = random.Random(f"curve/{seed}")
         self._padding = pad_id(model.tokenizer)
 
     def __call__(self, point: Mapping[str, Tensor]) -> Tensor:
         """The loss at a point, on examples drawn now."""
-        groups = [self._rng.sample(list(pool), min(self.batch_size, len(pool))) for pool in self.groups]
+        groups = [self._rng.sample(pool, min(self.batch_size, len(pool))) for pool in self.groups]
         batch = collate([e for g in groups for e in g], self._padding).to(self.model.device)
-        result = self.model.forward_at(_moved(point, self.model), batch)
+        result = self.model.forward_at(point, batch)
         total, start = result.nll.new_zeros(()), 0
         for group in groups:
             rows = slice(start, start + len(group))
@@ -53,28 +54,13 @@ class MinibatchLoss:
 class WholeLoss:
     """The mean, over groups of examples, of each group's loss in nats per target token, on all examples.
 
-    Called at a point it yields terms, one per batch, whose sum is the loss, so that `fit_curve` holds the activations
-    of one batch at a time.
+    Called at a point it yields terms, one per batch, whose sum is the loss (see `batch_losses`), so that `fit_curve`
+    and `epsilon_sharpness` hold the activations of one batch at a time.
     """
 
-    def __init__(
-        self, model: LoraModel, groups: Sequence[Sequence[EncodedExample]], examples_per_batch: int = 16
-    ) -> None:
-        self.model = model
-        padding = pad_id(model.tokenizer)
-        self._batches = []
-        for group in groups:
-            scale = 1.0 / (sum(len(e.answer_ids) for e in group) * len(groups))
-            ordered = sorted(group, key=len)
-            for start in range(0, len(ordered), examples_per_batch):
-                self._batches.append((collate(ordered[start : start + examples_per_batch], padding), scale))
+    def __init__(self, model: LoraModel, groups: Sequence[Sequence[EncodedExample]]) -> None:
+        self._terms = batch_losses(model, groups)
 
     def __call__(self, point: Mapping[str, Tensor]) -> Iterator[Tensor]:
         """The terms of the loss at a point."""
-        for batch, scale in self._batches:
-            yield self.model.forward_at(_moved(point, self.model), batch.to(self.model.device)).nll.sum() * scale
-
-
-def _moved(point: Mapping[str, Tensor], model: LoraModel) -> dict[str, Tensor]:
-    """The point where the model is; saved adapters are read onto the CPU."""
-    return {name: tensor.to(model.device) for name, tensor in point.items()}
+        return (term(point) for term in self._terms)

@@ -26,7 +26,7 @@ from mcanalysis.errors import PointMismatchError, UnknownNameError, UserError
 from mcanalysis.metrics.prediction_similarity import js_divergence, kl_divergence, log_probabilities
 from mcanalysis.metrics.representation_similarity import CKA, SMALLEST_BATCH
 from mcanalysis.models.adapted_model import AdaptedModel
-from mcanalysis.models.encoding import EncodedExample, collate, pad_id
+from mcanalysis.models.encoding import EncodedExample, collate, cut_by_length, pad_id
 from mcanalysis.models.forward import forward
 
 Array = NDArray[np.float64]
@@ -212,12 +212,7 @@ def _random_batches(number: int, batch_size: int, seed: int) -> list[list[int]]:
 
 def _parts(batch: Sequence[int], examples: Sequence[EncodedExample], token_budget: int) -> list[list[int]]:
     """A batch in parts of like length that the model can take at once."""
-    parts: list[list[int]] = []
-    for index in sorted(batch, key=lambda i: len(examples[i])):
-        if not parts or len(examples[index]) * (len(parts[-1]) + 1) > token_budget:
-            parts.append([])
-        parts[-1].append(index)
-    return parts
+    return [[batch[i] for i in part] for part in cut_by_length([len(examples[i]) for i in batch], token_budget)]
 
 
 @contextmanager

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import torch
-from torch import nn
 
 from mcanalysis.connectivity.analysis import CHECKPOINT_STEPS
 from mcanalysis.connectivity.curve_fitting import fit_curve
@@ -20,14 +17,13 @@ from mcanalysis.connectivity.stored_ensemble import ensemble_rows
 from mcanalysis.connectivity.stored_path import StoredPath
 from mcanalysis.connectivity.transitions import Transition
 from mcanalysis.errors import PointMismatchError, UserError
+from mcanalysis.evaluation.adapter_objective import attach_slot
+from mcanalysis.evaluation.differentiable import WholeLoss
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.experiments.connectivity import ConnectivityResult, draw_paths
-from mcanalysis.models.adapter_files import SavedAdapter, load_adapter
-from mcanalysis.models.encoding import collate, pad_id
+from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.models.loading import base_hash, default_device, load_base
-from mcanalysis.models.lora_model import LoraModel
-from mcanalysis.params.lora import key_a, key_b, module_names
 from mcanalysis.params.point import content_hash
 from mcanalysis.params.spaces import get_space
 from mcanalysis.paths import Curve
@@ -74,10 +70,11 @@ def connect_adapters(
             "different bases has no meaning."
         )
     base, tokenizer = load_base(model_name, dtype, device or default_device())
-    model = _attach(base, tokenizer, adapters, model_name)
-    objectives = [make_objective(t, "test", tokenizer, max_length, settings.num_examples) for t in tasks]
-    start, end = (f"{k}-{label}" for k, label in enumerate(_short_names(directories), start=1))
     points = (adapters[0].point, adapters[1].point)
+    model = attach_slot(base, tokenizer, points, model_name)
+    objectives = [make_objective(t, "test", tokenizer, max_length, settings.num_examples) for t in tasks]
+    names = [re.sub(r"^\d+-", "", name) for name in _short_names(directories)]  # a run's minima have numbers already
+    start, end = (f"{k}-{name}" for k, name in enumerate(names, start=1))
     transition = Transition(
         start,
         end,
@@ -87,12 +84,7 @@ def connect_adapters(
         tasks[-1].task.name,
         data_key=hash_json([o.settings_key for o in objectives]),
     )
-    batches = [collate(list(o.encoded[:16]), pad_id(tokenizer)).to(model.device) for o in objectives]
-
-    def loss(point: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        moved = {name: tensor.to(model.device) for name, tensor in point.items()}
-        values = [model.forward_at(moved, b) for b in batches]
-        return torch.stack([v.nll.sum() / v.num_targets.sum() for v in values]).mean()
+    loss = WholeLoss(model, [o.encoded[:16] for o in objectives])
 
     def fit(curve: Curve, checkpoint: Path) -> Curve:
         return fit_curve(
@@ -109,8 +101,12 @@ def connect_adapters(
     paths = [StoredPath(transition, name, settings, output / "curves", fit) for name in settings.paths]
     for path in paths:  # refuses adapters that a space cannot join, before anything is written
         get_space(path.kind.space).embed(points)
-    # The store knows points and examples, not the model: another model needs another directory.
-    identity = {"analysis": "connectivity of two adapters", "model": model_name, "dtype": dtype}
+    identity = {
+        "analysis": "connectivity of two adapters", "model": model_name, "dtype": dtype,
+        "minima": [f"{label} {key[:12]}" for label, key in zip((start, end), transition.keys, strict=True)],
+        "data": [f"{t.task.name} {t.content_hash[:12]}" for t in tasks],
+        "score": [t.task.score for t in tasks], "max_length": max_length,
+    }  # fmt: skip
     claim_run_directory(output, identity, resume=True, base_hash=base_hash(model_name))
     bar = progress(total=len(paths) * settings.num_points, desc="paths")
     tables = ResultTables()
@@ -127,22 +123,6 @@ def connect_adapters(
     figures = draw_paths(frames, output / "figures")
     profiles, barriers = frames.pop("profiles"), frames.pop("barriers")
     return ConnectivityResult(profiles, barriers, pd.DataFrame(), figures, frames)
-
-
-def _attach(base: nn.Module, tokenizer: Any, adapters: Sequence[SavedAdapter], name: str) -> LoraModel:
-    """The base with a slot on every module that one of the adapters adapts; refuses adapters that do not fit it."""
-    modules = dict.fromkeys(m for a in adapters for m in module_names(a.point))
-    model = LoraModel.attach(base, tokenizer, replace(adapters[0].settings, target_modules=tuple(modules)), 0, name)
-    for adapter in adapters:
-        for module in module_names(adapter.point):
-            for key, dim in ((key_a(module), 1), (key_b(module), 0)):
-                wanted, got = model.parameters[key].shape[dim], adapter.point[key].shape[dim]
-                if wanted != got:
-                    raise PointMismatchError(
-                        f"Expected {key} of size {wanted} in dimension {dim}, as '{name}' has it, got {got}; "
-                        "give the base model that the adapters were trained on."
-                    )
-    return model
 
 
 def _short_names(directories: Sequence[str]) -> list[str]:

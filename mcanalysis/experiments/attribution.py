@@ -54,8 +54,7 @@ class AttributionSettings:
     """What is measured: the straight path of one transition, `num_points` per group, the test split.
 
     `transition` is the number (from 1) of the minimum it starts from. The first one is the default: it has one old
-    task and one new one, so it is the cheapest, and on the embedded benchmark it is where sequential training has a
-    barrier. `num_examples`: the first ones per task (None: all).
+    task and one new one, so it is the cheapest. `num_examples`: the first ones per task (None: all).
     """
 
     transition: int = 1

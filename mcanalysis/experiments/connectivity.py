@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -23,8 +22,8 @@ from mcanalysis.connectivity.over_seeds import barriers_over_seeds
 from mcanalysis.connectivity.path_kinds import path_kind
 from mcanalysis.connectivity.result_tables import write_tables
 from mcanalysis.connectivity.stored_simplex import StoredSimplex, check_numbers
-from mcanalysis.experiments.jobs import Job, run_jobs
-from mcanalysis.experiments.strategies import metrics_table, run_name
+from mcanalysis.experiments.jobs import Job, opened_run, run_jobs
+from mcanalysis.experiments.strategies import metrics_table, run_directories
 from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.plotting.connectivity import caption, plot_transitions
 from mcanalysis.plotting.stability_plasticity import plot_stability_plasticity
@@ -92,7 +91,7 @@ def study_connectivity(
     With several `workers` (processes that share the cores) runs train side by side, and paths are measured as soon as
     their run is trained; `initializer` is called in each.
     """
-    directories = [Path(output_dir) / run_name(c) for c in configs]
+    directories = run_directories(configs, output_dir)
     waiting: dict[Path, set[tuple[str, int]]] = {}
 
     def measuring(directory: Path) -> list[Job]:
@@ -136,14 +135,8 @@ def _train(config: RunConfig, directory: Path, study: Study, progress: Progress)
     train(config, directory, resume=study.resume, device=study.device, execution=how, progress=progress)
 
 
-@cache
-def _opened(directory: Path, device: str | None) -> Run:
-    """A worker's run, with its model and data, for all of its jobs."""
-    return load_run(directory, device)
-
-
 def _measure(directory: Path, study: Study, name: str, number: int, progress: Progress) -> None:
-    run = _opened(directory, study.device)
+    run = opened_run(directory, study.device)
     settings, learner = study.settings_of(run.strategy), run.answering_learner
     if name == SIMPLEX:
         simplex = StoredSimplex(run, learner, settings)

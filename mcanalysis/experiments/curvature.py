@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from mcanalysis.experiments.curvature_tables import (
     forgetting_rows,
     with_means,
 )
-from mcanalysis.experiments.jobs import Job, run_jobs
+from mcanalysis.experiments.jobs import Job, opened_run, run_jobs
 from mcanalysis.landscape.eigenvalues import NotConvergedError, eigenvalues
 from mcanalysis.landscape.hessian import HessianOperator
 from mcanalysis.landscape.predicted_forgetting import predicted_forgetting, same_ranks
@@ -42,7 +41,7 @@ from mcanalysis.plotting.curvature import (
 )
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Minimum, Run, load_run
+from mcanalysis.run import Minimum, Run
 from mcanalysis.store.atomic import write_json_atomic, write_text_atomic
 from mcanalysis.store.hashing import hash_json
 
@@ -231,22 +230,15 @@ def _file(run: Run, unit: _Unit, settings: CurvatureSettings) -> Path:
     return run.directory / "curvature" / minimum.learner / f"{minimum.label}-{unit.task}-{unit.kind}-{key[:12]}.json"
 
 
-@cache
-def _opened(directory: Path, device: str | None) -> Run:
-    """A worker's run, with its model and data, for all of its jobs."""
-    return load_run(directory, device)
-
-
 def _measure(directory: Path, device: str | None, settings: CurvatureSettings, number: int, progress: Progress) -> None:
-    run = _opened(directory, device)
+    run = opened_run(directory, device)
     unit = _units(run, settings)[number]
     bar = progress(total=1, desc=f"{run.strategy} {unit.minimum.label} {unit.task} {unit.kind}")
     losses = run.batch_losses(unit.tasks, SPLIT, _num_examples(unit, settings))
-    start = {name: tensor.to(run.model.device) for name, tensor in unit.minimum.point.items()}
+    start = unit.minimum.point
     measured: dict[str, Any]
     if unit.transition is not None:
-        end = {name: tensor.to(run.model.device) for name, tensor in unit.transition.points[-1].items()}
-        start, end = same_ranks(start, end)
+        start, end = same_ranks(start, unit.transition.points[-1])
         foretold = predicted_forgetting(HessianOperator(losses, start), end)
         measured = asdict(foretold) | {"predicted": foretold.predicted}
     elif unit.kind == "spectrum":

@@ -11,12 +11,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context, parent_process
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from mcanalysis.errors import UserError
 from mcanalysis.progress import Bar, Progress, silent
+from mcanalysis.run import Run, load_run
 from mcanalysis.training.stopping import Stopped, listening
 
 
@@ -26,6 +29,12 @@ class Job:
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
+
+
+@cache
+def opened_run(directory: Path, device: str | None) -> Run:
+    """A worker's run, with its model and data, for all of its jobs."""
+    return load_run(directory, device)
 
 
 Follow = Callable[[Job, Any], Sequence[Job]]

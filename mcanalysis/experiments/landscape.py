@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pandas as pd
 
 from mcanalysis.errors import UserError
 from mcanalysis.evaluation.objective import Objective
-from mcanalysis.experiments.jobs import Job, run_jobs
+from mcanalysis.experiments.jobs import Job, opened_run, run_jobs
 from mcanalysis.experiments.landscape_sharpness import known_rows, sharpness_key, sharpness_rows
 from mcanalysis.experiments.landscape_tables import mean_slice_rows, node_rows, trajectory_rows
 from mcanalysis.landscape.grid import Axis, Node, measure_nodes, missing_nodes, surrounding_axes
@@ -22,11 +21,11 @@ from mcanalysis.plotting.landscape import plane_caption, plot_plane
 from mcanalysis.plotting.slices import plot_slices, slices_caption
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Run, load_run
+from mcanalysis.run import Run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.measurements import MeasurementStore
 
-CHUNK = 25  # nodes per job: seconds of work on the embedded base
+CHUNK = 25  # nodes per job
 
 
 @dataclass(frozen=True)
@@ -215,12 +214,6 @@ def _objectives(run: Run, settings: LandscapeSettings) -> list[Objective]:
     return [run.task_objective(task, "test", settings.num_examples) for task in tasks]
 
 
-@cache
-def _opened(directory: Path, device: str | None) -> Run:
-    """A worker's run, with its model and data, for all of its jobs."""
-    return load_run(directory, device)
-
-
 def _measure(
     directory: Path,
     device: str | None,
@@ -229,7 +222,7 @@ def _measure(
     settings: LandscapeSettings,
     progress: Progress,
 ) -> None:
-    run = _opened(directory, device)
+    run = opened_run(directory, device)
     objectives = _objectives(run, settings)
     with MeasurementStore(directory / "measurements.sqlite") as store:
         measure_nodes(lambda: run.engine, store, surface.point, nodes, objectives)
@@ -257,7 +250,7 @@ def _flat(of_runs: Iterable[dict[str, list[dict[str, Any]]]]) -> pd.DataFrame:
 def _sharpness(
     directory: Path, device: str | None, corner: Corner, key: str, settings: LandscapeSettings, progress: Progress
 ) -> list[dict[str, Any]]:
-    run = _opened(directory, device)
+    run = opened_run(directory, device)
     return sharpness_rows(run, corner, key, _objectives(run, settings), *settings.sharpness)
 
 

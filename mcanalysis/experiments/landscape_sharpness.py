@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from mcanalysis.evaluation.batch_losses import batch_losses
+from mcanalysis.evaluation.differentiable import WholeLoss
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.landscape.sharpness import epsilon_sharpness, expected_sharpness
 from mcanalysis.landscape.stored_surface import Corner
-from mcanalysis.params.point import Point
 from mcanalysis.run import Run
 from mcanalysis.store.hashing import hash_json
 
@@ -55,11 +52,11 @@ def sharpness_rows(
 ) -> list[dict[str, Any]]:
     """Expected and ε-sharpness at a minimum, of the mean over the old tasks and of the new one (the last objective)."""
     *old, new = objectives
-    point = {name: tensor.to(run.model.device) for name, tensor in corner.point.items()}
+    point = corner.point
     labels = {"strategy": run.strategy, "learner": corner.learner, "seed": run.seed, "minimum": corner.label}
     rows = []
     for task, group in (("mean_old", old), (new.name, [new])):
-        loss = _total(batch_losses(run.model, [o.encoded for o in group]))
+        loss = WholeLoss(run.model, [o.encoded for o in group])
         expected = expected_sharpness(loss, point, radius, num_samples)
         worst = epsilon_sharpness(loss, point, epsilon)
         of_task = {**labels, "task": task, "split": new.split, "num_examples": sum(len(o.encoded) for o in group)}
@@ -70,10 +67,3 @@ def sharpness_rows(
             found = {"value": value, "standard_error": error, "loss": expected.loss, "unit": unit, "size": size}
             rows.append({**of_task, "measure": measure, **found, "key": key})
     return rows
-
-
-def _total(terms: Sequence[Callable[[Point], Tensor]]) -> Callable[[Point], Tensor]:
-    def loss(point: Point) -> Tensor:
-        return torch.stack([term(point) for term in terms]).sum()
-
-    return loss

@@ -19,6 +19,7 @@ from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.progress import Progress, silent
 from mcanalysis.run import Run, load_run
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.store.manifest import MANIFEST_NAME
 from mcanalysis.strategies import get_strategy, strategy_names
 from mcanalysis.tasks.task import TaskData
 from mcanalysis.tasks.trace_files import load_examples
@@ -100,6 +101,25 @@ def study_configs(
     return configs
 
 
+def run_directories(configs: Sequence[RunConfig], output_dir: str | Path) -> list[Path]:
+    """Where the runs lie in an output directory; raises `UserError` for one that is a run itself."""
+    if (Path(output_dir) / MANIFEST_NAME).exists():
+        raise UserError(f"Expected a folder to hold runs, got a run directory at {output_dir}; change --output-dir.")
+    return [Path(output_dir) / run_name(c) for c in configs]
+
+
+def need_paths(strategies: Sequence[str]) -> None:
+    """Raise `UserError` for a strategy whose minima are no LoRA adapters, before hours are spent on training it.
+
+    >>> need_paths(["er", "ilora"])
+    """
+    for name in strategies:
+        if not get_strategy(name).has_paths:
+            raise UserError(
+                f"Expected strategies that train LoRA adapters, got {name}; paths, slices and curvature are for others."
+            )
+
+
 def train_runs(
     configs: Sequence[RunConfig],
     output_dir: str | Path,
@@ -116,7 +136,7 @@ def train_runs(
     Raises `RunDirectoryError` before anything is trained for a directory of another configuration.
     """
     execution = execution or Execution()
-    directories = [Path(output_dir) / run_name(c) for c in configs]
+    directories = run_directories(configs, output_dir)
     first = configs[0]
     check_base(first.model, first.dtype, execution.device or default_device())
     if general is not None:

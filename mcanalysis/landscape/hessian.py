@@ -18,7 +18,7 @@ from mcanalysis.errors import UserError
 from mcanalysis.params.point import Point, check_compatible, check_point, flatten, unflatten, working_dtype
 
 BatchLoss = Callable[[Mapping[str, Tensor]], Tensor]
-MEMORY_BUDGET = 2**30  # bytes of kept graphs; 200 examples of the embedded benchmark need about 0.8 GB
+MEMORY_BUDGET = 2**30  # bytes of kept graphs
 
 
 class HessianOperator(LinearOperator):

@@ -95,6 +95,3 @@ def same_ranks(start: Mapping[str, Tensor], end: Mapping[str, Tensor]) -> tuple[
             point[key_a(module)] = pad(point[key_a(module)], (0, 0, 0, missing))
             point[key_b(module)] = pad(point[key_b(module)], (0, missing))
     return filled
-
-
-__all__ = ["PredictedForgetting", "predicted_forgetting", "same_ranks"]

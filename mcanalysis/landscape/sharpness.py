@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +58,8 @@ def expected_sharpness(
     (B·R, R⁻¹·A). Biases and other tensors of one dimension are not moved.
 
     Args:
-        loss: a function of a point that gives a number, a tensor with one number, or an object with `loss`; the same
-            number each time it is asked at the same point.
+        loss: a function of a point that gives a number, a tensor with one number, an object with `loss`, or an iterator
+            of numbers whose sum it is; the same each time it is asked at the same point.
         point: θ, plain or a LoRA point.
         radius: length of the perturbation of a filter in units of its own, positive.
         num_samples: directions, at least 2, each of which costs two losses.
@@ -94,7 +94,7 @@ def expected_sharpness(
 
 
 def epsilon_sharpness(
-    loss: Callable[[Point], Tensor],
+    loss: Callable[[Point], Tensor | Iterator[Tensor]],
     point: Mapping[str, Tensor],
     epsilon: float = 1e-3,
     num_steps: int = 10,
@@ -115,7 +115,8 @@ def epsilon_sharpness(
 
     Args:
         loss: a differentiable function of a point that gives one number, the same one each time it is asked at the same
-            point (a whole set of examples, not a new minibatch per call).
+            point (a whole set of examples, not a new minibatch per call), or an iterator of terms whose sum it is
+            (`Run.whole_loss`): one term's activations are then held at a time.
         point: θ, plain or a LoRA point.
         epsilon: positive.
         num_steps: of ascent from each start, at least 1; each costs a loss and a gradient.
@@ -160,24 +161,30 @@ def epsilon_sharpness(
 
 
 def _value_and_gradient(
-    loss: Callable[[Point], Tensor], theta: Point, width: Point, place: Point, last: bool
+    loss: Callable[[Point], Tensor | Iterator[Tensor]], theta: Point, width: Point, place: Point, last: bool
 ) -> tuple[float, Point]:
     """L at θ + width·place and, unless it is the last step, dL/dplace up to positive factors per coordinate."""
-    with torch.enable_grad():
+    total, gradient = 0.0, {name: torch.zeros_like(t) for name, t in theta.items()}
+    with torch.set_grad_enabled(not last):
         here = {name: (t + width[name] * place[name]).requires_grad_() for name, t in theta.items()}
         value = loss(here)
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise UserError(f"Expected the loss to be a tensor with one number, got {got}; return its mean.")
-    if last:
-        return value.item(), {}
-    if not value.requires_grad:
-        raise UserError(
-            "Expected a loss that is differentiable with respect to the point, got one without a gradient; "
-            "compute it from the given tensors, outside of torch.no_grad()."
-        )
-    slopes = torch.autograd.grad(value.reshape(()), list(here.values()), allow_unused=True)
-    return value.item(), {name: slope for name, slope in zip(here, slopes, strict=True) if slope is not None}
+        for term in value if isinstance(value, Iterator) else (value,):
+            if not isinstance(term, Tensor) or term.numel() != 1:
+                got = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+                raise UserError(f"Expected the loss to be a tensor with one number, got {got}; return its mean.")
+            total += term.item()
+            if last:
+                continue
+            if not term.requires_grad:
+                raise UserError(
+                    "Expected a loss that is differentiable with respect to the point, got one without a gradient; "
+                    "compute it from the given tensors, outside of torch.no_grad()."
+                )
+            slopes = torch.autograd.grad(term.reshape(()), list(here.values()), allow_unused=True)
+            for name, slope in zip(here, slopes, strict=True):
+                if slope is not None:
+                    gradient[name] += slope
+    return total, gradient
 
 
 def _uniform(point: Mapping[str, Tensor], generator: torch.Generator) -> Point:
@@ -195,6 +202,8 @@ def _copied(point: Mapping[str, Tensor]) -> Point:
 
 
 def _number(result: Any) -> float:
+    if isinstance(result, Iterator):
+        return math.fsum(map(_number, result))
     return float(result.loss) if hasattr(result, "loss") else float(result)
 
 

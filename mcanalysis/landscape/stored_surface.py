@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from mcanalysis.errors import PointMismatchError, RunDirectoryError, UnknownNameError, UserError
+from mcanalysis.connectivity.transitions import minima_in_a_row
+from mcanalysis.errors import PointMismatchError, UnknownNameError, UserError
 from mcanalysis.landscape.grid import Axis, Node, grid_nodes
 from mcanalysis.landscape.slices import Slice, random_slice
 from mcanalysis.models.adapter_files import load_adapter
@@ -125,11 +126,7 @@ def plane_corners(run: Run, transition: int, third: Run | None = None) -> tuple[
         UserError: if the run's minima have no common space, or there is no third minimum.
     """
     trained = "fast" if "fast" in run.learners else run.answering_learner
-    minima = run.minima_of(trained)
-    if len(minima) < 2:
-        raise RunDirectoryError(
-            f"Expected a run with at least two minima, got {len(minima)} in '{run.directory}'; train on more tasks."
-        )
+    minima = minima_in_a_row(run, trained)
     if not 1 <= transition < len(minima):
         raise UnknownNameError("--transition", str(transition), [str(k) for k in range(1, len(minima))])
     ends = Corner.of(minima[transition - 1]), Corner.of(minima[transition])

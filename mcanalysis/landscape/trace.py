@@ -27,8 +27,8 @@ def trace(operator: LinearOperator, num_samples: int = 30, method: str = "hutchi
     `hutchinson` (Hutchinson 1990) averages zᵀHz over as many z; its error comes from the off-diagonal entries.
     `hutch++` (Meyer et al. 2021, arXiv 2010.09649, algorithm 1) spends a third of the products on finding a subspace
     that holds the largest eigenvalues, takes its trace exactly, and estimates the rest: better where a few eigenvalues
-    dominate. The standard error is that of the mean over the samples of what is estimated. Default 30: a standard
-    error of a few percent to some tens of percent for adapter Hessians, depending on how negative they are.
+    dominate. The standard error is that of the mean over the samples of what is estimated; it falls with the square
+    root of their number.
 
     Args:
         operator: symmetric, (n, n).

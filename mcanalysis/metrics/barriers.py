@@ -8,6 +8,8 @@ point is ever left out.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -128,6 +130,15 @@ def chord_dip(ts: ArrayLike, values: ArrayLike, *, higher_is_better: bool = Fals
     loss, chord = _losses_and_chord(ts, values, higher_is_better)
     with np.errstate(invalid="ignore"):
         return np.max(chord - loss, axis=-1)
+
+
+BY_NAME: Mapping[str, Callable[..., NDArray[np.float64]]] = {
+    "chord_barrier": chord_barrier,
+    "mean_barrier": mean_barrier,
+    "max_barrier": max_barrier,
+    "chord_dip": chord_dip,
+}
+"""Everything that a table says of a curve, by the name of its column."""
 
 
 def balanced_score(old: ArrayLike, new: ArrayLike) -> NDArray[np.float64]:

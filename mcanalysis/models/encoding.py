@@ -115,6 +115,20 @@ def pad_id(tokenizer: Any) -> int:
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
+def cut_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Indices in groups of like length, each of at most `token_budget` padded tokens, at least one index.
+
+    >>> cut_by_length([5, 2, 3, 9], token_budget=6)
+    [[1, 2], [0], [3]]
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):  # so that the newest is the longest
+        if not groups or lengths[index] * (len(groups[-1]) + 1) > token_budget:
+            groups.append([])
+        groups[-1].append(index)
+    return groups
+
+
 def collate(examples: Sequence[EncodedExample], padding: int) -> Batch:
     """Stack examples, padded on the left: ids with `padding`, labels with -100, the mask with 0.
 

@@ -200,13 +200,13 @@ class LoraModel(AdaptedModel):
         return forward(self.peft, batch, hidden_states)
 
     def forward_at(self, point: Mapping[str, Tensor], batch: Batch, hidden_states: bool = False) -> Forward:
-        """One forward pass at a point of any rank; differentiable with respect to its tensors.
+        """One forward pass at a point of any rank, on any device; differentiable with respect to its tensors.
 
         With gradients, activations are kept even under gradient checkpointing: when the backward pass computed them
         again, the point would no longer be in place.
         """
         self._check_modules(point)
-        raw = {self._parameter_names[k]: v for k, v in self._raw(point).items()}
+        raw = {self._parameter_names[k]: v.to(self.device) for k, v in self._raw(point).items()}
         with self._without_frozen(), _activations_kept(self.peft):
             return forward(
                 self.peft,

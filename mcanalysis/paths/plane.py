@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mcanalysis.errors import UserError
-from mcanalysis.params.point import Point, check_point, combine
+from mcanalysis.params.point import Point, check_point
 from mcanalysis.params.spaces import Space, get_space
 from mcanalysis.paths.base import embed_minima
 
@@ -23,7 +23,8 @@ class Plane:
     Gram–Schmidt in the inner product of the space, in float64: x runs along b − a, y along the part of c − a that is
     orthogonal to it (Garipov et al. 2018, arXiv 1802.10026). Distances on the sheet are distances of points: Euclidean
     in all coordinates in "factor" and "aligned", of ΔW (Frobenius) in "delta". The plane consists of the sums
-    Σ wᵢ·anchorᵢ with Σ wᵢ = 1 in the coordinates of the space; in "delta" they have rank r_a + r_b + r_c.
+    Σ wᵢ·anchorᵢ with Σ wᵢ = 1 in the coordinates of the space; in "delta" they have rank r_a + r_b + r_c, or less where
+    a weight is 0.
 
     Plain weights need no LoRA: use "factor".
 
@@ -67,8 +68,8 @@ class Plane:
                     "take a minimum of a run that did not diverge."
                 )
         minima = [{name: tensor.detach() for name, tensor in point.items()} for point in (a, b, c)]
-        self._anchors = tuple(embed_minima(minima, self.space))
-        self._corners = self.space.landmarks(minima, self._anchors)
+        # In "delta" the minima themselves: nothing of three times their rank is kept.
+        self._corners = tuple(self.space.landmarks(minima, embed_minima(minima, self.space)))
         self._width, self._foot, self._height = self._triangle()
 
     def _triangle(self) -> tuple[float, float, float]:
@@ -97,8 +98,8 @@ class Plane:
 
     @property
     def anchors(self) -> tuple[Point, ...]:
-        """The three points in the coordinates of the space, in the order of the weights."""
-        return self._anchors
+        """The three points that are combined, in the order of the weights."""
+        return self._corners
 
     @property
     def anchor_coordinates(self) -> Tensor:
@@ -132,7 +133,7 @@ class Plane:
 
         Any x and y: a plane has no ends. Raises `UserError` if a coordinate is not finite.
         """
-        return combine(self._anchors, self.weights(x, y))
+        return self.space.combine(self._corners, self.weights(x, y).tolist())
 
     def project(self, point: Mapping[str, Tensor]) -> tuple[float, float, float]:
         """Return (x, y, distance): the foot of the perpendicular on the plane and how far the point is from it.

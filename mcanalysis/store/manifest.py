@@ -126,7 +126,7 @@ def claim_run_directory(
     if differences:
         raise RunDirectoryError(
             f"Run directory {directory} belongs to another configuration: {'; '.join(differences)}; "
-            "give the recorded values or choose another --output-dir."
+            "give the recorded values and data, or choose another --output-dir."
         )
     if recorded.get("status") == "finished":
         return "finished"
@@ -215,7 +215,10 @@ def _make_empty(directory: Path) -> None:
 def _differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """Yield "expected <field> <recorded>, got <wanted>" for every field of a run's identity that differs."""
     before, now = _fields(recorded["config"]), _fields(wanted["config"])
+    another = before.get("strategy") != now.get("strategy")
     for field in dict.fromkeys([*before, *now]):
+        if another and field.startswith("strategy_settings"):
+            continue  # those of two strategies always differ
         old, new = before.get(field), now.get(field)
         if old != new:
             expected = f"no {field}" if old is None else f"{field} {_short(old)}"
@@ -224,7 +227,7 @@ def _differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iter
     for what in before:
         old, new = before[what], now.get(what)
         if old is not None and new is not None and old != new:
-            yield f"expected {what} {_short(str(old))}, got {_short(str(new))}"
+            yield f"expected {what} {_short(str(old), 13)}, got {_short(str(new), 13)}"
 
 
 def _contents(manifest: Mapping[str, Any]) -> dict[str, Any]:

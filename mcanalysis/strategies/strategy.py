@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, fields
+from types import UnionType
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
+from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import Batch, EncodedExample
@@ -84,7 +86,49 @@ class Step:
 
 @dataclass(frozen=True)
 class StrategyConfig:
-    """Settings of a strategy; each strategy has its own frozen subclass."""
+    """Settings of a strategy; each strategy has its own frozen subclass, whose annotations say what values fit."""
+
+    @classmethod
+    def of(cls, strategy: str, settings: Mapping[str, Any]) -> Self:
+        """The configuration with these settings; a whole number where a fraction is wanted, or 1e2, is taken as such.
+
+        Raises `UnknownNameError` for a setting that there is not, `UserError` for a value of another type.
+
+        >>> StrategyConfig.of("sequential", {})
+        StrategyConfig()
+        """
+        known = [f.name for f in fields(cls)]
+        for name in settings:
+            if name not in known and not known:
+                raise UserError(f"Expected no settings of {strategy}, which has none, got {name}; leave it out.")
+            if name not in known:
+                raise UnknownNameError(f"setting of {strategy}", name, known)
+        hints = get_type_hints(cls)
+        return cls(**{name: _fitting(name, strategy, value, hints[name]) for name, value in settings.items()})
+
+
+def _fitting(name: str, strategy: str, value: Any, hint: Any) -> Any:
+    """The value as one of the types that the annotation allows."""
+    allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    expected = []
+    for one in allowed:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if get_origin(one) is Literal:
+            fits, words = value in get_args(one), " or ".join(map(str, get_args(one)))
+        elif one is bool:
+            fits, words = isinstance(value, bool), "true or false"
+        elif one is int:
+            fits, words = is_number and value == int(value), "a whole number"
+        elif one is float:
+            fits, words = is_number, "a number"
+        elif one is type(None):
+            fits, words = value is None, "none"
+        else:  # of a strategy from elsewhere, which checks it itself
+            return value
+        if fits:
+            return one(value) if one in (int, float) else value
+        expected.append(words)
+    raise UserError(f"Expected {' or '.join(expected)} for {name} of {strategy}, got {value!r}; change --settings.")
 
 
 class Strategy(ABC):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from mcanalysis.errors import DataError
 from mcanalysis.store.hashing import hash_json
 
 SPLITS = ("train", "eval", "test")
@@ -91,6 +92,21 @@ class TaskData:
         kept = {split: tuple(examples) for split, examples in splits.items()}
         content = {split: [(e.prompt, e.answer) for e in examples] for split, examples in kept.items()}
         return cls(task, kept, hash_json(content))
+
+    def check_answers(self) -> None:
+        """Raise `DataError` for an answer of the eval or test split that the task's score cannot read.
+
+        >>> TaskData.of(Task("FOMC", "en", "accuracy", 4), {"test": [Example("Text:", "A")]}).check_answers()
+        """
+        from mcanalysis.metrics.scores import get_score  # brings in the scorers' libraries: only when needed
+
+        per_example = get_score(self.task.score).per_example
+        for split in ("eval", "test"):
+            for index, example in enumerate(self.splits.get(split, ())):
+                try:
+                    per_example("", example.answer, self.task.source(example.prompt))
+                except DataError as error:
+                    raise DataError(f"{self.task.name}, {split} split, example {index}: {error}") from None
 
     def first(self, sizes: Mapping[str, int]) -> TaskData:
         """Return the same task with only the first `sizes[split]` examples of each split named.

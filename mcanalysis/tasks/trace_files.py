@@ -83,7 +83,9 @@ def load_examples(file: str | os.PathLike[str], score: str | None = None) -> Tas
     if not path.is_file():
         raise DataError(f"Expected a JSON file at {path}, got {_what_is_at(path)}; give {_FORM}.")
     name = path.resolve().parent.name if path.stem in SPLITS else path.stem
-    return TaskData.of(_task_of(name, score), {"test": _read_examples(path)})
+    data = TaskData.of(_task_of(name, score), {"test": _read_examples(path)})
+    data.check_answers()
+    return data
 
 
 def _task_of(name: str, score: str | None) -> Task:

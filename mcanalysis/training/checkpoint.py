@@ -86,5 +86,5 @@ def writing() -> Iterator[None]:
             raise
         raise UserError(
             f"Expected to write a checkpoint, got: {' '.join(text.split())[:200]}; free some room and pass --resume. "
-            "The last checkpoint is kept."
+            "What was saved before is kept."
         ) from error

@@ -132,9 +132,10 @@ class ContinualTrainer:
         position = read_checkpoint(self.directory / "checkpoint", self.model, self.strategy, self.processes)
         self._seconds = position.seconds
         stages, first = self._stages, position.stage
+        resumed = f", from step {len(position.losses)} of task {first + 1}" if first or position.losses else ""
         bar = self.progress(
             total=sum(s.num_steps for s in stages[first:]) - len(position.losses),
-            desc=f"train {self.strategy.name} (seed {self.seed})",
+            desc=f"train {self.strategy.name} (seed {self.seed}){resumed}",
         )
         with ExitStack() as stack:
             store = None

@@ -202,11 +202,14 @@ class TaskTrainer(Trainer):
         current, replay = self.processes.share(micro.current), self.processes.share(micro.replay)
         batch = collate([*current, *replay], pad_id(self.adapted.tokenizer)).to(self.args.device)
         loss = self.strategy.loss(Step(model, self.adapted, batch, len(current), micro.totals, micro.share))
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+            raise UserError(f"Expected loss of {self.strategy.name} to give one number, got {got}; mend the strategy.")
         value = float(loss.detach())
         if not math.isfinite(value):
             raise UserError(
                 f"Expected a finite loss, got {value} at step {self.state.global_step + 1} of task {self.task_name}; "
-                "lower --learning-rate. The last checkpoint is kept."
+                "lower --learning-rate. What was saved before is kept."
             )
         self.losses[-1] += value  # the parts of one step add up to its loss
         return loss * self.processes.count  # the engine takes the mean of the processes' gradients; ours add up
@@ -224,7 +227,13 @@ class TaskTrainer(Trainer):
             for gradient in self.processes.sum(gradients).values():
                 gradient.div_(self.processes.count)
         if self.strategy.edits_gradient:
-            for name, edited in self.strategy.edit_gradient(gradients, self._gradient_of).items():
+            edits = self.strategy.edit_gradient(gradients, self._gradient_of)
+            if edits.keys() != gradients.keys():
+                raise UserError(
+                    f"Expected edit_gradient of {self.strategy.name} to give all {len(gradients)} tensors back, got "
+                    f"{len(edits)}; mend the strategy."
+                )
+            for name, edited in edits.items():
                 self.adapted.parameters[name].grad = edited
 
     def _gradient_of(self, examples: Sequence[EncodedExample]) -> dict[str, Tensor]:
@@ -258,7 +267,7 @@ class TaskTrainer(Trainer):
         if not all(bool(p.isfinite().all()) for p in self.adapted.parameters.values()):
             raise UserError(
                 f"Expected finite parameters at step {self.state.global_step} of task {self.task_name}, got NaN or "
-                "infinity in them; lower --learning-rate. The last checkpoint is kept."
+                "infinity in them; lower --learning-rate. What was saved before is kept."
             )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

@@ -95,7 +95,10 @@ def test_a_comparison_that_is_stopped_leaves_no_process_and_goes_on(script, tmp_
     finally:
         process.kill()
     assert process.returncode == 143, err
-    assert err.rstrip().splitlines()[-1].endswith("stopped; what is done is kept, --resume goes on") and not out
+    assert (
+        err.rstrip().splitlines()[-1].endswith("stopped; what was saved is kept, and --resume goes on from there")
+        and not out
+    )
     assert "Traceback" not in err
     end = time.monotonic() + 20
     while in_session(process.pid) and time.monotonic() < end:  # multiprocessing's resource tracker goes last

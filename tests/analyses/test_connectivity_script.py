@@ -109,7 +109,7 @@ def test_two_adapters_from_elsewhere_have_peft_own_loss_at_the_ends(finished, sc
     )  # fmt: skip
     code, out, err = script("connectivity", *arguments)
     assert code == 0, err
-    assert "1-1-FOMC → 2-2-MedMCQA" in out
+    assert "1-FOMC → 2-MedMCQA" in out
     profiles = pd.read_csv(tmp_path / "out/tables/profiles.csv")
     for t, folder in zip((0.0, 1.0), folders, strict=True):
         base, tokenizer = load_base()
@@ -126,3 +126,20 @@ def test_two_adapters_from_elsewhere_have_peft_own_loss_at_the_ends(finished, sc
     assert np.isnan(pd.read_csv(tmp_path / "out/tables/barriers.csv").interpolation_gain).all()
     code, _, err = script("connectivity", *arguments, "--dtype", "float64")
     assert code == 2 and "another configuration" in err and "float64" in err
+    # what was measured is part of what the directory is: nothing else may take its place
+    before = (tmp_path / "out/tables/profiles.csv").read_bytes()
+    swapped = {"--minima": ",".join(map(str, reversed(folders))), "--data": "MedMCQA.json,FOMC.json"}
+    for flag, value in swapped.items():
+        other = list(arguments)
+        other[other.index(flag) + 1] = value
+        code, _, err = script("connectivity", *other)
+        assert code == 2 and flag.removeprefix("--") in err and "another configuration" in err, err
+    assert (tmp_path / "out/tables/profiles.csv").read_bytes() == before
+
+
+def test_runs_are_not_put_into_a_run(finished, script):
+    run = finished[0] / "embedded-sequential-seed0"
+    for name in ("connectivity", "compare", "similarity"):
+        code, _, err = script(name, "--strategy", "er", "--steps", 1, "--seed", 7, "--output-dir", run)
+        assert code == 2 and "got a run directory at" in err, err
+    assert not list(run.glob("embedded-*"))

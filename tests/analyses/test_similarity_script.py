@@ -194,8 +194,10 @@ def test_bad_input_ends_with_one_line(script, tmp_path):
     code, _, err = script("similarity", *one, "sequential")
     assert code == 2 and "at least two minima, got 1" in err.splitlines()[-1]
     assert not list(tmp_path.rglob("similarity"))
-    code, _, err = script("similarity", *SMALL[:-1], "l2p", "--output-dir", "prompts")
-    assert code == 2 and "whose minima are LoRA adapters, got one of l2p" in err.splitlines()[-1]
+    for name in ("similarity", "landscape", "curvature", "attribution", "connectivity"):
+        code, _, err = script(name, *SMALL[:-1], "l2p", "--output-dir", "prompts")
+        assert code == 2 and "strategies that train LoRA adapters, got l2p" in err and err.count("\n") == 1
+    assert not (tmp_path / "prompts").exists()
     code, _, err = script("similarity", "--run", tmp_path / "nowhere")
     assert code == 2 and "nowhere" in err
 

@@ -81,7 +81,7 @@ def test_execution_reaches_training(script, monkeypatch):
 
     monkeypatch.setattr(continual_trainer, "train", spy)
     code, _, err = script("train", "--save-steps", 5, "--gradient-checkpointing")
-    assert code == 130 and err == "stopped; what is done is kept, --resume goes on\n"
+    assert code == 130 and err == "stopped; what was saved is kept, and --resume goes on from there\n"
     assert seen == [Execution(save_steps=5, gradient_checkpointing=True)]
     from mcanalysis.experiments import connectivity, strategies
 
@@ -123,6 +123,10 @@ def test_accelerate_reads_its_configurations(engine):
         ("tasks: []", ("tasks", "[]")),
         ("general: x", ("general", "Did you mean 'general-data'?")),
         ("config: x.yaml", ("Unknown setting", "config")),
+        ("steps: three", ("a whole number for steps", "three")),
+        ("lora-alpha: much", ("a number for lora-alpha", "much")),
+        ("steps: 1\nsteps: 2", ("steps twice",)),
+        ("num-train: 1\nnum_train: 2", ("num_train twice",)),
     ],
 )
 def test_a_configuration_file_is_held_to_what_flags_are(script, tmp_path, text, pieces):
@@ -254,6 +258,13 @@ def test_two_processes_on_one_directory(script, tmp_path, unfinished):
     with lock_run_directory(tmp_path / "run"):
         refused(script("train", *unfinished, "--resume"), "no other process works on")
     assert script("train", *unfinished, "--resume")[0] == 0
+
+
+def test_resume_on_nothing_says_so(script):
+    code, _, err = script("train", "--strategy", "sequential", *SMALL, "--output-dir", "misspelt", "--resume")
+    assert code == 0 and "--resume: no run at misspelt, starting anew" in err
+    _, _, err = script("train", "--strategy", "sequential", *SMALL, "--output-dir", "misspelt", "--resume")
+    assert "starting anew" not in err
 
 
 def test_several_runs_are_one_process_s_work(script, monkeypatch):

@@ -12,13 +12,11 @@ from mcanalysis.connectivity.attribution import (
     WHOLE,
     attribute,
     barrier_table,
-    by_layer,
-    by_module,
-    by_module_kind,
     move_group,
 )
 from mcanalysis.errors import PointMismatchError, UnknownNameError, UserError
 from mcanalysis.params import delta_distance, delta_norm, delta_weights, module_names
+from mcanalysis.params.groups import by_layer, by_module, by_module_kind
 from mcanalysis.paths import Bezier, Linear
 
 SHAPES = {"layers.0.q": (4, 3), "layers.0.v": (2, 3), "layers.1.q": (5, 4)}

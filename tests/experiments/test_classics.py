@@ -18,7 +18,7 @@ from mcanalysis.errors import UserError
 from mcanalysis.experiments.classics import claims_cells, classic_names, digits, reproduce_classics, study
 from mcanalysis.experiments.classics.ainsworth import AINSWORTH, COPY, COPY_DISTANCE, COPY_MATCHED, measure_ainsworth
 from mcanalysis.experiments.classics.ainsworth import Settings as AinsworthSettings
-from mcanalysis.experiments.classics.classic import HIGH, Claim, Classic, Measured, judge, mean_interval, with_means
+from mcanalysis.experiments.classics.classic import HIGH, Claim, Classic, Measured, judge, with_means
 from mcanalysis.experiments.classics.frankle import FIRST, FRANKLE, LAST, measure_frankle
 from mcanalysis.experiments.classics.frankle import Settings as FrankleSettings
 from mcanalysis.experiments.classics.garipov import CURVE, GARIPOV, LINE, measure_garipov
@@ -32,6 +32,7 @@ from mcanalysis.experiments.classics.mirzadeh import (
     measure_mirzadeh,
 )
 from mcanalysis.experiments.classics.mirzadeh import Settings as MirzadehSettings
+from mcanalysis.metrics.over_seeds import student_interval
 from mcanalysis.params import content_hash
 from mcanalysis.plotting.classics import Panel, plot_classic
 
@@ -178,9 +179,9 @@ def test_even_tiny_settings_show_a_curve_below_the_line_and_an_exact_match():
 def test_the_interval_is_scipys_of_a_one_sample_t_test():
     values = [0.3, 0.1, 0.5, 0.2, 0.9]
     expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    mean, low, high = mean_interval(values)
+    mean, low, high = student_interval(values)
     assert (mean, low, high) == pytest.approx((0.4, expected.low, expected.high), rel=1e-12)
-    assert all(math.isnan(end) for end in mean_interval([0.3])[1:])
+    assert all(math.isnan(end) for end in student_interval([0.3])[1:])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from mcanalysis.errors import RunDirectoryError, UnknownNameError, UserError
 from mcanalysis.experiments import curvature as study
 from mcanalysis.experiments.curvature import CurvatureSettings, study_curvature
 from mcanalysis.experiments.curvature_tables import forgetting_correlations, with_means
+from mcanalysis.experiments.jobs import opened_run
 from mcanalysis.landscape.hessian import HessianOperator
 from mcanalysis.landscape.trace import trace
 from mcanalysis.params import combine, dot, subtract
@@ -29,7 +30,7 @@ def finished(run_config, tmp_path):
     """make(strategy="sequential", tasks=TASKS) -> the directory of a finished run on the tiny base."""
 
     def make(strategy="sequential", tasks=TASKS, steps=4):
-        study._opened.cache_clear()
+        opened_run.cache_clear()
         directory = tmp_path / strategy
         train(run_config(strategy, num_steps=steps, tasks=tasks, sizes=SIZES), directory, device="cpu")
         return directory

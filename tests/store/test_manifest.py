@@ -63,7 +63,7 @@ def test_another_configuration_is_refused_field_by_field(tmp_path, resume):
         'expected tasks ["FOMC", "C-STANCE"], got ["FOMC"]; '
         "expected old 1, got none; "
         'expected no new, got "x"; '
-        "give the recorded values or choose another --output-dir."
+        "give the recorded values and data, or choose another --output-dir."
     )
     assert snapshot(tmp_path) == before
 

@@ -92,3 +92,46 @@ def test_both_are_suggested_like_our_own(run_script, tmp_path):
     assert "Unknown strategy 'mien'. Did you mean 'mine'?" in done.stderr
     assert {"mine", "theirs", "sequential"} <= set(done.stderr.split("one of: ")[1].rstrip(".\n").split(", "))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "pieces"),
+    [
+        ("broken.py", "import nothing_of_this_name", ("can be imported", "nothing_of_this_name", "broken.py")),
+        ("syntax.py", "class Mine(", ("can be imported", "SyntaxError", "syntax.py")),
+        ("second.py", MINE.replace("{name}", "er"), ("two called er", "second.py")),
+        ("er.py", MINE.replace("{name}", "mine"), ("a second er", "er.py")),
+        ("nameless.py", MINE.replace('name = "{name}"', ""), ("a strategy with a name", "nameless.py")),
+        (
+            "schedule.py",
+            MINE.replace('name = "{name}"', 'name = "mine"; schedule = "randomly"'),
+            ("schedule of mine", "randomly", "schedule.py"),
+        ),
+    ],
+)
+def test_a_strategy_file_with_a_mistake_is_named_in_one_line(tmp_path, file, text, pieces):
+    (tmp_path / file).write_text(text)
+    code, err = names_of_strategies(tmp_path)
+    assert code == 1 and all(piece in err for piece in pieces), err
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    code, err = names_of_strategies(tmp_path / "absent")
+    assert code == 1 and "MCANALYSIS_STRATEGY_PATH" in err and "absent" in err
+
+
+def names_of_strategies(folder):
+    program = """
+import sys
+from mcanalysis.errors import UserError
+from mcanalysis.strategies import strategy_names
+try:
+    strategy_names()
+except UserError as error:
+    print(error, file=sys.stderr)
+    sys.exit(1)
+"""
+    environment = {**os.environ, "MCANALYSIS_STRATEGY_PATH": str(folder), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.returncode, done.stderr

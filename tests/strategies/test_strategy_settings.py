@@ -35,6 +35,36 @@ def test_impossible_settings_are_refused_by_name(strategy, settings):
         make_strategy(strategy, seed=0, **settings)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "setting", "value", "expected"),
+    [
+        ("er", "memory_size", "x", "a whole number"),
+        ("er", "memory_size", 1.5, "a whole number"),
+        ("er", "memory_size", True, "a whole number"),
+        ("er", "replay_from_first_step", "maybe", "true or false"),
+        ("ilora", "warm_up", 0, "true or false"),
+        ("ilora", "ema_decay", "x", "a number"),
+        ("ilora", "consistency_layers", "x", "a whole number or none"),
+        ("lwf", "alpha", True, "a number"),
+        ("merge", "rank", 1.5, "a whole number or none"),
+        ("merge", "method", "mean", "average or task_arithmetic or ties"),
+    ],
+)
+def test_settings_of_another_type_are_refused_with_what_fits(strategy, setting, value, expected):
+    with pytest.raises(UserError, match=f"^Expected {expected} for {setting} of {strategy}, got {value!r}"):
+        make_strategy(strategy, seed=0, **{setting: value})
+
+
+def test_numbers_are_taken_as_what_the_setting_is():
+    config = make_strategy("er", seed=0, memory_size=1e2).config
+    assert config.memory_size == 100 and type(config.memory_size) is int
+    config = make_strategy("ewc", seed=0, ewc_lambda=3).config
+    assert type(config.ewc_lambda) is float
+    assert make_strategy("merge", seed=0, rank=None).config.rank is None
+    with pytest.raises(UserError, match="Expected no settings of sequential"):
+        make_strategy("sequential", seed=0, memory_size=3)
+
+
 @pytest.mark.parametrize("name", strategy_names())
 def test_every_strategy_says_where_it_comes_from(name):
     kind = get_strategy(name)

@@ -191,8 +191,18 @@ def test_a_single_file_is_a_task_named_after_it(tmp_path):
     data = load_examples(tmp_path / "20Minuten" / "train.json")
     assert (data.task.name, data.task.score, list(data.splits)) == ("20Minuten", "sari", ["test"])
     (tmp_path / "mine.json").write_text(json.dumps(GOOD))
-    data = load_examples(tmp_path / "mine.json", score="accuracy")
-    assert (data.task.name, data.task.score, len(data.splits["test"])) == ("mine", "accuracy", 2)
+    data = load_examples(tmp_path / "mine.json", score="rouge_l")
+    assert (data.task.name, data.task.score, len(data.splits["test"])) == ("mine", "rouge_l", 2)
+
+
+def test_answers_that_the_score_cannot_read_are_named_before_anything_runs(tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps([{"prompt": "1 + 1 =", "answer": "B"}] * 2))
+    load_examples(tmp_path / "mine.json", score="accuracy")
+    (tmp_path / "mine.json").write_text(
+        json.dumps([{"prompt": "1 + 1 =", "answer": "B"}, {"prompt": "1 + 1 =", "answer": "2"}])
+    )
+    with pytest.raises(DataError, match=r"^mine, test split, example 1: .* answer letter A–Z, got '2'"):
+        load_examples(tmp_path / "mine.json", score="accuracy")
 
 
 def test_a_single_file_that_is_not_there(tmp_path):

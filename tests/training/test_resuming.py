@@ -180,7 +180,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save_file", full)
-        with pytest.raises(UserError, match=r"No space left on device.*--resume.*last checkpoint is kept"):
+        with pytest.raises(UserError, match=r"No space left on device.*--resume.*What was saved before is kept"):
             train(config, tmp_path / "run", device="cpu", tasks=three_tasks, execution=execution)
     assert len(json.loads((tmp_path / "run" / "checkpoint" / "state.json").read_text())["losses"]) == 2
     train(config, tmp_path / "run", device="cpu", tasks=three_tasks, resume=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
-from scipy import stats
 
+from mcanalysis.metrics.over_seeds import student_interval
 from mcanalysis.plotting.classics import Panel
 
 GUESSING = math.log(10)  # nats per example: the loss of a network that knows nothing of ten digits
@@ -71,24 +71,12 @@ class Classic:
     panels: Mapping[str, Panel]
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the mean and its 95 % interval of Student's t over seeds; NaN ends for a single value.
-
-    >>> [round(x, 3) for x in mean_interval([1.0, 2.0, 3.0])]
-    [2.0, -0.484, 4.484]
-    """
-    series = pd.Series(values, dtype=float)
-    n, mean = len(series), float(series.mean())
-    half = float(stats.t.ppf(0.975, n - 1) * series.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-    return mean, mean - half, mean + half
-
-
 def judge(classic: Classic, values: pd.DataFrame) -> pd.DataFrame:
     """Return one row per claim: result, source, published, measure, unit, mean, low, high, num_seeds, rule, verdict."""
     rows = []
     for claim in classic.claims:
         own = values[values.measure == claim.measure].value.tolist()
-        mean, low, high = mean_interval(own)
+        mean, low, high = student_interval(own)
         rows.append(
             {
                 "result": classic.name, "source": classic.source, "published": claim.published,

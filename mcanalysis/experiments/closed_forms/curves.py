@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcanalysis.connectivity.attribution import WHOLE, attribute, by_module
+from mcanalysis.connectivity.attribution import WHOLE, attribute
 from mcanalysis.connectivity.curve_fitting import fit_curve
 from mcanalysis.connectivity.profile import profile
 from mcanalysis.experiments.closed_forms.examples import (
@@ -26,6 +26,7 @@ from mcanalysis.experiments.closed_forms.examples import (
     vector,
 )
 from mcanalysis.experiments.closed_forms.registry import closed_form
+from mcanalysis.params.groups import by_module
 from mcanalysis.params.lora import delta_weights
 from mcanalysis.params.point import Point, interpolate
 from mcanalysis.paths import Bezier, Linear, PolyChain, SegmentedBezier, Simplex
