@@ -25,7 +25,8 @@ from mcanalysis.connectivity.stored_simplex import StoredSimplex, check_numbers
 from mcanalysis.experiments.jobs import Job, opened_run, run_jobs
 from mcanalysis.experiments.strategies import metrics_table, run_directories
 from mcanalysis.models.loading import check_base, default_device
-from mcanalysis.plotting.connectivity import caption, plot_transitions
+from mcanalysis.plotting.connectivity import plot_transitions
+from mcanalysis.plotting.connectivity_caption import caption
 from mcanalysis.plotting.stability_plasticity import plot_stability_plasticity
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.plotting.whole_run import plot_whole_run

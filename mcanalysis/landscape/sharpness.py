@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mcanalysis.errors import UserError
 from mcanalysis.landscape.slices import Slice, filter_direction
-from mcanalysis.params.lora import balance, holds_lora_tensors
+from mcanalysis.params.lora import holds_lora_tensors
+from mcanalysis.params.low_rank import balance
 from mcanalysis.params.point import Point, check_point, working_dtype
 
 

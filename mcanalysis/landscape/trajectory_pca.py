@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mcanalysis.errors import UserError
-from mcanalysis.params.lora import holds_lora_tensors, key_a, key_b, module_names, ranks, truncate
+from mcanalysis.params.lora import holds_lora_tensors, key_a, key_b, module_names, ranks
+from mcanalysis.params.low_rank import truncate
 from mcanalysis.params.point import Point, working_dtype
 from mcanalysis.params.spaces import Space, get_space
 

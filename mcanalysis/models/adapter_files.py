@@ -17,7 +17,8 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from mcanalysis.errors import UserError
-from mcanalysis.params.lora import key_a, key_b, module_names, ranks, truncate
+from mcanalysis.params.lora import key_a, key_b, module_names, ranks
+from mcanalysis.params.low_rank import truncate
 from mcanalysis.params.point import Point
 from mcanalysis.store.atomic import write_bytes_atomic, write_json_atomic
 

@@ -31,7 +31,8 @@ from mcanalysis.models.adapter_files import PREFIX, LoraSettings, absorb_scaling
 from mcanalysis.models.encoding import Batch
 from mcanalysis.models.forward import Forward, forward
 from mcanalysis.models.target_modules import find_target_modules
-from mcanalysis.params.lora import concatenate, key_a, key_b, module_names
+from mcanalysis.params.lora import key_a, key_b, module_names
+from mcanalysis.params.low_rank import concatenate
 from mcanalysis.params.point import Point
 
 _ADAPTER = "default"  # PEFT writes an adapter of this name into the folder itself, not into a subfolder

@@ -2,9 +2,6 @@
 
 from mcanalysis.params.ema import ema_decay_at, ema_update_
 from mcanalysis.params.lora import (
-    balance,
-    compress,
-    concatenate,
     delta_distance,
     delta_dot,
     delta_norm,
@@ -13,8 +10,8 @@ from mcanalysis.params.lora import (
     is_lora_point,
     module_names,
     ranks,
-    truncate,
 )
+from mcanalysis.params.low_rank import balance, compress, concatenate, truncate
 from mcanalysis.params.point import (
     Point,
     check_compatible,

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mcanalysis.errors import UserError
-from mcanalysis.params.lora import concatenate, delta_weights, key_a, key_b, module_names, ranks, share_modules
+from mcanalysis.params.lora import delta_weights, key_a, key_b, module_names, ranks, share_modules
+from mcanalysis.params.low_rank import concatenate
 from mcanalysis.params.point import Point, working_dtype
 
 

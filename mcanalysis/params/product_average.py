@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mcanalysis.errors import UserError
 from mcanalysis.params.ema import ema_update_
-from mcanalysis.params.lora import concatenate, delta_norm, key_a, module_names, truncate
+from mcanalysis.params.lora import delta_norm, key_a, module_names
+from mcanalysis.params.low_rank import concatenate, truncate
 from mcanalysis.params.point import Point, check_compatible
 
 

@@ -16,7 +16,8 @@ from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from mcanalysis.errors import UserError
-from mcanalysis.params.lora import balance, key_a, key_b, module_names, share_modules
+from mcanalysis.params.lora import key_a, key_b, module_names, share_modules
+from mcanalysis.params.low_rank import balance
 
 __all__ = ["SIDES", "TOLERANCE", "SubspaceOverlap", "subspace_overlap"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,16 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from mcanalysis.errors import UserError
 from mcanalysis.plotting.selection import (
-    BARRIER_KEYS,
-    PROFILE_KEYS,
     label_name,
-    new_task,
-    only_value,
-    require_columns,
-    rows_of_test_split,
-    transitions,
 )
 from mcanalysis.plotting.style import (
     BLACK,
@@ -38,42 +29,17 @@ from mcanalysis.plotting.style import (
     print_style,
     shortened,
 )
+from mcanalysis.plotting.transition_rows import QUANTITIES, TransitionRows, shown_number, transition_rows, whose
 
 PANELS_PER_ROW = 4
 LOG_FROM_DECADES = 1.5  # by which the highest loss exceeds a curve's ends where the axis is logarithmic
 
-_QUANTITIES = ("score", "loss")
-_INTERVALS = ("loss_low", "loss_high", "score_low", "score_high")
-_BARRIER_VALUES = tuple(
-    f"{name}{end}" for name in ("chord_barrier", "interpolation_gain", "t_star") for end in ("", "_low", "_high")
-)
 
 # The layout, in inches.
 _LEFT, _RIGHT, _BETWEEN = 0.70, 0.10, 0.12
 _PANEL_HEIGHT = {"score": 1.12, "loss": 0.98}
 _TITLE, _GAP, _TICKS, _LINE, _BLOCK_GAP, _HEAD = 0.20, 0.09, 0.34, 0.122, 0.12, 0.15
 _TALLEST = 9.0
-
-
-class _Transition(NamedTuple):
-    start: str
-    end: str
-    new: str
-    rows: pd.DataFrame  # of profiles
-    barriers: pd.DataFrame
-
-    def curve(self, kind: tuple[str, str], task: str) -> pd.DataFrame:
-        """The rows of one task on one path, by t."""
-        rows = self.rows
-        return rows[(rows.path == kind[0]) & (rows.space == kind[1]) & (rows.task == task)].sort_values("t")
-
-    def number(self, kind: tuple[str, str], task: str, quantity: str, column: str) -> float:
-        """One cell of the barriers, NaN where the table has none."""
-        rows = self.barriers
-        chosen = rows[
-            (rows.path == kind[0]) & (rows.space == kind[1]) & (rows.task == task) & (rows.quantity == quantity)
-        ]
-        return math.nan if chosen.empty else float(chosen[column].iloc[0])
 
 
 def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
@@ -89,7 +55,7 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
     Raises `UserError` for missing columns, no row of the test split, several runs, repeated rows, or barriers that hold
     nothing of these transitions.
     """
-    shown, kinds = _transitions(profiles, barriers)
+    shown, kinds = transition_rows(profiles, barriers)
     lines = path_lines(kinds)
     with print_style():
         per_row = min(len(shown), max(1, min(PANELS_PER_ROW, 16 // len(lines))))
@@ -142,7 +108,7 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
                 va="bottom",
             )
         figure.text(
-            0.05 / width, 1 - 0.05 / figure.get_figheight(), _whose(shown[0].rows), ha="left", va="top", color="#404040"
+            0.05 / width, 1 - 0.05 / figure.get_figheight(), whose(shown[0].rows), ha="left", va="top", color="#404040"
         )
         figure.legend(
             handles=handles,
@@ -160,71 +126,13 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
     return figure
 
 
-def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
-    """The figure of `plot_transitions` in words: what is drawn, then barriers and gains of each transition and path.
-
-    Same tables and errors as `plot_transitions`; losses in nats per target token; intervals (95 %) in brackets.
-    """
-    shown, kinds = _transitions(profiles, barriers)
-    lines = path_lines(kinds)
-    first = next(iter(lines.values())).label
-    rows = shown[0].rows
-    paragraphs = [
-        "Score (upper panels) and loss (lower panels, nats per target token) on the paths between successive minima: "
-        f"{_whose(rows)}. Squares: mean over the earlier tasks; circles: the new task. "
-        f"Lines: {'; '.join(line.label for line in lines.values())}. "
-        f"Bands: 95 % bootstrap interval over examples ({first}). "
-        f"Star and vertical line: t* ({first}), where S̄(t) = ½(mean score of the earlier tasks + score of the new "
-        "task) is largest on the eval split for 0 < t < 1. "
-        "Chord barrier: max over t of L(t) − ((1−t)L(0) + tL(1)), 0 or more. "
-        "Gain: S̄(t*) − max(S̄(0), S̄(1)) on the test split; it can be negative. Brackets: 95 % bootstrap intervals."
-    ]
-    for transition in shown:
-        told = [f"{label_name(transition.start)} → {label_name(transition.end)}:"]
-        has_old = "mean_old" in set(transition.rows.task)
-        for kind, line in lines.items():
-            tasks = ([("mean_old", "earlier tasks")] if has_old else []) + [(transition.new, transition.new)]
-            parts = [f"{_told(transition, kind, t, 'loss', 'chord_barrier')} ({words})" for t, words in tasks]
-            sentence = f"  {line.label}: chord barrier of the loss {', '.join(parts)}"
-            if not math.isnan(transition.number(kind, "mean", "score", "t_star")):
-                gain = _told(transition, kind, "mean", "score", "interpolation_gain", signed=True)
-                sentence += f"; gain {gain} at t* = {_number(transition.number(kind, 'mean', 'score', 't_star'))}"
-            told.append(sentence + ".")
-        paragraphs.append("\n".join(told))
-    return "\n\n".join(paragraphs)
-
-
-def _transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> tuple[list[_Transition], list[tuple[str, str]]]:
-    require_columns(profiles, [*PROFILE_KEYS, *_QUANTITIES, *_INTERVALS], "profiles")
-    require_columns(barriers, [*BARRIER_KEYS, *_BARRIER_VALUES], "barriers")
-    rows = rows_of_test_split(profiles, PROFILE_KEYS, "profiles")
-    cells = rows_of_test_split(barriers, BARRIER_KEYS, "barriers")
-    for column in ("strategy", "learner", "seed"):
-        value = only_value(rows, column, "profiles")
-        if only_value(cells, column, "barriers") != value:
-            raise UserError(
-                f"Expected barriers of the {column} {value}, as in the profiles, got {cells[column].iloc[0]}; "
-                "pass both tables of one run."
-            )
-    shown = []
-    for start, end in transitions(rows):
-        of_profiles = rows[(rows.start == start) & (rows.end == end)]
-        of_barriers = cells[(cells.start == start) & (cells.end == end)]
-        if of_barriers.empty:
-            raise UserError(
-                f"Expected barriers of the transition {start} to {end}, got none; pass both tables of one run."
-            )
-        shown.append(_Transition(start, end, new_task(of_profiles, end), of_profiles, of_barriers))
-    return shown, list(dict.fromkeys(zip(rows.path, rows.space, strict=True)))
-
-
-def _curves(transition: _Transition, kind: tuple[str, str]) -> dict[str, pd.DataFrame]:
+def _curves(transition: TransitionRows, kind: tuple[str, str]) -> dict[str, pd.DataFrame]:
     """The curves drawn for a path: role to rows; a role without rows is left out."""
     curves = {"old": transition.curve(kind, "mean_old"), "new": transition.curve(kind, transition.new)}
     return {role: curve for role, curve in curves.items() if not curve.empty}
 
 
-def _draw(axes: Axes, transition: _Transition, lines: Mapping[tuple[str, str], PathLine], quantity: str) -> None:
+def _draw(axes: Axes, transition: TransitionRows, lines: Mapping[tuple[str, str], PathLine], quantity: str) -> None:
     banded = next(iter(lines))
     t_star = transition.number(banded, "mean", "score", "t_star")
     if not math.isnan(t_star):
@@ -308,7 +216,7 @@ def _limit(axes: Axes, scale: str, limits: tuple[float, float], labelled: bool) 
 
 
 def _loss_axis(
-    shown: Sequence[_Transition], lines: Mapping[tuple[str, str], PathLine]
+    shown: Sequence[TransitionRows], lines: Mapping[tuple[str, str], PathLine]
 ) -> tuple[str, tuple[float, float]]:
     """The scale and limits that all loss panels share.
 
@@ -348,7 +256,7 @@ _TABLE = {
 }
 
 
-def _table_labels(shown: Sequence[_Transition]) -> list[str]:
+def _table_labels(shown: Sequence[TransitionRows]) -> list[str]:
     """The lines of the small table below each pair: those that have a number somewhere."""
     has_old = any("mean_old" in set(s.rows.task) for s in shown)
     has_gain = any(bool(s.barriers.interpolation_gain.notna().any()) for s in shown)
@@ -365,7 +273,7 @@ def _notes(labels: Sequence[str], num_lines: int) -> list[str]:
 
 def _write_table(
     axes: Axes,
-    transition: _Transition,
+    transition: TransitionRows,
     lines: Mapping[tuple[str, str], PathLine],
     labels: Sequence[str],
     panel: float,
@@ -384,12 +292,12 @@ def _write_table(
             _, task, quantity, cell = _TABLE[name]
             value = transition.number(kind, task or transition.new, quantity, cell)
             signed = name in ("gain", "low", "high")
-            write(x, i, _number(value, signed), ha="center", gid=f"table {name} {'-'.join(kind)}")
+            write(x, i, shown_number(value, signed), ha="center", gid=f"table {name} {'-'.join(kind)}")
     for i, name in enumerate(labels if labelled else (), start=1):
         write(-0.08 / panel, i, _TABLE[name][0], ha="right")
 
 
-def _legend_handles(lines: Mapping[tuple[str, str], PathLine], shown: Sequence[_Transition]) -> list[Line2D | Patch]:
+def _legend_handles(lines: Mapping[tuple[str, str], PathLine], shown: Sequence[TransitionRows]) -> list[Line2D | Patch]:
     first = next(iter(lines.values()))
     roles = ("old", "new") if any("mean_old" in set(s.rows.task) for s in shown) else ("new",)
     handles: list[Line2D | Patch] = [
@@ -409,13 +317,13 @@ def _legend_handles(lines: Mapping[tuple[str, str], PathLine], shown: Sequence[_
                 label=f"t* ({first.short}): best {ROLES['mean'].label}",
             )
         )  # fmt: skip
-    values = pd.concat([curve[list(_QUANTITIES)] for s in shown for k in lines for curve in _curves(s, k).values()])
+    values = pd.concat([curve[list(QUANTITIES)] for s in shown for k in lines for curve in _curves(s, k).values()])
     if not np.isfinite(values.to_numpy(dtype=float)).all():
         handles.append(Line2D([], [], color=BLACK, linestyle="none", marker="x", markersize=3.6, label="not finite"))
     return handles
 
 
-def _write_title(axes: Axes, transition: _Transition) -> None:
+def _write_title(axes: Axes, transition: TransitionRows) -> None:
     """`A → B` above the panel, names shortened until it is hardly wider than the panel."""
     names = [label_name(transition.start), label_name(transition.end)]
     title = axes.set_title(" → ".join(names), pad=3)
@@ -424,31 +332,3 @@ def _write_title(axes: Axes, transition: _Transition) -> None:
         longest = max(names, key=len)
         names[names.index(longest)] = shortened(longest.replace("…", ""), len(longest) - 1)
         title.set_text(" → ".join(names))
-
-
-def _whose(rows: pd.DataFrame) -> str:
-    row = rows.iloc[0]
-    return f"{row.strategy}, {row.learner} adapter, seed {row.seed}, test split"
-
-
-def _told(
-    transition: _Transition, kind: tuple[str, str], task: str, quantity: str, column: str, signed: bool = False
-) -> str:
-    value, low, high = (
-        _number(transition.number(kind, task, quantity, column + end), signed) for end in ("", "_low", "_high")
-    )
-    return value if low == high == _number(math.nan) else f"{value} [{low}, {high}]"
-
-
-def _number(value: float, signed: bool = False) -> str:
-    """Two decimals, fewer from 10 on, a dash for NaN."""
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
-    text = f"{value:{'+' if signed else ''}.{digits}f}"
-    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")
-
-
-__all__ = ["LOG_FROM_DECADES", "PANELS_PER_ROW", "caption", "plot_transitions"]

@@ -14,7 +14,8 @@ from mcanalysis.models.encoding import IGNORED, Batch, EncodedExample
 from mcanalysis.models.forward import Forward
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.ema import ema_decay_at, ema_update_
-from mcanalysis.params.lora import concatenate, delta_norm, key_b, ranks
+from mcanalysis.params.lora import delta_norm, key_b, ranks
+from mcanalysis.params.low_rank import concatenate
 from mcanalysis.params.point import Point, interpolate
 from mcanalysis.params.product_average import ProductAverage
 from mcanalysis.replay.reservoir import Rehearsal

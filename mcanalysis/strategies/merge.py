@@ -12,7 +12,7 @@ from torch import Tensor
 from mcanalysis.errors import UserError
 from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.models.lora_model import LoraModel
-from mcanalysis.params.lora import truncate
+from mcanalysis.params.low_rank import truncate
 from mcanalysis.params.merging import average, task_arithmetic, ties, with_one_rank
 from mcanalysis.params.point import Point
 from mcanalysis.strategies.strategy import Strategy, StrategyConfig

@@ -12,7 +12,8 @@ from mcanalysis.landscape.hessian import HessianOperator
 from mcanalysis.landscape.predicted_forgetting import predicted_forgetting, same_ranks
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.lora_model import LoraModel
-from mcanalysis.params.lora import concatenate, delta_weights
+from mcanalysis.params.lora import delta_weights
+from mcanalysis.params.low_rank import concatenate
 from mcanalysis.params.point import combine, norm, subtract
 
 

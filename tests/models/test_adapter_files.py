@@ -13,7 +13,8 @@ from mcanalysis.models.encoding import collate
 from mcanalysis.models.forward import forward
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params import delta_distance, delta_norm, flatten, unflatten
-from mcanalysis.params.lora import concatenate, delta_weights, ranks
+from mcanalysis.params.lora import delta_weights, ranks
+from mcanalysis.params.low_rank import concatenate
 from mcanalysis.paths import Bezier, Linear
 
 

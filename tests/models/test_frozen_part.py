@@ -7,7 +7,7 @@ from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import collate
 from mcanalysis.models.forward import forward
 from mcanalysis.models.lora_model import LoraModel
-from mcanalysis.params.lora import concatenate
+from mcanalysis.params.low_rank import concatenate
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from mcanalysis.models.encoding import collate
 from mcanalysis.models.forward import forward
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.models.target_modules import find_target_modules
-from mcanalysis.params.lora import concatenate
+from mcanalysis.params.low_rank import concatenate
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_only_factor_sees_how_a_change_is_split(seed):
 
 def test_alignment_brings_the_factors_as_close_as_any_rotation():
     a, b = adapter(3), adapter(4)
-    from mcanalysis.params.lora import balance
+    from mcanalysis.params.low_rank import balance
 
     first, second = balance(a), balance(b)
     found = weight_distance(a, b, "aligned").distance

@@ -18,17 +18,8 @@ from mcanalysis.experiments.closed_forms.examples import (
 )
 from mcanalysis.experiments.closed_forms.registry import closed_form
 from mcanalysis.models.adapter_files import absorb_scaling, load_adapter, save_adapter
-from mcanalysis.params.lora import (
-    balance,
-    concatenate,
-    delta_distance,
-    delta_dot,
-    delta_norm,
-    delta_weights,
-    key_a,
-    key_b,
-    truncate,
-)
+from mcanalysis.params.lora import delta_distance, delta_dot, delta_norm, delta_weights, key_a, key_b
+from mcanalysis.params.low_rank import balance, concatenate, truncate
 
 
 @closed_form("1", "concatenated factors: ΔW = Σ wᵢ·sᵢ·BᵢAᵢ for ranks 1, 3, 2, scalings α/r and α/√r", 1e-12)

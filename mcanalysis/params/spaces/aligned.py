@@ -8,15 +8,8 @@ import torch
 from torch import Tensor
 
 from mcanalysis.errors import PointMismatchError, UserError
-from mcanalysis.params.lora import (
-    balance,
-    holds_lora_tensors,
-    key_a,
-    key_b,
-    module_names,
-    ranks,
-    share_modules,
-)
+from mcanalysis.params.lora import holds_lora_tensors, key_a, key_b, module_names, ranks, share_modules
+from mcanalysis.params.low_rank import balance
 from mcanalysis.params.point import Point, working_dtype
 from mcanalysis.params.spaces.base import Space
 

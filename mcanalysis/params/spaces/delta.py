@@ -8,15 +8,8 @@ import torch
 from torch import Tensor
 
 from mcanalysis.errors import UserError
-from mcanalysis.params.lora import (
-    compress,
-    concatenate,
-    delta_weights,
-    holds_lora_tensors,
-    key_b,
-    module_names,
-    share_modules,
-)
+from mcanalysis.params.lora import delta_weights, holds_lora_tensors, key_b, module_names, share_modules
+from mcanalysis.params.low_rank import compress, concatenate
 from mcanalysis.params.point import Point, combine
 from mcanalysis.params.spaces.base import Space
 from mcanalysis.params.spaces.factor import FactorSpace

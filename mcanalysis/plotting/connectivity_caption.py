@@ -1,0 +1,54 @@
+"""The figure of the paths between minima in words."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from mcanalysis.plotting.selection import label_name
+from mcanalysis.plotting.style import path_lines
+from mcanalysis.plotting.transition_rows import TransitionRows, shown_number, transition_rows, whose
+
+
+def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
+    """The figure of `plot_transitions` in words: what is drawn, then barriers and gains of each transition and path.
+
+    Same tables and errors as `plot_transitions`; losses in nats per target token; intervals (95 %) in brackets.
+    """
+    shown, kinds = transition_rows(profiles, barriers)
+    lines = path_lines(kinds)
+    first = next(iter(lines.values())).label
+    rows = shown[0].rows
+    paragraphs = [
+        "Score (upper panels) and loss (lower panels, nats per target token) on the paths between successive minima: "
+        f"{whose(rows)}. Squares: mean over the earlier tasks; circles: the new task. "
+        f"Lines: {'; '.join(line.label for line in lines.values())}. "
+        f"Bands: 95 % bootstrap interval over examples ({first}). "
+        f"Star and vertical line: t* ({first}), where S̄(t) = ½(mean score of the earlier tasks + score of the new "
+        "task) is largest on the eval split for 0 < t < 1. "
+        "Chord barrier: max over t of L(t) − ((1−t)L(0) + tL(1)), 0 or more. "
+        "Gain: S̄(t*) − max(S̄(0), S̄(1)) on the test split; it can be negative. Brackets: 95 % bootstrap intervals."
+    ]
+    for transition in shown:
+        told = [f"{label_name(transition.start)} → {label_name(transition.end)}:"]
+        has_old = "mean_old" in set(transition.rows.task)
+        for kind, line in lines.items():
+            tasks = ([("mean_old", "earlier tasks")] if has_old else []) + [(transition.new, transition.new)]
+            parts = [f"{_told(transition, kind, t, 'loss', 'chord_barrier')} ({words})" for t, words in tasks]
+            sentence = f"  {line.label}: chord barrier of the loss {', '.join(parts)}"
+            if not math.isnan(transition.number(kind, "mean", "score", "t_star")):
+                gain = _told(transition, kind, "mean", "score", "interpolation_gain", signed=True)
+                sentence += f"; gain {gain} at t* = {shown_number(transition.number(kind, 'mean', 'score', 't_star'))}"
+            told.append(sentence + ".")
+        paragraphs.append("\n".join(told))
+    return "\n\n".join(paragraphs)
+
+
+def _told(
+    transition: TransitionRows, kind: tuple[str, str], task: str, quantity: str, column: str, signed: bool = False
+) -> str:
+    value, low, high = (
+        shown_number(transition.number(kind, task, quantity, column + end), signed) for end in ("", "_low", "_high")
+    )
+    return value if low == high == shown_number(math.nan) else f"{value} [{low}, {high}]"

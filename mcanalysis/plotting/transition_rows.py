@@ -1,0 +1,88 @@
+"""The rows of one run's profiles and barriers, transition by transition, as the figure and its caption tell them."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import pandas as pd
+
+from mcanalysis.errors import UserError
+from mcanalysis.plotting.selection import (
+    BARRIER_KEYS,
+    PROFILE_KEYS,
+    new_task,
+    only_value,
+    require_columns,
+    rows_of_test_split,
+    transitions,
+)
+
+QUANTITIES = ("score", "loss")
+_INTERVALS = ("loss_low", "loss_high", "score_low", "score_high")
+_BARRIER_VALUES = tuple(
+    f"{name}{end}" for name in ("chord_barrier", "interpolation_gain", "t_star") for end in ("", "_low", "_high")
+)
+
+
+class TransitionRows(NamedTuple):
+    start: str
+    end: str
+    new: str
+    rows: pd.DataFrame  # of profiles
+    barriers: pd.DataFrame
+
+    def curve(self, kind: tuple[str, str], task: str) -> pd.DataFrame:
+        """The rows of one task on one path, by t."""
+        rows = self.rows
+        return rows[(rows.path == kind[0]) & (rows.space == kind[1]) & (rows.task == task)].sort_values("t")
+
+    def number(self, kind: tuple[str, str], task: str, quantity: str, column: str) -> float:
+        """One cell of the barriers, NaN where the table has none."""
+        rows = self.barriers
+        chosen = rows[
+            (rows.path == kind[0]) & (rows.space == kind[1]) & (rows.task == task) & (rows.quantity == quantity)
+        ]
+        return math.nan if chosen.empty else float(chosen[column].iloc[0])
+
+
+def transition_rows(
+    profiles: pd.DataFrame, barriers: pd.DataFrame
+) -> tuple[list[TransitionRows], list[tuple[str, str]]]:
+    require_columns(profiles, [*PROFILE_KEYS, *QUANTITIES, *_INTERVALS], "profiles")
+    require_columns(barriers, [*BARRIER_KEYS, *_BARRIER_VALUES], "barriers")
+    rows = rows_of_test_split(profiles, PROFILE_KEYS, "profiles")
+    cells = rows_of_test_split(barriers, BARRIER_KEYS, "barriers")
+    for column in ("strategy", "learner", "seed"):
+        value = only_value(rows, column, "profiles")
+        if only_value(cells, column, "barriers") != value:
+            raise UserError(
+                f"Expected barriers of the {column} {value}, as in the profiles, got {cells[column].iloc[0]}; "
+                "pass both tables of one run."
+            )
+    shown = []
+    for start, end in transitions(rows):
+        of_profiles = rows[(rows.start == start) & (rows.end == end)]
+        of_barriers = cells[(cells.start == start) & (cells.end == end)]
+        if of_barriers.empty:
+            raise UserError(
+                f"Expected barriers of the transition {start} to {end}, got none; pass both tables of one run."
+            )
+        shown.append(TransitionRows(start, end, new_task(of_profiles, end), of_profiles, of_barriers))
+    return shown, list(dict.fromkeys(zip(rows.path, rows.space, strict=True)))
+
+
+def whose(rows: pd.DataFrame) -> str:
+    row = rows.iloc[0]
+    return f"{row.strategy}, {row.learner} adapter, seed {row.seed}, test split"
+
+
+def shown_number(value: float, signed: bool = False) -> str:
+    """Two decimals, fewer from 10 on, a dash for NaN."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")
