@@ -11,11 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mcanalysis.connectivity.attribution import attribute
     from mcanalysis.connectivity.curve_fitting import fit_curve
+    from mcanalysis.connectivity.early import early_profile
     from mcanalysis.connectivity.profile import Profile, profile
     from mcanalysis.errors import UserError
     from mcanalysis.evaluation.adapter_objective import adapter_objective
+    from mcanalysis.evaluation.engine import EngineSettings
+    from mcanalysis.landscape.eigenvalues import eigenvalues
+    from mcanalysis.landscape.hessian import HessianOperator
+    from mcanalysis.landscape.predicted_forgetting import predicted_forgetting
+    from mcanalysis.landscape.sharpness import epsilon_sharpness, expected_sharpness
+    from mcanalysis.landscape.slices import Slice, random_slice
+    from mcanalysis.landscape.spectral_density import spectral_density
+    from mcanalysis.landscape.trace import trace
+    from mcanalysis.landscape.trajectory_pca import fit_trajectory_pca
     from mcanalysis.models.adapter_files import load_adapter, save_adapter
-    from mcanalysis.paths import Bezier, Linear, PolyChain, SegmentedBezier, Simplex
+    from mcanalysis.paths import Bezier, Linear, Plane, PolyChain, SegmentedBezier, Simplex
     from mcanalysis.run import Run, load_run
     from mcanalysis.training.config import RunConfig, TrainingConfig
     from mcanalysis.training.continual_trainer import ContinualTrainer, train
@@ -25,29 +35,44 @@ __version__ = "0.1.0"
 _HOMES = {
     "Bezier": "paths",
     "ContinualTrainer": "training.continual_trainer",
+    "EngineSettings": "evaluation.engine",
+    "HessianOperator": "landscape.hessian",
     "Linear": "paths",
+    "Plane": "paths",
     "PolyChain": "paths",
     "Profile": "connectivity.profile",
     "Run": "run",
     "RunConfig": "training.config",
     "SegmentedBezier": "paths",
     "Simplex": "paths",
+    "Slice": "landscape.slices",
     "TrainingConfig": "training.config",
     "UserError": "errors",
     "adapter_objective": "evaluation.adapter_objective",
     "attribute": "connectivity.attribution",
+    "early_profile": "connectivity.early",
+    "eigenvalues": "landscape.eigenvalues",
+    "epsilon_sharpness": "landscape.sharpness",
+    "expected_sharpness": "landscape.sharpness",
     "fit_curve": "connectivity.curve_fitting",
+    "fit_trajectory_pca": "landscape.trajectory_pca",
     "load_adapter": "models.adapter_files",
     "load_run": "run",
+    "predicted_forgetting": "landscape.predicted_forgetting",
     "profile": "connectivity.profile",
+    "random_slice": "landscape.slices",
     "save_adapter": "models.adapter_files",
+    "spectral_density": "landscape.spectral_density",
+    "trace": "landscape.trace",
     "train": "training.continual_trainer",
 }
 
 __all__ = [
-    "Bezier", "ContinualTrainer", "Linear", "PolyChain", "Profile", "Run", "RunConfig", "SegmentedBezier", "Simplex",
-    "TrainingConfig", "UserError", "adapter_objective", "attribute", "fit_curve", "load_adapter", "load_run", "profile",
-    "save_adapter", "train",
+    "Bezier", "ContinualTrainer", "EngineSettings", "HessianOperator", "Linear", "Plane", "PolyChain", "Profile",
+    "Run", "RunConfig", "SegmentedBezier", "Simplex", "Slice", "TrainingConfig", "UserError", "adapter_objective",
+    "attribute", "early_profile", "eigenvalues", "epsilon_sharpness", "expected_sharpness", "fit_curve",
+    "fit_trajectory_pca", "load_adapter", "load_run", "predicted_forgetting", "profile", "random_slice",
+    "save_adapter", "spectral_density", "trace", "train",
 ]  # fmt: skip
 
 

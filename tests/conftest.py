@@ -297,3 +297,15 @@ def stop_after():
             pass
 
     return StopAfter
+
+
+@pytest.fixture(scope="session")
+def engine_of():
+    """An engine with a token budget, or with that of the longest example where the budget is lower."""
+    from mcanalysis.evaluation.batch_plan import longest
+    from mcanalysis.evaluation.engine import Engine, EngineSettings
+
+    def make(model, objectives, token_budget):
+        return Engine(model, EngineSettings(max(token_budget, longest(objectives))))
+
+    return make

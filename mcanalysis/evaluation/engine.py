@@ -1,28 +1,66 @@
 """Evaluating points: every objective at one setting of the weights, loss and greedy answers in few batches.
 
-- The examples of all objectives asked for are pooled, sorted by length and batched by a token budget, once per set of
-  objectives and not once per point.
+- The examples of all objectives asked for are planned once per set of objectives and not once per point: pooled, sorted
+  by length, batched by a token budget, padded on the right, where no mask is needed (`batch_plan`).
+- What the prompts of a task begin with alike is computed once per point (`shared_prefix`).
 - LoRA is merged in float32 and float64, unmerged where merging would round it away.
-- Prompts are read once for the loss and for generation, and only answers that greedy decoding would not reproduce are
-  decoded at all (`batch_pass`).
+- Logits are computed only where a token of an answer is predicted; prompts are read once for the loss and for
+  generation, and only answers that greedy decoding would not reproduce are decoded at all (`batch_pass`).
+- The decoder is compiled where that is asked for (`compiled`).
+
+None of it changes a number: losses per example are those of one unpadded example at a time, to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mcanalysis.evaluation.batch_pass import EvaluationBatch, run_batch
+from mcanalysis.errors import UserError
+from mcanalysis.evaluation.batch_pass import run_batch
+from mcanalysis.evaluation.batch_plan import Reading, longest, plan_readings
+from mcanalysis.evaluation.compiled import Compiled, check_can_compile
 from mcanalysis.evaluation.objective import Objective
+from mcanalysis.evaluation.shared_prefix import SharedPrefix, can_share
 from mcanalysis.metrics.scores import get_score
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.encoding import pad_id
+from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.store.measurements import Measurement
+
+logger = logging.getLogger(__name__)
+
+TOKEN_BUDGET = 2048
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How points are evaluated; nothing here changes a number by more than rounding.
+
+    `token_budget` bounds the padded tokens that are read at once, hence the memory (None: 2048, or the longest
+    example). `adapter`: `merged` into the weights or `unmerged` beside them (`auto`: merged in float32 and float64).
+    `prefix`: what a task's prompts begin with alike is `shared`, computed once per point, or read with every example,
+    `whole` (`auto`: shared where it is a part worth it). `compile`: the decoder goes through `torch.compile`.
+    """
+
+    token_budget: int | None = None
+    adapter: Literal["auto", "merged", "unmerged"] = "auto"
+    prefix: Literal["auto", "shared", "whole"] = "auto"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.token_budget is not None and self.token_budget < 1:
+            raise UserError(f"Expected a token budget of at least 1, got {self.token_budget}; leave it out for 2048.")
+        for name, allowed in (("adapter", ("auto", "merged", "unmerged")), ("prefix", ("auto", "shared", "whole"))):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"Expected {name} to be one of {', '.join(allowed)}, got '{getattr(self, name)}'.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,87 +75,178 @@ class Evaluation:
 class Engine:
     """Evaluates points of one model; keeps tokenised batches between points.
 
-    `token_budget` bounds the padded tokens of a batch (at least one example), hence the memory.
+    Raises `UserError` for settings the model does not allow: a forced merge into weights that would round it away, a
+    shared prefix where keys and values cannot be shared, compiling without a compiler.
     """
 
-    def __init__(self, model: AdaptedModel, token_budget: int = 2048) -> None:
+    def __init__(self, model: AdaptedModel, settings: EngineSettings = EngineSettings()) -> None:
         self.model = model
-        self.token_budget = token_budget
-        self._batches: dict[tuple[int, ...], list[EvaluationBatch]] = {}
+        self.settings = settings
+        self._budget = settings.token_budget
+        self._plans: dict[tuple[int, ...], list[Reading]] = {}
         self._scored: dict[int, dict[tuple[int, str], float]] = {}
         self._kept: list[Objective] = []  # keeps the ids used as keys above from being reused
+        self._merges = isinstance(model, LoraModel) and model.can_merge()
+        self._shares = isinstance(model, LoraModel) and can_share(model.network)
+        if settings.adapter == "merged" and not self._merges:
+            raise UserError(
+                "Expected whole float32 or float64 weights to merge adapters into, got others; leave the choice to the "
+                "engine (adapter 'auto')."
+            )
+        if settings.prefix == "shared" and not self._shares:
+            raise UserError(
+                "Expected a model that keeps keys and values only, whose positions do not depend on the length, to "
+                "share prefixes; got another; leave the choice to the engine (prefix 'auto')."
+            )
+        if settings.adapter == "unmerged":
+            self._merges = False
+        self._compiled = Compiled() if settings.compile else None
+        if self._compiled:
+            check_can_compile(model.network, model.device)
 
     def evaluate(self, point: Mapping[str, Tensor], objectives: Sequence[Objective]) -> list[Evaluation]:
         """Loss (nats per target token) and score (in [0, 1]) of every objective at a point, in the order given."""
-        total = sum(len(o.encoded) for o in objectives)
-        nll, targets = np.empty(total), np.empty(total, dtype=np.int64)
-        outputs: list[str] = [""] * total
-        tokenizer = self.model.tokenizer
-        training = self.model.network.training
-        self.model.network.eval()
-        try:
-            with torch.no_grad(), self.model.in_place(point) as network:
-                for batch in self._batched(objectives):
-                    result = run_batch(network, batch, tokenizer.eos_token_id)
-                    rows = list(batch.rows)
-                    nll[rows] = result.nll.double().cpu().numpy()
-                    targets[rows] = result.num_targets.cpu().numpy()
-                    for row, ids in zip(rows, result.outputs, strict=True):
-                        outputs[row] = _text(tokenizer, ids)
-        finally:
-            self.model.network.train(training)
+        nll, targets, outputs = self._read(point, objectives, generate=True)
         results, start = [], 0
         for objective in objectives:
             part = slice(start, start + len(objective.encoded))
             start = part.stop
-            results.append(self._evaluation(objective, outputs[part], nll[part], targets[part]))
+            measurement = _measurement(nll[part], targets[part], self._scores(objective, outputs[part]))
+            score = get_score(objective.task.score)
+            unparsable = sum(not score.parses(o) for o in outputs[part])
+            results.append(Evaluation(measurement, tuple(outputs[part]), unparsable))
         return results
 
-    def _evaluation(
-        self, objective: Objective, outputs: Sequence[str], nll: np.ndarray, targets: np.ndarray
-    ) -> Evaluation:
+    def losses(self, point: Mapping[str, Tensor], objectives: Sequence[Objective]) -> list[Measurement]:
+        """The losses alone, without generation: scores are NaN, the values per example are there."""
+        nll, targets, _ = self._read(point, objectives, generate=False)
+        ends = np.cumsum([len(o.encoded) for o in objectives])[:-1]
+        return [_measurement(n, t, None) for n, t in zip(np.split(nll, ends), np.split(targets, ends), strict=True)]
+
+    def choices(self, objectives: Sequence[Objective]) -> dict[str, Any]:
+        """How these objectives are evaluated, for the manifest: what was chosen where the settings say `auto`."""
+        shared = {o.name: 0 for o in objectives}
+        owner = [o.name for o in objectives for _ in o.encoded]
+        for reading in self._readings(objectives):
+            if reading.prefix_ids is not None:
+                shared[owner[reading.batches[0].rows[0]]] = reading.prefix_ids.shape[1]
+        return {
+            **asdict(self.settings),
+            "token_budget": self._token_budget(objectives),
+            "adapter": "merged" if self._merges else "unmerged",
+            "prefix": {"shared_tokens": shared},
+        }
+
+    def _read(
+        self, point: Mapping[str, Tensor], objectives: Sequence[Objective], generate: bool
+    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Per pooled example: negative log-likelihood, target tokens, the text written (or nothing)."""
+        total = sum(len(o.encoded) for o in objectives)
+        nll, targets = np.empty(total), np.empty(total, dtype=np.int64)
+        outputs: list[str] = [""] * total
+        tokenizer = self.model.tokenizer
+        with self._evaluating(), self._in_place(point) as network:
+            while True:
+                try:
+                    for rows, result in self._results(network, objectives, generate):
+                        nll[rows] = result.nll.cpu().numpy()
+                        targets[rows] = result.num_targets.cpu().numpy()
+                        for row, ids in zip(rows, result.outputs, strict=generate):
+                            outputs[row] = _text(tokenizer, ids)
+                    return nll, targets, outputs
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    if not _is_out_of_memory(error):
+                        raise
+                    self._halve_budget(objectives, error)
+
+    def _results(self, network: nn.Module, objectives: Sequence[Objective], generate: bool) -> Iterator[Any]:
+        end = self.model.tokenizer.eos_token_id
+        for reading in self._readings(objectives):
+            prefix = None if reading.prefix_ids is None else SharedPrefix(network, reading.prefix_ids)
+            for batch in reading.batches:
+                extra = self.model.beside_tokens(batch.is_prompt)
+                yield list(batch.rows), run_batch(network, batch, end, prefix, generate, extra, self._call(network))
+
+    def _call(self, network: nn.Module) -> Any:
+        """The first pass over a batch, compiled if that was asked for; decoding, token by token, is not."""
+        if self._compiled is None:
+            return None
+
+        def call(**inputs: Any) -> Any:
+            with self._compiled.within(network):  # type: ignore[union-attr]
+                return network(**inputs)
+
+        return call
+
+    def _in_place(self, point: Mapping[str, Tensor]) -> AbstractContextManager[nn.Module]:
+        if isinstance(self.model, LoraModel) and not self._merges:
+            return self.model.unmerged(point)
+        return self.model.in_place(point)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        network = self.model.network
+        training = network.training
+        network.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            network.train(training)
+
+    def _readings(self, objectives: Sequence[Objective]) -> list[Reading]:
+        key = tuple(id(o) for o in objectives)
+        if key not in self._plans:
+            share = {"shared": True, "whole": False, "auto": None}[self.settings.prefix] if self._shares else False
+            budget, padding = self._token_budget(objectives), pad_id(self.model.tokenizer)
+            self._plans[key] = plan_readings(objectives, budget, share, padding, self.model.device)
+            self._kept += objectives
+        return self._plans[key]
+
+    def _token_budget(self, objectives: Sequence[Objective]) -> int:
+        needed = longest(objectives)
+        if self._budget is None:
+            return max(TOKEN_BUDGET, needed)
+        if self._budget < needed:
+            raise UserError(
+                f"Expected a token budget of at least {needed}, the longest example, got {self._budget}; raise it, or "
+                "lower --max-length."
+            )
+        return self._budget
+
+    def _halve_budget(self, objectives: Sequence[Objective], error: Exception) -> None:
+        budget, needed = self._token_budget(objectives), longest(objectives)
+        if budget == needed:
+            raise UserError(
+                f"Expected memory for one example of {needed} tokens, got none left; choose a device with more, a "
+                "smaller model, or a lower --max-length."
+            ) from error
+        self._budget = max(budget // 2, needed)
+        self._plans.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        logger.warning("Out of memory with %d tokens at once: going on with %d.", budget, self._budget)
+
+    def _scores(self, objective: Objective, outputs: Sequence[str]) -> np.ndarray:
         score = get_score(objective.task.score)
         known = self._scored.setdefault(id(objective), {})
         for row, output in enumerate(outputs):
             if (row, output) not in known:  # along a path outputs repeat
                 example = objective.examples[row]
                 known[row, output] = score.per_example(output, example.answer, objective.task.source(example.prompt))
-        scores = np.array([known[row, output] for row, output in enumerate(outputs)])
-        measurement = Measurement(
-            loss=float(nll.sum() / targets.sum()),
-            score=float(scores.mean()),
-            num_examples=len(outputs),
-            num_targets=int(targets.sum()),
-            nll=nll,
-            targets=targets,
-            scores=scores,
-        )
-        return Evaluation(measurement, tuple(outputs), sum(not score.parses(o) for o in outputs))
+        return np.array([known[row, output] for row, output in enumerate(outputs)])
 
-    def _batched(self, objectives: Sequence[Objective]) -> list[EvaluationBatch]:
-        key = tuple(id(o) for o in objectives)
-        if key not in self._batches:
-            encoded = [e for o in objectives for e in o.encoded]
-            limits = [o.task.max_new_tokens for o in objectives for _ in o.encoded]
-            padding, device = pad_id(self.model.tokenizer), self.model.device
-            # Answers of like length share a batch, so that few of them are padding; then prompts of like length.
-            order = sorted(
-                range(len(encoded)), key=lambda i: (len(encoded[i].answer_ids).bit_length(), len(encoded[i].prompt_ids))
-            )
-            groups: list[list[int]] = []
-            longest = 0
-            for i in order:
-                longest = max(longest, len(encoded[i])) if groups else len(encoded[i])
-                if not groups or longest * (len(groups[-1]) + 1) > self.token_budget:
-                    groups.append([])
-                    longest = len(encoded[i])
-                groups[-1].append(i)
-            self._batches[key] = [
-                EvaluationBatch.of(g, [encoded[i] for i in g], [limits[i] for i in g], padding).to(device)
-                for g in groups
-            ]
-            self._kept += objectives
-        return self._batches[key]
+
+def _measurement(nll: np.ndarray, targets: np.ndarray, scores: np.ndarray | None) -> Measurement:
+    return Measurement(
+        loss=float(nll.sum() / targets.sum()),
+        score=float("nan") if scores is None else float(scores.mean()),
+        num_examples=len(nll),
+        num_targets=int(targets.sum()),
+        nll=nll,
+        targets=targets,
+        scores=np.empty(0) if scores is None else scores,
+    )
 
 
 def _text(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -125,3 +254,7 @@ def _text(tokenizer: Any, ids: Sequence[int]) -> str:
     end = tokenizer.eos_token_id
     kept = list(ids[: ids.index(end)] if end in ids else ids)
     return tokenizer.decode(kept, skip_special_tokens=True)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -43,6 +43,10 @@ class AdaptedModel(ABC):
     def in_place(self, point: Mapping[str, Tensor]) -> AbstractContextManager[nn.Module]:
         """Yield a network that computes as the model does at a point; afterwards all is as it was."""
 
+    def beside_tokens(self, is_prompt: Tensor) -> dict[str, Any]:
+        """What the network is given besides tokens; `is_prompt` (rows, length), 1 where a token is a prompt's."""
+        return {}
+
     @abstractmethod
     def save(self, directory: str | Path, point: Mapping[str, Tensor] | None = None) -> None:
         """Write a point, or without one what is being trained, into a folder."""

@@ -55,7 +55,7 @@ def forward(
     labels = batch.labels[:, batch.labels.shape[1] - batch.num_answer_columns :]
     kept = labels != IGNORED
     targets, rows = labels[kept], kept.nonzero()[:, 0]
-    with _head_only_at(_causal_lm(model), kept, columns) as is_flat:
+    with head_only_at(model, rows, kept.nonzero()[:, 1] - columns) as is_flat:
         output = (call or model)(**inputs)
     logits = output.logits if is_flat else output.logits[:, -columns:-1][kept]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -66,16 +66,18 @@ def forward(
 
 
 @contextmanager
-def _head_only_at(model: nn.Module, kept: Tensor, columns: int) -> Iterator[bool]:
-    """Let the output layer see only the hidden states that predict a label; yields whether it can be done.
+def head_only_at(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[bool]:
+    """Let the output layer see only the hidden states at these rows and columns; yields whether it can be done.
+
+    The columns are counted from the end (negative). The logits are then (places, vocabulary).
 
     In a small model with a large vocabulary the head is half of the work, and answers are a fraction of a batch.
     """
-    head = getattr(model, "get_output_embeddings", lambda: None)()
+    head = getattr(causal_lm(model), "get_output_embeddings", lambda: None)()
     if head is None:
         yield False
         return
-    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, -columns:-1][kept],))
+    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, columns],))
     try:
         yield True
     finally:
@@ -87,7 +89,7 @@ def _accepts(kind: type) -> bool:
     return "logits_to_keep" in inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
 
 
-def _causal_lm(model: nn.Module) -> nn.Module:
+def causal_lm(model: nn.Module) -> nn.Module:
     """The causal LM inside PEFT's, an engine's or a wrapper of our own."""
     while hasattr(model, "get_base_model") or hasattr(model, "module"):
         model = model.get_base_model() if hasattr(model, "get_base_model") else model.module  # type: ignore
@@ -96,4 +98,4 @@ def _causal_lm(model: nn.Module) -> nn.Module:
 
 def accepts_logits_to_keep(model: nn.Module) -> bool:
     """Whether a model can be asked for the logits of its last columns only."""
-    return _accepts(type(_causal_lm(model)))
+    return _accepts(type(causal_lm(model)))

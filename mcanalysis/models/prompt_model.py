@@ -81,7 +81,7 @@ class PromptNetwork(nn.Module):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None,
-        position_ids: Tensor,
+        position_ids: Tensor | None = None,
         past_key_values: Any = None,
         query_mask: Tensor | None = None,
         **inputs: Any,
@@ -94,7 +94,7 @@ class PromptNetwork(nn.Module):
             return self.base(
                 input_ids=input_ids,
                 attention_mask=mask,
-                position_ids=position_ids + number,
+                position_ids=None if position_ids is None else position_ids + number,
                 past_key_values=past_key_values,
                 **inputs,
             )
@@ -154,6 +154,10 @@ class PromptModel(AdaptedModel):
 
     def base_point(self) -> Point:
         return {}
+
+    def beside_tokens(self, is_prompt: Tensor) -> dict[str, Any]:
+        """Answers have no say in what is read before them."""
+        return {"query_mask": is_prompt}
 
     @contextmanager
     def in_place(self, point: Mapping[str, Tensor]) -> Iterator[nn.Module]:

@@ -69,6 +69,7 @@ def random_pairs(make_examples):
 @pytest.mark.parametrize("token_budget", [1, 40, 100, 4096])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_per_example_nll_is_that_of_one_unpadded_example(
+    engine_of,
     architecture,
     token_budget,
     make_model,
@@ -88,7 +89,9 @@ def test_per_example_nll_is_that_of_one_unpadded_example(
         objective_of(random_pairs[:5], tokenizer, name="a"),
         objective_of(random_pairs[5:], tokenizer, name="b"),
     ]
-    for objective, evaluation in zip(objectives, Engine(model, token_budget).evaluate(point, objectives), strict=True):
+    for objective, evaluation in zip(
+        objectives, engine_of(model, objectives, token_budget).evaluate(point, objectives), strict=True
+    ):
         m = evaluation.measurement
         assert m.num_examples == len(objective.examples) == len(evaluation.outputs)
         for i, example in enumerate(objective.encoded):
@@ -106,12 +109,12 @@ def test_per_example_nll_is_that_of_one_unpadded_example(
 
 @pytest.mark.parametrize("token_budget", [1, 60, 4096])
 def test_outputs_are_those_of_plain_generate_also_where_the_shortcut_is_taken(
-    fitted, tokenizer, random_pairs, plain_model_at, token_budget
+    engine_of, fitted, tokenizer, random_pairs, plain_model_at, token_budget
 ):
     pairs = [*LEARNED, *random_pairs[:3]]
     point = fitted.point()
     objective = objective_of(pairs, tokenizer, max_new_tokens=4)
-    evaluation = Engine(fitted, token_budget).evaluate(point, [objective])[0]
+    evaluation = engine_of(fitted, [objective], token_budget).evaluate(point, [objective])[0]
     plain = plain_model_at(point)
     expected = [generated_alone(plain, tokenizer, prompt, 4) for prompt, _ in pairs]
     assert list(evaluation.outputs) == expected
@@ -143,13 +146,13 @@ def test_answers_that_would_be_reproduced_are_not_generated(fitted, tokenizer):
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "opt", "qwen2", "gemma"])
 @pytest.mark.parametrize("token_budget", [1, 4096])
 def test_outputs_of_every_architecture_are_those_of_plain_generate(
-    architecture, token_budget, tiny_base, tokenizer, random_pairs, random_point, add_by_hand, alone
+    engine_of, architecture, token_budget, tiny_base, tokenizer, random_pairs, random_point, add_by_hand, alone
 ):
     model = LoraModel.attach(tiny_base(architecture), tokenizer, LoraSettings(4), 0, architecture)
     point = random_point(model)
     plain = add_by_hand(tiny_base(architecture), point)
     objective = objective_of(random_pairs, tokenizer, max_new_tokens=7)
-    evaluation = Engine(model, token_budget).evaluate(point, [objective])[0]
+    evaluation = engine_of(model, [objective], token_budget).evaluate(point, [objective])[0]
     assert list(evaluation.outputs) == [generated_alone(plain, tokenizer, prompt, 7) for prompt, _ in random_pairs]
     for nll, example in zip(evaluation.measurement.nll, objective.encoded, strict=True):
         with torch.no_grad():

@@ -1,5 +1,7 @@
 """Not Llama only: every architecture trains, saves, computes its loss and is evaluated as plain transformers would."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers as t
@@ -9,7 +11,8 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
 
 from mcanalysis.errors import UserError
-from mcanalysis.evaluation.engine import Engine
+from mcanalysis.evaluation.batch_plan import common_prefix
+from mcanalysis.evaluation.engine import Engine, EngineSettings
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import collate
@@ -164,7 +167,7 @@ def test_the_soft_cap_of_the_tiny_gemma_2_does_bend_its_logits(tiny_base, encode
 @every_architecture
 @pytest.mark.parametrize("token_budget", [1, 4096])
 def test_outputs_and_nll_are_those_of_one_unpadded_example_and_plain_generate(
-    token_budget, architecture, attach, tokenizer, make_examples, random_point, add_by_hand, tiny_base, alone
+    engine_of, token_budget, architecture, attach, tokenizer, make_examples, random_point, add_by_hand, tiny_base, alone
 ):
     """Sliding windows are shorter than most prompts, and some prompts are shorter than the window."""
     model = attach(architecture)
@@ -174,7 +177,7 @@ def test_outputs_and_nll_are_those_of_one_unpadded_example_and_plain_generate(
     objective = make_objective(data, "test", tokenizer, 128)
     lengths = [len(e.prompt_ids) for e in objective.encoded]
     assert min(lengths) < 8 < max(lengths)
-    evaluation = Engine(model, token_budget).evaluate(point, [objective])[0]
+    evaluation = engine_of(model, [objective], token_budget).evaluate(point, [objective])[0]
     greedy = {"do_sample": False, "max_new_tokens": 7}
     greedy = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **greedy)
     for output, nll, encoded in zip(evaluation.outputs, evaluation.measurement.nll, objective.encoded, strict=True):
@@ -184,6 +187,43 @@ def test_outputs_and_nll_are_those_of_one_unpadded_example_and_plain_generate(
             expected = float(alone(plain, encoded)[0])
         assert output == tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
         assert nll == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+WAYS = {
+    "shared prefix": {"prefix": "shared"},
+    "shared prefix, unmerged": {"prefix": "shared", "adapter": "unmerged"},
+    "whole, unmerged": {"prefix": "whole", "adapter": "unmerged"},
+    "small batches": {"prefix": "shared", "token_budget": 70},
+}
+
+
+@every_architecture
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_evaluating_gives_the_nll_of_one_unpadded_example_and_the_same_outputs(
+    way, architecture, attach, tokenizer, make_examples, random_point, add_by_hand, tiny_base, alone
+):
+    """Prefixes of two tasks, one longer and one shorter than the sliding windows of those that have them."""
+    model = attach(architecture)
+    point = random_point(model)
+    plain = add_by_hand(tiny_base(architecture), point)
+    objectives = []
+    for name, start in (("zeta", "the number of the odd one about the river and the stone: "), ("alpha", "odd one: ")):
+        examples = [replace(e, prompt=start + e.prompt) for e in make_examples(6, seed=len(name))]
+        data = TaskData.of(Task(name, "en", "exact_match", 4), {"test": examples})
+        objectives.append(make_objective(data, "test", tokenizer, 128))
+    lengths = sorted(len(common_prefix(o.encoded)) for o in objectives)
+    assert 3 <= lengths[0] < 8 < lengths[1]
+    engine = Engine(model, EngineSettings(**WAYS[way]))
+    shared = engine.choices(objectives)["prefix"]["shared_tokens"].values()
+    assert all(shared) if "shared" in WAYS[way].get("prefix", "") else not any(shared)
+    evaluations, losses = engine.evaluate(point, objectives), engine.losses(point, objectives)
+    plainly = Engine(model, EngineSettings(prefix="whole")).evaluate(point, objectives)
+    for objective, evaluation, loss, other in zip(objectives, evaluations, losses, plainly, strict=True):
+        with torch.no_grad():
+            expected = [float(alone(plain, e)[0]) for e in objective.encoded]
+        assert evaluation.measurement.nll == pytest.approx(expected, rel=1e-5, abs=1e-5)
+        assert loss.nll == pytest.approx(expected, rel=1e-5, abs=1e-5)
+        assert evaluation.outputs == other.outputs
 
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

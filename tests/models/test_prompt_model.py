@@ -173,10 +173,10 @@ def generated_by_hand(model, example, number):
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt", "mistral"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_engine_measures_and_writes_what_one_example_alone_gives(
-    kind, architecture, token_budget, attach, objective
+    engine_of, kind, architecture, token_budget, attach, objective
 ):
     model = attach(kind, architecture)
-    evaluation = Engine(model, token_budget).evaluate(model.point(), [objective])[0]
+    evaluation = engine_of(model, [objective], token_budget).evaluate(model.point(), [objective])[0]
     with torch.no_grad():
         expected = [alone_by_hand(model, e)[0] for e in objective.encoded]
         outputs = [generated_by_hand(model, e, 5) for e in objective.encoded]

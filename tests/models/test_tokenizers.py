@@ -6,7 +6,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from mcanalysis.errors import UserError
-from mcanalysis.evaluation.engine import Engine
+from mcanalysis.evaluation.engine import Engine, EngineSettings
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import encode, encode_all, pad_id
@@ -68,7 +68,7 @@ def trained(folder, examples, train_task):
     encoded, _ = encode_all(examples, tokenizer, 128)
     losses = train_task(model, strategy, encoded, num_steps=4, learning_rate=1e-2).losses
     objective = make_objective(TaskData.of(Task("zeta", "en", "exact_match", 6), {"test": examples}), "test", tokenizer)
-    evaluation = Engine(model, 200).evaluate(model.point(), [objective])[0]
+    evaluation = Engine(model, EngineSettings(200)).evaluate(model.point(), [objective])[0]
     return encoded, losses, evaluation
 
 
