@@ -1,13 +1,14 @@
 # make demo   from nothing to the connectivity figures
 # make test   unit and integration tests;  make test-all adds the slow ones
 # make lint   ruff (lint and format) and pyright
+# make docs   the site, into site/; a warning is an error.  make build  wheel and sdist, into dist/
 # make bench  speed and memory into BENCHMARKS.md; MCANALYSIS_TRACE_DIR=<folder of tasks> for real text
 PYTHON ?= python3
 VENV   := .venv
 PIP    := $(VENV)/bin/pip --disable-pip-version-check
 ARGS   ?=
 
-.PHONY: demo test test-all lint format bench clean
+.PHONY: demo test test-all lint format docs build bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -35,6 +36,14 @@ lint: $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+docs: $(VENV)/.installed
+	$(PIP) install --quiet -c constraints.txt -e '.[docs]'
+	$(VENV)/bin/mkdocs build --strict --quiet
+
+build: $(VENV)/.installed
+	$(PIP) install --quiet -c constraints.txt -e '.[build]'
+	PIP_CONSTRAINT=constraints.txt $(VENV)/bin/python -m build
 
 bench: $(VENV)/.installed
 	$(VENV)/bin/python tests/performance $(ARGS)

@@ -139,9 +139,13 @@ def add_model_flags(parser: Parser) -> None:
     model = parser.group("model")
     model.add_argument("--model", default="embedded", help="'embedded', a folder, or a hub id")
     model.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, …")
-    parser.group("execution").add_argument(
-        "--device", default=None, help="cpu, cuda, cuda:1, mps (default: cuda if present)"
-    )
+    execution = parser.group("execution")
+    execution.add_argument("--device", default=None, help="cpu, cuda, cuda:1, mps (default: cuda if present)")
+    execution.add_argument("--token-budget", type=int, metavar="N", help="most tokens evaluated at once (2048)")
+    execution.add_argument(
+        "--engine", type=comma_list, default=[], metavar="A,B",
+        help="force how points are evaluated: merged or unmerged, shared or whole (prefixes), compiled",
+    )  # fmt: skip
 
 
 def add_run_flags(parser: Parser) -> None:
@@ -230,6 +234,23 @@ def run_config(args: argparse.Namespace, strategy: str, seed: int, settings: dic
     )
 
 
+def engine(args: argparse.Namespace) -> Any:
+    """How the flags want points evaluated."""
+    from mcanalysis.errors import UnknownNameError
+    from mcanalysis.evaluation.engine_settings import EngineSettings
+
+    known = {
+        "merged": {"adapter": "merged"}, "unmerged": {"adapter": "unmerged"}, "shared": {"prefix": "shared"},
+        "whole": {"prefix": "whole"}, "compiled": {"compile": True},
+    }  # fmt: skip
+    forced: dict[str, Any] = {}
+    for name in args.engine:
+        if name not in known:
+            raise UnknownNameError("way of evaluating for --engine", name, list(known))
+        forced |= known[name]
+    return EngineSettings(token_budget=args.token_budget, **forced)
+
+
 def execution(args: argparse.Namespace) -> Any:
     """How the flags want a run carried out."""
     from mcanalysis.training.config import Execution
@@ -241,6 +262,7 @@ def execution(args: argparse.Namespace) -> Any:
         gradient_checkpointing=args.gradient_checkpointing,
         torch_compile=args.torch_compile,
         save_trajectory=args.save_trajectory,
+        engine=engine(args),
     )
 
 
@@ -285,11 +307,18 @@ def workers(args: argparse.Namespace) -> int:
     from mcanalysis.experiments.jobs import default_workers
     from mcanalysis.models.loading import default_device, model_source
 
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UserError(
-            f"Expected one process for several runs, got {os.environ['WORLD_SIZE']}; launch train.py for each, then "
-            "this script alone."
-        )
+    if num_processes() > 1:  # they are the workers
+        if args.workers is not None:
+            raise UserError(
+                f"Expected --workers without a launch of several processes, got both, {args.workers} and "
+                f"{num_processes()}; leave --workers out."
+            )
+        if ":" in (args.device or ""):
+            raise UserError(
+                f"Expected --device cuda in a launch of several processes, each of which has its own GPU, got "
+                f"{args.device}; leave it out or choose with CUDA_VISIBLE_DEVICES."
+            )
+        return num_processes()
     if args.workers is not None and args.workers < 1:
         raise UserError(f"Expected --workers of at least 1, got {args.workers}; leave it out for the default.")
     if args.workers is not None:
@@ -319,16 +348,39 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def run_script(main: Callable[[], None]) -> None:
+def num_processes() -> int:
+    """How many processes torchrun or accelerate started."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    return int(count) if count.isdigit() else 2  # what is wrong with it is said when they meet
+
+
+def _share_out(main: Callable[[], None]) -> None:
+    """The first process of a launch runs main, the others take jobs from it."""
+    from mcanalysis.experiments.launch import Launch
+    from mcanalysis.experiments.ranks import Ranks, serve
+
+    launch = Launch.of_environment()
+    if launch.rank > 0:
+        serve(launch, quiet_libraries)
+        return
+    with Ranks(launch, quiet_libraries):
+        main()
+
+
+def run_script(main: Callable[[], None], *, shared: bool = False) -> None:
     """Run a script's main; a mistake in the input ends it with one line on stderr and exit code 2.
 
-    A stop by SIGTERM or Ctrl-C ends it with 143 or 130.
+    A stop by SIGTERM or Ctrl-C ends it with 143 or 130. `shared`: where a launch has several processes, they share the
+    jobs of one main; else each runs its own.
     """
     from mcanalysis.errors import UserError
     from mcanalysis.training.stopping import Stopped
 
     try:
-        main()
+        if shared and num_processes() > 1:
+            _share_out(main)
+        else:
+            main()
     except UserError as error:
         _last_words(f"error: {' '.join(str(error).split())}")
         sys.exit(2)

@@ -12,6 +12,7 @@ from arguments import (
     bar,
     comma_list,
     count_or_all,
+    engine,
     execution,
     integers,
     quiet_libraries,
@@ -117,10 +118,11 @@ def main() -> None:
     if args.minima:
         result = connect_adapters(
             args.minima, args.model, args.data, output_dir, settings,
-            dtype=args.dtype, device=args.device, score=args.score, max_length=args.max_length, progress=bar,
+            dtype=args.dtype, device=args.device, engine=engine(args), score=args.score,
+            max_length=args.max_length, progress=bar,
         )  # fmt: skip
     elif args.run:
-        runs = [load_run(directory, args.device) for directory in args.run]
+        runs = [load_run(directory, args.device, engine(args)) for directory in args.run]
         study = replace(study, main=runs[0].strategy)
         result = analyse_connectivity(runs, output_dir, study, progress=bar, on_figure=reporting.figure)
     else:
@@ -134,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, shared=True)

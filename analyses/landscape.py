@@ -5,7 +5,7 @@ With no flag: sequential fine-tuning and I-LoRA on the embedded base and benchma
 
 from __future__ import annotations
 
-from arguments import Parser, bar, count_or_all, integers, quiet_libraries, run_script, workers
+from arguments import Parser, bar, count_or_all, engine, integers, quiet_libraries, run_script, workers
 from studies import add_study_flags, study_runs
 
 SNAPSHOT_EVERY = 5  # steps: 25 snapshots of a task of 120 steps
@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--grid", type=integers, default=[25], metavar="N[,M]", help="nodes in x and in y")
     parser.add_argument("--num-examples", type=count_or_all, default=50, help="test examples per task, or 'all'")
     parser.add_argument("--num-directions", type=int, default=3, help="slices around each minimum (0: none)")
+    parser.add_argument("--surface-grid", type=int, default=11, help="nodes a side of a slice along two directions")
     parser.add_argument("--sharpness-samples", type=int, default=10, help="directions of the mean rise (0: none)")
     args = parser.parse()
 
@@ -32,9 +33,9 @@ def main() -> None:
 
     settings = LandscapeSettings(
         transition=args.transition, space=args.space, grid=tuple(args.grid), num_examples=args.num_examples,
-        num_directions=args.num_directions, sharpness_samples=args.sharpness_samples,
+        num_directions=args.num_directions, surface_grid=args.surface_grid, sharpness_samples=args.sharpness_samples,
     )  # fmt: skip
-    third = load_run(args.third, args.device) if args.third else None
+    third = load_run(args.third, args.device, engine(args)) if args.third else None
     result = study_landscape(
         study_runs(args), args.output_dir, settings,
         third=third, workers=workers(args), progress=bar, on_figure=reporting.figure, initializer=quiet_libraries,
@@ -43,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, shared=True)

@@ -12,6 +12,7 @@ from arguments import (
     add_workers_flag,
     bar,
     comma_list,
+    engine,
     execution,
     integers,
     quiet_libraries,
@@ -40,7 +41,7 @@ def study_runs(args: argparse.Namespace) -> list[Run]:
     from mcanalysis.run import load_run
 
     if args.run:
-        return [load_run(directory, args.device) for directory in args.run]
+        return [load_run(directory, args.device, engine(args)) for directory in args.run]
     need_paths(args.strategy)
     base = run_config(args, args.strategy[0], args.seed[0], {})
     return train_runs(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mcanalysis.connectivity.profile import Profile, profile
     from mcanalysis.errors import UserError
     from mcanalysis.evaluation.adapter_objective import adapter_objective
-    from mcanalysis.evaluation.engine import EngineSettings
+    from mcanalysis.evaluation.engine_settings import EngineSettings
     from mcanalysis.landscape.eigenvalues import eigenvalues
     from mcanalysis.landscape.hessian import HessianOperator
     from mcanalysis.landscape.predicted_forgetting import predicted_forgetting
@@ -35,7 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Bezier": "paths",
     "ContinualTrainer": "training.continual_trainer",
-    "EngineSettings": "evaluation.engine",
+    "EngineSettings": "evaluation.engine_settings",
     "HessianOperator": "landscape.hessian",
     "Linear": "paths",
     "Plane": "paths",

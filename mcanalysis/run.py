@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from glob import escape
+from html import escape as escape_html
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from torch import Tensor
@@ -17,6 +18,7 @@ from mcanalysis.errors import RunDirectoryError, UnknownNameError, UserError
 from mcanalysis.evaluation.batch_losses import TOKEN_BUDGET, batch_losses
 from mcanalysis.evaluation.differentiable import MinibatchLoss, WholeLoss
 from mcanalysis.evaluation.engine import Engine
+from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.objective import Objective, make_objective
 from mcanalysis.models.adapter_files import LoraSettings, load_adapter, save_adapter
 from mcanalysis.models.encoding import EncodedExample, encode_all
@@ -29,6 +31,13 @@ from mcanalysis.store.manifest import read_manifest
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.store.point_files import read_points
 from mcanalysis.tasks.task import TaskData
+
+
+class Opening(NamedTuple):
+    """How a run is opened: on which device, and how its points are evaluated."""
+
+    device: str | None = None
+    engine: EngineSettings = AUTO
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Minimum:
 class Run:
     """A run directory that training has finished; models and data are loaded when first needed."""
 
-    def __init__(self, directory: str | FilePath, device: str | None = None) -> None:
+    def __init__(self, directory: str | FilePath, device: str | None = None, engine: EngineSettings = AUTO) -> None:
         self.directory = FilePath(directory)
         self.manifest = read_manifest(self.directory)
         if self.manifest.get("status") != "finished":
@@ -64,10 +73,25 @@ class Run:
             )
         self.config: dict[str, Any] = self.manifest["config"]
         self.device = device
+        self.engine_settings = engine
         self._objectives: dict[tuple, Objective] = {}
+
+    def _repr_html_(self) -> str:
+        from mcanalysis.html_table import html_table, number
+
+        matrix, metrics = self.accuracy_matrix, self.metrics
+        rows = [["base" if k == 0 else f"after {k}", *values] for k, *values in matrix.itertuples(index=False)]
+        told = ", ".join(f"{n.replace('_', ' ')} {number(metrics[n])}" for n in metrics if n != "learners")
+        scores = html_table(["score", *matrix.columns[1:]], rows, shaded=range(1, len(matrix.columns)))
+        return f"<p><code>{escape_html(repr(self))}</code></p>{scores}<p>{escape_html(told)}</p>"
 
     def __repr__(self) -> str:
         return f"Run('{self.directory}', strategy='{self.strategy}', seed={self.seed}, tasks={self.task_names})"
+
+    @property
+    def opening(self) -> Opening:
+        """What opens this run, besides its directory, in another process."""
+        return Opening(self.device, self.engine_settings)
 
     @property
     def strategy(self) -> str:
@@ -146,6 +170,19 @@ class Run:
         points = [self.minimum(which, learner).point for which in (start, end)]
         return Linear(*points, space=space, extrapolate=extrapolate)
 
+    def explore(
+        self,
+        start: int | str | None = None,
+        end: int | str | None = None,
+        space: str = "factor",
+        path: str = "linear",
+        learner: str | None = None,
+    ) -> Any:
+        """A widget to walk along a path with, in a notebook; elsewhere a picture. See `mcanalysis.explore.explore`."""
+        from mcanalysis.explore.explorer import explore
+
+        return explore(self, start, end, space, path, learner)
+
     def curve(
         self,
         start: int | str,
@@ -213,7 +250,7 @@ class Run:
     @cached_property
     def engine(self) -> Engine:
         """The evaluation engine on this run's model."""
-        return Engine(self.model)
+        return Engine(self.model, self.engine_settings)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -243,6 +280,22 @@ class Run:
 
         def measure_at(point: Mapping[str, Tensor]) -> Measurement:
             return self.engine.evaluate(point, [chosen])[0].measurement
+
+        return measure_at
+
+    def sampled_objective(
+        self, task: str, split: str = "test"
+    ) -> Callable[[Mapping[str, Tensor], Sequence[int]], Measurement]:
+        """A function of a point and of numbers of examples (from 0) that returns their losses, for `early_profile`."""
+        whole = self.task_objective(task, split)
+
+        @lru_cache(maxsize=1)  # the same examples at all points of a path: they are batched once
+        def part(rows: tuple[int, ...]) -> Objective:
+            examples, encoded = (tuple(of[i] for i in rows) for of in (whole.examples, whole.encoded))
+            return replace(whole, examples=examples, encoded=encoded)
+
+        def measure_at(point: Mapping[str, Tensor], rows: Sequence[int]) -> Measurement:
+            return self.engine.losses(point, [part(tuple(int(row) for row in rows))])[0]
 
         return measure_at
 
@@ -295,6 +348,9 @@ class Run:
         return save_adapter(point, directory, self.config["model"], rank)
 
 
-def load_run(directory: str | FilePath, device: str | None = None) -> Run:
-    """Read a finished run; raises `RunDirectoryError` for an unfinished one or a folder that is no run."""
-    return Run(directory, device)
+def load_run(directory: str | FilePath, device: str | None = None, engine: EngineSettings = AUTO) -> Run:
+    """Read a finished run, to be evaluated as `engine` says.
+
+    Raises `RunDirectoryError` for an unfinished one or a folder that is no run.
+    """
+    return Run(directory, device, engine)

@@ -1,8 +1,14 @@
-"""The pages of docs/ run as they stand: every Python block, in an empty folder; and the commands they name."""
+"""The pages run as they stand: Python blocks in an empty folder, the guides' commands with smaller numbers, all flags.
 
+A block below `<!-- not run: reason -->` is not run; the flags of its commands are checked all the same.
+"""
+
+import contextlib
+import importlib.util
+import io
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,20 +16,85 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).parents[1]
-PAGES = ("geometry.md", "your-own-adapters.md")
+PAGES = {file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "docs").rglob("*.md")}
+PAGES = sorted(PAGES | {"README.md"})
+FENCE = re.compile(r"^(<!-- not run: .*? -->\n)?```(\w+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+
+# What makes a page's command quick, beyond the flags it has; the last of two values counts.
+TRAINING = "--steps 2 --num-train 8 --num-test 4 --batch-size 4"
+PATHS = "--num-points 2 --num-examples 2 --curve-steps 2 --workers 1"
+SMALLER = {"connectivity": f"{TRAINING} {PATHS}", "train": TRAINING, "benchmark": "--steps 2"}
+NEEDS_TWO_RUNS = "docs/report.md", "docs/figures.md"
 
 
-def blocks(page, language):
-    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+def read(page):
+    return (REPOSITORY / page).read_text(encoding="utf-8")
 
 
-def run_python(page, names):
-    """Run a page's Python blocks one after another, with the line numbers of the page in tracebacks."""
-    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
-    for block in blocks(page, "python"):
-        line = text[: text.index(block)].count("\n")
-        exec(compile("\n" * line + block, f"docs/{page}", "exec"), names)
+def blocks(page):
+    """(language, text, line, whether to run it) of each block of a page."""
+    text = read(page)
+    return [(m[2], m[3], text[: m.start(3)].count("\n"), not m[1]) for m in FENCE.finditer(text)]
+
+
+def commands(page):
+    """The commands of a page, as lists of words, without comments."""
+    for language, text, _, run in blocks(page):
+        if language == "bash":
+            for line in text.replace("\\\n", " ").splitlines():
+                if words := shlex.split(line, comments=True):
+                    yield words, run
+
+
+def python_script(words):
+    """(script, flags) of a command that runs a script of ours, however it is started; else None."""
+    for place, word in enumerate(words):
+        if re.fullmatch(r"(analyses|figures)/\w+\.py", word):
+            return REPOSITORY / word, words[place + 1 :]
+        if word == "figures" and words[place - 1].endswith("python"):
+            return REPOSITORY / "figures", words[place + 1 :]
+        if word == "mcanalysis" and place and words[place - 1] == "-m" and words[place + 1 :]:
+            return REPOSITORY / "analyses" / f"{words[place + 1]}.py", words[place + 2 :]
+    return None
+
+
+def run_script(script, flags, monkeypatch):
+    """Run a script in this process, as its own program: what it printed; any exit code but 0 fails."""
+    known = set(sys.modules)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", [str(script), *flags])
+        patch.syspath_prepend(str(script if script.is_dir() else script.parent))
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            try:
+                runpy.run_path(str(script), run_name="__main__")
+            except SystemExit as end:
+                assert not end.code, f"{script.name} {shlex.join(flags)}: exit code {end.code}"
+    for name in set(sys.modules) - known:  # scripts' siblings: two folders have files of one name
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if Path(file).parent in (REPOSITORY / "analyses", REPOSITORY / "figures"):
+            del sys.modules[name]
+    return printed.getvalue()
+
+
+def run_page(page, monkeypatch, names=None):
+    """Run a page from top to bottom; gives the names that its Python blocks left."""
+    names = {} if names is None else names
+    for language, text, line, run in blocks(page):
+        if not run:
+            continue
+        if language == "python":
+            exec(compile("\n" * line + text, page, "exec"), names)
+        if language == "bash":
+            for row in text.replace("\\\n", " ").splitlines():
+                words = shlex.split(row, comments=True)
+                if found := python_script(words):
+                    script, flags = found
+                    environment = [w.split("=", 1) for w in words[: words.index("python")]]
+                    with monkeypatch.context() as patch:
+                        for key, value in environment:
+                            patch.setenv(key, value)
+                        run_script(script, [*flags, *SMALLER.get(script.stem, "").split()], monkeypatch)
     return names
 
 
@@ -34,16 +105,74 @@ def empty_folder(tmp_path, monkeypatch):
         yield tmp_path
 
 
+@pytest.fixture(scope="module")
+def tutorial_folder(tmp_path_factory):
+    """A folder in which the tutorial was followed, and the names that its Python left."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        patch.chdir(folder)
+        names = run_page("docs/tutorial.md", patch)
+    return folder, names
+
+
+def test_tutorial(tutorial_folder, monkeypatch):
+    folder, names = tutorial_folder
+    monkeypatch.chdir(folder)
+    assert (folder / "fomc.png").stat().st_size > 1000
+    assert (folder / "halfway" / "adapter_config.json").exists()
+    assert len(names["profile"].losses) == 5
+    assert [minimum.label for minimum in names["run"].minima] == ["1-C-STANCE", "2-FOMC", "3-MeetingBank"]
+
+
+def test_readme(tutorial_folder, monkeypatch):
+    """Its Python is about the demo's run: here it meets the tutorial's, which has the same first tasks."""
+    monkeypatch.chdir(tutorial_folder[0])
+    (python,) = [text for language, text, _, _ in blocks("README.md") if language == "python"]
+    names: dict = {}
+    exec(python.replace("runs/", "runs/tutorial/").replace("num_steps=60", "num_steps=3"), names)
+    assert 0 <= names["profile"].chord_barrier() < 20
+
+
+def test_jupyter(tutorial_folder, monkeypatch):
+    """Here there is no notebook, so what would be a widget is a picture."""
+    monkeypatch.chdir(tutorial_folder[0])
+    (python,) = [text for language, text, _, _ in blocks("docs/jupyter.md") if language == "python"]
+    exec(python.replace("runs/", "runs/tutorial/"), {})
+
+
+@pytest.mark.parametrize("page", NEEDS_TWO_RUNS)
+def test_pages_about_finished_runs(page, tutorial_folder, monkeypatch):
+    folder, _ = tutorial_folder
+    monkeypatch.chdir(folder)
+    for words, _ in commands(page):
+        script, flags = python_script(words) or (REPOSITORY, [])
+        if "--run" in flags or script.stem == "report":
+            run_script(script, flags, monkeypatch)
+    made = "*.html" if page == "docs/report.md" else "linear_connectivity*.png"
+    assert list(folder.glob(f"runs/tutorial/**/{made}"))
+
+
 def test_geometry(empty_folder, capsys):
-    run_python("geometry.md", {})
-    assert not list(empty_folder.iterdir())
+    names = run_page("docs/geometry.md", None)
+    drawn = {file.name for file in empty_folder.iterdir()}
+    assert drawn == {f"geometry-{name}.png" for name in ("spaces", "valley", "barriers")}
+    for name in drawn:
+        assert f"]({name})" in read("docs/geometry.md") and (REPOSITORY / "docs" / name).exists()
+    assert names["losses"].max() > names["end"]  # the picture of barriers has one of each kind
     assert capsys.readouterr().out
 
 
-def test_your_own_adapters(empty_folder, capsys):
-    names = run_python("your-own-adapters.md", {})
+def test_evaluation(empty_folder, monkeypatch):
+    names = run_page("docs/evaluation.md", monkeypatch)
+    assert 0 < names["early"].saving < 1
+
+
+def test_your_own_adapters(empty_folder, capsys, monkeypatch):
+    names = run_page("docs/your-own-adapters.md", monkeypatch)
     for folder in ("first", "second", "middle"):
         assert (empty_folder / folder / "adapter_config.json").exists()
+    for file in ("figures/connectivity_fast.png", "tables/profiles.csv", "tables/barriers.csv"):
+        assert (empty_folder / "between" / file).stat().st_size > 100
     assert (empty_folder / "profile.png").stat().st_size > 1000
     assert 0 < names["error"] < 1
     assert names["bent"].max_barrier() < names["straight"].max_barrier() / 3
@@ -51,25 +180,113 @@ def test_your_own_adapters(empty_folder, capsys):
     assert max(first, last) < 1.2  # both were trained: the untrained base has a loss of 2.5 and more
 
 
+def test_your_own_model(empty_folder, monkeypatch):
+    names = run_page("docs/your-own-model.md", monkeypatch)
+    assert names["run"].config["model"] == "my-model"
+
+
+def test_your_own_task(empty_folder, monkeypatch):
+    run_page("docs/your-own-task.md", monkeypatch)
+    matrix = (empty_folder / "runs/my-data/trace-sequential-seed0/tables/accuracy_matrix.csv").read_text()
+    assert matrix.startswith("after,Capitals,Colours")
+
+
 @pytest.mark.slow
-def test_the_command_for_your_own_adapters(empty_folder):
-    exec(blocks("your-own-adapters.md", "python")[0], {})
-    (command,) = blocks("your-own-adapters.md", "bash")
-    python, script, *flags = shlex.split(command)
-    assert python == "python"
+def test_your_own_strategy(empty_folder, monkeypatch):
+    """In a process of its own: which strategies there are is read once."""
+    import os
+    import subprocess
+
+    (python,) = [text for language, text, _, _ in blocks("docs/your-own-strategy.md") if language == "python"]
+    exec(python, {})
+    ((words, _),) = commands("docs/your-own-strategy.md")
+    script, flags = python_script(words)
+    variable, folder = words[0].split("=")
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / script), *flags], capture_output=True, text=True, timeout=500
-    )
+        [sys.executable, str(script), *flags, *TRAINING.split()],
+        env={**os.environ, variable: folder}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for file in ("figures/connectivity_fast.png", "tables/profiles.csv", "tables/barriers.csv"):
-        assert (empty_folder / "between" / file).stat().st_size > 100
-    assert "1-first → 2-second" in done.stdout
+    assert "runs/half" in done.stdout and (empty_folder / "runs/half/manifest.json").exists()
+
+
+def test_classics(empty_folder):
+    names: dict = {}
+    (python,) = [text for language, text, _, _ in blocks("docs/classics.md") if language == "python"]
+    exec(python, names)
+    a = names["a"]
+    before, after = (sum(((a[k] - b[k]) ** 2).sum() for k in a) for b in (names["b"], names["b_in_order"]))
+    assert after <= before
+
+
+def test_every_python_block_is_in_a_test_above():
+    """A page with Python that no test names would be shown and never run."""
+    source = Path(__file__).read_text(encoding="utf-8")
+    for page in PAGES:
+        if any(language == "python" for language, *_ in blocks(page)):
+            assert f'"{page}"' in source, page
+
+
+def test_every_public_name_is_in_the_reference():
+    import mcanalysis
+
+    shown = "".join(read(page) for page in PAGES if page.startswith("docs/reference/"))
+    shown = set(re.findall(r"^::: (\S+)$", shown, re.MULTILINE))
+    for name in mcanalysis.__all__:
+        home = getattr(mcanalysis, name).__module__
+        assert {home, f"{home}.{name}"} & shown, f"{home}.{name}"
+
+
+class Parsed(Exception):  # noqa: N818  (no error: what ends a script once its flags are read)
+    """A script has read its flags."""
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(True for _ in commands(p))])
+def test_flags_are_those_of_the_scripts(page, monkeypatch, tmp_path):
+    """Every command names a script that is there, and flags it has; `make` targets exist."""
+    import argparse
+
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self, *arguments, **keywords):
+        parse(self, *arguments, **keywords)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.chdir(REPOSITORY)  # --config files are read
+    for words, _ in commands(page):
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", read("Makefile"), re.MULTILINE), words
+        if (found := python_script(words)) is not None:
+            script, flags = found
+            assert script.exists(), words
+            with pytest.raises(Parsed):
+                run_script(script, flags, monkeypatch)
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    text = read(page)
+    folder = (REPOSITORY / page).parent
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
-        assert (REPOSITORY / "docs" / target).exists(), target
-    for script in re.findall(r"analyses/\w+\.py", text):
-        assert (REPOSITORY / script).exists(), script
+        assert (folder / target).exists(), target
+    for script in re.findall(r"(?:analyses|figures)/[\w/]+\.(?:py|yaml)", text):
+        assert script == "analyses/NAME.py" or (REPOSITORY / script).exists(), script
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    import subprocess
+
+    if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("mkdocstrings") is None:
+        pytest.skip("needs the extra docs: pip install -e '.[docs]'")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path / "site")],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "ends with" not in done.stderr
+    home = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert not re.findall(
+        r'(?:src|href)="https?://(?!arxiv|github|keepachangelog|semver)[^"]+\.(?:js|css|woff2?)"', home
+    )

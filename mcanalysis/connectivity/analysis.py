@@ -8,7 +8,7 @@ from pathlib import Path as FilePath
 import pandas as pd
 
 from mcanalysis.connectivity.curve_fitting import fit_curve
-from mcanalysis.connectivity.measuring import Measured, is_measured, measure_path_values
+from mcanalysis.connectivity.measuring import Measured, measure_path_values
 from mcanalysis.connectivity.path_kinds import path_kind
 from mcanalysis.connectivity.result_tables import ResultTables, write_tables
 from mcanalysis.connectivity.settings import PATHS, ConnectivitySettings
@@ -85,7 +85,7 @@ def run_path(run: Run, learner: str, name: str, number: int, settings: Connectiv
 def measure_path(run: Run, path: StoredPath, on_point: Callable[[], object] = lambda: None) -> Measured:
     """Profiles, by split and task, along one path of a run; only what the store lacks is measured."""
     with MeasurementStore(run.directory / "measurements.sqlite") as store:
-        return measure_path_values(path, _objectives(run, path), store, lambda: run.engine, on_point)
+        return measure_path_values(path, path_objectives(run, path), store, lambda: run.engine, on_point)
 
 
 def measure_ensemble(run: Run, learner: str, path: StoredPath) -> list[dict]:
@@ -95,26 +95,14 @@ def measure_ensemble(run: Run, learner: str, path: StoredPath) -> list[dict]:
     return ensemble_rows(path, _tested(run, path), lambda: run.model, run.directory / "ensembles" / learner)
 
 
-def unmeasured(run: Run, learner: str, settings: ConnectivitySettings) -> list[tuple[str, int]]:
-    """The (path, its number as in `run_path`) of which something is still to be computed, path by path.
-
-    The simplex counts as one more path, `SIMPLEX`.
-    """
-    found = []
-    with MeasurementStore(run.directory / "measurements.sqlite") as store:
-        for name in settings.paths:
-            for number in range(num_stretches(run, learner, path_kind(name))):
-                path = run_path(run, learner, name, number, settings)
-                folder = run.directory / "ensembles" / learner
-                there = not settings.ensemble or ensemble_file(path, _tested(run, path), folder).exists()
-                if not (there and is_measured(path, _objectives(run, path), store)):
-                    found.append((name, number))
-    if settings.simplex and not StoredSimplex(run, learner, settings).is_measured():
-        found.append((SIMPLEX, 0))
-    return found
+def has_ensemble(run: Run, learner: str, path: StoredPath) -> bool:
+    """Whether the ensemble that the settings ask for, if any, is computed."""
+    folder = run.directory / "ensembles" / learner
+    return not path.settings.ensemble or ensemble_file(path, _tested(run, path), folder).exists()
 
 
-def _objectives(run: Run, path: StoredPath) -> list[Objective]:
+def path_objectives(run: Run, path: StoredPath) -> list[Objective]:
+    """What is measured along a path: its tasks, on the eval and the test split."""
     return [
         run.task_objective(task, split, path.settings.num_examples)
         for task in path.transition.tasks
@@ -123,7 +111,7 @@ def _objectives(run: Run, path: StoredPath) -> list[Objective]:
 
 
 def _tested(run: Run, path: StoredPath) -> list[Objective]:
-    return [o for o in _objectives(run, path) if o.split == "test"]
+    return [o for o in path_objectives(run, path) if o.split == "test"]
 
 
 __all__ = [
@@ -132,10 +120,11 @@ __all__ = [
     "ConnectivitySettings",
     "Transition",
     "analyse_run",
+    "has_ensemble",
     "measure_ensemble",
     "measure_path",
+    "path_objectives",
     "run_path",
     "run_transitions",
-    "unmeasured",
     "whole_run",
 ]

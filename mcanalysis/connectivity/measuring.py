@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -49,21 +50,22 @@ def measure_path_values(
     return Measured(profiles, remaining)
 
 
-def is_measured(path: StoredPath, objectives: Sequence[Objective], store: MeasurementStore) -> bool:
-    """Whether everything that `measure_path_values` needs is in the store."""
+def wanted_ts(path: StoredPath, objectives: Sequence[Objective], store: MeasurementStore) -> list[float]:
+    """The t to measure next: all that a grid lacks, or the one at which an adaptive search stands; none: it is done."""
+    wanted: list[float] = []
 
     def at(t: float) -> Sequence[Measurement]:
         found = [store.get(measurement_key(path.point_key(t), o)) for o in objectives]
         there = [m for m in found if m is not None]
         if len(there) < len(found):
-            raise LookupError(t)
+            wanted.append(t)
+            if path.settings.adaptive is not None:
+                raise LookupError(t)
         return there
 
-    try:
+    with suppress(LookupError):
         _walk(path, objectives, at)
-    except LookupError:
-        return False
-    return True
+    return wanted
 
 
 def _walk(path: StoredPath, objectives: Sequence[Objective], at: Callable[[float], Sequence[Measurement]]) -> float:

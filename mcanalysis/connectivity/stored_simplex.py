@@ -10,7 +10,7 @@ from mcanalysis.connectivity.path_kinds import path_kind
 from mcanalysis.connectivity.settings import ConnectivitySettings
 from mcanalysis.connectivity.simplex_grid import coordinates, simplex_weights
 from mcanalysis.errors import UserError
-from mcanalysis.evaluation.measuring import measure, measurement_key
+from mcanalysis.evaluation.measuring import measure
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.paths import Simplex
 from mcanalysis.run import Minimum, Run
@@ -52,16 +52,11 @@ class StoredSimplex:
             for split in ("eval", "test")
         ]
 
-    def is_measured(self) -> bool:
-        """Whether everything is in the store."""
-        with MeasurementStore(self.run.directory / "measurements.sqlite") as store:
-            return not store.missing(measurement_key(k, o) for _, k in self._points() for o in self.objectives)
-
     def rows(self, on_point: Callable[[], object] = lambda: None) -> list[dict[str, Any]]:
         """Rows of `simplex.csv` without strategy, learner and seed; only what the store lacks is measured."""
         rows = []
         with MeasurementStore(self.run.directory / "measurements.sqlite") as store:
-            for weights, key in self._points():
+            for weights, key in self.points():
                 point = lambda weights=weights: self.simplex(weights)  # noqa: E731
                 values = measure(lambda: self.run.engine, store, key, point, self.objectives)
                 place = {"space": self.space, "minima": " ".join(m.label for m in self.minima), **coordinates(weights)}
@@ -71,7 +66,7 @@ class StoredSimplex:
                 on_point()
         return rows
 
-    def _points(self) -> Iterator[tuple[tuple[float, ...], str]]:
+    def points(self) -> Iterator[tuple[tuple[float, ...], str]]:
         """Coordinates and the store's key of every point; the corners are the minima themselves."""
         key = hash_json(["simplex", self.space, *(m.key for m in self.minima)])[:24]
         for weights in self.weights:

@@ -16,8 +16,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from mcanalysis.errors import UserError
 from mcanalysis.evaluation.batch_pass import run_batch
 from mcanalysis.evaluation.batch_plan import Reading, longest, plan_readings
 from mcanalysis.evaluation.compiled import Compiled, check_can_compile
+from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.evaluation.shared_prefix import SharedPrefix, can_share
 from mcanalysis.metrics.scores import get_score
@@ -38,29 +39,6 @@ from mcanalysis.store.measurements import Measurement
 logger = logging.getLogger(__name__)
 
 TOKEN_BUDGET = 2048
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How points are evaluated; nothing here changes a number by more than rounding.
-
-    `token_budget` bounds the padded tokens that are read at once, hence the memory (None: 2048, or the longest
-    example). `adapter`: `merged` into the weights or `unmerged` beside them (`auto`: merged in float32 and float64).
-    `prefix`: what a task's prompts begin with alike is `shared`, computed once per point, or read with every example,
-    `whole` (`auto`: shared where it is a part worth it). `compile`: the decoder goes through `torch.compile`.
-    """
-
-    token_budget: int | None = None
-    adapter: Literal["auto", "merged", "unmerged"] = "auto"
-    prefix: Literal["auto", "shared", "whole"] = "auto"
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        if self.token_budget is not None and self.token_budget < 1:
-            raise UserError(f"Expected a token budget of at least 1, got {self.token_budget}; leave it out for 2048.")
-        for name, allowed in (("adapter", ("auto", "merged", "unmerged")), ("prefix", ("auto", "shared", "whole"))):
-            if getattr(self, name) not in allowed:
-                raise UserError(f"Expected {name} to be one of {', '.join(allowed)}, got '{getattr(self, name)}'.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +57,7 @@ class Engine:
     shared prefix where keys and values cannot be shared, compiling without a compiler.
     """
 
-    def __init__(self, model: AdaptedModel, settings: EngineSettings = EngineSettings()) -> None:
+    def __init__(self, model: AdaptedModel, settings: EngineSettings = AUTO) -> None:
         self.model = model
         self.settings = settings
         self._budget = settings.token_budget
@@ -131,10 +109,10 @@ class Engine:
             if reading.prefix_ids is not None:
                 shared[owner[reading.batches[0].rows[0]]] = reading.prefix_ids.shape[1]
         return {
-            **asdict(self.settings),
             "token_budget": self._token_budget(objectives),
             "adapter": "merged" if self._merges else "unmerged",
-            "prefix": {"shared_tokens": shared},
+            "shared_prefix_tokens": shared,
+            "compile": self.settings.compile,
         }
 
     def _read(
@@ -202,6 +180,10 @@ class Engine:
             self._plans[key] = plan_readings(objectives, budget, share, padding, self.model.device)
             self._kept += objectives
         return self._plans[key]
+
+    def check_budget(self, objectives: Sequence[Objective]) -> None:
+        """Raise `UserError` where one of the examples alone exceeds the token budget."""
+        self._token_budget(objectives)
 
     def _token_budget(self, objectives: Sequence[Objective]) -> int:
         needed = longest(objectives)

@@ -20,6 +20,7 @@ from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.evaluation.adapter_objective import attach_slot
 from mcanalysis.evaluation.differentiable import WholeLoss
 from mcanalysis.evaluation.engine import Engine
+from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.experiments.connectivity import ConnectivityResult, draw_paths
 from mcanalysis.models.adapter_files import load_adapter
@@ -29,7 +30,7 @@ from mcanalysis.params.spaces import get_space
 from mcanalysis.paths import Curve
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.hashing import hash_json
-from mcanalysis.store.manifest import claim_run_directory, mark_finished
+from mcanalysis.store.manifest import claim_run_directory, mark_finished, record_evaluation
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.tasks.trace_files import load_examples
 
@@ -43,6 +44,7 @@ def connect_adapters(
     *,
     dtype: str = "auto",
     device: str | None = None,
+    engine: EngineSettings = AUTO,
     score: str | None = None,
     max_length: int = 1024,
     progress: Progress = silent,
@@ -109,11 +111,13 @@ def connect_adapters(
     }  # fmt: skip
     claim_run_directory(output, identity, resume=True, base_hash=base_hash(model_name))
     bar = progress(total=len(paths) * settings.num_points, desc="paths")
+    evaluator = Engine(model, engine)
+    record_evaluation(output, evaluator.choices(objectives))
     tables = ResultTables()
     labels = {"strategy": "adapters", "learner": "fast", "seed": 0}
     with MeasurementStore(output / "measurements.sqlite") as store:
         for path in paths:
-            measured = measure_path_values(path, objectives, store, lambda: Engine(model), bar.update)
+            measured = measure_path_values(path, objectives, store, lambda: evaluator, bar.update)
             averaged = ensemble_rows(path, objectives, lambda: model, output / "ensembles") if settings.ensemble else []
             tables.add(path, measured, labels, averaged)
     bar.close()

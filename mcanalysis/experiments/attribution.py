@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,19 +25,22 @@ from mcanalysis.connectivity.profile import Profile, Quantity, grid
 from mcanalysis.connectivity.tables import Curves
 from mcanalysis.connectivity.transitions import Transition, run_transitions
 from mcanalysis.errors import UserError
-from mcanalysis.evaluation.measuring import measure, measurement_key
+from mcanalysis.evaluation.measuring import measure
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.experiments.jobs import Job, run_jobs
+from mcanalysis.experiments.point_jobs import PointJobs
 from mcanalysis.metrics.bootstrap import percentile_interval
 from mcanalysis.params.groups import by_layer, by_module, by_module_kind, places
+from mcanalysis.params.point import Point
 from mcanalysis.params.spaces import get_space
 from mcanalysis.paths import Linear
 from mcanalysis.plotting.attribution import Role, attribution_caption, plot_attribution
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Run, load_run
+from mcanalysis.run import Run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.hashing import hash_json
+from mcanalysis.store.lock import lock_measurements
 from mcanalysis.store.measurements import MeasurementStore
 
 HOLDS: tuple[Hold, ...] = get_args(Hold)
@@ -123,19 +126,16 @@ class Subject:
             at_ends = {held_t(hold): at_ends[held_t(hold)]}
         return [at_ends.get(t, f"{between[:24]}/{t!r}") for t in map(float, grid(self.settings.num_points))]
 
-    def unmeasured(self) -> list[tuple[Hold, tuple[str, ...]]]:
-        """(hold, tensor names) of every group of which something is not in the store; the same points only once."""
-        found: list[tuple[Hold, tuple[str, ...]]] = []
-        asked: set[tuple[str, ...]] = set()
-        with MeasurementStore(self.run.directory / "measurements.sqlite") as store:
-            for hold in HOLDS:
-                for _, _, names in self.groups:
-                    points = tuple(self.point_keys(hold, names))
-                    keys = (measurement_key(p, o) for p in points for o in self.objectives)
-                    if points not in asked and store.missing(keys):
-                        found.append((hold, names))
-                    asked.add(points)
-        return found
+    @property
+    def places(self) -> list[tuple[str, _OnGroup]]:
+        """The points of all groups by their keys in the store; the same points only once."""
+        ts = [float(t) for t in grid(self.settings.num_points)]
+        found: dict[str, _OnGroup] = {}
+        for hold in HOLDS:
+            for _, _, names in self.groups:
+                for t, key in zip(ts, self.point_keys(hold, names), strict=True):
+                    found.setdefault(key, _OnGroup(self.settings, hold, names, t))
+        return list(found.items())
 
     def measure(self, hold: Hold, names: Sequence[str]) -> dict[str, Profile]:
         """Profiles by task of one group's path, through the store."""
@@ -166,13 +166,16 @@ def study_attribution(
         UserError: for a transition that a run does not have, before anything is measured.
     """
     subjects = [Subject.of(run, settings) for run in runs]
-    jobs = [
-        Job(_measure, (s.run.directory, s.run.device, settings, hold, names))
-        for s in subjects
-        for hold, names in s.unmeasured()
-    ]
+    points = {s.run.directory: PointJobs(s.run) for s in subjects}
+    jobs = [job for s in subjects for job in points[s.run.directory].jobs(s.places, s.objectives)]
+
+    def follow(job: Job, result: Any) -> list[Job]:
+        points[job.arguments[0]].add(job, result)
+        return []
+
     if jobs:
-        run_jobs(jobs, lambda job, result: [], workers, progress, initializer, len(jobs))
+        with lock_measurements(*points):
+            run_jobs(jobs, follow, workers, progress, initializer, len(jobs))
     curves, barriers, figures = [], [], []
     for subject in subjects:
         run, tables = subject.run, attribution_tables(subject)
@@ -251,18 +254,19 @@ def _barrier_rows(
             yield row
 
 
-@cache
-def _opened(directory: Path, device: str | None, settings: AttributionSettings) -> Subject:
-    """A worker's run, with its model and data, for all of its jobs."""
-    return Subject.of(load_run(directory, device), settings)
+@dataclass(frozen=True)
+class _OnGroup:
+    """A point on a group's path."""
+
+    settings: AttributionSettings
+    hold: Hold
+    names: tuple[str, ...]
+    t: float
+
+    def point(self, run: Run) -> Point:
+        return move_group(_subject(run, self.settings).path, self.names, self.hold)(self.t)
 
 
-def _measure(
-    directory: Path,
-    device: str | None,
-    settings: AttributionSettings,
-    hold: Hold,
-    names: tuple[str, ...],
-    progress: Progress,
-) -> None:
-    _opened(directory, device, settings).measure(hold, names)
+@lru_cache(maxsize=1)
+def _subject(run: Run, settings: AttributionSettings) -> Subject:
+    return Subject.of(run, settings)

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
 from mcanalysis.benchmarks import load_benchmark
-from mcanalysis.connectivity.analysis import (
-    SIMPLEX,
-    ConnectivitySettings,
-    analyse_run,
-    measure_ensemble,
-    measure_path,
-    run_path,
-    unmeasured,
-)
+from mcanalysis.connectivity.analysis import ConnectivitySettings, analyse_run
 from mcanalysis.connectivity.over_seeds import barriers_over_seeds
 from mcanalysis.connectivity.path_kinds import path_kind
 from mcanalysis.connectivity.result_tables import write_tables
-from mcanalysis.connectivity.stored_simplex import StoredSimplex, check_numbers
-from mcanalysis.experiments.jobs import Job, opened_run, run_jobs
+from mcanalysis.connectivity.stored_simplex import check_numbers
+from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
+from mcanalysis.experiments.jobs import Job, num_ranks, run_jobs
+from mcanalysis.experiments.path_jobs import PathJobs
 from mcanalysis.experiments.strategies import metrics_table, run_directories
 from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.plotting.connectivity import plot_transitions
@@ -33,6 +28,8 @@ from mcanalysis.plotting.whole_run import plot_whole_run
 from mcanalysis.progress import Progress, silent
 from mcanalysis.run import Run, load_run
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.store.lock import lock_measurements
+from mcanalysis.tasks.task import TaskData
 from mcanalysis.training.config import Execution, RunConfig
 from mcanalysis.training.continual_trainer import is_finished, train
 
@@ -65,6 +62,11 @@ class Study:
     workers: int = 1
     execution: Execution | None = None
 
+    @property
+    def engine(self) -> EngineSettings:
+        """How points are evaluated."""
+        return self.execution.engine if self.execution else AUTO
+
     def settings_of(self, strategy: str) -> ConnectivitySettings:
         """The settings for a strategy's runs."""
         if strategy == self.main:
@@ -89,46 +91,74 @@ def study_connectivity(
 ) -> ConnectivityResult:
     """Train (or reuse) each run, measure its paths, draw its figure as soon as one path is there; then compare.
 
-    With several `workers` (processes that share the cores) runs train side by side, and paths are measured as soon as
-    their run is trained; `initializer` is called in each.
+    With several `workers` (processes that share the cores), or as many ranks of a launch, runs train side by side, and
+    paths are measured as soon as their run is trained; `initializer` is called in each worker. Raises
+    `RunDirectoryError` where another process measures one of the runs.
     """
     directories = run_directories(configs, output_dir)
-    waiting: dict[Path, set[tuple[str, int]]] = {}
-
-    def measuring(directory: Path) -> list[Job]:
-        run = load_run(directory, study.device)
-        todo = unmeasured(run, run.answering_learner, study.settings_of(run.strategy))
-        waiting[directory] = set(todo)
-        return [Job(_measure, (directory, study, path, number)) for path, number in todo]
-
-    def follow(job: Job, result: object) -> list[Job]:
-        if job.function is _train:
-            return measuring(job.arguments[1])
-        directory, _, path, number = job.arguments
-        waiting[directory].discard((path, number))
-        paths = study.settings_of(load_run(directory).strategy).paths
-        if path == paths[0] and len(paths) > 1 and not any(p == path for p, _ in waiting[directory]):
-            early = replace(study.settings, paths=(path,), ensemble=0, simplex=())
-            on_figure(draw_paths(analyse_run(load_run(directory), early), directory / "figures")[-1])
-        return []
-
     first = configs[0]
     check_base(first.model, first.dtype, study.device or default_device())
     tasks = load_benchmark(first.benchmark, first.data_dir, first.tasks, first.scores, first.sizes)
     check_numbers(study.settings.simplex, len(tasks))
+    with ExitStack() as held:
+        _compute(configs, directories, study, tasks, held, progress, on_figure, initializer)
+        runs = [load_run(d, study.device, study.engine) for d in directories]
+        return analyse_connectivity(runs, output_dir, study, progress=silent, on_figure=on_figure)
+
+
+def _compute(
+    configs: Sequence[RunConfig],
+    directories: Sequence[Path],
+    study: Study,
+    tasks: Sequence[TaskData],
+    held: ExitStack,
+    progress: Progress,
+    on_figure: Callable[[Path], None],
+    initializer: Callable[[], None] | None,
+) -> None:
+    """Train and measure what is missing; the runs are locked as long as `held` is open."""
+    paths: dict[Path, PathJobs] = {}
+
+    def measuring(directory: Path) -> list[Job]:
+        held.enter_context(lock_measurements(directory))
+        run = load_run(directory, study.device, study.engine)
+        paths[directory] = PathJobs(run, study.settings_of(run.strategy), progress)
+        return paths[directory].start()
+
+    def follow(job: Job, result: object) -> list[Job]:
+        if job.function is _train:
+            directory = job.arguments[1]
+            jobs = measuring(directory)
+            expected = study.num_jobs(configs[directories.index(directory)].strategy, len(tasks))
+            overall.update(1 + expected - paths[directory].num_open)
+            return jobs
+        directory = job.arguments[0]
+        of_run = paths[directory]
+        settings, before, first = of_run.settings, of_run.num_open, of_run.settings.paths[0]
+        was_open = of_run.is_open(first)
+        jobs = of_run.follow(job, result)
+        overall.update(before - of_run.num_open)
+        if len(settings.paths) > 1 and was_open and not of_run.is_open(first):
+            early = replace(study.settings, paths=(first,), ensemble=0, simplex=())
+            on_figure(draw_paths(analyse_run(load_run(directory), early), directory / "figures")[-1])
+        return jobs
+
     jobs: list[Job] = []
     total = 0
     for config, directory in zip(configs, directories, strict=True):
         if is_finished(config, directory, tasks, study.resume):
             jobs += measuring(directory)
-            total += len(waiting[directory])
+            total += paths[directory].num_open
         else:
             jobs.append(Job(_train, (config, directory, study)))
             total += 1 + study.num_jobs(config.strategy, len(tasks))
-    if jobs:
-        run_jobs(jobs, follow, study.workers, progress, initializer, total)
-    runs = [load_run(d, study.device) for d in directories]
-    return analyse_connectivity(runs, output_dir, study, progress=silent, on_figure=on_figure)
+    if not jobs:
+        return
+    overall = progress(total=total, desc="jobs")
+    try:
+        run_jobs(jobs, follow, study.workers, progress, initializer)
+    finally:
+        overall.close()
 
 
 def _train(config: RunConfig, directory: Path, study: Study, progress: Progress) -> None:
@@ -136,20 +166,12 @@ def _train(config: RunConfig, directory: Path, study: Study, progress: Progress)
     train(config, directory, resume=study.resume, device=study.device, execution=how, progress=progress)
 
 
-def _measure(directory: Path, study: Study, name: str, number: int, progress: Progress) -> None:
-    run = opened_run(directory, study.device)
-    settings, learner = study.settings_of(run.strategy), run.answering_learner
-    if name == SIMPLEX:
-        simplex = StoredSimplex(run, learner, settings)
-        bar = progress(total=len(simplex.weights), desc=f"{run.strategy} simplex")
-        simplex.rows(bar.update)
-    else:
-        path = run_path(run, learner, name, number, settings)
-        what = f"{run.strategy} {path.transition.start} → {path.transition.end} {name}"
-        bar = progress(total=len(path.ts), desc=what)
-        measure_path(run, path, bar.update)
-        measure_ensemble(run, learner, path)
-    bar.close()
+def _measure_on_ranks(runs: Sequence[Run], study: Study, progress: Progress) -> None:
+    """Let the ranks of a launch measure what is missing."""
+    paths = {run.directory: PathJobs(run, study.settings_of(run.strategy), progress) for run in runs}
+    jobs = [job for of_run in paths.values() for job in of_run.start()]
+    if jobs:
+        run_jobs(jobs, lambda job, result: paths[job.arguments[0]].follow(job, result), num_ranks(), progress)
 
 
 def analyse_connectivity(
@@ -160,14 +182,20 @@ def analyse_connectivity(
     progress: Progress = silent,
     on_figure: Callable[[Path], None] = lambda _: None,
 ) -> ConnectivityResult:
-    """Measure what is missing in finished runs, wherever they lie; the comparison goes to `<output_dir>/comparison`."""
+    """Measure what is missing in finished runs, wherever they lie; the comparison goes to `<output_dir>/comparison`.
+
+    Raises `RunDirectoryError` where another process measures one of the runs.
+    """
     comparison = Path(output_dir) / "comparison"
     figures: list[Path] = []
     of_runs = []
-    for run in runs:
-        of_runs.append(analyse_run(run, study.settings_of(run.strategy), progress=progress))
-        figures += draw_paths(of_runs[-1], run.directory / "figures")
-        on_figure(figures[-1])
+    with lock_measurements(*(run.directory for run in runs)):
+        if num_ranks() > 1:
+            _measure_on_ranks(runs, study, progress)
+        for run in runs:
+            of_runs.append(analyse_run(run, study.settings_of(run.strategy), progress=progress))
+            figures += draw_paths(of_runs[-1], run.directory / "figures")
+            on_figure(figures[-1])
     names = dict.fromkeys(name for tables in of_runs for name in tables)
     tables = {name: pd.concat([t[name] for t in of_runs if name in t], ignore_index=True) for name in names}
     tables["metrics"] = metrics = metrics_table(runs)

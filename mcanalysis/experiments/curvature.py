@@ -41,7 +41,7 @@ from mcanalysis.plotting.curvature import (
 )
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Minimum, Run
+from mcanalysis.run import Minimum, Opening, Run
 from mcanalysis.store.atomic import write_json_atomic, write_text_atomic
 from mcanalysis.store.hashing import hash_json
 
@@ -133,7 +133,7 @@ def study_curvature(
     for run in runs:
         units = _units(run, settings)
         jobs += [
-            Job(_measure, (run.directory, run.device, settings, number))
+            Job(_measure, (run.directory, run.opening, settings, number))
             for number, unit in enumerate(units)
             if not _file(run, unit, settings).exists()
         ]
@@ -230,8 +230,8 @@ def _file(run: Run, unit: _Unit, settings: CurvatureSettings) -> Path:
     return run.directory / "curvature" / minimum.learner / f"{minimum.label}-{unit.task}-{unit.kind}-{key[:12]}.json"
 
 
-def _measure(directory: Path, device: str | None, settings: CurvatureSettings, number: int, progress: Progress) -> None:
-    run = opened_run(directory, device)
+def _measure(directory: Path, opening: Opening, settings: CurvatureSettings, number: int, progress: Progress) -> None:
+    run = opened_run(directory, opening)
     unit = _units(run, settings)[number]
     bar = progress(total=1, desc=f"{run.strategy} {unit.minimum.label} {unit.task} {unit.kind}")
     losses = run.batch_losses(unit.tasks, SPLIT, _num_examples(unit, settings))

@@ -1,43 +1,57 @@
-"""Independent jobs on the cores of one machine: in this process, or in worker processes that report their progress."""
+"""Independent jobs: in this process, in worker processes on the cores of one machine, or on the ranks of a launch."""
 
 from __future__ import annotations
 
 import os
-import signal
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
-from multiprocessing import get_context, parent_process
-from pathlib import Path
-from types import FrameType
-from typing import Any
+from multiprocessing import get_context
+from typing import Any, Protocol
 
 from mcanalysis.errors import UserError
+from mcanalysis.experiments.job_worker import (
+    Job,
+    end_when_unwanted,
+    opened_run,
+    report_to,
+    run_job,
+    show,
+    stop_job_on_signals,
+)
 from mcanalysis.progress import Bar, Progress, silent
-from mcanalysis.run import Run, load_run
 from mcanalysis.training.stopping import Stopped, listening
 
-
-@dataclass(frozen=True)
-class Job:
-    """A function of a module (it is sent to another process by name), called with these arguments and `progress=`."""
-
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-
-
-@cache
-def opened_run(directory: Path, device: str | None) -> Run:
-    """A worker's run, with its model and data, for all of its jobs."""
-    return load_run(directory, device)
-
+__all__ = ["Follow", "Job", "Pool", "default_workers", "num_ranks", "opened_run", "run_jobs", "use_pool"]
 
 Follow = Callable[[Job, Any], Sequence[Job]]
+
+
+class Pool(Protocol):
+    """Processes that something else has started, such as the ranks of a launch."""
+
+    @property
+    def count(self) -> int:
+        """How many jobs it runs at a time."""
+        ...
+
+    def run(self, pending: list[Job], follow: Follow, progress: Progress, overall: Bar) -> None:
+        """Run jobs as `run_jobs` does."""
+
+
+_pool: Pool | None = None
+
+
+def use_pool(pool: Pool | None) -> None:
+    """Let all jobs from now on run there, whatever number of `workers` is asked for; None: here again."""
+    global _pool
+    _pool = pool
+
+
+def num_ranks() -> int:
+    """How many processes of a launch share the jobs; 1 without a launch."""
+    return _pool.count if _pool is not None else 1
 
 
 def default_workers(device: str | None, model_bytes: int) -> int:
@@ -77,7 +91,9 @@ def run_jobs(
     pending = list(jobs)
     overall = progress(total=total, desc="jobs") if total else silent(total=0, desc="jobs")
     try:
-        if workers == 1:
+        if _pool is not None:
+            _pool.run(pending, follow, progress, overall)
+        elif workers == 1:
             while pending:
                 job = pending.pop(0)
                 result = job.function(*job.arguments, progress=progress)
@@ -113,9 +129,10 @@ def _run_in_workers(
                         raise Stopped(stop.signal)
                     while failure is None and pending and len(running) < workers:
                         job = pending.pop(0)
-                        running[executor.submit(_call, job)] = job
+                        running[executor.submit(run_job, job)] = job
                     done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                    _show(reports, bars, progress)
+                    while not reports.empty():
+                        show(reports.get(), bars, progress)
                     for future in done:
                         job = running.pop(future)
                         pending = [*follow(job, future.result()), *pending]
@@ -139,85 +156,12 @@ def _run_in_workers(
         raise failure
 
 
-# What follows is a worker's.
-_reports: Any = None
-_busy = False
-_unwanted = False
-
-
 def _start_worker(reports: Any, wanted: Any, workers: int, initializer: Callable[[], None] | None) -> None:
-    global _reports
-    _reports = reports
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _asked_to_stop)
-    threading.Thread(target=_stop_when_unwanted, args=(wanted,), daemon=True).start()
+    report_to(reports.put)
+    stop_job_on_signals()
+    threading.Thread(target=end_when_unwanted, args=(wanted,), daemon=True).start()
     import torch
 
     torch.set_num_threads(max(1, _num_cores() // workers))
     if initializer is not None:
         initializer()
-
-
-def _asked_to_stop(number: int, frame: FrameType | None) -> None:
-    if _busy:  # else there is nothing to stop: the pool ends its workers
-        raise Stopped(number)
-
-
-def _stop_when_unwanted(wanted: Any) -> None:
-    """Wait until the process that started this one wants no more of it, or is gone; then end the job, and in the end
-    this process, too: an orphan would keep its run directory locked."""
-    global _unwanted
-    with suppress(EOFError, OSError):
-        wanted.recv_bytes()
-    _unwanted = True
-    os.kill(os.getpid(), signal.SIGTERM)
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-    while _busy:
-        time.sleep(0.1)
-    os._exit(128 + signal.SIGTERM)
-
-
-def _call(job: Job) -> Any:
-    global _busy
-    _busy = True
-    try:
-        if _unwanted:
-            raise Stopped(signal.SIGTERM)
-        return job.function(*job.arguments, progress=_reporting)
-    finally:
-        _busy = False
-
-
-class _ReportingBar:
-    """A worker's bar: says what happens to the process that shows it."""
-
-    def __init__(self, total: int, desc: str) -> None:
-        self.key = (os.getpid(), id(self))
-        self._tell("start", (total, desc))
-
-    def update(self, n: int = 1) -> None:
-        self._tell("update", n)
-
-    def close(self) -> None:
-        self._tell("close", None)
-
-    def _tell(self, what: str, value: Any) -> None:
-        with suppress(OSError):  # who would show it may be gone, and the job has to save
-            _reports.put((self.key, what, value))
-
-
-def _reporting(*, total: int, desc: str) -> Bar:
-    return _ReportingBar(total, desc)
-
-
-def _show(reports: Any, bars: dict[Any, Bar], progress: Progress) -> None:
-    while not reports.empty():
-        key, what, value = reports.get()
-        if what == "start":
-            bars[key] = progress(total=value[0], desc=value[1])
-        elif what == "update" and key in bars:
-            bars[key].update(value)
-        elif what == "close" and key in bars:
-            bars.pop(key).close()

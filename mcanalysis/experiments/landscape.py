@@ -14,18 +14,19 @@ from mcanalysis.evaluation.objective import Objective
 from mcanalysis.experiments.jobs import Job, opened_run, run_jobs
 from mcanalysis.experiments.landscape_sharpness import known_rows, sharpness_key, sharpness_rows
 from mcanalysis.experiments.landscape_tables import mean_slice_rows, node_rows, trajectory_rows
-from mcanalysis.landscape.grid import Axis, Node, measure_nodes, missing_nodes, surrounding_axes
+from mcanalysis.experiments.point_jobs import PointJobs, evaluate
+from mcanalysis.landscape.grid import Axis, Node, surrounding_axes
 from mcanalysis.landscape.stored_surface import Corner, StoredPlane, StoredSlice, plane_corners
+from mcanalysis.params.point import Point
 from mcanalysis.params.spaces import get_space
 from mcanalysis.plotting.landscape import plane_caption, plot_plane
 from mcanalysis.plotting.slices import plot_slices, slices_caption
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Run
+from mcanalysis.run import Opening, Run
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.store.lock import lock_measurements
 from mcanalysis.store.measurements import MeasurementStore
-
-CHUNK = 25  # nodes per job
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class LandscapeSettings:
     (one number: in both) about the minima and the trajectory, with a `margin` in units of the longer side; the first
     `num_examples` of the test split (None: all) of the tasks 1 … k+1. Slices: `num_directions` random ones from each
     minimum after the transition, `slice_points` from −`slice_radius` to `slice_radius`, where 1 is the minimum's own
-    length, filter by filter. Sharpness there: expected, over `sharpness_samples` directions of `sharpness_radius`, and
-    ε-sharpness. With 0 directions, or samples, there is none.
+    length, filter by filter; and a grid of `surface_grid` nodes a side along two such directions at once (0: none).
+    Sharpness there: expected, over `sharpness_samples` directions of `sharpness_radius`, and ε-sharpness. With 0
+    directions, or samples, there is none.
     """
 
     transition: int = 2
@@ -48,6 +50,7 @@ class LandscapeSettings:
     num_directions: int = 3
     slice_points: int = 21
     slice_radius: float = 1.0
+    surface_grid: int = 0
     sharpness_samples: int = 10
     sharpness_radius: float = 0.1
     epsilon: float = 1e-3
@@ -64,6 +67,8 @@ class LandscapeSettings:
             raise UserError(f"Expected at least 0 directions, got {self.num_directions}; 0 leaves slices out.")
         if self.num_directions:
             Axis(-self.slice_radius, self.slice_radius, self.slice_points)
+        if self.surface_grid:
+            Axis(-self.slice_radius, self.slice_radius, self.surface_grid)
         if self.sharpness_samples == 1 or self.sharpness_samples < 0:
             raise UserError(
                 f"Expected 0 or at least 2 directions for sharpness, got {self.sharpness_samples}; 0 leaves it out."
@@ -95,11 +100,21 @@ class _Part:
     objectives: list[Objective]
     labels: dict[str, Any]
 
-    def jobs(self, store: MeasurementStore, settings: LandscapeSettings) -> list[Job]:
-        """Chunks of what is not measured yet."""
-        todo = missing_nodes(store, self.nodes, self.objectives)
-        chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
-        return [Job(_measure, (self.run.directory, self.run.device, self.surface, c, settings)) for c in chunks]
+    @property
+    def places(self) -> list[tuple[str, _AtNode]]:
+        """The points by their keys in the store."""
+        return [(node.key, _AtNode(self.surface, node)) for node in self.nodes]
+
+
+@dataclass(frozen=True)
+class _AtNode:
+    """A point on a surface."""
+
+    surface: StoredPlane | StoredSlice
+    node: Node
+
+    def point(self, run: Run) -> Point:
+        return self.surface.point(self.node)
 
 
 def study_landscape(
@@ -116,25 +131,29 @@ def study_landscape(
     """Measure what is missing of planes, slices and sharpness of finished runs; write their tables and figures.
 
     Per run `tables/landscape.csv`, `trajectory.csv`, `sharpness.csv` and `figures/plane_<start>--<end>`; the slices of
-    all runs together in `<output_dir>/comparison/figures/slices`, one per seed. Work is cut into chunks for `workers`
+    all runs together in `<output_dir>/comparison/figures/slices`, one per seed. Points are shared out to `workers`
     processes; what is in a run's store is not measured again, so a stopped study goes on where it was.
 
-    Raises, before anything is measured, what `plane_corners`, `Plane` and `random_slice` raise.
+    Raises, before anything is measured, what `plane_corners`, `Plane` and `random_slice` raise, and `RunDirectoryError`
+    where another process measures one of the runs.
     """
     parts: dict[Path, tuple[_Part, list[_Part]]] = {}
     trajectories: dict[Path, list[dict[str, Any]]] = {}
     sharpness: dict[Path, dict[str, list[dict[str, Any]]]] = {}  # rows by key, in the order of the minima
+    points: dict[Path, PointJobs] = {}
     jobs: list[Job] = []
     for run in runs:
         plane, trajectories[run.directory] = _plane_part(run, settings, third)
         parts[run.directory] = plane, _slice_parts(run, settings, plane)
         sharpness[run.directory], missing = _sharpness_jobs(run, settings, plane)
-        with MeasurementStore(run.directory / "measurements.sqlite") as store:
-            for part in (plane, *parts[run.directory][1]):
-                jobs += part.jobs(store, settings)
+        points[run.directory] = PointJobs(run)
+        for part in (plane, *parts[run.directory][1]):
+            jobs += points[run.directory].jobs(part.places, part.objectives)
         jobs += missing
 
     def follow(job: Job, result: Any) -> list[Job]:
+        if job.function is evaluate:
+            points[job.arguments[0]].add(job, result)
         if job.function is _sharpness:
             directory, key = job.arguments[0], job.arguments[3]
             sharpness[directory][key] = result
@@ -142,7 +161,8 @@ def study_landscape(
         return []
 
     if jobs:
-        run_jobs(jobs, follow, workers, progress, initializer, len(jobs))
+        with lock_measurements(*(run.directory for run in runs)):
+            run_jobs(jobs, follow, workers, progress, initializer, len(jobs))
 
     tables: list[pd.DataFrame] = []
     figures: list[Path] = []
@@ -191,6 +211,12 @@ def _slice_parts(run: Run, settings: LandscapeSettings, plane: _Part) -> list[_P
     """One slice per minimum after the transition and direction."""
     axis = Axis(-settings.slice_radius, settings.slice_radius, settings.slice_points)
     parts = []
+    for corner in _minima_after(run, plane) if settings.surface_grid else ():
+        both = StoredSlice(corner, 2, 0)
+        sides = Axis(-settings.slice_radius, settings.slice_radius, settings.surface_grid)
+        labels = {**plane.labels, "space": "delta", "learner": corner.learner, "kind": "surface"}
+        labels |= {"start": corner.label, "end": corner.label, "direction": "0,1"}
+        parts.append(_Part(run, both, both.nodes(sides, sides), plane.objectives, labels))
     for corner in _minima_after(run, plane):
         for direction in range(settings.num_directions):
             stored = StoredSlice(corner, 1, direction)
@@ -214,20 +240,6 @@ def _objectives(run: Run, settings: LandscapeSettings) -> list[Objective]:
     return [run.task_objective(task, "test", settings.num_examples) for task in tasks]
 
 
-def _measure(
-    directory: Path,
-    device: str | None,
-    surface: StoredPlane | StoredSlice,
-    nodes: list[Node],
-    settings: LandscapeSettings,
-    progress: Progress,
-) -> None:
-    run = opened_run(directory, device)
-    objectives = _objectives(run, settings)
-    with MeasurementStore(directory / "measurements.sqlite") as store:
-        measure_nodes(lambda: run.engine, store, surface.point, nodes, objectives)
-
-
 def _sharpness_jobs(
     run: Run, settings: LandscapeSettings, plane: _Part
 ) -> tuple[dict[str, list[dict[str, Any]]], list[Job]]:
@@ -239,7 +251,7 @@ def _sharpness_jobs(
         key = sharpness_key(corner, *settings.sharpness, plane.objectives)
         found[key] = by_key.get(key, [])
         if not found[key]:
-            jobs.append(Job(_sharpness, (run.directory, run.device, corner, key, settings)))
+            jobs.append(Job(_sharpness, (run.directory, run.opening, corner, key, settings)))
     return found, jobs
 
 
@@ -248,9 +260,9 @@ def _flat(of_runs: Iterable[dict[str, list[dict[str, Any]]]]) -> pd.DataFrame:
 
 
 def _sharpness(
-    directory: Path, device: str | None, corner: Corner, key: str, settings: LandscapeSettings, progress: Progress
+    directory: Path, opening: Opening, corner: Corner, key: str, settings: LandscapeSettings, progress: Progress
 ) -> list[dict[str, Any]]:
-    run = opened_run(directory, device)
+    run = opened_run(directory, opening)
     return sharpness_rows(run, corner, key, _objectives(run, settings), *settings.sharpness)
 
 
@@ -259,8 +271,9 @@ def _landscape_table(run: Run, plane: _Part, slices: Sequence[_Part]) -> pd.Data
     with MeasurementStore(run.directory / "measurements.sqlite") as store:
         for part in (plane, *slices):
             rows += node_rows(store, part.nodes, part.objectives, part.labels)
-        for learner in dict.fromkeys(part.labels["learner"] for part in slices):
-            own = [part for part in slices if part.labels["learner"] == learner]
+        lines = [part for part in slices if part.labels["kind"] == "slice"]
+        for learner in dict.fromkeys(part.labels["learner"] for part in lines):
+            own = [part for part in lines if part.labels["learner"] == learner]
             labels = {**own[0].labels, "direction": "mean"}
             rows += mean_slice_rows(store, [part.nodes for part in own], own[0].objectives, labels)
     columns = [

@@ -33,7 +33,7 @@ from mcanalysis.params.subspace_overlap import TOLERANCE
 from mcanalysis.plotting.similarity import captions, plot_similarity
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Run, load_run
+from mcanalysis.run import Opening, Run, load_run
 from mcanalysis.store.atomic import write_json_atomic, write_text_atomic
 from mcanalysis.store.hashing import hash_json
 
@@ -161,7 +161,7 @@ class _Minima:
     def missing(self, settings: SimilaritySettings) -> list[Job]:
         """A job for each result that is not there."""
         run = self.run
-        jobs = [] if self.weights_file().exists() else [Job(_compare_weights, (run.directory, run.device))]
+        jobs = [] if self.weights_file().exists() else [Job(_compare_weights, (run.directory, run.opening))]
         for number, task in enumerate(run.task_names, start=1):
             found = len(self.objective(number, settings).encoded)
             if found < SMALLEST_BATCH[True]:
@@ -170,7 +170,7 @@ class _Minima:
                     "train on tasks with more."
                 )
             if not self.task_file(number, settings).exists():
-                jobs.append(Job(_compare_on_task, (run.directory, run.device, number, settings)))
+                jobs.append(Job(_compare_on_task, (run.directory, run.opening, number, settings)))
         return jobs
 
     def told(self, link: Link) -> dict[str, Any]:
@@ -206,13 +206,13 @@ class _Minima:
 
 
 @lru_cache(maxsize=1)
-def _opened(directory: Path, device: str | None) -> _Minima:
+def _opened(directory: Path, opening: Opening) -> _Minima:
     """A worker's run, with its model and data, for its successive jobs."""
-    return _Minima(load_run(directory, device))
+    return _Minima(load_run(directory, *opening))
 
 
-def _compare_weights(directory: Path, device: str | None, progress: Progress) -> None:
-    minima = _opened(directory, device)
+def _compare_weights(directory: Path, opening: Opening, progress: Progress) -> None:
+    minima = _opened(directory, opening)
     links = weight_links(minima.places)
     bar = progress(total=len(links), desc=f"weights {minima.run.strategy} (seed {minima.run.seed})")
     points = {place: minima.point(place) for place in minima.places}
@@ -227,9 +227,9 @@ def _compare_weights(directory: Path, device: str | None, progress: Progress) ->
 
 
 def _compare_on_task(
-    directory: Path, device: str | None, number: int, settings: SimilaritySettings, progress: Progress
+    directory: Path, opening: Opening, number: int, settings: SimilaritySettings, progress: Progress
 ) -> None:
-    minima = _opened(directory, device)
+    minima = _opened(directory, opening)
     run, objective = minima.run, minima.objective(number, settings)
     links = [link for link in task_links(minima.places) if link.end.number >= number]
     places = sorted({place for link in links for place in (link.start, link.end)})

@@ -149,7 +149,7 @@ def train_runs(
             jobs.append(Job(_train, (config, directory, resume, execution, general)))
     if jobs:
         run_jobs(jobs, lambda job, result: [], workers, progress, initializer, len(jobs))
-    return [load_run(d, execution.device) for d in directories]
+    return [load_run(d, execution.device, execution.engine) for d in directories]
 
 
 def _train(

@@ -251,11 +251,11 @@ class LoraModel(AdaptedModel):
                     wide = torch.promote_types(point[key_b(module)].dtype, weight.dtype)
                     a = point[key_a(module)].to(weight.device, wide)
                     b = point[key_b(module)].to(weight.device, wide)
-                    update = b @ a
-                    if getattr(layer, "fan_in_fan_out", False):  # GPT-2's Conv1D keeps its weight transposed
-                        update = update.T
+                    transposed = getattr(layer, "fan_in_fan_out", False)  # GPT-2's Conv1D keeps its weight so
+                    left, right = (a.T, b.T) if transposed else (b, a)
                     originals.append((weight, weight.data))
-                    weight.data = (weight.data.to(wide) + update).to(weight.dtype)
+                    # In one step: ΔW itself would be a second copy for a moment.
+                    weight.data = torch.addmm(weight.data.to(wide), left, right).to(weight.dtype)
                 yield self.base
         finally:
             for weight, data in reversed(originals):

@@ -1,6 +1,9 @@
-"""The score of every task after every task, as a heat map with its numbers."""
+"""The score of every task after every task, as heat maps with their numbers."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -8,24 +11,26 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.selection import require_columns
 from mcanalysis.plotting.style import (
-    DOUBLE_COLUMN,
-    SINGLE_COLUMN,
     add_axes,
+    double_column,
     new_figure,
     print_style,
     shortened,
+    single_column,
 )
 
 SINGLE_COLUMN_TASKS = 9  # more tasks take two columns' width
 
 _LEFT, _RIGHT, _TOP = 0.46, 0.58, 0.08  # inches
-_ROW = 0.25
-_NOTE_LINE, _LETTER = 0.125, 0.062
+_ROW, _TITLE, _BETWEEN = 0.25, 0.22, 0.34
+_FEW_TASKS = 5
+_NOTE_LINE, _LETTER = 0.125, 0.055
 _LABEL_ANGLE = 55.0  # degrees
 _LABEL_LENGTH = 16  # letters
 
@@ -40,6 +45,68 @@ def plot_accuracy_matrix(matrix: pd.DataFrame) -> Figure:
     Raises `UserError` where `after` or every task is missing, where there is no row, or where a score is no number in
     [0, 1].
     """
+    table = _checked(matrix)
+    with print_style():
+        width = single_column() if len(table.tasks) <= SINGLE_COLUMN_TASKS else double_column()
+        notes = _notes([table])
+        below = 0.08 + _NOTE_LINE * len(notes) + _room_for_names(table.tasks)
+        height = _ROW * len(table.after)
+        figure = new_figure(width, below + height + _TOP)
+        across = width - _LEFT - _RIGHT
+        axes = add_axes(figure, _LEFT, below, across, height)
+        image = _draw(axes, table)
+        axes.set_ylabel("after task", labelpad=3)
+        bar = add_axes(figure, _LEFT + across + 0.08, below, 0.09, height)
+        _draw_bar(figure, image, bar)
+        figure.text(0.05 / width, 0.04 / figure.get_figheight(), "\n".join(notes), ha="left", va="bottom")
+        figure.draw_without_rendering()
+    return figure
+
+
+def plot_accuracy_matrices(matrices: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw several accuracy matrices, by title, side by side on one scale; see `plot_accuracy_matrix`.
+
+    Two panels a row, or three where all have at most five tasks. Raises the same errors, and `UserError` for none.
+    """
+    if not matrices:
+        raise UserError("Expected one accuracy matrix or more, got none; pass accuracy_matrix.csv of runs.")
+    tables = {title: _checked(matrix) for title, matrix in matrices.items()}
+    per_row = min(len(tables), 3 if max(len(t.tasks) for t in tables.values()) <= _FEW_TASKS else 2)
+    with print_style():
+        width = double_column()
+        notes = _notes(list(tables.values()))
+        names = max(_room_for_names(t.tasks) for t in tables.values())
+        height = _ROW * max(len(t.after) for t in tables.values())
+        num_rows = -(-len(tables) // per_row)
+        pitch = _TITLE + height + names
+        foot = 0.08 + _NOTE_LINE * len(notes)
+        figure = new_figure(width, num_rows * pitch + foot)
+        across = (width - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row
+        for i, (title, table) in enumerate(tables.items()):
+            row, column = divmod(i, per_row)
+            own = _ROW * len(table.after)
+            place = foot + (num_rows - 1 - row) * pitch + names + height - own
+            axes = add_axes(figure, _LEFT + column * (across + _BETWEEN), place, across, own)
+            image = _draw(axes, table)
+            axes.set_title(title, pad=3)
+            if column == 0:
+                axes.set_ylabel("after task", labelpad=3)
+            if column == per_row - 1 or i == len(tables) - 1:
+                left = _LEFT + column * (across + _BETWEEN) + across + 0.08
+                _draw_bar(figure, image, add_axes(figure, left, place, 0.09, own))
+        figure.text(0.05 / width, 0.04 / figure.get_figheight(), "\n".join(notes), ha="left", va="bottom")
+        figure.draw_without_rendering()
+    return figure
+
+
+class _Matrix(NamedTuple):
+    tasks: list[str]
+    after: list[int]
+    values: np.ndarray  # (rows, tasks)
+    complete: bool
+
+
+def _checked(matrix: pd.DataFrame) -> _Matrix:
     require_columns(matrix, ["after"], "accuracy_matrix")
     tasks = [str(name) for name in matrix.columns if name != "after"]
     if not tasks or matrix.empty:
@@ -58,50 +125,52 @@ def plot_accuracy_matrix(matrix: pd.DataFrame) -> Figure:
         )
     learnt = np.tri(*values.shape, -1) > 0
     complete = after == list(range(len(tasks) + 1)) and bool(np.isfinite(values[learnt]).all())
-    with print_style():
-        width = SINGLE_COLUMN if len(tasks) <= SINGLE_COLUMN_TASKS else DOUBLE_COLUMN
-        height = _ROW * len(after)
-        labels = [shortened(f"{k} {name}", _LABEL_LENGTH) for k, name in enumerate(tasks, start=1)]
-        notes = _notes(values, complete)
-        bottom = 0.08 + _NOTE_LINE * len(notes)
-        bottom += 0.14 + _LETTER * max(map(len, labels)) * np.sin(np.deg2rad(_LABEL_ANGLE))
-        figure = new_figure(width, bottom + height + _TOP)
-        across = width - _LEFT - _RIGHT
-        axes = add_axes(figure, _LEFT, bottom, across, height)
-        shades, scale = colormaps["Blues"], Normalize(0, 1)
-        image = axes.imshow(np.ma.masked_invalid(values), cmap=shades, norm=scale, aspect="auto", gid="scores")
-        for (i, k), value in np.ndenumerate(values):
-            if np.isfinite(value):
-                colour = _readable_on(shades(scale(value)))
-                axes.text(k, i, f"{value:.2f}", ha="center", va="center", color=colour, gid=f"{after[i]} {tasks[k]}")
-            else:
-                axes.add_patch(
-                    Rectangle((k - 0.5, i - 0.5), 1, 1, facecolor="#E4E4E4", edgecolor="#707070", hatch="////",
-                              linewidth=0, gid=f"missing {after[i]} {tasks[k]}")
-                )  # fmt: skip
-        axes.set_xticks(np.arange(len(tasks)), labels)
-        axes.tick_params(axis="x", labelrotation=_LABEL_ANGLE, length=0)
-        for label in axes.get_xticklabels():
-            label.set(ha="right", rotation_mode="anchor", va="center")
-        axes.set_yticks(np.arange(len(after)), ["base" if k == 0 else str(k) for k in after])
-        axes.tick_params(axis="y", length=0)
-        axes.set_ylabel("after task", labelpad=3)
-        _grid(axes, len(tasks), len(after))
-        if complete:
-            _staircase(axes, len(tasks))
-        bar = add_axes(figure, _LEFT + across + 0.08, bottom, 0.09, height)
-        figure.colorbar(image, cax=bar, ticks=[0, 0.5, 1])
-        bar.set_yticklabels(["0", "0.5", "1"])
-        bar.set_ylabel("score (0–1)", labelpad=3)
-        bar.tick_params(length=1.5)
-        figure.text(0.05 / width, 0.04 / figure.get_figheight(), "\n".join(notes), ha="left", va="bottom")
-        figure.draw_without_rendering()
-    return figure
+    return _Matrix(tasks, after, values, complete)
 
 
-def _notes(values: np.ndarray, complete: bool) -> list[str]:
-    notes = ["Left of the heavy line: tasks already trained on."] if complete else []
-    return notes if np.isfinite(values).all() else [*notes, "Hatched: not measured."]
+def _labels(tasks: list[str]) -> list[str]:
+    return [shortened(f"{k} {name}", _LABEL_LENGTH) for k, name in enumerate(tasks, start=1)]
+
+
+def _room_for_names(tasks: list[str]) -> float:
+    return 0.14 + _LETTER * max(map(len, _labels(tasks))) * float(np.sin(np.deg2rad(_LABEL_ANGLE)))
+
+
+def _draw(axes: Axes, table: _Matrix) -> AxesImage:
+    tasks, after, values, complete = table
+    shades, scale = colormaps["Blues"], Normalize(0, 1)
+    image = axes.imshow(np.ma.masked_invalid(values), cmap=shades, norm=scale, aspect="auto", gid="scores")
+    for (i, k), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            colour = _readable_on(shades(scale(value)))
+            axes.text(k, i, f"{value:.2f}", ha="center", va="center", color=colour, gid=f"{after[i]} {tasks[k]}")
+        else:
+            axes.add_patch(
+                Rectangle((k - 0.5, i - 0.5), 1, 1, facecolor="#E4E4E4", edgecolor="#707070", hatch="////",
+                          linewidth=0, gid=f"missing {after[i]} {tasks[k]}")
+            )  # fmt: skip
+    axes.set_xticks(np.arange(len(tasks)), _labels(tasks))
+    axes.tick_params(axis="x", labelrotation=_LABEL_ANGLE, length=0)
+    for label in axes.get_xticklabels():
+        label.set(ha="right", rotation_mode="anchor", va="center")
+    axes.set_yticks(np.arange(len(after)), ["base" if k == 0 else str(k) for k in after])
+    axes.tick_params(axis="y", length=0)
+    _grid(axes, len(tasks), len(after))
+    if complete:
+        _staircase(axes, len(tasks))
+    return image
+
+
+def _draw_bar(figure: Figure, image: AxesImage, bar: Axes) -> None:
+    figure.colorbar(image, cax=bar, ticks=[0, 0.5, 1])
+    bar.set_yticklabels(["0", "0.5", "1"])
+    bar.set_ylabel("score (0–1)", labelpad=3)
+    bar.tick_params(length=1.5)
+
+
+def _notes(tables: list[_Matrix]) -> list[str]:
+    notes = ["Left of the heavy line: tasks already trained on."] if any(t.complete for t in tables) else []
+    return notes if all(np.isfinite(t.values).all() for t in tables) else [*notes, "Hatched: not measured."]
 
 
 def _readable_on(shade: tuple[float, float, float, float]) -> str:
@@ -128,4 +197,4 @@ def _staircase(axes: Axes, num_tasks: int) -> None:
     axes.plot(xs, ys, color="black", linewidth=1.4, solid_joinstyle="miter", clip_on=False, gid="staircase")
 
 
-__all__ = ["SINGLE_COLUMN_TASKS", "plot_accuracy_matrix"]
+__all__ = ["SINGLE_COLUMN_TASKS", "plot_accuracy_matrices", "plot_accuracy_matrix"]

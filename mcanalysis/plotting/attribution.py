@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.selection import label_name, new_task, only_value, require_columns
-from mcanalysis.plotting.style import DOUBLE_COLUMN, TITLE_SIZE, add_axes, new_figure, print_style, shortened
+from mcanalysis.plotting.style import TITLE_SIZE, add_axes, double_column, new_figure, print_style, shortened
 
 Role = Literal["old", "new"]
 
@@ -30,6 +30,7 @@ _ROW, _THIN_ROW, _MANY = 0.22, 0.1, 12  # more layers than this get thin rows wi
 _BOTTOM, _SLANTED, _TOP = 0.54, 0.24, 0.24  # slanted names of modules need more room
 _LOWEST = 0.88  # inches: the words beside the colour bar need as much
 _LABEL_LENGTH = 12
+_ONE_LINE, _LINE = 6.3, 0.12  # inches: a page of more than this width has room for the note on one line
 _NARROWEST_NUMBER = 0.31  # inches: a cell that is narrower holds no number
 
 
@@ -54,7 +55,7 @@ def plot_attribution(barriers: pd.DataFrame, role: Role = "old") -> Figure:
     Raises:
         UserError: if a column lacks, or the table is not of one run and transition with both ends.
     """
-    rows, task = _selected(barriers, role)
+    rows, task = attributed_rows(barriers, role)
     layers, kinds = _order(rows.layer), _order(rows.kind)
     panels = [
         [_Panel(hold, value, _cells(rows[rows.hold == hold], layers, kinds, value)) for hold in ("start", "end")]
@@ -64,11 +65,12 @@ def plot_attribution(barriers: pd.DataFrame, role: Role = "old") -> Figure:
     t = rows.t_farthest.iloc[0]
     with print_style():
         height = max(_LOWEST, len(layers) * (_THIN_ROW if thin else _ROW))
-        floor = _BOTTOM + (_SLANTED if _are_long(kinds) else 0.0)
+        lines = 1 if double_column() > _ONE_LINE else 2
+        floor = _BOTTOM + (_SLANTED if _are_long(kinds) else 0.0) + _LINE * (lines - 1)
         total = floor + 2 * height + _BETWEEN + _TOP
-        figure = new_figure(DOUBLE_COLUMN, total)
+        figure = new_figure(double_column(), total)
         left = _MARGIN + _LETTER * max(len(name) for name in [*_without_common_start(layers[:-1]), "all"])
-        width = (DOUBLE_COLUMN - left - _RIGHT - _GAP) / 2
+        width = (double_column() - left - _RIGHT - _GAP) / 2
         for row, of_row in enumerate(panels):
             bottom = floor + (1 - row) * (height + _BETWEEN)
             finite = np.concatenate([p.cells[np.isfinite(p.cells)] for p in of_row])
@@ -88,15 +90,15 @@ def plot_attribution(barriers: pd.DataFrame, role: Role = "old") -> Figure:
             bar.tick_params(length=1.5)
             bar.set_ylabel(f"{'above chord' if row == 0 else 'change'}\n(nats/token)", labelpad=2)
         note = f"Loss of the {_whose(role, task)}. Above: over the chord of the group's own curve, at t = {t:.2f}. "
-        note += "Below: its change at the other end."
-        figure.text(0.06 / DOUBLE_COLUMN, 0.05 / total, note, ha="left", va="bottom")
+        note = note.rstrip() + (" " if lines == 1 else "\n") + "Below: its change at the other end."
+        figure.text(0.06 / double_column(), 0.05 / total, note, ha="left", va="bottom")
         figure.draw_without_rendering()
     return figure
 
 
 def attribution_caption(barriers: pd.DataFrame, role: Role = "old") -> str:
     """The figure of `plot_attribution` in words, with the largest numbers; same table and errors."""
-    rows, task = _selected(barriers, role)
+    rows, task = attributed_rows(barriers, role)
     first = rows.iloc[0]
     paragraphs = [
         f"Loss (nats per target token, test split) of the {_whose(role, task)} on the straight path in {first.space} "
@@ -124,8 +126,8 @@ def attribution_caption(barriers: pd.DataFrame, role: Role = "old") -> str:
     return "\n\n".join(paragraphs)
 
 
-def _selected(barriers: pd.DataFrame, role: Role) -> tuple[pd.DataFrame, str]:
-    """The rows of the loss of one role's tasks, and the task's name."""
+def attributed_rows(barriers: pd.DataFrame, role: Role) -> tuple[pd.DataFrame, str]:
+    """The rows of the loss of one role's tasks that are drawn, and the task's name; errors as `plot_attribution`."""
     require_columns(barriers, list(_COLUMNS), "attribution_barriers")
     for column in ("strategy", "learner", "seed", "space", "start", "end"):
         only_value(barriers, column, "attribution_barriers")
@@ -239,4 +241,4 @@ def _largest(modules: pd.DataFrame, value: str) -> str:
     return f"{_told(top, value)} ({top.layer}, {top.kind})"
 
 
-__all__ = ["Role", "attribution_caption", "plot_attribution"]
+__all__ = ["Role", "attributed_rows", "attribution_caption", "plot_attribution"]

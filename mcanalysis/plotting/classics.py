@@ -17,11 +17,11 @@ from mcanalysis.plotting.selection import require_columns
 from mcanalysis.plotting.style import (
     BLACK,
     BLUE,
-    DOUBLE_COLUMN,
     GREEN,
     GREY,
     VERMILLION,
     add_axes,
+    double_column,
     new_figure,
     print_style,
 )
@@ -64,8 +64,8 @@ def plot_classic(curves: pd.DataFrame, panels: Mapping[str, Panel]) -> Figure:
     looks = dict(zip(names, _LOOKS, strict=False))
     legend_height = 0.125 * (1 + max(own.series.nunique() for own in of_panel.values())) + 0.03
     with print_style():
-        figure = new_figure(DOUBLE_COLUMN, legend_height + _BOTTOM + _HEIGHT + _TOP)
-        width = DOUBLE_COLUMN / len(panels)
+        figure = new_figure(double_column(), legend_height + _BOTTOM + _HEIGHT + _TOP)
+        width = double_column() / len(panels)
         for i, (name, panel) in enumerate(panels.items()):
             axes = add_axes(figure, i * width + _LEFT, legend_height + _BOTTOM, width - _LEFT - _RIGHT, _HEIGHT)
             _draw(axes, of_panel[name], looks)

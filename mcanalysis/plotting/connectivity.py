@@ -13,21 +13,22 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from mcanalysis.plotting.legend import legend_columns
 from mcanalysis.plotting.selection import (
     label_name,
 )
 from mcanalysis.plotting.style import (
     BLACK,
-    DOUBLE_COLUMN,
     GREY,
     ROLES,
-    SINGLE_COLUMN,
     PathLine,
     add_axes,
+    double_column,
     new_figure,
     path_lines,
     print_style,
     shortened,
+    single_column,
 )
 from mcanalysis.plotting.transition_rows import QUANTITIES, TransitionRows, shown_number, transition_rows, whose
 
@@ -60,14 +61,14 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
     with print_style():
         per_row = min(len(shown), max(1, min(PANELS_PER_ROW, 16 // len(lines))))
         num_blocks = math.ceil(len(shown) / per_row)
-        width = SINGLE_COLUMN if per_row == 1 else DOUBLE_COLUMN
+        width = single_column() if per_row == 1 else double_column()
         labels = _table_labels(shown)
         heights = dict(_PANEL_HEIGHT)
-        legend_columns = 2 if width == SINGLE_COLUMN else 4
         handles = _legend_handles(lines, shown)
-        notes = _notes(labels, 1 if width == DOUBLE_COLUMN else 2)
+        columns = legend_columns([str(h.get_label()) for h in handles], width, 4)
+        notes = _notes(labels, 1 if width == double_column() else 2)
         notes_height = 0.05 + _LINE * len(notes)
-        legend_height = notes_height + 0.135 * math.ceil(len(handles) / legend_columns) + 0.06
+        legend_height = notes_height + 0.135 * math.ceil(len(handles) / columns) + 0.06
         fixed = _TITLE + _GAP + _TICKS + _LINE * (len(labels) + 1) + _BLOCK_GAP
         room = (_TALLEST - _HEAD - legend_height) / num_blocks - fixed
         scale = min(1.0, max(0.65, room / sum(heights.values())))
@@ -114,7 +115,7 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
             handles=handles,
             loc="lower center",
             bbox_to_anchor=(0.5, notes_height / figure.get_figheight()),
-            ncols=legend_columns,
+            ncols=columns,
             handlelength=2.4,
             columnspacing=1.2,
             borderaxespad=0,

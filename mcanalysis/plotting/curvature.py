@@ -11,24 +11,25 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mcanalysis.errors import UserError
+from mcanalysis.plotting.legend import legend_columns
 from mcanalysis.plotting.selection import label_name, require_columns
 from mcanalysis.plotting.style import (
-    DOUBLE_COLUMN,
     GREY,
     ROLES,
-    SINGLE_COLUMN,
     Mark,
     add_axes,
+    double_column,
     new_figure,
     print_style,
     shortened,
+    single_column,
     strategy_marks,
 )
 
 _RUN = ["strategy", "learner", "seed"]
 _LEFT, _RIGHT, _TOP, _GAP = 0.52, 0.08, 0.20, 0.14
 _LINEAR = {"eigenvalues": 1.0, "forgetting": 0.1}  # below, the symmetric logarithmic axes are linear
-_LOSS = "nats per target token"
+_LOSS = "nats/token"
 
 
 def plot_spectrum(spectrum: pd.DataFrame) -> Figure:
@@ -42,18 +43,6 @@ def plot_spectrum(spectrum: pd.DataFrame) -> Figure:
     runs = _runs(spectrum, "spectrum")
     single = 1.0 / (spectrum.num_coordinates * spectrum.width * np.sqrt(2 * np.pi))
     with print_style():
-        figure, panels, legend = _panels(len(runs), bottom=0.62, height=1.45)
-        top = 3 * spectrum.density.max()
-        for axes, (name, rows) in zip(panels, runs, strict=True):
-            for task, of_task in rows.groupby("task", sort=False):
-                mark = _role(str(task))
-                dashes = "--" if task == "mean_old" else "-"
-                axes.plot(of_task.eigenvalue, of_task.density, color=mark.colour, linestyle=dashes, linewidth=1.0)
-            axes.set_yscale("log")
-            axes.set_ylim(single.min() / 10, top)
-            axes.axvline(0.0, color=GREY, linewidth=0.5, zorder=0)
-            axes.set_title(f"{_label(name, runs)}, {shortened(str(rows.minimum.iloc[0]), 16)}", pad=3)
-        _name_axes(figure, panels, f"eigenvalue of the Hessian ({_LOSS} per unit²)", "density")
         roles: list[tuple[Mark, Any, str]] = [
             (ROLES["new"], "-", "the minimum's own task"),
             (ROLES["old"], "--", "mean of the earlier tasks"),
@@ -64,7 +53,18 @@ def plot_spectrum(spectrum: pd.DataFrame) -> Figure:
             for (mark, dashes, words), is_old in zip(roles, (False, True), strict=True)
             if is_old in drawn
         ]
-        legend(handles)
+        figure, panels = _panels(len(runs), 0.62, 1.45, handles)
+        top = 3 * spectrum.density.max()
+        for axes, (name, rows) in zip(panels, runs, strict=True):
+            for task, of_task in rows.groupby("task", sort=False):
+                mark = _role(str(task))
+                dashes = "--" if task == "mean_old" else "-"
+                axes.plot(of_task.eigenvalue, of_task.density, color=mark.colour, linestyle=dashes, linewidth=1.0)
+            axes.set_yscale("log")
+            axes.set_ylim(single.min() / 10, top)
+            axes.axvline(0.0, color=GREY, linewidth=0.5, zorder=0)
+            axes.set_title(f"{_label(name, runs)}, {shortened(str(rows.minimum.iloc[0]), 16)}", pad=3)
+        _name_axes(figure, panels, f"eigenvalue ({_LOSS} per unit²)", "density (per eigenvalue)")
     return figure
 
 
@@ -93,7 +93,18 @@ def plot_eigenvalues(curvature: pd.DataFrame) -> Figure:
     marks = _marks(runs)
     names = list(dict.fromkeys(curvature.minimum))
     with print_style():
-        figure, panels, legend = _panels(2, bottom=1.02, height=1.75, width=DOUBLE_COLUMN)
+        handles = [
+            Line2D([], [], color=m.colour, marker=m.marker, markersize=4, linewidth=1.0, label=_label(name, runs))
+            for (name, _), m in zip(runs, marks, strict=True)
+        ]
+        plain = {"color": "black", "marker": "o", "markersize": 4, "linewidth": 1.0}
+        handles.append(Line2D([], [], label="largest", **plain))
+        handles.append(Line2D([], [], label="smallest", linestyle="--", markerfacecolor="white", **plain))
+        if len(runs) == 1:
+            handles.append(
+                Line2D([], [], color=marks[0].colour, marker="o", markersize=1.8, linestyle="", label="next")
+            )
+        figure, panels = _panels(2, 1.02, 1.75, handles, double_column())
         for axes, is_old, title in zip(
             panels, (False, True), ("loss of the own task", "mean loss of the earlier tasks"), strict=True
         ):
@@ -117,19 +128,7 @@ def plot_eigenvalues(curvature: pd.DataFrame) -> Figure:
             axes.set_xticks(range(len(names)), labels, rotation=40, ha="right", rotation_mode="anchor")
             axes.set_title(title, pad=3)
         _share_limits(panels)
-        _name_axes(figure, panels, "minimum after the task", "eigenvalue")
-        handles = [
-            Line2D([], [], color=m.colour, marker=m.marker, markersize=4, linewidth=1.0, label=_label(name, runs))
-            for (name, _), m in zip(runs, marks, strict=True)
-        ]
-        plain = {"color": "black", "marker": "o", "markersize": 4, "linewidth": 1.0}
-        handles.append(Line2D([], [], label="largest", **plain))
-        handles.append(Line2D([], [], label="smallest", linestyle="--", markerfacecolor="white", **plain))
-        if len(runs) == 1:
-            handles.append(
-                Line2D([], [], color=marks[0].colour, marker="o", markersize=1.8, linestyle="", label="next")
-            )
-        legend(handles)
+        _name_axes(figure, panels, "minimum after the task", f"eigenvalue ({_LOSS} per unit²)")
     return figure
 
 
@@ -156,10 +155,10 @@ def plot_predicted_forgetting(forgetting: pd.DataFrame, correlations: pd.DataFra
     runs = _runs(forgetting, "predicted_forgetting")
     marks = _marks(runs)
     with print_style():
-        side = SINGLE_COLUMN - _LEFT - _RIGHT
+        side = single_column() - _LEFT - _RIGHT
         lines = len(runs) + 1
         bottom = 0.42 + 0.135 * lines
-        figure = new_figure(SINGLE_COLUMN, bottom + side * 0.85 + _RIGHT)
+        figure = new_figure(single_column(), bottom + side * 0.85 + _RIGHT)
         axes = add_axes(figure, _LEFT, bottom, side, side * 0.85)
         handles = []
         for (name, rows), mark in zip(runs, marks, strict=True):
@@ -177,6 +176,9 @@ def plot_predicted_forgetting(forgetting: pd.DataFrame, correlations: pd.DataFra
         for which, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
             getattr(axes, f"set_{which}scale")("symlog", linthresh=_LINEAR["forgetting"], linscale=0.7)
             axis.set_tick_params(which="minor", length=0)
+        for get, put in ((axes.get_xlim, axes.set_xlim), (axes.get_ylim, axes.set_ylim)):
+            left, right = get()  # 0 and the first power of ten belong to it, so that there are ticks to read
+            put(min(left, -0.3 * _LINEAR["forgetting"]), max(right, 1.3 * _LINEAR["forgetting"]))
         low = min(axes.get_xlim()[0], axes.get_ylim()[0])
         high = max(axes.get_xlim()[1], axes.get_ylim()[1])
         line = np.concatenate([-np.geomspace(-low, 1e-3, 200), np.geomspace(1e-3, high, 200)]) if low < 0 else [0, high]
@@ -195,7 +197,10 @@ def plot_predicted_forgetting(forgetting: pd.DataFrame, correlations: pd.DataFra
 def predicted_forgetting_caption(forgetting: pd.DataFrame, correlations: pd.DataFrame) -> str:
     """What the picture of `plot_predicted_forgetting` shows, in words."""
     chosen = correlations[(correlations.predictor == "predicted") & (correlations.over == "transitions")]
-    shown = "; ".join(f"{r.strategy} {r.learner} ρ = {r.rho:.2f} (n = {r.n})" for r in chosen.itertuples())
+    shown = "; ".join(
+        f"{r.strategy} {r.learner} ρ = {f'{r.rho:.2f}' if np.isfinite(r.rho) else '–'} (n = {r.n})"  # type: ignore
+        for r in chosen.itertuples()
+    )
     return (
         "Rise of the old tasks' test loss over each transition: second-order prediction at its start against what was "
         f"measured at its end, Δ in LoRA factors, {_range(forgetting.num_examples[forgetting.task != 'mean_old'])} "
@@ -240,10 +245,13 @@ def _range(numbers: pd.Series) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _panels(number: int, bottom: float, height: float, width: float | None = None):
-    """A figure with panels in rows of at most three, and a function that puts a legend below them."""
+def _panels(number: int, bottom: float, height: float, handles: list, width: float | None = None):
+    """A figure with panels in rows of at most three, above a legend; `bottom` with one row of the legend."""
     columns = min(number, 3)
-    width = width or (SINGLE_COLUMN if columns == 1 else DOUBLE_COLUMN)
+    width = width or (single_column() if columns == 1 else double_column())
+    labels = [str(h.get_label()) for h in handles]
+    in_legend = legend_columns(labels, width, 6)
+    bottom += 0.135 * (-(-len(labels) // in_legend) - 1)
     num_rows = -(-number // columns)
     pitch = height + _TOP + 0.24
     figure = new_figure(width, bottom + num_rows * pitch - 0.24)
@@ -253,14 +261,11 @@ def _panels(number: int, bottom: float, height: float, width: float | None = Non
         row, column = divmod(i, columns)
         place = bottom + (num_rows - 1 - row) * pitch
         panels.append(add_axes(figure, _LEFT + column * (panel + _GAP + 0.22), place, panel, height))
-
-    def legend(handles: list) -> None:
-        figure.legend(
-            handles=handles, loc="lower center", ncols=2 if width == SINGLE_COLUMN else 6, borderaxespad=0.2,
-            columnspacing=1.2, handlelength=2.4,
-        )  # fmt: skip
-
-    return figure, panels, legend
+    figure.legend(
+        handles=handles, loc="lower center", ncols=in_legend, borderaxespad=0.2, columnspacing=1.2, handlelength=2.4,
+        labelspacing=0.25,
+    )  # fmt: skip
+    return figure, panels
 
 
 def _share_limits(panels: list[Axes]) -> None:

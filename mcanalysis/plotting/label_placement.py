@@ -13,6 +13,7 @@ from matplotlib.transforms import Bbox
 
 _OTHER_TEXT = 1000.0  # as bad as covering this many points
 _LEADER_FROM = 9.0  # points; a text farther off is joined to its place by a thin line
+_FLAT = ((2, 1), (2, -1), (-2, -1), (-2, 1))  # directions across and up, between the others
 
 
 class Place(NamedTuple):
@@ -30,13 +31,13 @@ def places_around(x: float, y: float, distances: Sequence[float] = (4.0, 8.0, 14
     """Places beside, above and below a point, the near ones first; `distances` in points.
 
     >>> len(places_around(0.5, 0.5))
-    24
+    36
     """
     places = []
     for distance in distances:
-        for across, up in ((1, 1), (1, -1), (-1, -1), (-1, 1), (1, 0), (-1, 0), (0, 1), (0, -1)):
+        for across, up in ((1, 1), (1, -1), (-1, -1), (-1, 1), (1, 0), (-1, 0), (0, 1), (0, -1), *_FLAT):
             length = distance / float(np.hypot(across, up))
-            ha = {1: "left", 0: "center", -1: "right"}[across]
+            ha = {1: "left", 0: "center", -1: "right"}[int(np.sign(across))]
             va = {1: "bottom", 0: "center", -1: "top"}[up]
             places.append(Place(x, y, (across * length, up * length), ha, va))
     return places

@@ -19,16 +19,17 @@ from matplotlib.ticker import MaxNLocator
 
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.label_placement import LabelPlacer, places_around
+from mcanalysis.plotting.legend import legend_columns
 from mcanalysis.plotting.selection import label_name, require_columns
 from mcanalysis.plotting.style import (
     BLACK,
-    DOUBLE_COLUMN,
-    SINGLE_COLUMN,
     VERMILLION,
     add_axes,
+    double_column,
     new_figure,
     print_style,
     shortened,
+    single_column,
 )
 
 LOG_FROM = 8.0  # contours are log-spaced where the largest value exceeds the smallest one by this factor
@@ -79,7 +80,7 @@ def plot_plane(landscape: pd.DataFrame, trajectory: pd.DataFrame | None = None) 
     sheet = _sheet(landscape)
     walks = _walks(trajectory)
     with print_style():
-        width = SINGLE_COLUMN if len(sheet.panels) == 1 else DOUBLE_COLUMN
+        width = single_column() if len(sheet.panels) == 1 else double_column()
         per_row = min(3, len(sheet.panels))
         num_rows = math.ceil(len(sheet.panels) / per_row)
         (x0, x1), (y0, y1) = _limits(sheet.xs), _limits(sheet.ys)
@@ -87,7 +88,7 @@ def plot_plane(landscape: pd.DataFrame, trajectory: pd.DataFrame | None = None) 
         height = min(room * (y1 - y0) / (x1 - x0), _TALLEST)
         across = min(room, height * (x1 - x0) / (y1 - y0))
         handles = _handles(sheet, walks)
-        columns = 2 if width == SINGLE_COLUMN else 3
+        columns = legend_columns([str(h.get_label()) for h in handles], width, 3)
         legend = _ROW * math.ceil(len(handles) / columns) + _FOOT
         block = _TITLE + height + _AXIS + _BAR + _BAR_TEXT
         figure = new_figure(width, _HEAD + num_rows * block + legend)
@@ -145,6 +146,12 @@ def plane_caption(landscape: pd.DataFrame, trajectory: pd.DataFrame | None = Non
             f"{_number(walk.distance.max())} at most."
         )
     return "\n\n".join(parts)
+
+
+def plane_rows(landscape: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the tasks and means that `plot_plane` draws; same errors."""
+    shown = [panel.gid.partition(" ")[2] for panel in _sheet(landscape).panels]
+    return landscape[landscape.task.isin(shown)]
 
 
 def contour_levels(values: np.ndarray, num: int = NUM_LEVELS, may_be_log: bool = True) -> np.ndarray:
@@ -359,4 +366,4 @@ def _number(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
 
 
-__all__ = ["contour_levels", "plane_caption", "plot_plane"]
+__all__ = ["contour_levels", "plane_caption", "plane_rows", "plot_plane"]

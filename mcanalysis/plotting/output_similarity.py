@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mcanalysis.errors import UserError
+from mcanalysis.plotting.legend import legend_rows
 from mcanalysis.plotting.selection import label_name
 from mcanalysis.plotting.similarity_panels import (
     COMPARISONS,
@@ -18,6 +19,7 @@ from mcanalysis.plotting.similarity_panels import (
     error_bars,
     finish,
     minima_of,
+    minimum_labels,
     minimum_marks,
     name_minima,
     row_of_axes,
@@ -26,13 +28,13 @@ from mcanalysis.plotting.similarity_panels import (
 )
 from mcanalysis.plotting.style import (
     BLUE,
-    DOUBLE_COLUMN,
     GREY,
-    SINGLE_COLUMN,
     VERMILLION,
+    double_column,
     new_figure,
     print_style,
     shortened,
+    single_column,
 )
 
 CKA_COLUMNS = ("strategy", "seed", *LINK, "task", "layer", "cka", "cka_low", "cka_high")
@@ -58,9 +60,9 @@ def plot_cka(cka: pd.DataFrame, learner: str) -> Figure:
         raise UserError("Expected rows of the task mean_old in the table cka, got none; pass cka.csv of a run.")
     shown = [c for c in COMPARISONS if (rows.comparison == c).any()]
     marks = minimum_marks(rows)
-    width = SINGLE_COLUMN if len(shown) == 1 else DOUBLE_COLUMN
-    per_row = 2 if width == SINGLE_COLUMN else 4
-    legend = 0.14 * math.ceil(len(marks) / per_row) + 0.08
+    width = single_column() if len(shown) == 1 else double_column()
+    per_row = 2 if width == single_column() else 4
+    legend = 0.14 * legend_rows(minimum_labels(marks), width, per_row) + 0.08
     with print_style():
         figure = new_figure(width, 0.34 + 1.75 + 0.40 + legend)
         panels = row_of_axes(figure, len(shown), legend + 0.40, 1.75)
@@ -104,7 +106,7 @@ def plot_predictions(predictions: pd.DataFrame, learner: str) -> Figure:
     longest = max(len(shortened(label_name(end), 14)) for end in ends)
     bottom = 0.12 + 0.056 * (longest + 2) * math.sin(math.radians(50)) + 0.24
     with print_style():
-        figure = new_figure(DOUBLE_COLUMN, 0.34 + 1.5 + bottom)
+        figure = new_figure(double_column(), 0.34 + 1.5 + bottom)
         panels = row_of_axes(figure, 2, bottom, 1.5, between=0.55)
         for axes, name in zip(panels, ("churn", "kl"), strict=True):
             for i, (comparison, (colour, marker)) in enumerate(styles.items()):

@@ -102,6 +102,19 @@ def new_task(rows: pd.DataFrame, end: str) -> str:
     return label_name(end) if label_name(end) in names else names[-1]
 
 
+def rows_of_old_and_new(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the means and of each transition's own new task; those of single earlier tasks are left out.
+
+    >>> rows = pd.DataFrame({"start": "2-B", "end": "3-C", "task": ["A", "B", "C", "mean_old", "mean"]})
+    >>> rows_of_old_and_new(rows).task.tolist()
+    ['C', 'mean_old', 'mean']
+    """
+    groups = table.groupby(["start", "end"], sort=False)
+    new = {ends: new_task(rows, str(ends[1])) for ends, rows in groups}  # type: ignore[index]
+    own = [new[ends] for ends in zip(table.start, table.end, strict=True)]
+    return table[table.task.isin(MEANS) | (table.task == own)]
+
+
 def _number(label: str) -> int:
     number, dash, name = str(label).partition("-")
     if not (number.isascii() and number.isdigit() and dash and name):

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mcanalysis.errors import UserError
+from mcanalysis.plotting.legend import legend_columns
 from mcanalysis.plotting.selection import label_name, only_value, require_columns, transitions
 from mcanalysis.plotting.style import add_axes, shortened
 
@@ -90,13 +91,19 @@ def write_head(figure: Figure, rows: pd.DataFrame, learner: str, what: str) -> N
     )
 
 
-def finish(figure: Figure, rows: pd.DataFrame, learner: str, what: str, marks: Mapping, columns: int) -> None:
-    """Write the line on top, and the legend of the minima below."""
+def minimum_labels(marks: Mapping) -> list[str]:
+    """The words of the minima in a legend."""
+    return [f"after {end.partition('-')[0]} {shortened(label_name(end), 16)}" for end in marks]
+
+
+def finish(figure: Figure, rows: pd.DataFrame, learner: str, what: str, marks: Mapping, most: int) -> None:
+    """Write the line on top, and the legend of the minima below, in `most` columns at most."""
     write_head(figure, rows, learner, what)
+    labels = minimum_labels(marks)
+    columns = legend_columns(labels, figure.get_figwidth(), most)
     handles = [
-        Line2D([], [], color=colour, marker=marker, markersize=3.2, linewidth=0.9,
-               label=f"after {end.partition('-')[0]} {shortened(label_name(end), 16)}")
-        for end, (colour, marker) in marks.items()
+        Line2D([], [], color=colour, marker=marker, markersize=3.2, linewidth=0.9, label=label)
+        for label, (colour, marker) in zip(labels, marks.values(), strict=True)
     ]  # fmt: skip
     figure.legend(handles=handles, loc="lower center", ncols=columns, borderaxespad=0.3, columnspacing=1.2)
     figure.draw_without_rendering()

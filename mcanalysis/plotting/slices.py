@@ -10,15 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from mcanalysis.errors import UserError
+from mcanalysis.plotting.legend import legend_columns
 from mcanalysis.plotting.selection import MEANS, only_value, require_columns
 from mcanalysis.plotting.style import (
-    DOUBLE_COLUMN,
     GREY,
     Mark,
     add_axes,
+    double_column,
     new_figure,
     print_style,
     shortened,
@@ -49,10 +50,10 @@ def plot_slices(landscape: pd.DataFrame) -> Figure:
     marks = strategy_marks(dict.fromkeys(zip(rows.strategy, rows.learner, strict=True)))
     with print_style():
         handles = _handles(marks, rows)
-        columns = 4
+        columns = legend_columns([str(h.get_label()) for h in handles], double_column(), 4)
         legend = _ROW * math.ceil(len(handles) / columns) + 0.06
-        figure = new_figure(DOUBLE_COLUMN, legend + _AXIS + _HEIGHT + _TITLE + _HEAD)
-        width = (DOUBLE_COLUMN - _LEFT - _RIGHT - _BETWEEN) / 2
+        figure = new_figure(double_column(), legend + _AXIS + _HEIGHT + _TITLE + _HEAD)
+        width = (double_column() - _LEFT - _RIGHT - _BETWEEN) / 2
         for i, (task, title) in enumerate(tasks):
             axes = add_axes(figure, _LEFT + i * (width + _BETWEEN), legend + _AXIS, width, _HEIGHT)
             own = rows[rows.task == task]
@@ -60,9 +61,9 @@ def plot_slices(landscape: pd.DataFrame) -> Figure:
             for (strategy, learner), mark in marks.items():
                 _draw(axes, own[(own.strategy == strategy) & (own.learner == learner)], mark, task)
             axes.set_title(title, pad=3)
-            axes.set_xlabel("step along a random direction (1 = each filter's own length)", labelpad=1)
+            axes.set_xlabel("step (1 = each filter's own length)", labelpad=1)
             axes.set_ylabel("loss (nats/token)", labelpad=2)
-        figure.text(0.05 / DOUBLE_COLUMN, 1 - 0.04 / figure.get_figheight(), _whose(rows), va="top", color="#404040")
+        figure.text(0.05 / double_column(), 1 - 0.04 / figure.get_figheight(), _whose(rows), va="top", color="#404040")
         figure.legend(
             handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()), ncols=columns,
             handlelength=2.2, columnspacing=1.2, borderaxespad=0, borderpad=0.1, labelspacing=0.25,
@@ -92,6 +93,12 @@ def slices_caption(landscape: pd.DataFrame) -> str:
     return "\n\n".join(told)
 
 
+def slices_rows(landscape: pd.DataFrame) -> pd.DataFrame:
+    """The rows that `plot_slices` draws; same errors."""
+    rows, tasks = _chosen(landscape)
+    return rows[rows.task.isin([name for name, _ in tasks])]
+
+
 def _chosen(landscape: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     require_columns(landscape, [*_COLUMNS, *_INTERVAL], "landscape")
     rows = landscape[(landscape.kind == "slice")].assign(direction=lambda t: t.direction.astype(str))
@@ -119,6 +126,8 @@ def _scale(axes: Axes, rows: pd.DataFrame) -> None:
     if low >= 0 and high > _LOG_FROM_FACTOR * max(low, 0.0) and high > 0:
         axes.set_yscale("log")
         axes.set_ylim(max(low, high * _LOWEST) / 1.3, high * 1.3)
+        if high < 100 * low:  # few powers of ten, and so few numbers, lie on it
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
@@ -180,4 +189,4 @@ def _number(value: float) -> str:
     return "NaN" if math.isnan(value) else f"{value:.3g}"
 
 
-__all__ = ["plot_slices", "slices_caption"]
+__all__ = ["plot_slices", "slices_caption", "slices_rows"]

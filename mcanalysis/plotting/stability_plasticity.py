@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mcanalysis.errors import UserError
+from mcanalysis.metrics.front import non_dominated
 from mcanalysis.plotting.label_placement import LabelPlacer, Place, places_around
 from mcanalysis.plotting.selection import (
     PROFILE_KEYS,
@@ -23,12 +24,12 @@ from mcanalysis.plotting.selection import (
     transitions,
 )
 from mcanalysis.plotting.style import (
-    SINGLE_COLUMN,
     PathLine,
     add_axes,
     new_figure,
     path_lines,
     print_style,
+    single_column,
     strategy_marks,
 )
 
@@ -46,16 +47,13 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
     `profiles`: `profiles.csv` of one seed and any number of strategies; the test split is drawn. `transition`: the
     (start, end) labels, by default the last one of the strategy `sequential`. Curves: every path between the two minima
     of `sequential`, a dot per measured t. Markers: each strategy and learner after the transition (t = 1), with 95 %
-    intervals. Diagonals: equal S̄ = ½(x + y). The figure has one column's width.
+    intervals. Diagonals: equal S̄ = ½(x + y). Grey steps: the front, the markers and dots that no other one beats in
+    one score without losing in the other. The figure has one column's width.
 
     Raises `UserError` for missing columns, several seeds, repeated rows, no row of `sequential`, an unknown transition,
     or one without earlier tasks.
     """
-    require_columns(profiles, [*PROFILE_KEYS, "score", "score_low", "score_high"], "profiles")
-    rows = rows_of_test_split(profiles, PROFILE_KEYS, "profiles")
-    only_value(rows, "seed", "profiles")
-    start, end = _chosen(rows, transition)
-    rows = rows[(rows.start == start) & (rows.end == end)]
+    rows, (start, end) = _rows_of_transition(profiles, transition)
     new = new_task(rows, end)
     sequential = rows[rows.strategy == CURVE_STRATEGY]
     only_value(sequential, "learner", f"profiles ({CURVE_STRATEGY})")
@@ -89,9 +87,10 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
                    linewidth=0.9, label=m.label)
             for m in marks.values()
         ]  # fmt: skip
-        side = SINGLE_COLUMN - _LEFT - _RIGHT
+        handles.append(Line2D([], [], color="#B8B8B8", linewidth=2.6, label="front"))
+        side = single_column() - _LEFT - _RIGHT
         legend_height = 0.14 * math.ceil(len(handles) / 2) + 0.08
-        figure = new_figure(SINGLE_COLUMN, legend_height + _BOTTOM + side + _TOP)
+        figure = new_figure(single_column(), legend_height + _BOTTOM + side + _TOP)
         axes = add_axes(figure, _LEFT, legend_height + _BOTTOM, side, side)
         axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
@@ -101,6 +100,8 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
         axes.set_title(f"{label_name(start)} → {label_name(end)}", pad=5)
         for level in ISO_LEVELS:
             axes.plot([2 * level - 2, 2 * level + 2], [2, -2], color="#C8C8C8", linewidth=0.6, zorder=0.5, gid="iso")
+        front = _front(curves, results)
+        axes.step(*front.T, where="pre", color="#B8B8B8", linewidth=2.6, zorder=1, solid_joinstyle="miter", gid="front")
         for kind, curve in curves.items():
             axes.plot(
                 curve.old,
@@ -156,6 +157,35 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
     return figure
 
 
+def drawn_rows(profiles: pd.DataFrame, transition: tuple[str, str] | None = None) -> pd.DataFrame:
+    """The rows that `plot_stability_plasticity` draws: scores of the earlier tasks and of the new one; same errors."""
+    rows, (_, end) = _rows_of_transition(profiles, transition)
+    rows = rows[rows.task.isin(["mean_old", new_task(rows, end)])]
+    return rows[(rows.strategy == CURVE_STRATEGY) | (rows.t == 1.0)]
+
+
+def stability_plasticity_caption(profiles: pd.DataFrame, transition: tuple[str, str] | None = None) -> str:
+    """What the picture of `plot_stability_plasticity` shows, in words; same input and errors."""
+    rows, (start, end) = _rows_of_transition(profiles, transition)
+    return (
+        f"Mean score of the earlier tasks against score of {new_task(rows, end)} at the transition "
+        f"{label_name(start)} → {label_name(end)}, seed {rows.seed.iloc[0]}, test split. Curves: paths between the two "
+        f"minima of {CURVE_STRATEGY}, a dot per measured t. Markers: each strategy and learner after the transition, "
+        "with 95 % bootstrap intervals over examples. Diagonals: equal S̄ = ½(x + y). Grey steps: the front, what no "
+        "other marker or dot beats in one score without losing in the other."
+    )
+
+
+def _rows_of_transition(
+    profiles: pd.DataFrame, transition: tuple[str, str] | None
+) -> tuple[pd.DataFrame, tuple[str, str]]:
+    require_columns(profiles, [*PROFILE_KEYS, "score", "score_low", "score_high"], "profiles")
+    rows = rows_of_test_split(profiles, PROFILE_KEYS, "profiles")
+    only_value(rows, "seed", "profiles")
+    start, end = _chosen(rows, transition)
+    return rows[(rows.start == start) & (rows.end == end)], (start, end)
+
+
 def _chosen(rows: pd.DataFrame, transition: tuple[str, str] | None) -> tuple[str, str]:
     sequential = rows[rows.strategy == CURVE_STRATEGY]
     if sequential.empty:
@@ -184,6 +214,15 @@ def _pairs(rows: pd.DataFrame, new: str) -> pd.DataFrame:
     return sides[0].join(sides[1], how="inner").sort_index()
 
 
+def _front(curves: dict[tuple[str, str], pd.DataFrame], results: dict[tuple[str, str], pd.Series]) -> np.ndarray:
+    """Corners of the front of everything that is drawn, from the edge x = 0 to the edge y = 0; shape (n, 2)."""
+    drawn = [curve[["old", "new"]].to_numpy(float) for curve in curves.values()]
+    drawn += [np.array([[value.old, value.new]], dtype=float) for value in results.values()]
+    points = np.concatenate(drawn)
+    best = np.unique(points[non_dominated(*points.T)], axis=0)  # by rising stability, and so by falling plasticity
+    return best if not len(best) else np.concatenate([[[0.0, best[0, 1]]], best, [[best[-1, 0], 0.0]]])
+
+
 def _label(
     axes: Axes,
     curves: dict[tuple[str, str], pd.DataFrame],
@@ -194,7 +233,7 @@ def _label(
     traced = []
     for curve in curves.values():
         points = curve[["old", "new"]].to_numpy(dtype=float)
-        traced += [np.linspace(a, b, 12) for a, b in pairwise(points)]
+        traced += [np.linspace(a, b, 40) for a, b in pairwise(points)]
     for value in results.values():
         traced += [
             np.linspace((value.old_low, value.new), (value.old_high, value.new), 40),
@@ -205,7 +244,7 @@ def _label(
     placer = LabelPlacer(axes, obstacles[np.isfinite(obstacles).all(axis=1)])
     first = next(iter(curves.values()))
     for t, words in ((0.0, "before (t = 0)"), (1.0, "after (t = 1)")):
-        placer.add(words, places_around(first.old[t], first.new[t], (6, 10, 16, 24, 34)), zorder=6)
+        placer.add(words, places_around(first.old[t], first.new[t], (6, 10, 16, 24, 34, 46, 60)), zorder=6)
     for t in LABELLED_TS:
         near = first.index[np.isclose(first.index, t)]
         if len(near):
@@ -230,4 +269,4 @@ def _named(column: pd.Series) -> str:
     return ", ".join(dict.fromkeys(map(str, column))) or "none"
 
 
-__all__ = ["CURVE_STRATEGY", "plot_stability_plasticity"]
+__all__ = ["CURVE_STRATEGY", "drawn_rows", "plot_stability_plasticity", "stability_plasticity_caption"]

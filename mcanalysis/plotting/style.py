@@ -2,26 +2,87 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mcanalysis import fonts
 from mcanalysis.errors import UserError
+from mcanalysis.plotting.scaled_output import pdf_bytes, png_bytes, svg_bytes
 from mcanalysis.store.atomic import write_bytes_atomic
 
-SINGLE_COLUMN = 3.25  # inches
-DOUBLE_COLUMN = 6.75  # inches
 TEXT_SIZE = 7.0  # points; nothing in a figure is smaller
 TITLE_SIZE = 7.5  # points
 RESOLUTION = 200  # dots per inch of the PNG
+SINGLE_COLUMN, DOUBLE_COLUMN = 3.25, 6.75  # inches, on a page of the style `paper`
+
+
+class Page(NamedTuple):
+    """What a figure is for: the widths it is laid out in (inches), and by how much everything is then enlarged.
+
+    Laid out in a narrower column and enlarged, the same figure has larger text beside the same data, as slides want.
+    """
+
+    single: float = SINGLE_COLUMN
+    double: float = DOUBLE_COLUMN
+    scale: float = 1.0
+
+
+_PAPER = Page()
+STYLES: Mapping[str, Page] = {
+    "paper": _PAPER,
+    "slides": Page(single=3.0, double=5.2, scale=1.9),  # up to 9.9 inches wide, text of 13 points
+    "screen": Page(scale=1.5),  # text of 10.5 points
+}
+VENUES: Mapping[str, tuple[float, float]] = {  # one column, the whole width of the text; inches
+    "acl": (3.03, 6.30),
+    "cvpr": (3.25, 6.875),
+    "icml": (3.25, 6.75),
+    "ieee": (3.5, 7.16),
+    "jmlr": (2.9, 6.0),  # one column of text here and below: the first is for two figures side by side
+    "nature": (3.50, 7.20),
+    "neurips": (2.7, 5.5),
+}
+_PAGE: ContextVar[Page] = ContextVar("page", default=_PAPER)
+
+
+@contextmanager
+def on_page(page: Page) -> Iterator[None]:
+    """A context in which figures are laid out and saved for a page; without one it is that of the style `paper`.
+
+    >>> with on_page(STYLES["slides"]):
+    ...     double_column()
+    5.2
+    >>> double_column()
+    6.75
+    """
+    token = _PAGE.set(page)
+    try:
+        yield
+    finally:
+        _PAGE.reset(token)
+
+
+def single_column() -> float:
+    """The width of one column of the page, in inches before it is enlarged."""
+    return _PAGE.get().single
+
+
+def double_column() -> float:
+    """The width of the page, in inches before it is enlarged."""
+    return _PAGE.get().double
+
 
 # Okabe and Ito's palette (2008), which people with any of the common colour-vision deficiencies can tell apart.
 BLACK, ORANGE, SKY_BLUE, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -124,7 +185,8 @@ def print_style() -> AbstractContextManager[None]:
         **matplotlib.rcParamsDefault,
         **sizes,
         "axes.titlesize": TITLE_SIZE,
-        "font.family": "DejaVu Sans",  # shipped with matplotlib: the same letters on every machine
+        # Shipped with matplotlib and with this package: the same letters on every machine, Chinese ones too.
+        "font.family": ["DejaVu Sans", _chinese_family()],
         "axes.linewidth": 0.6,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -141,6 +203,17 @@ def print_style() -> AbstractContextManager[None]:
     for name in ("backend", "backend_fallback", "interactive", "toolbar", "datapath"):
         settings.pop(name, None)
     return matplotlib.rc_context(settings)
+
+
+@cache
+def _chinese_family() -> str:
+    """The name of the font for Chinese, which matplotlib knows from now on."""
+    manager = font_manager.fontManager
+    manager.addfont(str(fonts.FILE))
+    regular = manager.ttflist[-1]
+    for look in ({"weight": 700}, {"style": "italic"}):  # there is one cut, which stands in for these
+        manager.ttflist.append(replace(regular, **look))
+    return fonts.FAMILY
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -177,29 +250,22 @@ def save_figure(
 ) -> list[Path]:
     """Write `<stem_path>.<format>` for each format and return the files; equal figures give equal bytes.
 
-    PNG has 200 dots per inch; PDF and SVG embed their fonts or outlines. Each file is replaced as a whole or not at
-    all. Raises `UserError` for a format other than pdf, png and svg, before anything is written.
+    PNG has 200 dots per inch; PDF and SVG embed their fonts or outlines. Everything is enlarged by the scale of the
+    page (`on_page`). Each file is replaced as a whole or not at all.
+
+    Raises `UserError` for a format other than pdf, png and svg, before anything is written.
     """
-    unknown = [name for name in formats if name not in _METADATA]
+    unknown = [name for name in formats if name not in _BYTES]
     if unknown or not formats:
         raise UserError(
-            f"Expected formats among {', '.join(_METADATA)}, got {', '.join(unknown) or 'none'}; choose some of these."
+            f"Expected formats among {', '.join(_BYTES)}, got {', '.join(unknown) or 'none'}; choose some of these."
         )
-    stem = Path(stem_path)
-    rendered: dict[Path, bytes] = {}
+    stem, scale = Path(stem_path), _PAGE.get().scale
     with print_style():
-        for name in formats:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=name, dpi=RESOLUTION, metadata=_METADATA[name])
-            rendered[stem.with_name(f"{stem.name}.{name}")] = buffer.getvalue()
+        rendered = {stem.with_name(f"{stem.name}.{f}"): _BYTES[f](figure, scale, RESOLUTION) for f in formats}
     for file, content in rendered.items():
         write_bytes_atomic(file, content)
     return list(rendered)
 
 
-# None drops what matplotlib would add by itself: times and versions.
-_METADATA: Mapping[str, dict[str, None]] = {
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-    "png": {"Software": None},
-    "svg": {"Date": None, "Creator": None},
-}
+_BYTES = {"pdf": pdf_bytes, "png": png_bytes, "svg": svg_bytes}

@@ -13,18 +13,20 @@ from matplotlib.figure import Figure
 
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.accuracy_matrix import _readable_on
+from mcanalysis.plotting.legend import legend_rows
 from mcanalysis.plotting.selection import label_name
 from mcanalysis.plotting.similarity_panels import (
     LINK,
     finish,
     minima_of,
+    minimum_labels,
     minimum_marks,
     name_minima,
     row_of_axes,
     rows_of_learner,
     write_head,
 )
-from mcanalysis.plotting.style import DOUBLE_COLUMN, add_axes, new_figure, print_style, shortened
+from mcanalysis.plotting.style import add_axes, double_column, new_figure, print_style, shortened
 
 WEIGHT_COLUMNS = ("strategy", "seed", *LINK, "space", "module", "distance", "cosine")
 ANGLE_COLUMNS = ("strategy", "seed", *LINK, "module", "side", "smallest_angle", "mean_angle", "largest_angle")
@@ -40,10 +42,10 @@ def plot_weight_distances(distances: pd.DataFrame, learner: str) -> Figure:
     if len(names) < 2:
         raise UserError("Expected two minima or more in the table weight_distance, got fewer; pass that of a run.")
     longest = max(len(shortened(label_name(name), 14)) + 2 for name in names) * 0.062
-    side = (DOUBLE_COLUMN - longest - 0.15 - 2 * 0.62) / 2
+    side = (double_column() - longest - 0.15 - 2 * 0.62) / 2
     below = 0.10 + longest * math.sin(math.radians(50)) + 0.08
     with print_style():
-        figure = new_figure(DOUBLE_COLUMN, 0.40 + side + below)
+        figure = new_figure(double_column(), 0.40 + side + below)
         quantities = (("distance", "Blues", "‖ΔW difference‖"), ("cosine", "PuOr", "cosine of ΔW"))
         for i, (name, shades, title) in enumerate(quantities):
             values = np.full((len(names), len(names)), np.nan)
@@ -87,14 +89,14 @@ def plot_principal_angles(angles: pd.DataFrame, learner: str) -> Figure:
     rows = rows[rows.comparison == "successive"].dropna(subset=["mean_angle"])
     if rows.empty:
         raise UserError("Expected principal angles in the table subspace_overlap, got none; every ΔW is zero.")
-    places = [_place_of(module) for module in rows.module]
+    places = [place_of(module) for module in rows.module]
     rows = rows.assign(layer=[layer for layer, _ in places], kind=[kind for _, kind in places])
     kinds = list(dict.fromkeys(rows.kind))[:MOST_KINDS]
     marks = minimum_marks(rows)
-    legend = 0.14 * math.ceil(len(marks) / 4) + 0.08
+    legend = 0.14 * legend_rows(minimum_labels(marks), double_column(), 4) + 0.08
     height = 1.25
     with print_style():
-        figure = new_figure(DOUBLE_COLUMN, 0.34 + 2 * height + 0.12 + 0.40 + legend)
+        figure = new_figure(double_column(), 0.34 + 2 * height + 0.12 + 0.40 + legend)
         for r, side in enumerate(("column", "row")):
             panels = row_of_axes(figure, len(kinds), legend + 0.40 + (1 - r) * (height + 0.12), height, between=0.08)
             for axes, kind in zip(panels, kinds, strict=True):
@@ -122,7 +124,7 @@ def plot_principal_angles(angles: pd.DataFrame, learner: str) -> Figure:
     return figure
 
 
-def _place_of(module: str) -> tuple[int, str]:
+def place_of(module: str) -> tuple[int, str]:
     """Layer and kind of a module: `model.layers.2.self_attn.q_proj` is `self_attn.q_proj` of layer 3."""
     found = re.search(r"(?:^|\.)(\d+)\.(.+)$", module)
     return (int(found[1]) + 1, found[2]) if found else (1, module)

@@ -11,7 +11,6 @@ from mcanalysis.plotting.selection import MEANS, PROFILE_KEYS, only_value, requi
 from mcanalysis.plotting.style import (
     BLACK,
     BLUE,
-    DOUBLE_COLUMN,
     GREEN,
     GREY,
     ORANGE,
@@ -19,6 +18,7 @@ from mcanalysis.plotting.style import (
     SKY_BLUE,
     VERMILLION,
     add_axes,
+    double_column,
     new_figure,
     print_style,
     shortened,
@@ -46,8 +46,8 @@ def plot_whole_run(profiles: pd.DataFrame) -> Figure:
     knots = np.arange(len(tasks)) / max(1, len(tasks) - 1)
     with print_style():
         height = 2 * _HEIGHT + _GAP + _TOP + _NAMES + 0.2
-        figure = new_figure(DOUBLE_COLUMN, height)
-        width = DOUBLE_COLUMN - _LEFT - _RIGHT
+        figure = new_figure(double_column(), height)
+        width = double_column() - _LEFT - _RIGHT
         loss = add_axes(figure, _LEFT, height - _TOP - 2 * _HEIGHT - _GAP, width, _HEIGHT)
         score = add_axes(figure, _LEFT, height - _TOP - _HEIGHT, width, _HEIGHT)
         for quantity, axes in (("score", score), ("loss", loss)):
@@ -71,10 +71,11 @@ def plot_whole_run(profiles: pd.DataFrame) -> Figure:
             axes.yaxis.set_label_coords(-0.40 / width, 0.5)
         strategy, learner, seed, path, space = whose
         title = f"{strategy}, {learner} adapter, seed {seed}, test split: {path.replace('_', ' ')}, {space} space"
-        figure.text(0.05 / DOUBLE_COLUMN, 1 - 0.05 / height, title, ha="left", va="top", color="#404040")
+        figure.text(0.05 / double_column(), 1 - 0.05 / height, title, ha="left", va="top", color="#404040")
         handles, labels = score.get_legend_handles_labels()
         figure.legend(
-            handles, labels, loc="upper left", bbox_to_anchor=(1 - (_RIGHT - 0.05) / DOUBLE_COLUMN, 1 - _TOP / height),
+            handles, labels, loc="upper left",
+            bbox_to_anchor=(1 - (_RIGHT - 0.05) / double_column(), 1 - _TOP / height),
             borderaxespad=0, handlelength=2.0, title="task", alignment="left",
         )  # fmt: skip
         figure.draw_without_rendering()  # makes the ticks while the style holds

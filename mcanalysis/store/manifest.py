@@ -192,6 +192,16 @@ def mark_finished(run_directory: str | os.PathLike[str]) -> None:
     write_manifest(run_directory, {**manifest, "status": "finished", "finished": _now()})
 
 
+def record_evaluation(run_directory: str | os.PathLike[str], choices: Mapping[str, Any]) -> None:
+    """State in the manifest, under `evaluation`, how points were evaluated last; tasks are added to those stated."""
+    manifest = read_manifest(run_directory)
+    stated = manifest.get("evaluation") or {}
+    shared = {**stated.get("shared_prefix_tokens", {}), **choices.get("shared_prefix_tokens", {})}
+    new = {**choices, "shared_prefix_tokens": shared}
+    if new != stated:
+        write_manifest(run_directory, {**manifest, "evaluation": new})
+
+
 def _make_empty(directory: Path) -> None:
     """Make a directory; it may exist if it holds nothing but leftovers of a killed manifest write."""
     try:

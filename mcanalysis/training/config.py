@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 
 TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
 """The trackers that `Execution.report_to` may name, each with the packages of which it needs one."""
@@ -109,7 +110,7 @@ class Execution:
     `save_steps`: steps between two checkpoints, hence the most that a kill can lose. `report_to`: trackers of the
     Trainer ("tensorboard", "wandb", "mlflow"). `gradient_checkpointing` computes activations again instead of keeping
     them: less memory, more time. `save_trajectory`: optimiser steps between two snapshots of every learner (see
-    `training.trajectory`); 0 saves none.
+    `training.trajectory`); 0 saves none. `engine`: how minima are scored.
     """
 
     device: str | None = None
@@ -118,6 +119,7 @@ class Execution:
     gradient_checkpointing: bool = False
     torch_compile: bool = False
     save_trajectory: int = 0
+    engine: EngineSettings = AUTO
 
     def __post_init__(self) -> None:
         if self.save_steps < 1:

@@ -94,7 +94,9 @@ class ContinualTrainer:
             [make_objective(t, "test", model.tokenizer, config.max_length, num_test) for t in data]
             for data in (tasks, general)
         )
-        self._scoring = Scoring(self.directory, model, strategy, objectives, others, self.processes)
+        self._scoring = Scoring(
+            self.directory, model, strategy, objectives, others, self.processes, self.execution.engine
+        )
         self._has_general = bool(others)
         self._seconds = Position().seconds
 

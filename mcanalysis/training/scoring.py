@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 
 from mcanalysis.evaluation.engine import Engine, Evaluation
+from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.measuring import measurement_key
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.metrics.continual import continual_metrics
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.params.point import Point, content_hash
 from mcanalysis.store.atomic import write_json_atomic, write_text_atomic
+from mcanalysis.store.manifest import record_evaluation
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.training.processes import Processes
@@ -36,6 +38,7 @@ class Scoring:
         objectives: Sequence[Objective],
         general: Sequence[Objective],
         processes: Processes,
+        engine: EngineSettings = AUTO,
     ) -> None:
         self.directory = directory
         self.model = model
@@ -44,7 +47,8 @@ class Scoring:
         self.stop = StopRequest()
         self._objectives = list(objectives)
         self._general = list(general)
-        self._engine = Engine(model)
+        self._engine = Engine(model, engine)
+        self._engine.check_budget([*objectives, *general])
         number = len(self._objectives)
         self._matrices = {learner: np.full((number + 1, number), np.nan) for learner in strategy.learners}
 
@@ -88,6 +92,7 @@ class Scoring:
                 # Raw outputs first: what is in the store is not evaluated again.
                 written = {o.name: list(e.outputs) for o, e in zip(todo, evaluations, strict=True)}
                 write_json_atomic(self.directory / "generations" / f"{generations}.json", written)
+                record_evaluation(self.directory, self._engine.choices(todo))
             store.put_many((measurement_key(key, o), e.measurement) for o, e in zip(todo, evaluations, strict=True))
             found = [store.get(measurement_key(key, o)) for o in objectives]
             return [m.score for m in found if m is not None]

@@ -9,8 +9,10 @@ from mcanalysis.landscape import sharpness
 SMALL = (
     "--tasks", "FOMC,MedMCQA,JEC-QA", "--steps", 6, "--num-train", 16, "--num-test", 4, "--batch-size", 4,
     "--num-examples", 3, "--grid", "4,3", "--workers", 1, "--num-directions", 1, "--sharpness-samples", 2,
+    "--surface-grid", 3,
 )  # fmt: skip
-SMALLER = (*SMALL[:10], "--num-examples", 2, "--grid", 2, "--num-directions", 0, "--sharpness-samples", 0)
+SMALLER = (*SMALL[:10], "--num-examples", 2, "--grid", 2, "--num-directions", 0, "--surface-grid", 0)
+SMALLER += ("--sharpness-samples", 0)
 
 
 def test_runs_tables_trajectories_and_figures_and_nothing_is_computed_twice(script, tmp_path, monkeypatch):
@@ -20,7 +22,10 @@ def test_runs_tables_trajectories_and_figures_and_nothing_is_computed_twice(scri
         run = tmp_path / f"runs/embedded-{strategy}-seed0"
         for name in ("figures/plane_2-MedMCQA--3-JEC-QA.pdf", "figures/plane_2-MedMCQA--3-JEC-QA.txt"):
             assert (run / name).stat().st_size > 300
-        assert len(pd.read_csv(run / "tables/landscape.csv")) > 4 * 3 * 5
+        landscape = pd.read_csv(run / "tables/landscape.csv")
+        assert len(landscape) > 4 * 3 * 5
+        for _, surface in landscape[landscape.kind == "surface"].groupby("learner"):  # 9 nodes and the minimum itself
+            assert len(surface) == 10 * 5 and surface.measured.all()
         walk = pd.read_csv(run / "tables/trajectory.csv")
         assert set(walk.step) == {0, 5, 6}  # the script's own default, and the last
     assert (tmp_path / "runs/comparison/figures/slices.png").exists()

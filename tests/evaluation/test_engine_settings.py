@@ -28,7 +28,7 @@ def objectives(tokenizer, make_examples):
 def test_auto_merges_in_float32_and_shares_what_is_worth_it(make_model, objectives):
     chosen = Engine(make_model()).choices(objectives)
     assert chosen["adapter"] == "merged" and chosen["token_budget"] == 2048 and chosen["compile"] is False
-    shared = chosen["prefix"]["shared_tokens"]
+    shared = chosen["shared_prefix_tokens"]
     assert shared["zeta"] > 8 and shared["alpha"] == 0
     assert Engine(make_model(dtype="bfloat16")).choices(objectives)["adapter"] == "unmerged"
 
@@ -77,7 +77,7 @@ def test_a_model_that_keeps_more_than_keys_and_values_shares_nothing(tokenizer, 
     config.eos_token_id = tokenizer.eos_token_id
     settings = LoraSettings(2, target_modules=("in_proj",))
     model = LoraModel.attach(t.MambaForCausalLM(config).eval(), tokenizer, settings, 0, "mamba")
-    assert not any(Engine(model).choices(objectives)["prefix"]["shared_tokens"].values())
+    assert not any(Engine(model).choices(objectives)["shared_prefix_tokens"].values())
     with pytest.raises(UserError, match="keys and values only"):
         Engine(model, EngineSettings(prefix="shared"))
 

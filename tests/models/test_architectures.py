@@ -214,7 +214,7 @@ def test_every_way_of_evaluating_gives_the_nll_of_one_unpadded_example_and_the_s
     lengths = sorted(len(common_prefix(o.encoded)) for o in objectives)
     assert 3 <= lengths[0] < 8 < lengths[1]
     engine = Engine(model, EngineSettings(**WAYS[way]))
-    shared = engine.choices(objectives)["prefix"]["shared_tokens"].values()
+    shared = engine.choices(objectives)["shared_prefix_tokens"].values()
     assert all(shared) if "shared" in WAYS[way].get("prefix", "") else not any(shared)
     evaluations, losses = engine.evaluate(point, objectives), engine.losses(point, objectives)
     plainly = Engine(model, EngineSettings(prefix="whole")).evaluate(point, objectives)

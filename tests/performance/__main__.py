@@ -34,14 +34,16 @@ def main() -> int:
     if args.quick and args.output == parser.get_default("output"):
         parser.error("--quick measures nothing: give --output, so that BENCHMARKS.md is left alone")
 
+    import peers
     import torch
     import transformers
     from report import section_text, write_sections
 
+    peers.may_install = not args.quick
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    options = Options(args.data_dir, args.quick)
+    options = Options(args.data_dir, args.quick, args.output.parent)
     # Where the data lie is nobody's business; that they were given is.
     command = f"python tests/performance --only {args.only}" if args.only else "make bench"
     command = "MCANALYSIS_TRACE_DIR=<folder> " * bool(args.data_dir) + command + " --quick" * args.quick

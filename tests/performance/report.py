@@ -1,4 +1,4 @@
-"""BENCHMARKS.md: one section per workload, each with the machine and the moment it was measured on and at."""
+"""BENCHMARKS.md: all aims in one table, then a section per workload, with the machine and moment of its measuring."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ machine, which may have been shared; compare the **ratios**, whose two sides too
 """
 
 
+_AIMS = ("aim", "limit", "measured", "")
+
+
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows as a Markdown table, the first one its header.
 
@@ -41,7 +44,7 @@ def section_text(workload: Workload, section: Section, seconds: float, command: 
     parts = [
         f"## {workload.title}",
         f"{_circumstances(section)} Workload `{workload.name}`, {seconds / 60:.1f} min, `{command}`.",
-        markdown_table([["aim", "limit", "measured", ""], *(a.cells() for a in section.aims)]),
+        markdown_table([_AIMS, *(a.cells() for a in section.aims)]),
     ]
     for table in section.tables:
         parts += [table.caption, markdown_table(table.rows)]
@@ -51,12 +54,41 @@ def section_text(workload: Workload, section: Section, seconds: float, command: 
 
 
 def write_sections(file: Path, sections: dict[str, str]) -> None:
-    """Put sections into the file, each in the place of the one it replaces, the others left as they are."""
+    """Put sections into the file, each in the place of the one it replaces, the others left as they are; above them a
+    table of all their aims."""
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     kept = dict(re.findall(r"<!-- begin (\w+) -->\n(.*?)\n<!-- end \1 -->", text, flags=re.DOTALL))
-    merged = sorted({**kept, **sections}.items())
+    merged = sorted({**kept, **sections}.items(), key=lambda item: (*_place(item[1]), item[0]))
     body = "\n\n".join(f"<!-- begin {name} -->\n{section}\n<!-- end {name} -->" for name, section in merged)
-    write_text_atomic(file, f"{_HEAD}\n{body}\n")
+    write_text_atomic(file, f"{_HEAD}\n{summary([section for _, section in merged])}\n\n{body}\n")
+
+
+def summary(sections: Sequence[str]) -> str:
+    """The aims of all sections in one table, and how many were met.
+
+    >>> aims = markdown_table([_AIMS, ["s", "≤ 1", "2", "missed"]])
+    >>> print(summary([f"## W8: import\\n\\n{aims}"]))
+    Aims: 0 met, 1 missed, 0 not measured.
+    <BLANKLINE>
+    | workload | aim | limit | measured |  |
+    | --- | --- | --- | --- | --- |
+    | W8: import | s | ≤ 1 | 2 | missed |
+    """
+    rows = [["workload", *_AIMS]]
+    for section in sections:
+        head, _, after = section.partition(f"{markdown_table([_AIMS])}\n")
+        title = head.partition("\n")[0].removeprefix("## ")
+        for line in after.partition("\n\n")[0].splitlines():
+            rows.append([title, *line.strip("| ").split(" | ")])
+            title = ""  # said once
+    counts = [f"{sum(row[-1] == verdict for row in rows)} {verdict}" for verdict in ("met", "missed", "not measured")]
+    return f"Aims: {', '.join(counts)}.\n\n{markdown_table(rows)}"
+
+
+def _place(section: str) -> tuple[int, str]:
+    """The numbered workloads come first, W1 to W9, those of one number by title."""
+    found = re.match(r"## W(\d+).*", section)
+    return (int(found.group(1)), found.group(0)) if found else (100, "")
 
 
 def _circumstances(section: Section) -> str:

@@ -16,10 +16,10 @@ from mcanalysis.strategies.strategy import Strategy
 MEMORY = 500  # the default of er and ilora
 
 
-def embedded_model(device: str = "cpu") -> LoraModel:
-    """The embedded base with a fresh adapter of the default shape."""
+def embedded_model(device: str = "cpu", rank: int = 8) -> LoraModel:
+    """The embedded base with a fresh adapter of the default shape, or of another rank."""
     base, tokenizer = load_base(device=device)
-    return LoraModel.attach(base, tokenizer, LoraSettings(), 0, "embedded")
+    return LoraModel.attach(base, tokenizer, LoraSettings(rank=rank), 0, "embedded")
 
 
 def embedded_examples(tokenizer: Any, number: int) -> dict[str, list[EncodedExample]]:

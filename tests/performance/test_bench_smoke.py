@@ -6,15 +6,22 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import bench_accelerator
+import bench_accelerator_evaluation
 import bench_padding
+import bench_points_memory
 import bench_training_steps
+import numpy as np
+import peers
+import points
 import pytest
 import torch
-from report import write_sections
+from engine_way import engine_way
+from matrix_products import Products, floor_seconds, record
+from report import section_text, summary, write_sections
 from setups import embedded_examples, embedded_model, in_mid_sequence
 from step_parts import ENGINE, MLP, TEACHER, exclusive_seconds
 from timing import train_steps
-from workload import workload_names
+from workload import Aim, Section, Table, Workload, workload_names
 
 from mcanalysis.models.encoding import collate
 from mcanalysis.training.config import TrainingConfig
@@ -52,6 +59,89 @@ def test_a_section_takes_the_place_of_its_older_one(tmp_path):
     assert text.count("# Benchmarks") == 1
     assert [text.count(t) for t in ("old a", "old b", "new\n\nb")] == [1, 0, 1]
     assert text.index("old a") < text.index("new\n\nb") < text.index("begin c")
+
+
+def test_all_aims_stand_in_one_table_on_top(tmp_path):
+    def text(title, *aims):
+        section = Section(aims, [Table("More.", [["aim", "x"], ["1", "2"]])])
+        return section_text(Workload("w", title, lambda _: section), section, 1.0, "make bench")
+
+    one = text("W2: one", Aim("speed", 2.0, 3.0, at_most=False, detail="(2.9 to 3.1)"), Aim("memory", 1.0, 1.5))
+    file = tmp_path / "B.md"
+    write_sections(file, {"x": text("Another", Aim("time", 1.0, None)), "y": one})
+    top = file.read_text(encoding="utf-8").partition("<!-- begin")[0]
+    assert "Aims: 1 met, 1 missed, 1 not measured." in top
+    rows = [line for line in top.splitlines() if line.startswith("| ")][2:]
+    assert rows == [
+        "| W2: one | speed | ≥ 2.00 | 3.00 (2.9 to 3.1) | met |",
+        "|  | memory | ≤ 1.00 | 1.50 | missed |",
+        "| Another | time | ≤ 1.00 | – | not measured |",
+    ]
+    assert "Aims: 0 met" in summary([])
+
+
+def test_every_way_along_a_path_measures_the_same():
+    case = points.embedded_case(2, 5)
+    ts = [0.5, 1.0]
+    ways = [engine_way(case), points.peft_by_hand(case), points.peft_by_hand(case, length=64, size=3)]
+    ways.append(points.trainer_evaluate(case))  # one batch per task, so that its mean is the tokens' mean
+    engine, *others = [way(ts) for way in ways]
+    assert engine.shape == (2, 2) and len(np.unique(engine.round(4))) == 4
+    for losses in others:
+        np.testing.assert_allclose(losses, engine, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_peers_from_the_package_index_measure_the_same():
+    case = points.embedded_case(2, 5)
+    before = [p for p in sys.path if "bench-peers" in p]
+    way = points.loss_landscapes_way(case)
+    assert [p for p in sys.path if "bench-peers" in p] == before
+    np.testing.assert_allclose(way(2), engine_way(case)([0.5, 1.0]), atol=1e-5)
+
+
+def test_a_peer_that_is_not_there_is_said_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, "FOLDER", tmp_path / "none")
+    monkeypatch.setattr(peers, "may_install", False)
+    with pytest.raises(peers.PeerMissingError, match="installs nothing"):
+        points.loss_landscapes_way(points.embedded_case(1, 2))
+    assert not (tmp_path / "none").exists()
+
+
+def test_matrix_products_are_counted():
+    q = torch.randn(2, 4, 5, 8)
+    with Products() as seen:
+        torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+        torch.nn.functional.linear(torch.randn(2, 3, 8), torch.randn(16, 8))
+    # per head the 15 pairs on and below the diagonal, scores and values
+    assert seen.attention == 2 * 4 * 15 * 2 * (8 + 8)
+    assert dict(seen.linear) == {(6, 8, 16): 1}
+    assert seen.operations == seen.attention + 2 * 6 * 8 * 16
+
+
+def test_the_floor_counts_every_layer_of_a_pass():
+    case = points.embedded_case(1, 3)
+    products = record(lambda: points.peft_by_hand(case)([0.5]))
+    tokens = 3 * max(len(e) for e in case.examples[0])
+    width, mlp, vocabulary, rank = 128, 384, 4096, 8
+    weights = 3 * (4 * width**2 + 3 * width * mlp + 4 * 2 * rank * width) + width * vocabulary
+    assert products.operations - products.attention == 2 * tokens * weights
+    assert 0 < floor_seconds(products, seconds=0.002) < 10
+
+
+def test_memory_is_counted_while_it_lives():
+    with bench_points_memory.Alive() as alive:
+        kept = torch.ones(1000)
+        assert alive.now == 4000
+        view = kept[:10] + 0
+        assert alive.now == 4040
+        del kept, view
+        other = torch.ones(500)
+        alive.paused = True
+        other = [other, torch.ones(10_000)]
+    assert alive.now == 2000 and alive.most == 4040
+    del other
+    assert alive.now == 0
 
 
 def test_time_is_told_apart_by_part():
@@ -123,6 +213,17 @@ def test_the_accelerator_part_runs_on_a_cpu_too(monkeypatch):
     operations = [t.flops_per_second / t.tokens_per_second * 4 * 12 for t in seen]
     plain = 4 * body * 4 * 12 + 4 * head * 4 * 2
     assert operations == pytest.approx([plain, plain, plain + 2 * body * 2 * 12])
+
+
+def test_the_accelerator_evaluation_runs_on_a_cpu_too():
+    shape = bench_accelerator.Shape(**{**vars(TINY), "vocabulary": 4096})
+    one, *_ = bench_accelerator_evaluation.evaluate_shape(
+        shape, "cpu", 1, length=12, answer=2, num_examples=3, num_points=2
+    )
+    body, head = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64), 4096 * 32
+    assert one.tokens == 2 * 3 * 12
+    assert one.operations == 2 * body * one.tokens + 2 * head * 2 * 3 * 2
+    assert all("nan" not in cell for cell in one.cells(1e9))
 
 
 def test_too_many_rows_are_noticed(monkeypatch):

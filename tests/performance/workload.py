@@ -15,15 +15,21 @@ REPOSITORY = FOLDER.parents[1]
 @dataclass(frozen=True)
 class Options:
     """What the user asked for. `data_dir`: a folder of TRACE-form tasks, or None. `quick`: the least that runs at all,
-    whose numbers mean nothing."""
+    whose numbers mean nothing. `folder`: where the report lies, beside which pictures go."""
 
     data_dir: Path | None = None
     quick: bool = False
+    folder: Path = REPOSITORY
 
     @property
     def repetitions(self) -> int:
         """How often the ways that are compared take turns."""
         return 1 if self.quick else 5
+
+    @property
+    def long_repetitions(self) -> int:
+        """The same where a turn takes over 20 seconds."""
+        return 1 if self.quick else 3
 
 
 @dataclass(frozen=True)

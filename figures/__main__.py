@@ -1,0 +1,23 @@
+"""Every figure of the paper from finished runs: pictures, captions (.txt) and the data in them (.csv).
+
+Nothing is measured here; what is missing is named with the command that measures it, and the rest is drawn.
+"""
+
+from rendering import main
+
+FIGURES = (
+    "linear_connectivity",
+    "paths_compared",
+    "plane",
+    "slices",
+    "stability_plasticity",
+    "accuracy_over_time",
+    "layers",
+    "curvature",
+    "ablations",
+    "simplex",
+    "layer_attribution",
+)
+
+if __name__ == "__main__":
+    main(FIGURES, __doc__)

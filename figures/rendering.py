@@ -1,0 +1,253 @@
+"""What every figure shares: which runs, what they have measured, the flags, and the files that are written.
+
+Only the standard library is imported here, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+FIRST = ("sequential", "er", "ilora")  # strategies that come first where runs are looked for
+FORMATS = ("pdf", "png", "svg")
+COMMANDS = {  # what writes a table
+    "accuracy_matrix": "train.py",
+    "attribution_barriers": "attribution.py",
+    "barriers": "connectivity.py",
+    "cka": "similarity.py",
+    "curvature": "curvature.py",
+    "forgetting_correlations": "curvature.py",
+    "landscape": "landscape.py",
+    "predicted_forgetting": "curvature.py",
+    "profiles": "connectivity.py",
+    "simplex": "connectivity.py --simplex 1,2,3",
+    "spectrum": "curvature.py",
+    "trajectory": "landscape.py",
+    "weight_distance": "similarity.py",
+}
+
+
+class Picture(NamedTuple):
+    """One picture: the stem of its files, what is drawn, the same data as tables by the end of their stem, words."""
+
+    stem: str
+    figure: Figure
+    data: Mapping[str, pd.DataFrame]
+    caption: str
+
+
+class FinishedRun:
+    """A finished run's settings and the tables it has; nothing is measured, no model is loaded."""
+
+    def __init__(self, directory: Path) -> None:
+        from mcanalysis.errors import RunDirectoryError
+        from mcanalysis.store.manifest import read_manifest
+
+        manifest = read_manifest(directory)
+        if manifest.get("status") != "finished":
+            raise RunDirectoryError(
+                f"Expected a finished run in '{directory}', got one with status '{manifest.get('status')}'; finish it "
+                "with train.py --resume."
+            )
+        self.directory = directory
+        self.config: dict[str, Any] = manifest["config"]
+        self.strategy: str = self.config["strategy"]
+        self.seed: int = self.config["seed"]
+
+    @property
+    def name(self) -> str:
+        """The name of its directory, as in the names of pictures."""
+        return self.directory.resolve().name
+
+    def has(self, table: str) -> bool:
+        """Whether `tables/<table>.csv` is there and holds something."""
+        file = self.directory / "tables" / f"{table}.csv"
+        return file.is_file() and file.stat().st_size > 1
+
+    def table(self, table: str) -> pd.DataFrame:
+        """`tables/<table>.csv`; raises `UserError` with the command that makes it where it is missing."""
+        import pandas as pd
+
+        if not self.has(table):
+            raise missing(table, [self])
+        return pd.read_csv(self.directory / "tables" / f"{table}.csv")
+
+    @cached_property
+    def metrics(self) -> dict[str, dict[str, float | None]]:
+        """The continual-learning metrics of each learner."""
+        import json
+
+        return json.loads((self.directory / "tables" / "metrics.json").read_text(encoding="utf-8"))["learners"]
+
+
+def missing(table: str, runs: Sequence[FinishedRun]) -> Exception:
+    """The error of a table that no run has: what is missing where, and the command that makes it."""
+    from mcanalysis.errors import UserError
+
+    named = " ".join(f"--run {run.directory}" for run in runs)
+    return UserError(
+        f"Expected the table {table}.csv in '{runs[0].directory / 'tables'}', got none; measure it with "
+        f"python analyses/{COMMANDS[table]} {named}."
+    )
+
+
+def having(runs: Sequence[FinishedRun], *tables: str) -> list[FinishedRun]:
+    """The runs that have these tables; raises the error of `missing` where none has."""
+    found = [run for run in runs if all(run.has(table) for table in tables)]
+    if not found:
+        raise missing(next(t for t in tables if not runs[0].has(t)), runs)
+    return found
+
+
+def comparable(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Those on the first run's model and tasks; of several of one strategy and seed the first."""
+    alike = [run for run in runs if all(run.config[k] == runs[0].config[k] for k in ("model", "tasks"))]
+    return list({(run.strategy, run.seed): run for run in reversed(alike)}.values())[::-1]
+
+
+def together(runs: Sequence[FinishedRun], table: str) -> pd.DataFrame:
+    """One table of several runs, one below the other."""
+    import pandas as pd
+
+    return pd.concat([run.table(table) for run in runs], ignore_index=True)
+
+
+def found_runs(folder: Path) -> list[FinishedRun]:
+    """The finished runs that lie in a folder: sequential, replay and I-LoRA first, then by name."""
+    from mcanalysis.store.manifest import MANIFEST_NAME, read_manifest
+
+    runs = [f.parent for f in sorted(folder.glob(f"*/{MANIFEST_NAME}"))]
+    finished = [FinishedRun(d) for d in runs if read_manifest(d).get("status") == "finished"]
+    rank = {name: i for i, name in enumerate(FIRST)}
+    return sorted(finished, key=lambda r: (rank.get(r.strategy, len(rank)), r.name))
+
+
+def save(picture: Picture, folder: Path, formats: Sequence[str]) -> None:
+    """Write a picture, its caption and its data."""
+    from mcanalysis.plotting import save_figure
+    from mcanalysis.store.atomic import write_text_atomic
+
+    save_figure(picture.figure, folder / picture.stem, formats)
+    write_text_atomic(folder / f"{picture.stem}.txt", picture.caption + "\n")
+    for end, table in picture.data.items():
+        name = f"{picture.stem}_{end}.csv" if end else f"{picture.stem}.csv"
+        write_text_atomic(folder / name, table.to_csv(index=False))
+
+
+def main(names: Sequence[str], description: str | None) -> None:
+    """Draw the named figures from the runs that the flags give; a mistake ends it with one line and exit code 2.
+
+    A figure whose measurements are missing does not keep the others from being drawn; what is missing is said last.
+    """
+    args = _parser(names, description).parse_args()
+    from mcanalysis.errors import UserError
+
+    errors = []
+    try:
+        page, chosen, folder, runs = _settled(args, names)
+    except UserError as error:
+        sys.exit(_told([str(error)]))
+    from mcanalysis.plotting.style import on_page
+
+    for name in chosen:
+        figure = import_module(name)
+        try:
+            with on_page(page):
+                for picture in figure.draw(runs(getattr(figure, "FOLDER", None))):
+                    save(picture, folder, args.format)
+                    print(folder / f"{picture.stem}.{args.format[0]}", flush=True)
+        except UserError as error:
+            errors.append(f"{name}: {error}")
+    if errors:
+        sys.exit(_told(errors))
+
+
+def _told(errors: Sequence[str]) -> int:
+    for error in errors:
+        print("error: " + " ".join(error.split()), file=sys.stderr)
+    return 2
+
+
+def _parser(names: Sequence[str], description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.error = lambda message: parser.exit(2, f"error: {message}; see --help\n")  # type: ignore[method-assign]
+    parser.add_argument(
+        "--run", action="append", type=Path, metavar="DIR",
+        help="a finished run; repeatable; of several of one strategy and seed comparisons take the first (default: all "
+        "in runs/, for ablations also those in runs/ablations/)",
+    )  # fmt: skip
+    parser.add_argument("--style", default="paper", help="paper, slides or screen: size of text and lines (paper)")
+    parser.add_argument(
+        "--width", help="a venue (acl, icml, ieee, …) or two widths in inches, one column and all: 3,6.3"
+    )
+    parser.add_argument("--format", type=_comma_list, default=["pdf", "png"], help="among pdf, png, svg (pdf,png)")
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: figures/ beside the runs")
+    if len(names) > 1:
+        parser.add_argument("--only", type=_comma_list, metavar="A,B", help=f"some of {', '.join(names)}")
+    return parser
+
+
+def _comma_list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _settled(
+    args: argparse.Namespace, names: Sequence[str]
+) -> tuple[Any, list[str], Path, Callable[[str | None], list[FinishedRun]]]:
+    """Page, figures, folder, and the runs for a figure; raises `UserError` before anything is drawn."""
+    from mcanalysis.errors import UnknownNameError, UserError
+
+    asked = getattr(args, "only", None) or names
+    chosen = [name for name in names if name in asked]
+    for kind, known, given in (("figure", names, asked), ("format", FORMATS, args.format)):
+        for name in given:
+            if name not in known:
+                raise UnknownNameError(kind, name, known)
+    if not args.format:
+        raise UserError("Expected one format or more, got none; give --format pdf,png.")
+    page = _page(args)
+    given = [FinishedRun(directory) for directory in args.run or ()]
+    home = Path("runs")
+    found = given or found_runs(home)
+    if not found:
+        raise UserError("Expected finished runs in 'runs', got none; make them with make demo, or give --run DIR.")
+
+    def runs(folder: str | None) -> list[FinishedRun]:
+        return found if given or folder is None else found + found_runs(home / folder)
+
+    return page, chosen, args.output_dir or found[0].directory.parent / "figures", runs
+
+
+def _page(args: argparse.Namespace) -> Any:
+    from mcanalysis.errors import UnknownNameError, UserError
+    from mcanalysis.plotting.style import STYLES, VENUES
+
+    if args.style not in STYLES:
+        raise UnknownNameError("style", args.style, STYLES)
+    page = STYLES[args.style]
+    if args.width is None:
+        return page
+    if args.width in VENUES:
+        return page._replace(single=VENUES[args.width][0], double=VENUES[args.width][1])
+    try:
+        single, double = (float(width) for width in args.width.split(","))
+    except ValueError:
+        raise UnknownNameError(
+            "width", args.width, VENUES, "Or two numbers of inches, one column and all: 3,6.3."
+        ) from None
+    if not (2.5 <= single <= double and 4.5 <= double <= 20):
+        raise UserError(
+            f"Expected a column of at least 2.5 inches and a page of 4.5 to 20, got {args.width}; give --width 3,6.3."
+        )
+    return page._replace(single=single, double=double)

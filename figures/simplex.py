@@ -1,0 +1,23 @@
+"""The simplex of three minima: is there one mixture that is good for all tasks?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rendering import FinishedRun, Picture, having, main
+
+from mcanalysis.plotting.ternary import plot_ternary, ternary_caption, ternary_rows
+
+
+def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
+    """A picture per run whose simplex was measured."""
+    pictures = []
+    for run in having(runs, "simplex"):
+        simplex = run.table("simplex")
+        figure, rows = plot_ternary(simplex), ternary_rows(simplex)[0]
+        pictures.append(Picture(f"simplex_{run.name}", figure, {"": rows}, ternary_caption(simplex)))
+    return pictures
+
+
+if __name__ == "__main__":
+    main(["simplex"], __doc__)

@@ -1,0 +1,35 @@
+"""How points are evaluated, where a user does not leave it to the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mcanalysis.errors import UserError
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How points are evaluated; nothing here changes a number by more than rounding.
+
+    `token_budget` bounds the padded tokens that are read at once, hence the memory (None: 2048, or the longest
+    example). `adapter`: `merged` into the weights or `unmerged` beside them (`auto`: merged in float32 and float64).
+    `prefix`: what a task's prompts begin with alike is `shared`, computed once per point, or read with every example,
+    `whole` (`auto`: shared where it is a part worth it). `compile`: the decoder goes through `torch.compile`.
+    """
+
+    token_budget: int | None = None
+    adapter: Literal["auto", "merged", "unmerged"] = "auto"
+    prefix: Literal["auto", "shared", "whole"] = "auto"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.token_budget is not None and self.token_budget < 1:
+            raise UserError(f"Expected a token budget of at least 1, got {self.token_budget}; leave it out for 2048.")
+        for name, allowed in (("adapter", ("auto", "merged", "unmerged")), ("prefix", ("auto", "shared", "whole"))):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"Expected {name} to be one of {', '.join(allowed)}, got '{getattr(self, name)}'.")
+
+
+AUTO = EngineSettings()
+"""All choices left to the engine."""

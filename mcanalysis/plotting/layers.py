@@ -1,0 +1,100 @@
+"""What a task changes, layer by layer: CKA of hidden states and distance of the weights to the minimum before."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mcanalysis.errors import UserError
+from mcanalysis.plotting.legend import legend_rows
+from mcanalysis.plotting.output_similarity import CKA_COLUMNS
+from mcanalysis.plotting.similarity_panels import (
+    error_bars,
+    finish,
+    minimum_labels,
+    minimum_marks,
+    row_of_axes,
+    rows_of_learner,
+)
+from mcanalysis.plotting.style import double_column, new_figure, print_style
+from mcanalysis.plotting.weight_similarity import WEIGHT_COLUMNS, place_of
+
+_HEIGHT, _TICKS, _HEAD = 1.7, 0.40, 0.34
+
+
+def plot_layers(cka: pd.DataFrame, distances: pd.DataFrame, learner: str) -> Figure:
+    """Draw CKA (left) and ‖ΔW_b − ΔW_a‖ (right) of successive minima against the layer, a line per minimum reached.
+
+    CKA is the mean over the tasks learned before, with 95 % intervals over examples. Distances: marker, the mean over a
+    layer's modules; bar, from the smallest to the largest of them.
+
+    Args:
+        cka: `cka.csv` of one run.
+        distances: `weight_distance.csv` of the same run.
+        learner: whose minima are compared.
+
+    Raises:
+        UserError: for missing columns, several runs, or a learner without rows.
+    """
+    alike, apart = layer_rows(cka, distances, learner)
+    marks = minimum_marks(alike)
+    layers = sorted({*alike.layer, *apart.layer})
+    legend = 0.14 * legend_rows(minimum_labels(marks), double_column(), 4) + 0.08
+    with print_style():
+        figure = new_figure(double_column(), _HEAD + _HEIGHT + _TICKS + legend)
+        panels = row_of_axes(figure, 2, legend + _TICKS, _HEIGHT, between=0.56)
+        for i, (end, (colour, marker)) in enumerate(marks.items()):
+            aside = 0.5 * ((i + 0.5) / len(marks) - 0.5)
+            style = {"color": colour, "marker": marker, "markersize": 3.0, "linewidth": 0.8, "elinewidth": 0.7}
+            line = alike[alike.end == end].sort_values("layer")
+            panels[0].errorbar(line.layer + aside, line.cka, error_bars(line, "cka"), gid=f"cka {end}", **style)
+            line = apart[apart.end == end].sort_values("layer")
+            bars = [line.distance_mean - line.distance_min, line.distance_max - line.distance_mean]
+            panels[1].errorbar(
+                line.layer + aside, line.distance_mean, np.clip(bars, 0, None), gid=f"distance {end}", **style
+            )
+        for axes, letter in zip(panels, "ab", strict=True):
+            axes.set_xticks(layers if len(layers) <= 8 else layers[:: math.ceil(len(layers) / 8)])
+            axes.set_xlim(min(layers) - 0.5, max(layers) + 0.5)
+            axes.set_xlabel("layer", labelpad=2)
+            axes.set_title(letter, loc="left", fontweight="bold", pad=3)
+        panels[0].set_ylabel("CKA with the minimum before (0–1)", labelpad=2)
+        panels[1].set_ylabel("‖ΔW difference‖ per module", labelpad=2)
+        panels[1].set_ylim(bottom=0)
+        finish(figure, alike, learner, ", successive minima", marks, 4)
+    return figure
+
+
+def layer_rows(cka: pd.DataFrame, distances: pd.DataFrame, learner: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What is drawn: rows of `cka`, and mean, smallest and largest distance of a layer's modules; errors as above."""
+    alike = rows_of_learner(cka, CKA_COLUMNS, "cka", learner)
+    alike = alike[(alike.task == "mean_old") & (alike.comparison == "successive")]
+    apart = rows_of_learner(distances, WEIGHT_COLUMNS, "weight_distance", learner)
+    apart = apart[(apart.space == "delta") & (apart.module != "all") & (apart.comparison == "successive")]
+    if alike.empty or apart.empty:
+        raise UserError(
+            f"Expected successive minima of {learner} in the tables cka and weight_distance, got none; measure a run "
+            "of two tasks or more with similarity.py."
+        )
+    apart = apart.assign(layer=[place_of(str(module))[0] for module in apart.module])
+    keys = ["strategy", "seed", "comparison", "start", "start_learner", "end", "end_learner", "layer"]
+    apart = apart.groupby(keys, sort=False).distance.agg(["mean", "min", "max"]).add_prefix("distance_").reset_index()
+    return alike, apart
+
+
+def layers_caption(cka: pd.DataFrame, distances: pd.DataFrame, learner: str) -> str:
+    """What the picture of `plot_layers` shows, in words."""
+    first = layer_rows(cka, distances, learner)[0].iloc[0]
+    return (
+        f"What each task changed, layer by layer ({first.strategy}, {learner} adapter, seed {first.seed}). (a) Linear "
+        "CKA (unbiased HSIC) of the hidden states at the last token of the prompt with those at the minimum before; "
+        "mean over the tasks learned before, bars: 95 % intervals over examples (jackknife). 1: alike up to rotation "
+        "and scale. (b) Frobenius norm of the change of ΔW; marker: mean over a layer's adapted modules, bar: from the "
+        "smallest to the largest."
+    )
+
+
+__all__ = ["layer_rows", "layers_caption", "plot_layers"]

@@ -1,0 +1,125 @@
+"""Two-dimensional slices around minima, side by side on one scale: which minimum is flatter?"""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mcanalysis.errors import UserError
+from mcanalysis.plotting.landscape import contour_levels
+from mcanalysis.plotting.selection import MEANS, only_value, require_columns
+from mcanalysis.plotting.style import BLACK, add_axes, double_column, new_figure, print_style, shortened, strategy_marks
+
+_COLUMNS = ("strategy", "learner", "seed", "kind", "start", "x", "y", "anchor", "task", "split", "loss", "measured")
+_LEFT, _RIGHT, _BETWEEN, _HEAD, _TITLE, _AXIS, _BAR, _BAR_GAP = 0.72, 0.66, 0.12, 0.17, 0.20, 0.36, 0.08, 0.08
+_TALLEST = 1.7
+
+
+def plot_slice_surfaces(landscape: pd.DataFrame) -> Figure:
+    """Draw the loss (nats per target token) on slices along two random directions, a column per strategy and learner.
+
+    Rows: mean over the old tasks, and the new task; each row has one scale, so that its panels can be compared. Axes:
+    steps along two directions, 1 = each filter's own length. Cells are not smoothed; white: not measured or not finite.
+
+    Args:
+        landscape: rows of `landscape.csv` of the kind surface, of one seed.
+
+    Raises:
+        UserError: for missing columns, no such row, or several seeds, or several minima of one learner.
+    """
+    rows, tasks = surface_rows(landscape)
+    whose = list(dict.fromkeys(zip(rows.strategy, rows.learner, strict=True)))
+    marks = strategy_marks(whose)
+    with print_style():
+        width = double_column()
+        room = (width - _LEFT - _RIGHT - (len(whose) - 1) * _BETWEEN) / len(whose)
+        side = min(room, _TALLEST)
+        left = _LEFT + (room - side) * len(whose) / 2
+        block = side + 0.12
+        figure = new_figure(width, _HEAD + _TITLE + len(tasks) * block - 0.12 + _AXIS)
+        for r, (task, title) in enumerate(tasks):
+            own = rows[rows.task == task]
+            levels = contour_levels(own.loss[own.measured.astype(bool)].to_numpy(float))
+            colours = matplotlib.colormaps["YlGnBu"]
+            norm = BoundaryNorm(levels, colours.N, extend="both")
+            bottom = _AXIS + (len(tasks) - 1 - r) * block
+            for c, name in enumerate(whose):
+                axes = add_axes(figure, left + c * (side + _BETWEEN), bottom, side, side)
+                of_panel = own[(own.strategy == name[0]) & (own.learner == name[1])]
+                _draw(axes, of_panel, levels, colours, norm, f"{task} {' '.join(name)}")
+                axes.tick_params(labelleft=c == 0, labelbottom=r == len(tasks) - 1)
+                if r == 0:
+                    axes.set_title(marks[name].label, pad=3)
+                if r == len(tasks) - 1:
+                    axes.set_xlabel("step along direction 1", labelpad=1)
+                if c == 0:
+                    axes.set_ylabel(f"{title}\nstep along direction 2", labelpad=2)
+            beyond = left + len(whose) * (side + _BETWEEN) - _BETWEEN + _BAR_GAP
+            bar = add_axes(figure, beyond, bottom, _BAR, side)
+            legend = figure.colorbar(ScalarMappable(norm, colours), cax=bar, extendfrac=0.04)
+            shown = levels if len(levels) <= 7 else levels[:: math.ceil(len(levels) / 7)]
+            legend.set_ticks(list(shown), labels=[f"{v:g}" for v in shown])
+            legend.ax.minorticks_off()
+            legend.ax.tick_params(length=2, pad=1.5)
+            legend.outline.set_linewidth(0.5)  # type: ignore[operator]
+            bar.set_ylabel("loss (nats/token)", labelpad=2)
+        head = f"Around the minima {', '.join(dict.fromkeys(rows.start))}, seed {rows.seed.iloc[0]}, test split"
+        figure.text(0.05 / width, 1 - 0.04 / figure.get_figheight(), head, va="top", color="#404040")
+        figure.draw_without_rendering()
+    return figure
+
+
+def surface_rows(landscape: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """The rows that are drawn, and task and words of each row of panels; errors as `plot_slice_surfaces`."""
+    require_columns(landscape, _COLUMNS, "landscape")
+    rows = landscape[(landscape.kind == "surface") & (landscape.split == "test")]
+    if rows.empty:
+        raise UserError(
+            "Expected rows of the kind surface in the table landscape, got none; measure them with landscape.py "
+            "--surface-grid 11."
+        )
+    only_value(rows, "seed", "landscape")
+    for _, own in rows.groupby(["strategy", "learner"]):
+        only_value(own, "start", "landscape")
+    new = [n for n in dict.fromkeys(rows.task) if n not in MEANS][-1]
+    old = [("mean_old", "old tasks (mean)")] if "mean_old" in set(rows.task) else []
+    tasks = [*old, (new, f"new task, {shortened(new, 14)}")]
+    return rows[rows.task.isin([name for name, _ in tasks])], tasks
+
+
+def slice_surfaces_caption(landscape: pd.DataFrame) -> str:
+    """What the picture of `plot_slice_surfaces` shows, in words."""
+    rows, tasks = surface_rows(landscape)
+    side = rows.x[rows.anchor.isna() | (rows.anchor == "")].nunique()
+    return (
+        f"Loss (nats per target token, test split) around the minima {', '.join(dict.fromkeys(rows.start))}, seed "
+        f"{rows.seed.iloc[0]}, on {side} × {side} nodes along two random directions of ΔW; a step of 1 moves each "
+        "filter by its own length (Li et al. 2018, arXiv 1712.09913, in ΔW). Every row of panels has one scale: "
+        f"{'; '.join(words for _, words in tasks)}. Diamond: the minimum."
+    )
+
+
+def _draw(axes: Axes, rows: pd.DataFrame, levels: np.ndarray, colours, norm: BoundaryNorm, gid: str) -> None:
+    grid = rows[rows.anchor.isna() | (rows.anchor == "")]
+    table = grid.pivot(index="y", columns="x", values="loss").sort_index()
+    known = grid.pivot(index="y", columns="x", values="measured").sort_index().astype(bool).to_numpy()
+    xs, ys = table.columns.to_numpy(float), table.index.to_numpy(float)
+    values = np.ma.masked_where(~known | ~np.isfinite(table.to_numpy(float)), table.to_numpy(float))
+    mesh = axes.pcolormesh(xs, ys, values, cmap=colours, norm=norm, shading="nearest", rasterized=True, gid=gid)
+    mesh.set_edgecolor("face")
+    axes.contour(xs, ys, values, levels=levels, colors="#303030", linewidths=0.4)
+    axes.plot(0, 0, "D", color="white", markeredgecolor=BLACK, markeredgewidth=0.8, markersize=4)
+    axes.set_aspect("equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(3))
+
+
+__all__ = ["plot_slice_surfaces", "slice_surfaces_caption", "surface_rows"]

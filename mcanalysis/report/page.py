@@ -1,0 +1,60 @@
+"""The page itself: template, style, scripts and data in one text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from importlib.util import find_spec
+
+import mcanalysis
+from mcanalysis import fonts
+from mcanalysis.errors import UserError
+from mcanalysis.report.comparison import comparison
+from mcanalysis.report.contents import run_contents
+from mcanalysis.report.embedding import font_face, plotly_source, script_json, security_policy
+from mcanalysis.report.scores import matrices
+from mcanalysis.run import Run
+
+# In the order in which they build on one another.
+SCRIPTS = ("page", "tables", "charts", "paths", "surfaces", "comparison", "start")
+
+
+def render(runs: Sequence[Run], num_samples: int = 4, unfinished: Sequence[str] = ()) -> str:
+    """The report of finished runs as one HTML text, the same from the same files.
+
+    `num_samples`: test examples per task whose outputs are shown. `unfinished`: names of runs that are left out, which
+    the page says. Everything from the runs' files is escaped, and the page may run its own scripts only.
+
+    Raises `UserError` where plotly or jinja2 is missing, `DataError` for a damaged file of a run.
+    """
+    if num_samples < 0:
+        raise UserError(f"Expected at least 0 samples per task, got {num_samples}; 0 leaves them out.")
+    if find_spec("jinja2") is None:
+        raise UserError("Expected the package jinja2 for the report, got none; pip install 'mcanalysis[report]'.")
+    from jinja2 import Environment, StrictUndefined
+
+    library = plotly_source()
+    contents = [run_contents(run, number, num_samples) for number, run in enumerate(runs, start=1)]
+    answering = [matrices(run)[run.answering_learner] for run in runs]
+    side_by_side = comparison(runs, answering)
+    data = script_json({"runs": [c["data"] for c in contents], "comparison": side_by_side, "font": fonts.FAMILY})
+    script = f'"use strict";\n(() => {{\n{"".join(_asset(f"{name}.js") for name in SCRIPTS)}}})();'
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_asset("page.html"))
+    parts = {
+        "runs": contents,
+        "comparison": side_by_side,
+        "unfinished": unfinished,
+        "version": mcanalysis.__version__,
+        "style": _asset("style.css").replace("FONT_FAMILY", f'"{fonts.FAMILY}"'),
+        "library": library,
+        "script": script,
+        "data": data,
+        "policy": security_policy([library, script]),
+    }
+    shown = template.render({**parts, "library": "", "font": ""})
+    return template.render(parts, font=font_face(shown))
+
+
+def _asset(name: str) -> str:
+    return (files("mcanalysis.report") / "assets" / name).read_text(encoding="utf-8")

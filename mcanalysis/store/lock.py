@@ -1,0 +1,139 @@
+"""One writer at a time for a run's measurements: a file that says who, locked by the operating system.
+
+The lock goes with the process that holds it, so a killed one leaves a file that counts for nothing. Where the file
+system has no locks the file itself is the sign, and it is taken over when the process that it names is gone from this
+machine.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from mcanalysis.errors import RunDirectoryError
+
+logger = logging.getLogger(__name__)
+
+LOCK_NAME = "measurements.lock"
+_held: dict[Path, int] = {}  # by this process: how often
+
+
+@contextmanager
+def lock_measurements(*run_directories: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep the measurements of runs to this process for the length of the block; again within it is no error.
+
+    Raises `RunDirectoryError`, which names the process, where another one has them.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, lock_measurements(folder), lock_measurements(folder):
+    ...     [file.name for file in Path(folder).iterdir()]
+    ['measurements.lock']
+    """
+    with ExitStack() as stack:
+        for directory in dict.fromkeys(Path(d).resolve() for d in run_directories):
+            stack.enter_context(_lock(directory))
+        yield
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    descriptor = None if _held.get(directory) else _take(directory)
+    _held[directory] = _held.get(directory, 0) + 1
+    try:
+        yield
+    finally:
+        _held[directory] -= 1
+        if descriptor is not None:
+            (directory / LOCK_NAME).unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _take(directory: Path) -> int:
+    file = directory / LOCK_NAME
+    while True:
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"Expected a run directory that can be written at {directory}, got: {error.strerror}; copy the run "
+                "to where you may write."
+            ) from error
+        try:
+            free = _lock_file(descriptor)
+            if free is None:  # no locks here: what the file says has to do
+                free = not _is_alive(_owner(descriptor))
+            if not free:
+                raise _taken(directory, _owner(descriptor))
+            # Whoever held it may have removed the file between our opening and our locking it.
+            if _is_same(descriptor, file):
+                own = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(own).encode(), 0)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _lock_file(descriptor: int) -> bool | None:
+    """Whether the lock was free and is ours now; None where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        logger.warning("%s cannot be locked (%s): start no second process on it", LOCK_NAME, error.strerror)
+        return None
+    return True
+
+
+def _owner(descriptor: int) -> dict[str, Any]:
+    try:
+        owner = json.loads(os.pread(descriptor, 1000, 0))
+        return owner if isinstance(owner, dict) else {}
+    except (ValueError, OSError):
+        return {}
+
+
+def _is_alive(owner: dict[str, Any]) -> bool:
+    """Whether a process is there, as far as can be told: of another machine's it is assumed."""
+    if not owner:
+        return False
+    if owner.get("host") != socket.gethostname():
+        return True
+    try:
+        os.kill(int(owner["pid"]), 0)
+    except (ProcessLookupError, KeyError, ValueError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _is_same(descriptor: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _taken(directory: Path, owner: dict[str, Any]) -> RunDirectoryError:
+    who = (
+        f"process {owner.get('pid')} on {owner.get('host')} has had since {owner.get('since')}" if owner else "one has"
+    )
+    return RunDirectoryError(
+        f"Expected measurements that no other process writes, got those of {directory}, which {who}; wait for it, end "
+        f"it, or, if it is gone, remove {LOCK_NAME} there."
+    )

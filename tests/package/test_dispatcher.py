@@ -1,0 +1,68 @@
+"""`python -m mcanalysis NAME` is `python analyses/NAME.py`: the same words out, the same exit code."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mcanalysis
+from mcanalysis import __main__ as dispatcher
+from mcanalysis.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def run(folder, *command):
+    return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("connectivity", ["--num-points", "many"]),
+        ("similarity", ["--strategy", ","]),  # studies.py beside it is imported
+        ("convert", ["--task", "FOMCC", "--source", "a", "--output-dir", "b"]),  # a mistake that the library finds
+    ],
+)
+def test_it_is_the_same_as_the_script(tmp_path, name, flags):
+    by_name = run(tmp_path, "-m", "mcanalysis", name, *flags)
+    by_file = run(tmp_path, str(REPOSITORY / "analyses" / f"{name}.py"), *flags)
+    assert (by_name.returncode, by_name.stdout, by_name.stderr) == (by_file.returncode, by_file.stdout, by_file.stderr)
+    assert by_name.returncode == 2 and by_name.stderr
+
+
+def test_alone_it_lists_every_script_with_a_line(tmp_path):
+    listed = run(tmp_path, "-m", "mcanalysis")
+    assert listed.returncode == 0 and not listed.stderr
+    described = dict(line.split(maxsplit=1) for line in listed.stdout.splitlines() if line.startswith("  "))
+    scripts = {f.stem for f in (REPOSITORY / "analyses").glob("*.py")} - {"arguments", "reporting", "studies"}
+    assert scripts <= set(described)
+    assert "Loss and score along the paths" in described["connectivity"]
+    assert not {"arguments", "reporting", "studies"} & set(described)
+
+
+def test_help_of_a_script_is_the_scripts(tmp_path):
+    shown = run(tmp_path, "-m", "mcanalysis", "closed-forms", "--help")
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("usage: closed_forms.py")
+
+
+def test_an_unknown_script_is_one_line_that_suggests(tmp_path):
+    refused = run(tmp_path, "-m", "mcanalysis", "conectivity")
+    assert refused.returncode == 2 and not refused.stdout
+    assert refused.stderr.count("\n") == 1
+    assert "Unknown script 'conectivity'. Did you mean 'connectivity'?" in refused.stderr
+
+
+def test_the_version_is_that_of_the_metadata(tmp_path):
+    from importlib.metadata import version
+
+    assert run(tmp_path, "-m", "mcanalysis", "--version").stdout == f"mcanalysis {mcanalysis.__version__}\n"
+    assert version("mcanalysis") == mcanalysis.__version__
+
+
+def test_a_package_without_scripts_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatcher, "PACKAGE", tmp_path / "mcanalysis")
+    with pytest.raises(UserError, match="install the package anew"):
+        dispatcher.find_scripts()
