@@ -65,6 +65,7 @@ def truncate(point: Mapping[str, Tensor], rank: int) -> tuple[Point, float]:
         PointMismatchError: if the point is not a LoRA point.
         UserError: if `rank` is below 1.
 
+    >>> from mcanalysis.params.lora import ranks
     >>> a = {"q.lora_A.weight": torch.diag(torch.tensor([4.0, 3.0])), "q.lora_B.weight": torch.eye(2)}
     >>> smaller, error = truncate(a, 1)
     >>> ranks(smaller), round(error, 6)

@@ -193,7 +193,12 @@ def mark_finished(run_directory: str | os.PathLike[str]) -> None:
 
 
 def record_evaluation(run_directory: str | os.PathLike[str], choices: Mapping[str, Any]) -> None:
-    """State in the manifest, under `evaluation`, how points were evaluated last; tasks are added to those stated."""
+    """State in the manifest, under `evaluation`, how points were evaluated last; tasks are added to those stated.
+
+    A folder without a manifest (of a trainer that is used by itself) is left as it is.
+    """
+    if not (Path(run_directory) / MANIFEST_NAME).exists():
+        return
     manifest = read_manifest(run_directory)
     stated = manifest.get("evaluation") or {}
     shared = {**stated.get("shared_prefix_tokens", {}), **choices.get("shared_prefix_tokens", {})}

@@ -73,6 +73,7 @@ def in_session(session):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_a_comparison_that_is_stopped_leaves_no_process_and_goes_on(script, tmp_path):
     flags = ("--strategy", "sequential,er", "--seed", "0", "--steps", "150", *SMALL, "--output-dir", "out")

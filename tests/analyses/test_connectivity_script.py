@@ -1,6 +1,7 @@
 """`analyses/connectivity.py` end to end on small runs: files, columns, reuse, and two adapters from elsewhere."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -19,11 +20,19 @@ SMALL = (
 KEYS = ["strategy", "learner", "seed", "space", "path", "start", "end", "task", "split"]
 
 
+_MADE: dict[str, object] = {}
+
+
 @pytest.fixture
-def finished(script, tmp_path):
-    code, out, err = script("connectivity", *SMALL, "--strategy", "sequential,ilora")
-    assert code == 0, err
-    return tmp_path / "runs", out
+def finished(script, tmp_path, tmp_path_factory):
+    """A copy of runs that are made once."""
+    if not _MADE:
+        code, out, err = script("connectivity", *SMALL, "--strategy", "sequential,ilora")
+        assert code == 0, err
+        _MADE["runs"], _MADE["out"] = tmp_path_factory.mktemp("finished") / "runs", out
+        shutil.move(tmp_path / "runs", _MADE["runs"])
+    shutil.copytree(_MADE["runs"], tmp_path / "runs")
+    return tmp_path / "runs", _MADE["out"]
 
 
 def test_files_tables_and_figures(finished):

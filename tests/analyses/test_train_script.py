@@ -267,11 +267,7 @@ def test_resume_on_nothing_says_so(script):
     assert "starting anew" not in err
 
 
-def test_several_runs_are_one_process_s_work(script, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    refused(script("compare"), "one process for several runs", "launch train.py")
-
-
+@pytest.mark.slow
 def test_under_torchrun_one_process_prints(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(REPOSITORY / "analyses" / "train.py"), "--device", "cpu", "--output-dir", "run", *map(str, SMALL)]

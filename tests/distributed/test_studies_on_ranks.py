@@ -15,6 +15,8 @@ import pytest
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.training.continual_trainer import train
 
+pytestmark = pytest.mark.slow  # two launches: about a minute of two cores
+
 TASKS = ("FOMC", "MedMCQA", "JEC-QA")
 
 STUDIES = """

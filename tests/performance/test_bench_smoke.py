@@ -34,6 +34,7 @@ def bench(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_every_workload_writes_its_section(tmp_path):
     output = tmp_path / "B.md"
     done = bench("--output", str(output))
@@ -215,6 +216,7 @@ def test_the_accelerator_part_runs_on_a_cpu_too(monkeypatch):
     assert operations == pytest.approx([plain, plain, plain + 2 * body * 2 * 12])
 
 
+@pytest.mark.slow
 def test_the_accelerator_evaluation_runs_on_a_cpu_too():
     shape = bench_accelerator.Shape(**{**vars(TINY), "vocabulary": 4096})
     one, *_ = bench_accelerator_evaluation.evaluate_shape(

@@ -78,6 +78,7 @@ def test_a_file_on_the_search_path_trains(run_script, tmp_path):
     assert (run / "minima/1-FOMC/fast/adapter_model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_an_entry_point_trains_beside_it(run_script, tmp_path):
     done = run_script("compare", "--strategy", "theirs,mine", "--seed", "0", "--workers", "1", *SMALL)
     assert done.returncode == 0, done.stderr
