@@ -110,6 +110,7 @@ def test_another_path_draws_another_curve(desktop):
     page.locator("[data-control=lines]").select_option("tasks")
     assert len(middle()) == 3
     page.get_by_text("All values of this path as a table").click()
+    page.locator("[data-paths] [data-part=all] tbody tr").nth(2).wait_for()  # filled once the table is opened
     assert page.locator("[data-paths] [data-part=all] tbody tr").count() == 3
 
 
