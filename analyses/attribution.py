@@ -5,7 +5,8 @@ With no flag: the first transition of sequential fine-tuning and I-LoRA on the e
 
 from __future__ import annotations
 
-from arguments import Parser, bar, count_or_all, quiet_libraries, run_script, workers
+from arguments import Parser, count_or_all, workers
+from running import bar, quiet_libraries, run_script
 from studies import add_study_flags, study_runs
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from arguments import Parser, add_model_flags, bar, comma_list, quiet_libraries, run_script, table
+from arguments import Parser, add_model_flags, comma_list
+from running import bar, quiet_libraries, run_script, table
 
 
 def main() -> None:

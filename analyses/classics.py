@@ -6,7 +6,8 @@ permutations (and Entezari's conjecture).
 
 from __future__ import annotations
 
-from arguments import Parser, bar, run_script, table
+from arguments import Parser
+from running import bar, run_script, table
 
 
 def main() -> None:

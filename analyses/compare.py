@@ -10,17 +10,15 @@ from arguments import (
     add_general_flags,
     add_run_flags,
     add_workers_flag,
-    bar,
     comma_list,
     execution,
     general,
     integers,
-    quiet_libraries,
     run_config,
-    run_script,
     typed,
     workers,
 )
+from running import bar, quiet_libraries, run_script
 
 
 def main() -> None:

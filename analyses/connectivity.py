@@ -9,18 +9,16 @@ from arguments import (
     Parser,
     add_run_flags,
     add_workers_flag,
-    bar,
     comma_list,
     count_or_all,
     engine,
     execution,
     integers,
-    quiet_libraries,
     run_config,
-    run_script,
     typed,
     workers,
 )
+from running import bar, quiet_libraries, run_script
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from arguments import Parser, run_script
+from arguments import Parser
+from running import run_script
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ With no flag: sequential fine-tuning and I-LoRA on the embedded base and benchma
 
 from __future__ import annotations
 
-from arguments import Parser, bar, count_or_all, engine, integers, quiet_libraries, run_script, workers
+from arguments import Parser, count_or_all, engine, integers, workers
+from running import bar, quiet_libraries, run_script
 from studies import add_study_flags, study_runs
 
 SNAPSHOT_EVERY = 5  # steps: 25 snapshots of a task of 120 steps

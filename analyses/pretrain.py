@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from arguments import Parser, bar, quiet_libraries, run_script
+from arguments import Parser
+from running import bar, quiet_libraries, run_script
 
 
 def main() -> None:

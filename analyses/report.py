@@ -5,7 +5,8 @@ Reads what the other scripts have measured, and says which command measures what
 
 from __future__ import annotations
 
-from arguments import Parser, run_script
+from arguments import Parser
+from running import run_script
 
 
 def main() -> None:

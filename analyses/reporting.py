@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from arguments import table
+from running import table
 
 from mcanalysis.connectivity.summaries import ensemble_summary, front_summary, seeds_summary, simplex_summary
 from mcanalysis.experiments.attribution import AttributionResult

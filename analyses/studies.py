@@ -10,16 +10,15 @@ from arguments import (
     Parser,
     add_run_flags,
     add_workers_flag,
-    bar,
     comma_list,
     engine,
     execution,
     integers,
-    quiet_libraries,
     run_config,
     typed,
     workers,
 )
+from running import bar, quiet_libraries
 
 if TYPE_CHECKING:
     from mcanalysis.run import Run

@@ -122,9 +122,7 @@ def _looks(first: int, num_examples: int) -> list[int]:
 
 def _joined(parts: Sequence[PerExample]) -> Measurement:
     nll, targets, scores = (np.concatenate([getattr(p, n) for p in parts]) for n in ("nll", "targets", "scores"))
-    score = float(scores.mean()) if len(scores) else float("nan")
-    total = int(targets.sum())
-    return Measurement(float(nll.sum() / total), score, len(nll), total, nll, targets, scores)
+    return Measurement.of(nll, targets, scores)
 
 
 def _half_width(measured: Measurement, num_examples: int, risk: float) -> float:

@@ -18,9 +18,7 @@ from mcanalysis.evaluation.objective import Objective
 from mcanalysis.models.encoding import EncodedExample, cut_by_length
 
 SHARED_FROM_TOKENS = 4
-SHARED_FROM_PART = (
-    0.12  # of the tokens: below, attention over a cache costs what sharing saves (benchmark `shared_prefix`)
-)
+SHARED_FROM_PART = 0.12  # of the tokens; `tests/performance --only shared_prefix` measures what sharing gains
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,6 @@ class EvaluationBatch:
         """The same batch on another device."""
         tensors = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)}
         return EvaluationBatch(self.rows, **tensors)
-
-    @property
-    def is_prompt(self) -> Tensor:
-        """(rows, length): which tokens are the prompt's, as ones."""
-        columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
-        return (columns < self.prompt_lengths[:, None]).long()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class Compiled:
 
     @contextmanager
     def within(self, model: nn.Module) -> Iterator[None]:
-        """Let the model run its compiled decoder for a while; the first pass compiles it (half a minute and more)."""
+        """Let the model run its compiled decoder for a while; the first pass compiles it, which takes a while."""
         decoder = _decoder(model)
         if self._compiled is None:
             self._compiled = torch.compile(decoder.forward, dynamic=True)

@@ -14,10 +14,12 @@ None of it changes a number: losses per example are those of one unpadded exampl
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -39,6 +41,7 @@ from mcanalysis.store.measurements import Measurement
 logger = logging.getLogger(__name__)
 
 TOKEN_BUDGET = 2048
+MOST_PLANS = 64  # sets of objectives whose batches are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +63,9 @@ class Engine:
     def __init__(self, model: AdaptedModel, settings: EngineSettings = AUTO) -> None:
         self.model = model
         self.settings = settings
-        self._budget = settings.token_budget
-        self._plans: dict[tuple[int, ...], list[Reading]] = {}
-        self._scored: dict[int, dict[tuple[int, str], float]] = {}
-        self._kept: list[Objective] = []  # keeps the ids used as keys above from being reused
+        self._lowered: int | None = None  # the budget, once memory has run out
+        self._plans: OrderedDict[tuple[Objective, ...], list[Reading]] = OrderedDict()
+        self._scored: WeakKeyDictionary[Objective, dict[tuple[int, str], float]] = WeakKeyDictionary()
         self._merges = isinstance(model, LoraModel) and model.can_merge()
         self._shares = isinstance(model, LoraModel) and can_share(model.network)
         if settings.adapter == "merged" and not self._merges:
@@ -89,7 +91,7 @@ class Engine:
         for objective in objectives:
             part = slice(start, start + len(objective.encoded))
             start = part.stop
-            measurement = _measurement(nll[part], targets[part], self._scores(objective, outputs[part]))
+            measurement = Measurement.of(nll[part], targets[part], self._scores(objective, outputs[part]))
             score = get_score(objective.task.score)
             unparsable = sum(not score.parses(o) for o in outputs[part])
             results.append(Evaluation(measurement, tuple(outputs[part]), unparsable))
@@ -99,7 +101,7 @@ class Engine:
         """The losses alone, without generation: scores are NaN, the values per example are there."""
         nll, targets, _ = self._read(point, objectives, generate=False)
         ends = np.cumsum([len(o.encoded) for o in objectives])[:-1]
-        return [_measurement(n, t, None) for n, t in zip(np.split(nll, ends), np.split(targets, ends), strict=True)]
+        return [Measurement.of(n, t) for n, t in zip(np.split(nll, ends), np.split(targets, ends), strict=True)]
 
     def choices(self, objectives: Sequence[Objective]) -> dict[str, Any]:
         """How these objectives are evaluated, for the manifest: what was chosen where the settings say `auto`."""
@@ -142,7 +144,7 @@ class Engine:
         for reading in self._readings(objectives):
             prefix = None if reading.prefix_ids is None else SharedPrefix(network, reading.prefix_ids)
             for batch in reading.batches:
-                extra = self.model.beside_tokens(batch.is_prompt)
+                extra = self.model.beside_tokens(batch.prompt_lengths, batch.input_ids.shape[1])
                 yield list(batch.rows), run_batch(network, batch, end, prefix, generate, extra, self._call(network))
 
     def _call(self, network: nn.Module) -> Any:
@@ -173,12 +175,13 @@ class Engine:
             network.train(training)
 
     def _readings(self, objectives: Sequence[Objective]) -> list[Reading]:
-        key = tuple(id(o) for o in objectives)
+        key = tuple(objectives)
         if key not in self._plans:
             share = {"shared": True, "whole": False, "auto": None}[self.settings.prefix] if self._shares else False
             budget, padding = self._token_budget(objectives), pad_id(self.model.tokenizer)
             self._plans[key] = plan_readings(objectives, budget, share, padding, self.model.device)
-            self._kept += objectives
+            if len(self._plans) > MOST_PLANS:
+                self._plans.popitem(last=False)
         return self._plans[key]
 
     def check_budget(self, objectives: Sequence[Objective]) -> None:
@@ -187,14 +190,13 @@ class Engine:
 
     def _token_budget(self, objectives: Sequence[Objective]) -> int:
         needed = longest(objectives)
-        if self._budget is None:
-            return max(TOKEN_BUDGET, needed)
-        if self._budget < needed:
+        asked = self.settings.token_budget
+        if asked is not None and asked < needed:
             raise UserError(
-                f"Expected a token budget of at least {needed}, the longest example, got {self._budget}; raise it, or "
-                "lower --max-length."
+                f"Expected a token budget of at least {needed}, the longest example, got {asked}; raise it, or lower "
+                "--max-length."
             )
-        return self._budget
+        return max(self._lowered or asked or TOKEN_BUDGET, needed)
 
     def _halve_budget(self, objectives: Sequence[Objective], error: Exception) -> None:
         budget, needed = self._token_budget(objectives), longest(objectives)
@@ -203,32 +205,20 @@ class Engine:
                 f"Expected memory for one example of {needed} tokens, got none left; choose a device with more, a "
                 "smaller model, or a lower --max-length."
             ) from error
-        self._budget = max(budget // 2, needed)
+        self._lowered = max(budget // 2, needed)
         self._plans.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        logger.warning("Out of memory with %d tokens at once: going on with %d.", budget, self._budget)
+        logger.warning("Out of memory with %d tokens at once: going on with %d.", budget, self._lowered)
 
     def _scores(self, objective: Objective, outputs: Sequence[str]) -> np.ndarray:
         score = get_score(objective.task.score)
-        known = self._scored.setdefault(id(objective), {})
+        known = self._scored.setdefault(objective, {})
         for row, output in enumerate(outputs):
             if (row, output) not in known:  # along a path outputs repeat
                 example = objective.examples[row]
                 known[row, output] = score.per_example(output, example.answer, objective.task.source(example.prompt))
         return np.array([known[row, output] for row, output in enumerate(outputs)])
-
-
-def _measurement(nll: np.ndarray, targets: np.ndarray, scores: np.ndarray | None) -> Measurement:
-    return Measurement(
-        loss=float(nll.sum() / targets.sum()),
-        score=float("nan") if scores is None else float(scores.mean()),
-        num_examples=len(nll),
-        num_targets=int(targets.sum()),
-        nll=nll,
-        targets=targets,
-        scores=np.empty(0) if scores is None else scores,
-    )
 
 
 def _text(tokenizer: Any, ids: Sequence[int]) -> str:

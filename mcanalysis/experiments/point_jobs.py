@@ -76,7 +76,8 @@ def evaluate(
 def joined(parts: Mapping[Share, Measurement]) -> Measurement:
     """The measurement of all examples from those of its shares: per-example values in their places, means of all.
 
-    >>> halves = {Share("A", "test", 3, i, 2): _measurement(nll) for i, nll in enumerate(([1.0, 3.0], [2.0]))}
+    >>> parts = enumerate([np.array([1.0, 3.0]), np.array([2.0])])
+    >>> halves = {Share("A", "test", 3, i, 2): Measurement.of(nll, np.ones(len(nll)), nll) for i, nll in parts}
     >>> whole = joined(halves)
     >>> whole.nll.tolist(), whole.loss, whole.num_examples
     ([1.0, 2.0, 3.0], 2.0, 3)
@@ -99,18 +100,13 @@ def joined(parts: Mapping[Share, Measurement]) -> Measurement:
     )
 
 
-def _measurement(nll: Sequence[float]) -> Measurement:
-    """For examples: of one target each."""
-    n = len(nll)
-    return Measurement(float(np.mean(nll)), 1.0, n, n, np.array(nll), np.ones(n), np.ones(n))
-
-
 @dataclass
 class PointJobs:
     """The jobs that measure points of one run, and what has come back of them."""
 
     run: Run
     _open: dict[MeasurementKey, dict[Share, Measurement | None]] = field(default_factory=dict)
+    _stated: dict[str, Any] = field(default_factory=dict)
 
     def jobs(self, points: Sequence[tuple[str, Place]], objectives: Sequence[Objective]) -> list[Job]:
         """One or more for each point (by its key in the store) of which something is neither stored nor under way.
@@ -157,7 +153,9 @@ class PointJobs:
             if len(found) == len(parts):
                 whole[key] = joined(found)
         if whole:
-            record_evaluation(self.run.directory, result.choices)
+            if result.choices != self._stated:  # the same for most points
+                record_evaluation(self.run.directory, result.choices)
+                self._stated = result.choices
             with MeasurementStore(self.run.directory / "measurements.sqlite") as store:
                 store.put_many(whole.items())
             for key in whole:

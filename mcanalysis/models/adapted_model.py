@@ -43,8 +43,8 @@ class AdaptedModel(ABC):
     def in_place(self, point: Mapping[str, Tensor]) -> AbstractContextManager[nn.Module]:
         """Yield a network that computes as the model does at a point; afterwards all is as it was."""
 
-    def beside_tokens(self, is_prompt: Tensor) -> dict[str, Any]:
-        """What the network is given besides tokens; `is_prompt` (rows, length), 1 where a token is a prompt's."""
+    def beside_tokens(self, prompt_lengths: Tensor, columns: int) -> dict[str, Any]:
+        """What the network is given besides (rows, columns) of tokens that begin with prompts of these lengths."""
         return {}
 
     @abstractmethod

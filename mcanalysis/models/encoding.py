@@ -146,8 +146,3 @@ def collate(examples: Sequence[EncodedExample], padding: int) -> Batch:
         mask[row, length - len(e) :] = 1
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     return Batch(ids, labels, None if bool(mask.all()) else mask, positions, max(len(e.answer_ids) for e in examples))
-
-
-def collate_prompts(examples: Sequence[EncodedExample], padding: int) -> Batch:
-    """Stack the prompts alone, for generation; there are no labels to predict."""
-    return collate([EncodedExample(e.prompt_ids, ()) for e in examples], padding)

@@ -155,9 +155,10 @@ class PromptModel(AdaptedModel):
     def base_point(self) -> Point:
         return {}
 
-    def beside_tokens(self, is_prompt: Tensor) -> dict[str, Any]:
+    def beside_tokens(self, prompt_lengths: Tensor, columns: int) -> dict[str, Any]:
         """Answers have no say in what is read before them."""
-        return {"query_mask": is_prompt}
+        places = torch.arange(columns, device=prompt_lengths.device)
+        return {"query_mask": (places < prompt_lengths[:, None]).long()}
 
     @contextmanager
     def in_place(self, point: Mapping[str, Tensor]) -> Iterator[nn.Module]:

@@ -78,6 +78,23 @@ class Measurement:
     targets: np.ndarray
     scores: np.ndarray
 
+    @classmethod
+    def of(cls, nll: np.ndarray, targets: np.ndarray, scores: np.ndarray | None = None) -> Measurement:
+        """Put values per example together: loss Σ nll / Σ targets, score the mean of `scores` (None: not measured).
+
+        >>> Measurement.of(np.array([1.5, 0.5]), np.array([3, 1])).loss
+        0.5
+        """
+        return cls(
+            loss=float(nll.sum() / targets.sum()),
+            score=math.nan if scores is None or not len(scores) else float(scores.mean()),
+            num_examples=len(nll),
+            num_targets=int(targets.sum()),
+            nll=nll,
+            targets=targets,
+            scores=np.empty(0) if scores is None else scores,
+        )
+
     def __post_init__(self) -> None:
         for name in ("loss", "score"):
             object.__setattr__(self, name, float(getattr(self, name)))

@@ -1,6 +1,8 @@
 """What can be forced, what is chosen, and what happens when memory runs out."""
 
+import gc
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,6 +105,37 @@ def test_out_of_memory_halves_the_budget_says_so_once_and_changes_no_number(
             for found, wanted in zip(engine.losses(point, objectives), expected, strict=True):
                 np.testing.assert_allclose(found.nll, wanted.nll, rtol=1e-5)
     assert [r.message for r in caplog.records] == ["Out of memory with 200 tokens at once: going on with 100."]
+
+
+def test_a_budget_that_memory_has_lowered_is_no_mistake_of_the_users(make_model, objectives, monkeypatch):
+    """What is evaluated next may have a longer example than what memory ran out on."""
+    model = make_model()
+    short = replace(objectives[1], examples=objectives[1].examples[:3], encoded=objectives[1].encoded[:3])
+    most, run_batch = [longest([short])], engine_module.run_batch
+    assert most[0] < longest(objectives)
+
+    def hungry(network, batch, *rest):
+        if batch.input_ids.numel() > most[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run_batch(network, batch, *rest)
+
+    monkeypatch.setattr(engine_module, "run_batch", hungry)
+    engine = Engine(model)
+    engine.losses(model.point(), [short])
+    most[0] = 10_000
+    found = engine.losses(model.point(), objectives)
+    for measured, expected in zip(found, Engine(model).losses(model.point(), objectives), strict=True):
+        np.testing.assert_allclose(measured.nll, expected.nll, rtol=1e-5)
+
+
+def test_batches_of_old_objectives_are_let_go(make_model, objectives, monkeypatch):
+    monkeypatch.setattr(engine_module, "MOST_PLANS", 2)
+    model = make_model()
+    engine = Engine(model)
+    for _ in range(5):
+        engine.evaluate(model.point(), [replace(objectives[0])])
+    gc.collect()
+    assert len(engine._plans) == len(engine._scored) == 2
 
 
 def test_no_memory_for_one_example_is_told_in_one_line(make_model, objectives, monkeypatch):

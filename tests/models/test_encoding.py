@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mcanalysis.errors import DataError
-from mcanalysis.models.encoding import EncodedExample, collate, collate_prompts, encode, encode_all
+from mcanalysis.models.encoding import EncodedExample, collate, encode, encode_all
 from mcanalysis.tasks.task import Example
 
 SHORT = EncodedExample((5, 6), (7,))
@@ -42,7 +42,7 @@ def test_answers_end_in_the_last_column_and_are_counted():
 
 
 def test_prompts_alone_carry_no_answer_token():
-    batch = collate_prompts([SHORT, LONG], padding=3)
+    batch = collate([EncodedExample(e.prompt_ids, ()) for e in (SHORT, LONG)], padding=3)
     assert batch.input_ids.tolist() == [[3, 3, 5, 6], [8, 9, 10, 11]]
     assert bool((batch.labels == -100).all())
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from points import right_padded
 from setups import embedded_model
 from timing import Moment, StepCosts, ratio, step_costs, take_turns
 from workload import Aim, Options, Section, Table
 
 from mcanalysis.benchmarks import load_benchmark
 from mcanalysis.errors import DataError
-from mcanalysis.models.encoding import IGNORED, EncodedExample, encode, pad_id
+from mcanalysis.models.encoding import EncodedExample, encode, pad_id
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.pretraining.base_model import train_tokenizer
 from mcanalysis.strategies import make_strategy
@@ -119,7 +120,9 @@ def _padded_seconds(model: LoraModel, examples: Sequence[EncodedExample], length
     """Seconds per step of the plain way."""
     network = model.peft.train()
     optimizer = torch.optim.AdamW(model.parameters.values(), lr=1e-3)
-    batches = [_pad(examples[i : i + BATCH], length, pad_id(model.tokenizer)) for i in range(0, len(examples), BATCH)]
+    batches = [
+        right_padded(examples[i : i + BATCH], pad_id(model.tokenizer), length) for i in range(0, len(examples), BATCH)
+    ]
     gc.collect()
     started = Moment.now()
     for batch in batches:
@@ -128,14 +131,3 @@ def _padded_seconds(model: LoraModel, examples: Sequence[EncodedExample], length
         optimizer.step()
         optimizer.zero_grad()
     return (Moment.now().wall - started.wall) / len(batches)
-
-
-def _pad(examples: Sequence[EncodedExample], length: int, padding: int) -> dict[str, torch.Tensor]:
-    ids = torch.full((len(examples), length), padding)
-    labels = torch.full((len(examples), length), IGNORED)
-    mask = torch.zeros((len(examples), length), dtype=torch.long)
-    for row, e in enumerate(examples):
-        ids[row, : len(e)] = torch.tensor(e.prompt_ids + e.answer_ids)
-        labels[row, len(e.prompt_ids) : len(e)] = torch.tensor(e.answer_ids)
-        mask[row, : len(e)] = 1
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import bench_accelerator
 import bench_accelerator_evaluation
-import bench_padding
 import bench_points_memory
 import bench_training_steps
 import numpy as np
@@ -188,7 +187,7 @@ def test_strategies_are_timed_on_the_same_rows():
 def test_the_padded_way_computes_the_same_loss():
     model = embedded_model()
     examples = embedded_examples(model.tokenizer, 4)["MeetingBank"]
-    padded = model.peft(**bench_padding._pad(examples, 96, 0), use_cache=False).loss
+    padded = model.peft(**points.right_padded(examples, 0, 96), use_cache=False).loss
     result = model.forward(collate(examples, 0))
     assert padded.item() == pytest.approx((result.nll.sum() / result.num_targets.sum()).item(), rel=1e-5)
 

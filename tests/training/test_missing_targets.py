@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mcanalysis.errors import DataError
-from mcanalysis.models.encoding import EncodedExample, collate, collate_prompts, encode_all
+from mcanalysis.models.encoding import EncodedExample, collate, encode_all
 from mcanalysis.strategies import make_strategy
 from mcanalysis.tasks.task import Example, TaskData
 from mcanalysis.training.continual_trainer import train
@@ -60,7 +60,7 @@ def test_a_task_without_examples_is_refused_and_not_waited_for(make_model, train
 
 def test_prompts_alone_have_no_loss(make_model, encode_examples):
     model = make_model()
-    batch = collate_prompts(encode_examples(4), padding=0)
+    batch = collate([EncodedExample(e.prompt_ids, ()) for e in encode_examples(4)], padding=0)
     with torch.no_grad():
         result = model.forward(batch, hidden_states=True)
         whole = model.forward(collate(encode_examples(4), padding=0), hidden_states=True)
