@@ -9,7 +9,8 @@ import argparse
 import json
 from typing import Any, NoReturn
 
-from running import is_main_process, num_processes
+from console import answer_in_json, is_main_process
+from running import num_processes
 
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number"}
 
@@ -28,6 +29,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
         self.add_argument("--config", metavar="FILE.yaml", help="settings by flag name; flags override them")
+        self.add_argument("--json", action="store_true", help="answer with one JSON document on stdout, not with text")
 
     def group(self, title: str) -> argparse._ArgumentGroup:
         """The flags under a heading of `--help`."""
@@ -41,7 +43,9 @@ class Parser(argparse.ArgumentParser):
         first, _ = self.parse_known_args()
         if first.config:
             self.set_defaults(**self._read_config(first.config))
-        return self.parse_args()
+        args = self.parse_args()
+        answer_in_json(args.json)
+        return args
 
     def _read_config(self, file: str) -> dict[str, Any]:
         import yaml
@@ -187,7 +191,11 @@ def add_run_flags(parser: Parser) -> None:
     execution.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     execution.add_argument("--torch-compile", action="store_true", help="compile the model")
     execution.add_argument(
-        "--save-trajectory", type=int, default=0, metavar="N", help="snapshot of every learner each N steps (0: none)"
+        "--save-trajectory",
+        type=int,
+        default=None,
+        metavar="N",
+        help="snapshot of every learner each N steps (0: none; default: 10 where an adapter is small, up to 1 MB)",
     )
 
 

@@ -6,7 +6,8 @@ With no flag: the first transition of sequential fine-tuning and I-LoRA on the e
 from __future__ import annotations
 
 from arguments import Parser, count_or_all, workers
-from running import bar, quiet_libraries, run_script
+from console import bar, figure
+from running import quiet_libraries, run_script
 from studies import add_study_flags, study_runs
 
 
@@ -27,7 +28,7 @@ def main() -> None:
     settings = AttributionSettings(args.transition, args.space, args.num_points, args.num_examples)
     result = study_attribution(
         study_runs(args), settings,
-        workers=workers(args), progress=bar, on_figure=reporting.figure, initializer=quiet_libraries,
+        workers=workers(args), progress=bar, on_figure=figure, initializer=quiet_libraries,
     )  # fmt: skip
     reporting.attribution(result)
 

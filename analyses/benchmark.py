@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from arguments import Parser, add_model_flags, comma_list
-from running import bar, quiet_libraries, run_script, table
+from console import answer, bar, say, table
+from running import quiet_libraries, run_script
 
 
 def main() -> None:
@@ -35,8 +36,10 @@ def main() -> None:
                 f"{r.most_common:.2f}", f"{r.bag_of_words:.2f}", f"{r.base:.2f}", f"{r.adapter:.2f}",
             ]
         )  # fmt: skip
-    print("\n" + table(rows))
-    print(f"mean example length {described.tokens.mean():.1f} tokens")
+    say()
+    table(rows)
+    say(f"mean example length {described.tokens.mean():.1f} tokens")
+    answer({"tasks": described})
 
 
 if __name__ == "__main__":

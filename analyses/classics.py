@@ -7,7 +7,8 @@ permutations (and Entezari's conjecture).
 from __future__ import annotations
 
 from arguments import Parser
-from running import bar, run_script, table
+from console import answer, bar, say, table
+from running import run_script
 
 
 def main() -> None:
@@ -20,8 +21,9 @@ def main() -> None:
     from mcanalysis.experiments.classics import claims_cells, reproduce_classics
 
     result = reproduce_classics(args.result, range(args.seeds), args.output_dir, progress=bar)
-    print(table(claims_cells(result.claims)))
-    print(f"tables: {args.output_dir}/classics.csv, classics.md; figures: {', '.join(map(str, result.figures))}")
+    table(claims_cells(result.claims))
+    say(f"tables: {args.output_dir}/classics.csv, classics.md; figures: {', '.join(map(str, result.figures))}")
+    answer({"claims": result.claims}, files=[str(file) for file in result.figures])
 
 
 if __name__ == "__main__":

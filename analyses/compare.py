@@ -18,7 +18,8 @@ from arguments import (
     typed,
     workers,
 )
-from running import bar, quiet_libraries, run_script
+from console import bar
+from running import quiet_libraries, run_script
 
 
 def main() -> None:

@@ -18,7 +18,8 @@ from arguments import (
     typed,
     workers,
 )
-from running import bar, quiet_libraries, run_script
+from console import bar, figure
+from running import quiet_libraries, run_script
 
 
 def main() -> None:
@@ -122,13 +123,13 @@ def main() -> None:
     elif args.run:
         runs = [load_run(directory, args.device, engine(args)) for directory in args.run]
         study = replace(study, main=runs[0].strategy)
-        result = analyse_connectivity(runs, output_dir, study, progress=bar, on_figure=reporting.figure)
+        result = analyse_connectivity(runs, output_dir, study, progress=bar, on_figure=figure)
     else:
         need_paths(args.strategy)
         base = run_config(args, args.strategy[0], args.seed[0], {})
         configs = study_configs(base, args.strategy, args.seed, typed(args.settings))
         result = study_connectivity(
-            configs, output_dir, study, progress=bar, on_figure=reporting.figure, initializer=quiet_libraries
+            configs, output_dir, study, progress=bar, on_figure=figure, initializer=quiet_libraries
         )
     reporting.connectivity(result)
 

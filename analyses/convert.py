@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from arguments import Parser
+from console import answer, say
 from running import run_script
 
 
@@ -19,11 +20,12 @@ def main() -> None:
     from mcanalysis.tasks.raw import convert
 
     done = convert(args.task, args.source, args.output_dir, args.seed)
-    print(f"{done.task} is in {done.folder}" + (f"; {done.remark}" if done.remark else ""))
+    say(f"{done.task} is in {done.folder}" + (f"; {done.remark}" if done.remark else ""))
     for split, number in done.kept.items():
-        print(f"{number:>8,}  {split}")
+        say(f"{number:>8,}  {split}")
     for reason, number in done.left_out.items():
-        print(f"{number:>8,}  left out: {reason}")
+        say(f"{number:>8,}  left out: {reason}")
+    answer(task=done.task, folder=str(done.folder), kept=done.kept, left_out=done.left_out, remark=done.remark)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,14 @@ With no flag: sequential fine-tuning and I-LoRA on the embedded base and benchma
 from __future__ import annotations
 
 from arguments import Parser, count_or_all, engine, integers, workers
-from running import bar, quiet_libraries, run_script
+from console import bar, figure
+from running import quiet_libraries, run_script
 from studies import add_study_flags, study_runs
-
-SNAPSHOT_EVERY = 5  # steps: 25 snapshots of a task of 120 steps
 
 
 def main() -> None:
     parser = Parser(__doc__)
     add_study_flags(parser, ["sequential", "ilora"])
-    parser.set_defaults(save_trajectory=SNAPSHOT_EVERY)
     parser.add_argument("--transition", type=int, default=2, metavar="K", help="from the minimum K to K + 1")
     parser.add_argument("--third", default=None, metavar="RUN_DIR", help="a run whose minimum spans the plane, too")
     parser.add_argument("--space", default="factor", help="of the plane: factor, delta or aligned")
@@ -39,7 +37,7 @@ def main() -> None:
     third = load_run(args.third, args.device, engine(args)) if args.third else None
     result = study_landscape(
         study_runs(args), args.output_dir, settings,
-        third=third, workers=workers(args), progress=bar, on_figure=reporting.figure, initializer=quiet_libraries,
+        third=third, workers=workers(args), progress=bar, on_figure=figure, initializer=quiet_libraries,
     )  # fmt: skip
     reporting.landscape(result)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from arguments import Parser
-from running import bar, quiet_libraries, run_script
+from console import answer, bar, say
+from running import quiet_libraries, run_script
 
 
 def main() -> None:
@@ -36,10 +37,11 @@ def main() -> None:
         intermediate_size=3 * args.hidden_size,
     )
     summary = pretrain(config, args.output_dir, progress=bar)
-    print(
+    say(
         f"{summary['num_parameters']:,} parameters, mean training loss {summary['mean_training_loss']:.3f}, "
         f"{summary['seconds']:.0f} s; the base is in {args.output_dir}"
     )
+    answer(directory=args.output_dir, **summary)
 
 
 if __name__ == "__main__":

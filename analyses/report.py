@@ -6,6 +6,7 @@ Reads what the other scripts have measured, and says which command measures what
 from __future__ import annotations
 
 from arguments import Parser
+from console import answer, say
 from running import run_script
 
 
@@ -22,8 +23,10 @@ def main() -> None:
     output = args.output or found.default_output
     size = write_report(found.runs, output, args.num_samples, found.unfinished)
     if found.unfinished:
-        print(f"left out, not finished: {', '.join(found.unfinished)}")
-    print(f"report of {len(found.runs)} run(s), {size / 1e6:.1f} MB: {output}")
+        say(f"left out, not finished: {', '.join(found.unfinished)}")
+    say(f"report of {len(found.runs)} run(s), {size / 1e6:.1f} MB: {output}")
+    runs = [str(run.directory) for run in found.runs]
+    answer(report=str(output), bytes=size, runs=runs, unfinished=found.unfinished)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
-"""How the scripts print results: tables that a person can read."""
+"""How the scripts tell results: tables that a person can read, and the same unrounded for `--json`."""
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from running import table
+from console import answer, say, table, warn
 
 from mcanalysis.connectivity.summaries import ensemble_summary, front_summary, seeds_summary, simplex_summary
 from mcanalysis.experiments.attribution import AttributionResult
@@ -23,8 +21,6 @@ from mcanalysis.experiments.strategies import METRICS, comparison_notes, differe
 from mcanalysis.run import Run
 from mcanalysis.strategies import get_strategy
 from mcanalysis.training.dry_run import DryRun
-
-STARTED = time.monotonic()
 
 
 def number(value: Any, digits: int = 2) -> str:
@@ -39,15 +35,10 @@ def interval(row: Any, name: str) -> str:
     return f"{row[name]:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]"
 
 
-def figure(file: Path) -> None:
-    """Say that a figure is there, and how long it took since the start."""
-    minutes, seconds = divmod(round(time.monotonic() - STARTED), 60)
-    print(f"\nfigure after {minutes} min {seconds:02d} s: {file}", flush=True)
-
-
 def strategies(metrics: pd.DataFrame) -> None:
     """Mean over seeds per strategy and learner, and I-LoRA against replay and sequential."""
-    print("\n" + table(summary_cells(summary_table(metrics))))
+    say()
+    table(summary_cells(summary_table(metrics)))
     present = set(zip(metrics.strategy, metrics.learner, strict=True))
     contrasts = [(("er", "fast"), ("sequential", "fast")), (("ilora", "slow"), ("sequential", "fast"))]
     contrasts += [(("ilora", learner), ("er", "fast")) for learner in ("slow", "fast")]
@@ -55,14 +46,15 @@ def strategies(metrics: pd.DataFrame) -> None:
         if first in present and second in present:
             mean, low, high = difference(metrics, first, second)
             ends = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}] (95 %, Student's t over seeds)"
-            print(f"average accuracy, {' '.join(first)} minus {' '.join(second)}: {mean:+.3f}{ends}")
+            say(f"average accuracy, {' '.join(first)} minus {' '.join(second)}: {mean:+.3f}{ends}")
 
 
 def comparison(runs: Sequence[Run], metrics: pd.DataFrame, output_dir: str) -> None:
     """The table of all strategies, and where it lies."""
     strategies(metrics)
-    print(comparison_notes(runs, metrics))
-    print(f"tables: {Path(output_dir, 'comparison')}/strategies.csv, summary.csv, summary.md")
+    say(comparison_notes(runs, metrics))
+    say(f"tables: {Path(output_dir, 'comparison')}/strategies.csv, summary.csv, summary.md")
+    answer({"strategies": metrics, "summary": summary_table(metrics)}, runs=[str(run.directory) for run in runs])
 
 
 def dry_run(plan: DryRun) -> None:
@@ -81,27 +73,30 @@ def dry_run(plan: DryRun) -> None:
                     str(s.steps), f"{s.epochs:.1f}", f"{s.tokens:,}", f"{s.tokens / s.steps:,.0f}", *padding,
                 ]
             )  # fmt: skip
-        print(f"\n{plan.strategy} on {plan.model}; nothing is written, no weights are read")
-        print(table(rows))
+        say(f"\n{plan.strategy} on {plan.model}; nothing is written, no weights are read")
+        table(rows)
         tokens, padded, to_max = (int(stages[name].sum()) for name in ("tokens", "padded", "padded_to_max"))
-        print(
+        say(
             f"tokens: {tokens:,}, with padding {padded:,}, if every row were padded to the maximum {to_max:,} "
             f"({to_max / padded:.1f} × as many)"
         )
         if stages.replayed.any():
-            print(f"of all examples {int(stages.replayed.sum()):,} are replayed ones, whose lengths are an estimate")
+            say(f"of all examples {int(stages.replayed.sum()):,} are replayed ones, whose lengths are an estimate")
     cut = f", {plan.cut_tests} of them to cut prompts" if plan.cut_tests else ""
-    print(f"generations: {plan.generations:,} answers to score{cut}")
-    print(f"parameters: {plan.num_parameters:,} in the base, {plan.num_trained:,} trained")
+    say(f"generations: {plan.generations:,} answers to score{cut}")
+    say(f"parameters: {plan.num_parameters:,} in the base, {plan.num_trained:,} trained")
     if plan.num_trained:
         parts = {f.name: getattr(plan.memory, f.name) for f in fields(plan.memory)}
         shown = ", ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
-        print(f"memory of a training step, an estimate: {size(plan.memory.total)} ({shown}) and the libraries' own")
+        say(f"memory of a training step, an estimate: {size(plan.memory.total)} ({shown}) and the libraries' own")
+    counts = {name: getattr(plan, name) for name in ("num_parameters", "num_trained", "generations", "cut_tests")}
+    memory = {"total": plan.memory.total, **asdict(plan.memory)}
+    answer({"stages": stages}, model=plan.model, strategy=plan.strategy, **counts, memory_bytes=memory)
 
 
 def starting_anew(directory: str) -> None:
     """Say on stderr that --resume found nothing: a folder that was misspelt would start a run from nothing."""
-    print(f"--resume: no run at {directory}, starting anew", file=sys.stderr)
+    warn(f"--resume: no run at {directory}, starting anew")
 
 
 def size(number: float) -> str:
@@ -145,11 +140,11 @@ def connectivity(result: ConnectivityResult) -> None:
                 ]
             )
         if strategy == "adapters":
-            print("\nTwo adapters, on the given data; loss in nats per target token")
+            say("\nTwo adapters, on the given data; loss in nats per target token")
         else:
-            print(f"\n{strategy} / {learner} / seed {seed}, test split; loss in nats per target token;")
-            print("gain = S̄(t*) − max(S̄(0), S̄(1)) with S̄ = ½(old tasks + new task) and t* chosen on the eval split")
-        print(table(rows))
+            say(f"\n{strategy} / {learner} / seed {seed}, test split; loss in nats per target token;")
+            say("gain = S̄(t*) − max(S̄(0), S̄(1)) with S̄ = ½(old tasks + new task) and t* chosen on the eval split")
+        table(rows)
     gains(tests)
     if "front" in result.tables:
         front(result.tables["front"])
@@ -161,6 +156,7 @@ def connectivity(result: ConnectivityResult) -> None:
         over_seeds(result.tables["barriers_over_seeds"])
     if len(result.metrics):
         strategies(result.metrics)
+    answer({"barriers": result.barriers, "metrics": result.metrics, **result.tables})
 
 
 def front(rows: pd.DataFrame) -> None:
@@ -169,9 +165,9 @@ def front(rows: pd.DataFrame) -> None:
     for _, row in front_summary(rows).iterrows():
         numbers = [number(row.hypervolume, 3), number(row.hypervolume_gain, 3), str(row.above)]
         shown.append([row.strategy, row.learner, f"{row.path} {row.space}", str(row.transitions), *numbers])
-    print("\nStability–plasticity front: hypervolume above (0, 0), mean over transitions, test split")
-    print("(more points dominate more: what a path has over its ends says little by itself)")
-    print(table(shown))
+    say("\nStability–plasticity front: hypervolume above (0, 0), mean over transitions, test split")
+    say("(more points dominate more: what a path has over its ends says little by itself)")
+    table(shown)
 
 
 def ensembles(rows: pd.DataFrame) -> None:
@@ -180,21 +176,19 @@ def ensembles(rows: pd.DataFrame) -> None:
     for _, row in ensemble_summary(rows).iterrows():
         numbers = [number(row[name], 3) for name in ("loss", "accuracy", "target_accuracy", "ece", "brier")]
         shown.append([row.strategy, row.learner, f"{row.path} {row.space}", row.member, *numbers])
-    print(
+    say(
         "\nEnsemble: next-token probabilities averaged over points of a path, teacher-forced, ½ (old + new), test split"
     )
-    print(table(shown))
+    table(shown)
 
 
 def simplexes(rows: pd.DataFrame) -> None:
     """Where between several minima the mean score is highest."""
     for _, row in simplex_summary(rows).iterrows():
         place = ", ".join(f"{row[c]:.2f}" for c in rows.columns if c.startswith("w") and c[1:].isdigit())
-        print(f"\nSimplex of {row.minima.replace(' ', ', ')}, {row.space} space ({row.strategy}, seed {row.seed}):")
-        print(
-            f"best point on eval at ({place}); on test its mean score over the tasks is {row.mean_score:.3f}, ", end=""
-        )
-        print(f"that of the best minimum {row.best_corner:.3f}; worst there: {row.worst_task}, {row.worst_score:.3f}")
+        say(f"\nSimplex of {row.minima.replace(' ', ', ')}, {row.space} space ({row.strategy}, seed {row.seed}):")
+        say(f"best point on eval at ({place}); on test its mean score over the tasks is {row.mean_score:.3f}, ", end="")
+        say(f"that of the best minimum {row.best_corner:.3f}; worst there: {row.worst_task}, {row.worst_score:.3f}")
 
 
 def over_seeds(rows: pd.DataFrame) -> None:
@@ -203,8 +197,8 @@ def over_seeds(rows: pd.DataFrame) -> None:
     for _, row in seeds_summary(rows).iterrows():
         interval_ = f"{row['mean']:+.3f}" + ("" if pd.isna(row.low) else f" [{row.low:+.3f}, {row.high:+.3f}]")
         shown.append([row.strategy, row.learner, f"{row.path} {row.space}", str(row.seeds), row.value, interval_])
-    print("\nOver seeds (Student's t):")
-    print(table(shown))
+    say("\nOver seeds (Student's t):")
+    table(shown)
 
 
 def gains(tests: pd.DataFrame) -> None:
@@ -217,8 +211,8 @@ def gains(tests: pd.DataFrame) -> None:
         mean = f"{one.interpolation_gain.mean():+.3f}"
         rows.append([str(strategy), str(learner), f"{path} {space}", str(len(one)), str(up), str(down), mean])
     if len(rows) > 1:
-        print("\nInterpolation gain: transitions whose 95 % interval lies above or below 0")
-        print(table(rows))
+        say("\nInterpolation gain: transitions whose 95 % interval lies above or below 0")
+        table(rows)
 
 
 def similarity(result: SimilarityResult) -> None:
@@ -240,10 +234,12 @@ def similarity(result: SimilarityResult) -> None:
             numbers += [overlaps.loc[(*key, "column")], overlaps.loc[(*key, "row")], cka.get(key, np.nan)]
             numbers += [told.churn.get(key, np.nan), told.kl.get(key, np.nan)]
             rows.append([*names, *map(number, numbers)])
-        print(f"\n{strategy} / seed {seed}; overlap: mean cos² of the principal angles, mean over modules;")
-        print("CKA (lowest of the layers), churn and KL (nats/token): mean over the earlier tasks, test split")
-        print(table(rows))
-    print("\ntables: <run>/tables/weight_distance.csv, subspace_overlap.csv, cka.csv, prediction_similarity.csv")
+        say(f"\n{strategy} / seed {seed}; overlap: mean cos² of the principal angles, mean over modules;")
+        say("CKA (lowest of the layers), churn and KL (nats/token): mean over the earlier tasks, test split")
+        table(rows)
+    say("\ntables: <run>/tables/weight_distance.csv, subspace_overlap.csv, cka.csv, prediction_similarity.csv")
+    names = ("weight_distance", "subspace_overlap", "cka", "prediction_similarity")
+    answer({name: getattr(result, name) for name in names})
 
 
 def attribution(result: AttributionResult) -> None:
@@ -258,10 +254,11 @@ def attribution(result: AttributionResult) -> None:
             cells = of_start[of_start.group == group].set_index("task")
             told = [interval(cells.loc[t], v) for t in ("mean_old", new) for v in ("above_chord", "end_change")]
             rows.append([group, *told])
-        print(f"\n{strategy} / {learner} / seed {seed}, {space} space, {start} → {end}, others stay at the start;")
-        print("loss (nats/token) above the group's own chord where the whole path is farthest from its, and its change")
-        print(table(rows))
-    print("\ntables: <run>/tables/attribution.csv, attribution_barriers.csv")
+        say(f"\n{strategy} / {learner} / seed {seed}, {space} space, {start} → {end}, others stay at the start;")
+        say("loss (nats/token) above the group's own chord where the whole path is farthest from its, and its change")
+        table(rows)
+    say("\ntables: <run>/tables/attribution.csv, attribution_barriers.csv")
+    answer({"attribution_barriers": result.barriers})
 
 
 def closed_forms(found: pd.DataFrame) -> None:
@@ -270,8 +267,9 @@ def closed_forms(found: pd.DataFrame) -> None:
     for row in found.itertuples():
         verdict = "" if row.holds else "MISSED"
         rows.append([str(row.section), str(row.identity), f"{row.error:.1e}", f"{row.bound:.0e}", verdict])
-    print(table(rows))
-    print(f"{int(found.holds.sum())} of {len(found)} hold; errors are the largest over the seeds, § of geometry.md")
+    table(rows)
+    say(f"{int(found.holds.sum())} of {len(found)} hold; errors are the largest over the seeds, § of geometry.md")
+    answer({"closed_forms": found})
 
 
 def landscape(result: LandscapeResult) -> None:
@@ -288,8 +286,8 @@ def landscape(result: LandscapeResult) -> None:
         new = _new_task(of_run)
         rows = [["", "x", "y", "loss: old", f"{new} (new)", "½ (old + new)"]]
         rows += [[name, *(number(row[c]) for c in ("x", "y", "mean_old", new, "mean"))] for name, row in shown]
-        print(f"\n{strategy} / seed {seed}, {space} space, test split; loss in nats per target token")
-        print(table(rows))
+        say(f"\n{strategy} / seed {seed}, {space} space, test split; loss in nats per target token")
+        table(rows)
     if len(result.sharpness):
         rows = [["strategy", "learner", "seed", "minimum", "task", "mean rise ± standard error", "ε-sharpness, %"]]
         keys = ["strategy", "learner", "seed", "minimum", "task"]
@@ -299,10 +297,11 @@ def landscape(result: LandscapeResult) -> None:
             rise = f"{number(mean.value, 3)} ± {number(mean.standard_error, 3)}"
             rows.append([*map(str, names), rise, number(by_measure.loc["epsilon"].value, 2)])
         size = result.sharpness[result.sharpness.measure == "expected"]["size"].iloc[0]
-        print(f"\nSharpness: mean rise of the loss (nats/token) at {size:g} of each filter's length; ε-sharpness in")
-        print("percent of 1 + loss, of balanced factors")
-        print(table(rows))
-    print("\ntables: <run>/tables/landscape.csv, trajectory.csv, sharpness.csv")
+        say(f"\nSharpness: mean rise of the loss (nats/token) at {size:g} of each filter's length; ε-sharpness in")
+        say("percent of 1 + loss, of balanced factors")
+        table(rows)
+    say("\ntables: <run>/tables/landscape.csv, trajectory.csv, sharpness.csv")
+    answer({"landscape": result.landscape, "trajectory": result.trajectory, "sharpness": result.sharpness})
 
 
 def curvature(result: CurvatureResult) -> None:
@@ -314,16 +313,18 @@ def curvature(result: CurvatureResult) -> None:
             of = "earlier tasks" if row.task == "mean_old" else row.task
             spread = f"{number(row.trace, 1)} ± {number(row.trace_standard_error, 1)}"
             rows.append([row.minimum, of, *map(number, shown), spread])
-        print(f"\n{strategy} / {learner} / seed {seed}: Hessian of the test loss (nats per target token), LoRA factors")
-        print(table(rows))
+        say(f"\n{strategy} / {learner} / seed {seed}: Hessian of the test loss (nats per target token), LoRA factors")
+        table(rows)
     tests = result.correlations
     rows = [["strategy", "learner", "over", "n", "g·Δ + ½ΔᵀHΔ", "g·Δ", "½ΔᵀHΔ", "‖Δ‖"]]
     for keys, one in tests.groupby(["strategy", "learner", "seed", "over", "n"], sort=False):
         by_name = one.set_index("predictor").rho
         names = ("predicted", "first_order", "second_order", "distance")
         rows.append([str(keys[0]), str(keys[1]), str(keys[3]), str(keys[4]), *(number(by_name[n]) for n in names)])
-    print("\nSpearman's ρ of what predicts the rise of old losses with the rise that was measured (not independent)")
-    print(table(rows))
+    say("\nSpearman's ρ of what predicts the rise of old losses with the rise that was measured (not independent)")
+    table(rows)
+    names = ("curvature", "spectrum", "forgetting", "correlations")
+    answer({name: getattr(result, name) for name in names})
 
 
 def run(finished: Run) -> None:
@@ -334,14 +335,18 @@ def run(finished: Run) -> None:
     if get_strategy(finished.strategy).schedule == "joint":  # nothing between the base and the end
         names[-1] = "all tasks"
     rows += [[names[int(values[0])], *map(number, values[1:])] for values in matrix.to_numpy()]
-    print(f"\n{finished.strategy} / {finished.answering_learner}: score per task (columns) after each task (rows)")
-    print(table(rows))
+    say(f"\n{finished.strategy} / {finished.answering_learner}: score per task (columns) after each task (rows)")
+    table(rows)
     for learner, metrics in finished.metrics["learners"].items():
         shown = ", ".join(
             f"{m.replace('_', ' ')} {number(np.nan if metrics[m] is None else metrics[m])}" for m in METRICS
         )
-        print(f"{learner}: {shown}")
-    print(f"run directory: {finished.directory}")
+        say(f"{learner}: {shown}")
+    say(f"run directory: {finished.directory}")
+    answer(
+        {"accuracy_matrix": matrix}, runs=[str(finished.directory)], tasks=finished.task_names,
+        learners=finished.metrics["learners"],
+    )  # fmt: skip
 
 
 def _new_task(rows: pd.DataFrame) -> str:

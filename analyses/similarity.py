@@ -6,7 +6,8 @@ With no flag: sequential fine-tuning, experience replay and I-LoRA on the embedd
 from __future__ import annotations
 
 from arguments import Parser, count_or_all, workers
-from running import bar, quiet_libraries, run_script
+from console import bar, figure
+from running import quiet_libraries, run_script
 from studies import add_study_flags, study_runs
 
 
@@ -24,7 +25,7 @@ def main() -> None:
 
     result = study_similarity(
         study_runs(args), settings,
-        workers=workers(args), progress=bar, on_figure=reporting.figure, initializer=quiet_libraries,
+        workers=workers(args), progress=bar, on_figure=figure, initializer=quiet_libraries,
     )  # fmt: skip
     reporting.similarity(result)
 

@@ -18,7 +18,8 @@ from arguments import (
     typed,
     workers,
 )
-from running import bar, quiet_libraries
+from console import bar
+from running import quiet_libraries
 
 if TYPE_CHECKING:
     from mcanalysis.run import Run

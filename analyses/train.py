@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from arguments import Parser, add_general_flags, add_run_flags, execution, general, run_config, typed
-from running import bar, is_main_process, quiet_libraries, run_script
+from console import bar, is_main_process
+from running import quiet_libraries, run_script
 
 
 def main() -> None:

@@ -110,7 +110,7 @@ class Execution:
     `save_steps`: steps between two checkpoints, hence the most that a kill can lose. `report_to`: trackers of the
     Trainer ("tensorboard", "wandb", "mlflow"). `gradient_checkpointing` computes activations again instead of keeping
     them: less memory, more time. `save_trajectory`: optimiser steps between two snapshots of every learner (see
-    `training.trajectory`); 0 saves none. `engine`: how minima are scored.
+    `training.trajectory`); 0 saves none, None is every 10th step where the adapter is small. `engine`: how minima are scored.
     """
 
     device: str | None = None
@@ -118,13 +118,13 @@ class Execution:
     report_to: tuple[str, ...] = ()
     gradient_checkpointing: bool = False
     torch_compile: bool = False
-    save_trajectory: int = 0
+    save_trajectory: int | None = 0
     engine: EngineSettings = AUTO
 
     def __post_init__(self) -> None:
         if self.save_steps < 1:
             raise UserError(f"Expected save_steps of at least 1, got {self.save_steps}; 100 is the default.")
-        if self.save_trajectory < 0:
+        if self.save_trajectory is not None and self.save_trajectory < 0:
             raise UserError(f"Expected save_trajectory of at least 0, got {self.save_trajectory}; 0 saves none.")
         for tracker in self.report_to:
             if tracker not in TRACKERS:

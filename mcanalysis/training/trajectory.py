@@ -17,6 +17,8 @@ from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.training.checkpoint import writing
 
 FOLDER = "trajectory"
+EVERY = 10  # steps between two snapshots where nothing is said about them
+SMALL = 1_000_000  # bytes of a snapshot up to which they are then saved: a task of 500 steps fills 50 MB a learner
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +29,15 @@ class TrajectoryWriter:
     A snapshot is the point that the learner's minimum would be, were the task over: what `save_learner` writes, read
     back, so that it works for every strategy and needs nothing of it. Learners that only change between tasks
     (`resting_learners`) have no trajectory; nor has a strategy without adapters, which is said by a warning. With
-    `every` = 0 nothing is done at all.
+    `every` = 0 nothing is done at all; None is every 10th step of an adapter of up to 1 MB, and nothing for a larger
+    one, whose snapshots would fill a disk that nobody meant for them.
     """
 
-    def __init__(self, run_directory: str | Path, every: int, model: AdaptedModel, strategy: Strategy) -> None:
+    def __init__(self, run_directory: str | Path, every: int | None, model: AdaptedModel, strategy: Strategy) -> None:
         self.directory = Path(run_directory) / FOLDER
+        if every is None:
+            size = sum(p.numel() * p.element_size() for p in model.parameters.values() if p.requires_grad)
+            every = EVERY if strategy.has_paths and size <= SMALL else 0
         self.every = every if strategy.has_paths else 0
         self.model = model
         self.strategy = strategy

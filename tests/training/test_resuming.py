@@ -26,7 +26,7 @@ KILLED_STRATEGIES = ("er", "ewc", "ilora")
 NUM_STEPS = 6
 
 # Runs in a process of its own that has never used autograd, so that it may fork: each child trains (or goes on) with
-# one strategy and is killed from outside after a random time, ten times in all. A run that ends before that many kills
+# one strategy and is killed from outside after a random time, so and so often. A run that ends before that many kills
 # is followed by another.
 KILLED = """
 import os, pickle, random, signal, sys, time
@@ -35,7 +35,7 @@ torch.set_num_threads(1)
 from mcanalysis.training import continual_trainer as c
 from mcanalysis.training.config import Execution
 
-configs, tasks, folder, seconds = pickle.load(sys.stdin.buffer)
+configs, tasks, folder, seconds, times = pickle.load(sys.stdin.buffer)
 
 def child(where, config):
     pid = os.fork()
@@ -46,7 +46,7 @@ def child(where, config):
 
 for name, config in configs.items():
     rng, kills, run = random.Random("kill/" + name), 0, 0
-    while kills < 10:
+    while kills < times:
         pid = child(f"{folder}/{name}-{run}", config)
         time.sleep(rng.uniform(0.02, 0.25) * seconds[name])
         os.kill(pid, signal.SIGKILL)
@@ -83,15 +83,15 @@ def uninterrupted(run_config, three_tasks, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def killed(run_config, three_tasks, uninterrupted, tmp_path_factory):
+@pytest.fixture(scope="module", params=[3, pytest.param(10, marks=pytest.mark.slow)])
+def killed(request, run_config, three_tasks, uninterrupted, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     configs = {name: run_config(name, num_steps=NUM_STEPS) for name in KILLED_STRATEGIES}
     seconds = {name: float((uninterrupted / f"{name}.seconds").read_text()) for name in KILLED_STRATEGIES}
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
         [sys.executable, "-c", KILLED],
-        input=pickle.dumps((configs, three_tasks, str(folder), seconds)),
+        input=pickle.dumps((configs, three_tasks, str(folder), seconds, request.param)),
         env=environment,
         capture_output=True,
         timeout=300,
@@ -101,7 +101,7 @@ def killed(run_config, three_tasks, uninterrupted, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", KILLED_STRATEGIES)
-def test_a_run_killed_at_ten_random_moments_ends_with_the_very_same_bytes(name, killed, uninterrupted, adapter_bytes):
+def test_a_run_killed_at_random_moments_ends_with_the_very_same_bytes(name, killed, uninterrupted, adapter_bytes):
     expected = adapter_bytes(uninterrupted / name)
     assert len(expected) == (6 if name == "ilora" else 3)
     runs = sorted(killed.glob(f"{name}-*"))

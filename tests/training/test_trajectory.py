@@ -10,6 +10,7 @@ from mcanalysis.errors import UserError
 from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.params.ema import ema_decay_at
 from mcanalysis.strategies import get_strategy, strategy_names
+from mcanalysis.training import trajectory
 from mcanalysis.training.config import Execution
 from mcanalysis.training.continual_trainer import train
 from mcanalysis.training.stopping import Stopped
@@ -72,6 +73,20 @@ def test_snapshots_every_second_step_and_the_last_and_none_when_off(run_config, 
     # training is not changed, nor is what identifies the run
     assert adapter_bytes(tmp_path / "on") == adapter_bytes(tmp_path / "off")
     assert not train(config, tmp_path / "on", device="cpu", tasks=two_tasks)
+
+
+def test_unasked_a_small_adapter_has_snapshots_and_a_large_one_has_none(
+    run_config, two_tasks, monkeypatch, tmp_path, caplog
+):
+    config, how = run_config("er", num_steps=NUM_STEPS), Execution(save_trajectory=None)
+    monkeypatch.setattr(trajectory, "EVERY", 3)
+    train(config, tmp_path / "small", device="cpu", tasks=two_tasks, execution=how)
+    assert list(snapshot_files(tmp_path / "small", "2-alpha", "fast")) == [0, 3, 5]
+    monkeypatch.setattr(trajectory, "SMALL", 100)
+    train(config, tmp_path / "large", device="cpu", tasks=two_tasks, execution=how)
+    train(run_config("l2p", num_steps=1), tmp_path / "prompts", device="cpu", tasks=two_tasks, execution=how)
+    assert not (tmp_path / "large/trajectory").exists() and not (tmp_path / "prompts/trajectory").exists()
+    assert "no trajectory" not in caplog.text  # nobody asked for one
 
 
 @pytest.mark.parametrize("steps", [1, 3, NUM_STEPS, NUM_STEPS + 2])

@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).parents[2]
 # so only one update from an equal state can be compared.
 DISCRETE = {"gem", "agem", "l2p", "cls_er", "inflora"}
 UNTRAINED = {"zero_shot"}
+LONG = {"sequential", "er", "ilora"}  # over more steps than the others, where a difference has the time to grow
 NAMES = [n for n in strategy_names() if n not in UNTRAINED]
 
 WORKER = """
@@ -78,7 +79,7 @@ train(config, where, device="cpu", tasks=tasks, resume=True)
 def configs(base_folder):
     def config(name):
         training = TrainingConfig(
-            num_steps=1 if name in DISCRETE else 20,
+            num_steps=1 if name in DISCRETE else 20 if name in LONG else 8,
             batch_size=4,
             gradient_accumulation=1 if name in DISCRETE else 2,
             learning_rate=1e-4 if name in DISCRETE else 1e-3,

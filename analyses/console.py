@@ -1,0 +1,191 @@
+"""What a script says: tables and bars for a person, the same as plain text in a pipe, or one JSON document.
+
+On a terminal *rich* draws tables and bars; colours respect `NO_COLOR`. In a pipe there are no colours, no control
+characters and no bars: a long job says once a minute on stderr how far it is. With `--json` stdout holds one JSON
+document, written last, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.progress import Progress
+
+STARTED = time.monotonic()
+LINE_EVERY = 60.0  # seconds between the lines of a bar that is not on a terminal
+
+_answering_in_json = False
+_figures: list[str] = []
+_display: Progress | None = None  # of the bars that are open
+
+
+def is_main_process() -> bool:
+    """Whether this process prints: it is alone, or the first of those that torchrun or accelerate started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def answer_in_json(chosen: bool) -> None:
+    """Whether stdout is to hold one JSON document instead of text."""
+    global _answering_in_json
+    _answering_in_json = chosen
+    _figures.clear()
+
+
+def say(text: str = "", *, end: str = "\n") -> None:
+    """A line for a person."""
+    if not _answering_in_json:
+        print(text, end=end, flush=True)
+
+
+def warn(text: str) -> None:
+    """A line on stderr, whatever stdout is for."""
+    _end_bars()
+    print(text, file=sys.stderr, flush=True)
+
+
+def fail(reason: str) -> None:
+    """The last line of a script that cannot go on, on stderr."""
+    from rich.text import Text
+
+    _end_bars()
+    line = Text.assemble(("error:", "bold red"), " ", reason)
+    _console(sys.stderr).print(line, soft_wrap=True, highlight=False)
+
+
+def figure(file: Path) -> None:
+    """Say that a figure is there, and how long it took since the start."""
+    _figures.append(str(file))
+    minutes, seconds = divmod(round(time.monotonic() - STARTED), 60)
+    say(f"\nfigure after {minutes} min {seconds:02d} s: {file}")
+
+
+def table(rows: Sequence[Sequence[str]]) -> None:
+    """Rows of text in columns, the first row a header; columns of numbers are aligned at their right."""
+    if _answering_in_json:
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for i, head in enumerate(rows[0]):
+        cells = [row[i] for row in rows[1:] if row[i] not in ("", "–")]
+        numbers = bool(cells) and all(cell[0] in "+-−0123456789" for cell in cells)
+        shown.add_column(Text(head), justify="right" if numbers else "left")
+    for row in rows[1:]:
+        shown.add_row(*map(Text, row))  # not markup: cells hold square brackets
+    console = _console(sys.stdout)
+    if console.is_terminal:
+        console.print(shown)
+        return
+    with console.capture() as text:
+        console.print(shown)
+    print("\n".join(line.rstrip() for line in text.get().splitlines()), flush=True)
+
+
+def answer(tables: Mapping[str, pd.DataFrame] | None = None, **facts: Any) -> None:
+    """With `--json`: print the document. `facts` come first, then the figures drawn, then each table as records."""
+    if not _answering_in_json:
+        return
+    from mcanalysis import __version__
+
+    document: dict[str, Any] = {"script": Path(sys.argv[0]).stem, "version": __version__, **facts}
+    document["figures"] = list(_figures)
+    document["tables"] = {name: records(frame) for name, frame in (tables or {}).items()}
+    print(json.dumps(document, ensure_ascii=False, allow_nan=False, default=str), flush=True)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table as a list of rows; what is undefined or infinite is null."""
+    return json.loads(frame.to_json(orient="records", double_precision=15))
+
+
+class _Bar:
+    """A job in the display on the terminal; jobs within a job leave no line when they are done."""
+
+    def __init__(self, total: int, desc: str) -> None:
+        global _display
+        self._outer = _display is None
+        if _display is None:
+            _display = _new_display()
+            _display.start()
+        self._display = _display
+        self._task = self._display.add_task(desc, total=total)
+
+    def update(self, n: int = 1) -> None:
+        self._display.advance(self._task, n)
+
+    def close(self) -> None:
+        if self._outer:
+            _end_bars(self._display)
+        elif self._display is _display and self._task in self._display.task_ids:
+            self._display.remove_task(self._task)
+
+
+class _Lines:
+    """A job off the terminal: a line a minute."""
+
+    def __init__(self, total: int, desc: str) -> None:
+        self._total, self._desc, self._done = total, desc, 0
+        self._started = self._said = time.monotonic()
+
+    def update(self, n: int = 1) -> None:
+        self._done += n
+        now = time.monotonic()
+        if now - self._said >= LINE_EVERY and self._done:
+            self._said = now
+            left = round((now - self._started) / self._done * max(0, self._total - self._done))
+            about = f"{left // 60} min {left % 60:02d} s"
+            print(f"{self._desc}: {self._done:,} of {self._total:,}, {about} left", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+def bar(*, total: int, desc: str) -> Any:
+    """A job's progress on stderr: a bar with the time left, or in a pipe a line a minute."""
+    if not is_main_process():
+        from mcanalysis.progress import silent
+
+        return silent(total=total, desc=desc)
+    return (_Bar if sys.stderr.isatty() else _Lines)(total, desc)
+
+
+def _console(stream: Any) -> Console:
+    """A console on a stream as it is now; a pipe is as wide as it takes."""
+    from rich.console import Console
+
+    return Console(file=stream, width=None if stream.isatty() else 10_000)
+
+
+def _new_display() -> Progress:
+    """A display for bars; what is printed to a pipe meanwhile goes there."""
+    from rich import progress
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        console=_console(sys.stderr),
+        refresh_per_second=4,
+        redirect_stdout=sys.stdout.isatty(),
+    )
+
+
+def _end_bars(display: Progress | None = None) -> None:
+    """Leave the lines that the bars were drawn on."""
+    global _display
+    if _display is not None and display in (None, _display):
+        _display.stop()
+        _display = None

@@ -1,0 +1,157 @@
+"""What scripts say on a terminal, in a pipe and to a machine."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ANALYSES = Path(__file__).parents[2] / "analyses"
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|38;|9[0-7])[\d;]*m")
+PLAIN = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE")}
+
+
+@pytest.fixture
+def console(monkeypatch):
+    """The module of the scripts, answering with text again afterwards."""
+    monkeypatch.syspath_prepend(str(ANALYSES))
+    import console
+
+    yield console
+    console.answer_in_json(False)
+
+
+def on_a_terminal(program, *, stdout_too=True, **environment):
+    """Run a program with stderr, and stdout unless it is to be a pipe, on a terminal: what came to (terminal, pipe)."""
+    ours, theirs = pty.openpty()
+    environment = PLAIN | {"PYTHONPATH": str(ANALYSES), "TERM": "xterm-256color", **environment}
+    done = subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stderr=theirs, stdin=theirs,
+        stdout=theirs if stdout_too else subprocess.PIPE,
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # the program ended, and with it the terminal
+            break
+        if not piece:
+            break
+        seen += piece
+    piped = done.stdout.read().decode() if done.stdout else ""
+    done.wait()
+    os.close(ours)
+    return seen.decode(), piped
+
+
+ROWS = "[['path', 'gain [95 %]'], ['linear', '+0.25 [-0.01, +1.00]'], ['bezier', '–']]"
+
+
+def test_a_table_in_a_pipe_is_plain_text_as_wide_as_it_takes(console, capsys):
+    console.table([["name", "score"], ["x" * 200, "0.5"], ["[red]y[/red]", "10.25"], ["z", "–"]])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and "\x1b" not in "".join(lines)
+    assert re.fullmatch("x{200} +0.5", lines[2]) and lines[3].startswith("[red]y[/red]") and lines[3].endswith(" 10.25")
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_a_table_on_a_terminal_has_a_bold_head_and_keeps_its_brackets():
+    seen, _ = on_a_terminal(f"import console; console.table({ROWS})")
+    assert "\x1b[1m" in seen and "+0.25 [-0.01, +1.00]" in seen
+
+
+def test_colours_respect_no_color():
+    program = "import console; console.fail('Expected [a], got [b]; do c.')"
+    seen, _ = on_a_terminal(program)
+    assert COLOUR.search(seen)
+    seen, _ = on_a_terminal(program, NO_COLOR="1")
+    assert not COLOUR.search(seen)
+    assert re.sub(r"\x1b\[[\d;]*m", "", seen).strip() == "error: Expected [a], got [b]; do c."
+
+
+def test_an_error_is_one_line_in_a_pipe(console, capsys):
+    console.fail("Expected a, got " + "b " * 200 + "; do c.")
+    assert capsys.readouterr().err == "error: Expected a, got " + "b " * 200 + "; do c.\n"
+
+
+BARS = """
+import console
+outer = console.bar(total=2, desc="jobs")
+for name in ("one", "two"):
+    inner = console.bar(total=3, desc=name)
+    inner.update(3)
+    print("done", name)
+    inner.close()
+    outer.update()
+outer.close()
+outer.close()
+console.bar(total=1, desc="another").update()
+console.fail("it broke")
+"""
+
+
+def test_a_bar_does_not_swallow_what_goes_to_a_pipe():
+    seen, piped = on_a_terminal(BARS, stdout_too=False)
+    assert piped == "done one\ndone two\n"
+    assert "jobs" in seen and "2/2" in seen
+    assert seen.count("\x1b[?25l") == seen.count("\x1b[?25h") == 2  # the cursor is hidden and shown again
+    last = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", seen).replace("\r", "").rstrip().splitlines()[-1]
+    assert last == "error: it broke"
+
+
+def test_bars_are_quiet_in_a_pipe_but_for_a_line_a_minute(console, capsys, monkeypatch):
+    clock = iter([0.0, 1.0, 61.0, 62.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    bar = console.bar(total=4, desc="paths")
+    for _ in range(3):
+        bar.update()
+    bar.close()
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "paths: 2 of 4, 1 min 01 s left\n")
+
+
+def test_only_the_first_process_has_bars(console, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(console, "LINE_EVERY", 0)
+    bar = console.bar(total=1, desc="paths")
+    bar.update()
+    bar.close()
+    assert capsys.readouterr().err == ""
+
+
+def test_json_is_one_document_with_unrounded_numbers(console, capsys):
+    console.answer_in_json(True)
+    console.say("for a person")
+    console.table([["a"], ["b"]])
+    console.figure(Path("x.png"))
+    frame = pd.DataFrame({"task": ["Ä", "b"], "loss": [1 / 3, float("nan")], "count": [1, 2]})
+    console.answer({"losses": frame}, seconds=1.5)
+    document = json.loads(capsys.readouterr().out)
+    assert document["figures"] == ["x.png"] and document["seconds"] == 1.5
+    rows = document["tables"]["losses"]
+    assert rows == [{"task": "Ä", "loss": pytest.approx(1 / 3, abs=1e-15), "count": 1}, {"task": "b", "loss": None, "count": 2}]  # fmt: skip
+
+
+def test_text_is_no_json(console, capsys):
+    console.answer({"losses": pd.DataFrame({"loss": [1.0]})})
+    assert capsys.readouterr().out == ""
+
+
+def test_a_script_answers_in_json(script):
+    code, out, err = script("train", "--dry-run", "--tasks", "FOMC,MeetingBank", "--steps", "3", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["script"] == "train" and document["strategy"] == "ilora"
+    assert [row["task"] for row in document["tables"]["stages"]] == ["FOMC", "MeetingBank"]
+    assert document["memory_bytes"]["total"] > 1e6
+
+
+def test_a_mistake_leaves_stdout_empty(script):
+    code, out, err = script("train", "--json", "--model", "nowhere/at/all")
+    assert code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
