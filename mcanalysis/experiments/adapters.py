@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -48,6 +48,7 @@ def connect_adapters(
     score: str | None = None,
     max_length: int = 1024,
     progress: Progress = silent,
+    on_figure: Callable[[Path], None] = lambda _: None,
 ) -> ConnectivityResult:
     """The path between two adapters trained elsewhere, measured on one data file, or on two: old task, new task.
 
@@ -125,6 +126,9 @@ def connect_adapters(
     frames = tables.frames()
     write_tables(frames, output / "tables")
     figures = draw_paths(frames, output / "figures")
+    for file in figures:
+        if file.suffix == ".png":
+            on_figure(file)
     profiles, barriers = frames.pop("profiles"), frames.pop("barriers")
     return ConnectivityResult(profiles, barriers, pd.DataFrame(), figures, frames)
 

@@ -57,8 +57,9 @@ def measure(options: Options) -> Section:
             f"`mcanalysis.profile` over the engine, embedded base, adapter of rank {RANK} "
             f"({one['adapter'] / _MB:.2f} MB; adapted weights {one['weights'] / _MB:.2f} MB), 4 examples of one "
             "task.",
-            "Held: the most bytes of tensors alive at one time that were made after the path, the network's own passes "
-            "(activations, caches) left out, plus the two ends; every operation of torch is watched, in one process.",
+            "Held: the most bytes of tensors alive at one time that were made after the path, what a pass over a batch "
+            "makes for itself (activations, caches, logits) left out, plus the two ends; every operation of "
+            "torch is watched, in one process.",
             "Peak: `VmHWM` of a process of its own, above its `VmRSS` after one point; a pass's activations are in "
             f"both. Medians of {turns} processes. The objective returns one number per point; per-example losses "
             "would be 8 bytes each. What grows is `profile`'s own: the places' arc lengths, computed at once.",
@@ -113,6 +114,7 @@ def _measure_here(num_points: int, watch: bool, quick: bool) -> dict[str, Any]:
     from points import embedded_case
 
     import mcanalysis as mc
+    import mcanalysis.evaluation.engine as engine_module
     from mcanalysis.training.peak_memory import peak_memory_bytes, reset_peak_memory
 
     torch.set_num_threads(1)
@@ -136,18 +138,20 @@ def _measure_here(num_points: int, watch: bool, quick: bool) -> dict[str, Any]:
     if not watch:  # it takes several times as long
         return found
     with Alive() as alive:
-        network = case.model.base
 
-        def pause(*_: Any) -> None:
-            alive.paused = True
+        def unwatched(call: Any) -> Any:
+            def passing(*args: Any, **kwargs: Any) -> Any:
+                alive.paused = True
+                try:
+                    return call(*args, **kwargs)
+                finally:
+                    alive.paused = False
 
-        def go_on(*_: Any) -> None:
-            alive.paused = False
+            return passing
 
-        hooks = [network.register_forward_pre_hook(pause), network.register_forward_hook(go_on)]
+        engine_module.run_batch = unwatched(engine_module.run_batch)
+        engine_module.SharedPrefix = unwatched(engine_module.SharedPrefix)  # reads the prefix once per point
         mc.profile(path, objective, ts)
-        for hook in hooks:
-            hook.remove()
     return found | {"held": alive.most}
 
 
