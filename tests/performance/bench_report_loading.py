@@ -85,7 +85,9 @@ def _loading_seconds(report: Path, repetitions: int) -> dict[tuple[str, str], li
                 page.wait_for_selector("html[data-ready]")
                 ready = page.evaluate("performance.getEntriesByName('report-ready')[0].startTime")
                 page.locator("[data-part=chart]").first.scroll_into_view_if_needed()
-                page.wait_for_function("[...document.querySelectorAll('[data-part=chart]')].some(c => c._fullLayout)")
+                page.wait_for_function(
+                    "() => [...document.querySelectorAll('[data-part=chart]')].some(c => c._fullLayout)"
+                )
                 drawn = page.evaluate("performance.now()")
                 context.close()
                 if turn:
