@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 STARTED = time.monotonic()
+_NUMBER = re.compile(r"[+−-]?\d[\d.,]*(e[+-]?\d+)?(%|\s|$)")
 LINE_EVERY = 60.0  # seconds between the lines of a bar that is not on a terminal
 
 _answering_in_json = False
@@ -79,7 +81,7 @@ def table(rows: Sequence[Sequence[str]]) -> None:
     shown = Table(box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for i, head in enumerate(rows[0]):
         cells = [row[i] for row in rows[1:] if row[i] not in ("", "–")]
-        numbers = bool(cells) and all(cell[0] in "+-−0123456789" for cell in cells)
+        numbers = bool(cells) and all(map(_NUMBER.match, cells))
         shown.add_column(Text(head), justify="right" if numbers else "left")
     for row in rows[1:]:
         shown.add_row(*map(Text, row))  # not markup: cells hold square brackets

@@ -15,6 +15,7 @@ from mcanalysis.connectivity.summaries import ensemble_summary, front_summary, s
 from mcanalysis.experiments.attribution import AttributionResult
 from mcanalysis.experiments.connectivity import ConnectivityResult
 from mcanalysis.experiments.curvature import CurvatureResult
+from mcanalysis.experiments.early import EarlyResult, EarlySettings
 from mcanalysis.experiments.landscape import LandscapeResult
 from mcanalysis.experiments.similarity import SimilarityResult
 from mcanalysis.experiments.strategies import METRICS, comparison_notes, difference, summary_cells, summary_table
@@ -259,6 +260,27 @@ def attribution(result: AttributionResult) -> None:
         table(rows)
     say("\ntables: <run>/tables/attribution.csv, attribution_barriers.csv")
     answer({"attribution_barriers": result.barriers})
+
+
+def early(results: Sequence[EarlyResult], settings: EarlySettings) -> None:
+    """Per run and task, how many examples a first look took and what it saw."""
+    for result in results:
+        first = result.tasks.iloc[0]
+        rows = [["task", "loss at the start", "at the end", "chord barrier", "±", "examples", "saved"]]
+        for row in result.tasks.to_dict("records"):
+            numbers = [number(row[name], 3) for name in ("start_loss", "end_loss", "chord_barrier", "half_width")]
+            name = f"{row['task']} (new)" if row["is_new"] else row["task"]
+            rows.append([name, *numbers, f"{row['examples']} of {row['of']}", f"{row['saving']:.0%}"])
+        whose = f"{first.strategy} / {first.learner} / seed {first.seed}, {first.space} space"
+        say(f"\n{whose}, {first.start} → {first.end}, {first.split} split; loss in nats per target token")
+        table(rows)
+        say(
+            f"With {settings.confidence:.0%} confidence no loss of these tasks along the path differs by more than ± "
+            "from that on all examples, and no barrier by more than twice that."
+        )
+    say("\ntables: <run>/tables/early.csv")
+    joined = {name: pd.concat([getattr(r, name) for r in results]) for name in ("tasks", "losses")}
+    answer({"tasks": joined["tasks"], "early": joined["losses"]})
 
 
 def closed_forms(found: pd.DataFrame) -> None:

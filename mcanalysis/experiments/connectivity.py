@@ -33,6 +33,8 @@ from mcanalysis.tasks.task import TaskData
 from mcanalysis.training.config import Execution, RunConfig
 from mcanalysis.training.continual_trainer import is_finished, train
 
+_MAIN, _TRAINING, _OTHERS = range(3)  # turns of jobs
+
 
 @dataclass(frozen=True)
 class ConnectivityResult:
@@ -123,7 +125,12 @@ def _compute(
         held.enter_context(lock_measurements(directory))
         run = load_run(directory, study.device, study.engine)
         paths[directory] = PathJobs(run, study.settings_of(run.strategy), progress)
-        return paths[directory].start()
+        return in_turn(directory, paths[directory].start())
+
+    def in_turn(directory: Path, jobs: list[Job]) -> list[Job]:
+        # What a first figure needs, then training, so that a long one does not end alone, then the others' paths.
+        is_main = paths[directory].run.strategy == study.main
+        return [replace(job, turn=_MAIN if is_main else _OTHERS) for job in jobs]
 
     def follow(job: Job, result: object) -> list[Job]:
         if job.function is _train:
@@ -136,7 +143,7 @@ def _compute(
         of_run = paths[directory]
         settings, before, first = of_run.settings, of_run.num_open, of_run.settings.paths[0]
         was_open = of_run.is_open(first)
-        jobs = of_run.follow(job, result)
+        jobs = in_turn(directory, of_run.follow(job, result))
         overall.update(before - of_run.num_open)
         if len(settings.paths) > 1 and was_open and not of_run.is_open(first):
             early = replace(study.settings, paths=(first,), ensemble=0, simplex=())
@@ -150,7 +157,7 @@ def _compute(
             jobs += measuring(directory)
             total += paths[directory].num_open
         else:
-            jobs.append(Job(_train, (config, directory, study)))
+            jobs.append(Job(_train, (config, directory, study), _TRAINING))
             total += 1 + study.num_jobs(config.strategy, len(tasks))
     if not jobs:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -21,10 +21,24 @@ from mcanalysis.training.stopping import Stopped
 
 @dataclass(frozen=True)
 class Job:
-    """A function of a module (it is sent to another process by name), called with these arguments and `progress=`."""
+    """A function of a module (it is sent to another process by name), called with these arguments and `progress=`.
+
+    Of waiting jobs those with the lowest `turn` go first.
+    """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
+    turn: int = 0
+
+
+def in_order(following: Sequence[Job], waiting: Sequence[Job]) -> list[Job]:
+    """The jobs that follow from a result, before those of the same turn that wait already.
+
+    >>> made = in_order([Job(print, ("c",)), Job(print, ("d",), 2)], [Job(print, ("a",)), Job(print, ("b",), 1)])
+    >>> [job.arguments[0] for job in made]
+    ['c', 'a', 'b', 'd']
+    """
+    return sorted([*following, *waiting], key=lambda job: job.turn)
 
 
 @cache

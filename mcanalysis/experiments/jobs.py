@@ -14,6 +14,7 @@ from mcanalysis.errors import UserError
 from mcanalysis.experiments.job_worker import (
     Job,
     end_when_unwanted,
+    in_order,
     opened_run,
     report_to,
     run_job,
@@ -80,7 +81,8 @@ def run_jobs(
     initializer: Callable[[], None] | None = None,
     total: int | None = None,
 ) -> None:
-    """Run jobs and those that follow from their results (`follow(job, result)`), which go before those still waiting.
+    """Run jobs and those that follow from their results (`follow(job, result)`), which go before those still waiting of
+    the same turn.
 
     `total` is the number of jobs in the end, where it is known: they are then counted by a bar of their own.
 
@@ -88,7 +90,7 @@ def run_jobs(
     After SIGTERM or Ctrl-C each running job is told to stop, which training does once it has saved; `Stopped` is raised
     here when all have. Workers do the same by themselves when this process is killed.
     """
-    pending = list(jobs)
+    pending = in_order(jobs, [])
     overall = progress(total=total, desc="jobs") if total else silent(total=0, desc="jobs")
     try:
         if _pool is not None:
@@ -97,7 +99,7 @@ def run_jobs(
             while pending:
                 job = pending.pop(0)
                 result = job.function(*job.arguments, progress=progress)
-                pending = [*follow(job, result), *pending]
+                pending = in_order(follow(job, result), pending)
                 overall.update(1)
         else:
             _run_in_workers(pending, follow, workers, progress, initializer, overall)
@@ -135,7 +137,7 @@ def _run_in_workers(
                         show(reports.get(), bars, progress)
                     for future in done:
                         job = running.pop(future)
-                        pending = [*follow(job, future.result()), *pending]
+                        pending = in_order(follow(job, future.result()), pending)
                         overall.update(1)
                 except BaseException as error:
                     failure = failure or (Stopped(stop.signal) if stop else error)

@@ -26,7 +26,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from mcanalysis.errors import UserError
-from mcanalysis.experiments.job_worker import end_job, report_to, run_job, show
+from mcanalysis.experiments.job_worker import end_job, in_order, report_to, run_job, show
 from mcanalysis.experiments.jobs import Follow, Job, use_pool
 from mcanalysis.experiments.launch import JOIN_SECONDS, Launch, leave_launch
 from mcanalysis.progress import Bar, Progress
@@ -103,7 +103,7 @@ class Ranks:
                             error, text = content
                             error.add_note(f"In process {rank.number}:\n{text}")
                             raise error
-                        pending = [*follow(job, content[0]), *pending]
+                        pending = in_order(follow(job, content[0]), pending)
                         overall.update(1)
                     except Exception as error:  # what runs is finished first
                         failure = failure or error

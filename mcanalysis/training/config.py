@@ -110,7 +110,8 @@ class Execution:
     `save_steps`: steps between two checkpoints, hence the most that a kill can lose. `report_to`: trackers of the
     Trainer ("tensorboard", "wandb", "mlflow"). `gradient_checkpointing` computes activations again instead of keeping
     them: less memory, more time. `save_trajectory`: optimiser steps between two snapshots of every learner (see
-    `training.trajectory`); 0 saves none, None is every 10th step where the adapter is small. `engine`: how minima are scored.
+    `training.trajectory`); 0 saves none, None is every 10th step where the adapter is small. `engine`: how minima are
+    scored.
     """
 
     device: str | None = None
@@ -118,7 +119,7 @@ class Execution:
     report_to: tuple[str, ...] = ()
     gradient_checkpointing: bool = False
     torch_compile: bool = False
-    save_trajectory: int | None = 0
+    save_trajectory: int | None = None
     engine: EngineSettings = AUTO
 
     def __post_init__(self) -> None:

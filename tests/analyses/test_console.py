@@ -55,8 +55,10 @@ ROWS = "[['path', 'gain [95 %]'], ['linear', '+0.25 [-0.01, +1.00]'], ['bezier',
 
 def test_a_table_in_a_pipe_is_plain_text_as_wide_as_it_takes(console, capsys):
     console.table([["name", "score"], ["x" * 200, "0.5"], ["[red]y[/red]", "10.25"], ["z", "–"]])
+    console.table([["minimum"], ["2-A"], ["10-B"]])  # a name that begins with a number is none
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5 and "\x1b" not in "".join(lines)
+    assert lines[5:] == ["minimum", "───────", "2-A", "10-B"]
+    assert "\x1b" not in "".join(lines)
     assert re.fullmatch("x{200} +0.5", lines[2]) and lines[3].startswith("[red]y[/red]") and lines[3].endswith(" 10.25")
     assert all(line == line.rstrip() for line in lines)
 
@@ -134,8 +136,9 @@ def test_json_is_one_document_with_unrounded_numbers(console, capsys):
     console.answer({"losses": frame}, seconds=1.5)
     document = json.loads(capsys.readouterr().out)
     assert document["figures"] == ["x.png"] and document["seconds"] == 1.5
-    rows = document["tables"]["losses"]
-    assert rows == [{"task": "Ä", "loss": pytest.approx(1 / 3, abs=1e-15), "count": 1}, {"task": "b", "loss": None, "count": 2}]  # fmt: skip
+    first, second = document["tables"]["losses"]
+    assert first == {"task": "Ä", "loss": pytest.approx(1 / 3, abs=1e-15), "count": 1}
+    assert second == {"task": "b", "loss": None, "count": 2}
 
 
 def test_text_is_no_json(console, capsys):

@@ -27,7 +27,7 @@ def test_runs_tables_trajectories_and_figures_and_nothing_is_computed_twice(scri
         for _, surface in landscape[landscape.kind == "surface"].groupby("learner"):  # 9 nodes and the minimum itself
             assert len(surface) == 10 * 5 and surface.measured.all()
         walk = pd.read_csv(run / "tables/trajectory.csv")
-        assert set(walk.step) == {0, 5, 6}  # the script's own default, and the last
+        assert set(walk.step) == {0, 6}  # every tenth by default, and the last
     assert (tmp_path / "runs/comparison/figures/slices.png").exists()
     assert "ilora / seed 0, factor space" in out and "3-JEC-QA slow" in out and "mean rise" in out
     monkeypatch.setattr(Engine, "evaluate", lambda *_: pytest.fail("evaluated again"))

@@ -84,6 +84,17 @@ def test_follow_ups_go_first():
     assert order == [1, 10, 2]
 
 
+def test_jobs_of_an_earlier_turn_go_before_all_others():
+    order = []
+
+    def follow(job, result):
+        order.append(job.arguments[0])
+        return [Job(square, (10,), 2), Job(square, (11,))] if job.arguments[0] == 1 else []
+
+    run_jobs([Job(square, (1,), 1), Job(square, (2,), 1), Job(square, (0,))], follow, 1, silent)
+    assert order == [0, 1, 11, 2, 10]
+
+
 @pytest.mark.parametrize(
     ("kind", "error", "piece"),
     [

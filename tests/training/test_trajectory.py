@@ -66,7 +66,7 @@ def test_a_trajectory_goes_from_minimum_to_minimum(ilora):
 
 def test_snapshots_every_second_step_and_the_last_and_none_when_off(run_config, two_tasks, adapter_bytes, tmp_path):
     config = run_config("er", num_steps=NUM_STEPS)
-    train(config, tmp_path / "off", device="cpu", tasks=two_tasks)
+    train(config, tmp_path / "off", device="cpu", tasks=two_tasks, execution=Execution(save_trajectory=0))
     assert not (tmp_path / "off" / "trajectory").exists()
     train(config, tmp_path / "on", device="cpu", tasks=two_tasks, execution=Execution(save_trajectory=2))
     assert list(snapshot_files(tmp_path / "on", "2-alpha", "fast")) == [0, 2, 4, 5]
@@ -78,7 +78,7 @@ def test_snapshots_every_second_step_and_the_last_and_none_when_off(run_config, 
 def test_unasked_a_small_adapter_has_snapshots_and_a_large_one_has_none(
     run_config, two_tasks, monkeypatch, tmp_path, caplog
 ):
-    config, how = run_config("er", num_steps=NUM_STEPS), Execution(save_trajectory=None)
+    config, how = run_config("er", num_steps=NUM_STEPS), Execution()
     monkeypatch.setattr(trajectory, "EVERY", 3)
     train(config, tmp_path / "small", device="cpu", tasks=two_tasks, execution=how)
     assert list(snapshot_files(tmp_path / "small", "2-alpha", "fast")) == [0, 3, 5]
