@@ -113,7 +113,9 @@ class StoredPath:
         is_lora = is_lora_point(start)
         apart = delta_distance(start, end) if is_lora else distance(start, end)
         arc = path.arc_lengths(np.append(np.asarray(ts, dtype=float), 1.0)).numpy()
-        return Lengths(arc[:-1], float(arc[-1]), path.length(space="delta") if is_lora else float(arc[-1]), apart)
+        is_measured = not is_lora or path.space.name == "delta"
+        in_delta = float(arc[-1]) if is_measured else path.length(space="delta")
+        return Lengths(arc[:-1], float(arc[-1]), in_delta, apart)
 
     def deviation(self, ts: ArrayLike) -> NDArray[np.float64]:
         """How far the factor path between the ends lies from the ΔW line at each t, relative to that line's length.

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from mcanalysis.errors import UserError
-from mcanalysis.params.lora import delta_weights, holds_lora_tensors, key_b, module_names, share_modules
+from mcanalysis.params.lora import delta_weights, holds_lora_tensors, key_a, key_b, module_names, share_modules
 from mcanalysis.params.low_rank import compress, concatenate
-from mcanalysis.params.point import Point, combine
+from mcanalysis.params.point import Point
 from mcanalysis.params.spaces.base import Space
 from mcanalysis.params.spaces.factor import FactorSpace
+
+_TOGETHER = 64  # points of a path whose ΔW are compared at once
 
 
 class DeltaSpace(Space):
@@ -59,6 +61,7 @@ class DeltaSpace(Space):
                 start = stop
         return anchors
 
+    @torch.no_grad()
     def chord_lengths(self, anchors: Sequence[Mapping[str, Tensor]], weights: Tensor) -> Tensor:
         """Return the distances between successive points Σ cᵢ·anchorᵢ, as norms of differences of ΔW.
 
@@ -73,12 +76,12 @@ class DeltaSpace(Space):
             return super().chord_lengths(anchors, weights)
         small = compress(anchors)
         squares = torch.zeros(max(len(weights) - 1, 0), dtype=torch.float64)
-        before = None
-        for index, row in enumerate(weights):
-            here = delta_weights(combine(small, row))
-            if before is not None:
-                squares[index - 1] = sum(float((here[m] - before[m]).square().sum()) for m in here)
-            before = here
+        for module in module_names(small[0]):
+            A, B = (torch.stack([anchor[key(module)] for anchor in small]) for key in (key_a, key_b))
+            for start in range(0, len(squares), _TOGETHER):
+                rows = weights[start : start + _TOGETHER + 1].to(A)
+                here = torch.tensordot(rows, B, 1) @ torch.tensordot(rows, A, 1)
+                squares[start : start + _TOGETHER] += here.diff(dim=0).square().sum((1, 2)).cpu()
         return squares.sqrt()
 
     def landmarks(self, minima: Sequence[Mapping[str, Tensor]], anchors: Sequence[Point]) -> list[Point]:
