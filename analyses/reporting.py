@@ -274,10 +274,13 @@ def early(results: Sequence[EarlyResult], settings: EarlySettings) -> None:
         whose = f"{first.strategy} / {first.learner} / seed {first.seed}, {first.space} space"
         say(f"\n{whose}, {first.start} → {first.end}, {first.split} split; loss in nats per target token")
         table(rows)
-        say(
-            f"With {settings.confidence:.0%} confidence no loss of these tasks along the path differs by more than ± "
-            "from that on all examples, and no barrier by more than twice that."
-        )
+        if result.tasks.half_width.any():
+            say(
+                f"With {settings.confidence:.0%} confidence no loss of these tasks along the path differs by more than "
+                "± from that on all examples, and no barrier by more than twice that."
+            )
+        else:
+            say("All examples were measured: so tight a tolerance needs them, and nothing is estimated.")
     say("\ntables: <run>/tables/early.csv")
     joined = {name: pd.concat([getattr(r, name) for r in results]) for name in ("tasks", "losses")}
     answer({"tasks": joined["tasks"], "early": joined["losses"]})

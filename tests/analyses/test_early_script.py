@@ -43,6 +43,7 @@ def test_a_tolerance_of_next_to_nothing_takes_all_examples_and_says_so(script, s
     code, out, err = script("early", "--run", directory, "--tolerance", 1e-9, "--num-points", 2)
     assert code == 0, err
     assert "200 of 200" in out and "0%" in out and "chord barrier" in out
+    assert "nothing is estimated" in out and "confidence" not in out
     assert (pd.read_csv(directory / "tables" / "early.csv").half_width == 0).all()
 
 
