@@ -20,6 +20,7 @@ from mcanalysis.experiments.landscape import LandscapeResult
 from mcanalysis.experiments.similarity import SimilarityResult
 from mcanalysis.experiments.strategies import METRICS, comparison_notes, difference, summary_cells, summary_table
 from mcanalysis.run import Run
+from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.strategies import get_strategy
 from mcanalysis.training.dry_run import DryRun
 
@@ -56,6 +57,24 @@ def comparison(runs: Sequence[Run], metrics: pd.DataFrame, output_dir: str) -> N
     say(comparison_notes(runs, metrics))
     say(f"tables: {Path(output_dir, 'comparison')}/strategies.csv, summary.csv, summary.md")
     answer({"strategies": metrics, "summary": summary_table(metrics)}, runs=[str(run.directory) for run in runs])
+
+
+def ablations(summary: pd.DataFrame, output_dir: str) -> None:
+    """Per setting and value, what the learners reach; the base has a star."""
+    write_text_atomic(Path(output_dir, "ablations.csv"), summary.to_csv(index=False))
+    rows = [["setting", "value", "learner", "seeds", *(m.replace("_", " ") for m in METRICS)]]
+    for row in summary.to_dict("records"):
+        numbers = []
+        for metric in METRICS:
+            ends = f" [{row[f'{metric}_low']:.2f}, {row[f'{metric}_high']:.2f}]"
+            numbers.append(number(row[metric]) + ("" if pd.isna(row[f"{metric}_low"]) else ends))
+        value = f"{row['value']:g}" if isinstance(row["value"], float) else str(row["value"])
+        shown = [row["setting"], f"{value}{' *' * row['is_base']}", row["learner"], str(row["seeds"])]
+        rows.append([*shown, *numbers])
+    say("\nMean over seeds [95 %, Student's t]; * is the base, the same runs in each setting")
+    table(rows)
+    say(f"table: {Path(output_dir, 'ablations.csv')}; figure: python figures/ablations.py")
+    answer({"ablations": summary})
 
 
 def dry_run(plan: DryRun) -> None:

@@ -14,7 +14,6 @@ from mcanalysis.metrics.over_seeds import student_interval
 from mcanalysis.plotting.ablation import QUANTITIES, SETTINGS, ablation_caption, plot_ablation
 
 FOLDER = "ablations"  # in runs/: where such runs are looked for, besides runs/ itself
-_EXAMPLES = "ema_decay=0.5, consistency_weight=0, memory_size=50, …"
 
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
@@ -40,9 +39,7 @@ def ablation_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
     if not base or not near[base]:
         raise UserError(
             f"Expected runs of ilora that differ in one of {', '.join(SETTINGS)}, got {len(by_config)} setting(s) "
-            f"of {len(of_ilora)} run(s); train each with python analyses/train.py --strategy ilora --settings "
-            f"NAME=VALUE --seed N --output-dir runs/{FOLDER}/NAME-VALUE-seedN (NAME=VALUE: {_EXAMPLES}; several "
-            "seeds), and the base without --settings."
+            f"of {len(of_ilora)} run(s); train them with python analyses/ablations.py."
         )
     rows = []
     for setting in SETTINGS:

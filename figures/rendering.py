@@ -220,13 +220,17 @@ def _settled(
     given = [FinishedRun(directory) for directory in args.run or ()]
     home = Path("runs")
     found = given or found_runs(home)
-    if not found:
-        raise UserError("Expected finished runs in 'runs', got none; make them with make demo, or give --run DIR.")
 
     def runs(folder: str | None) -> list[FinishedRun]:
-        return found if given or folder is None else found + found_runs(home / folder)
+        of_figure = found if given or folder is None else found + found_runs(home / folder)
+        if not of_figure:
+            raise UserError("Expected finished runs in 'runs', got none; make them with make demo, or give --run DIR.")
+        return of_figure
 
-    return page, chosen, args.output_dir or found[0].directory.parent / "figures", runs
+    if len(chosen) > 1:
+        runs(None)  # one figure may do with the runs of its own folder; all without runs would say so each
+    beside = found[0].directory.parent if found else home
+    return page, chosen, args.output_dir or beside / "figures", runs
 
 
 def _page(args: argparse.Namespace) -> Any:

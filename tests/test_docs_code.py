@@ -24,6 +24,7 @@ FENCE = re.compile(r"^(<!-- not run: .*? -->\n)?```(\w+)\n(.*?)^```$", flags=re.
 TRAINING = "--steps 2 --num-train 8 --num-test 4 --batch-size 4"
 PATHS = "--num-points 2 --num-examples 2 --curve-steps 2 --workers 1"
 SMALLER = {"connectivity": f"{TRAINING} {PATHS}", "train": TRAINING, "benchmark": "--steps 2"}
+SMALLER["early"] = f"{TRAINING} --tasks FOMC,ScienceQA,MedMCQA --num-points 2 --workers 1"
 NEEDS_TWO_RUNS = "docs/report.md", "docs/figures.md"
 
 
@@ -165,6 +166,10 @@ def test_geometry(empty_folder, capsys):
 def test_evaluation(empty_folder, monkeypatch):
     names = run_page("docs/evaluation.md", monkeypatch)
     assert 0 < names["early"].saving < 1
+
+
+def test_output(empty_folder, monkeypatch):
+    assert run_page("docs/output.md", monkeypatch)["answer"]["num_trained"] > 0
 
 
 def test_your_own_adapters(empty_folder, capsys, monkeypatch):

@@ -12,11 +12,13 @@ from functools import cache
 from multiprocessing import parent_process
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcanalysis.progress import Bar, Progress
-from mcanalysis.run import Opening, Run, load_run
 from mcanalysis.training.stopping import Stopped
+
+if TYPE_CHECKING:
+    from mcanalysis.run import Opening, Run
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ def in_order(following: Sequence[Job], waiting: Sequence[Job]) -> list[Job]:
 @cache
 def opened_run(directory: Path, opening: Opening) -> Run:
     """A worker's run, with its model and data, for all of its jobs."""
+    from mcanalysis.run import load_run  # here: a worker whose jobs need no model does not wait for transformers
+
     return load_run(directory, *opening)
 
 

@@ -124,6 +124,7 @@ def train_runs(
     configs: Sequence[RunConfig],
     output_dir: str | Path,
     *,
+    names: Sequence[str] | None = None,
     resume: bool = False,
     execution: Execution | None = None,
     general: General | None = None,
@@ -133,10 +134,13 @@ def train_runs(
 ) -> list[Run]:
     """The finished runs of several configurations, those that are not there trained now, `workers` at a time.
 
-    Raises `RunDirectoryError` before anything is trained for a directory of another configuration.
+    `names` are those of their directories, by default `run_name` of each. Raises `RunDirectoryError` before anything is
+    trained for a directory of another configuration.
     """
     execution = execution or Execution()
     directories = run_directories(configs, output_dir)
+    if names is not None:
+        directories = [Path(output_dir) / name for name in names]
     first = configs[0]
     check_base(first.model, first.dtype, execution.device or default_device())
     if general is not None:

@@ -202,7 +202,7 @@ def test_what_is_missing_is_named_with_its_command_and_the_rest_is_drawn(figure_
     assert code == 2 and "layers_run_fast.png" in out
     first, second, third = err.splitlines()
     assert first.startswith("error: curvature: ") and f"python analyses/curvature.py --run {run}" in first
-    assert "spectrum.csv" in first and "train.py --strategy ilora --settings" in second and "ema_decay" in second
+    assert "spectrum.csv" in first and "analyses/ablations.py" in second and "ema_decay" in second
     assert f"python analyses/connectivity.py --simplex 1,2,3 --run {run}" in third
     assert {f.name for f in (tmp_path / "figures").iterdir()} >= {"layers_run_fast.png", "layers_run_fast_cka.csv"}
 

@@ -36,7 +36,7 @@ def test_alone_it_lists_every_script_with_a_line(tmp_path):
     listed = run(tmp_path, "-m", "mcanalysis")
     assert listed.returncode == 0 and not listed.stderr
     described = dict(line.split(maxsplit=1) for line in listed.stdout.splitlines() if line.startswith("  "))
-    parts = {"arguments", "running", "reporting", "studies"}
+    parts = {"arguments", "console", "running", "reporting", "studies"}
     scripts = {f.stem for f in (REPOSITORY / "analyses").glob("*.py")} - parts
     assert scripts <= set(described)
     assert "Loss and score along the paths" in described["connectivity"]
