@@ -39,7 +39,7 @@ format: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed
 	$(PIP) install --quiet -c constraints.txt -e '.[docs]'
-	$(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 build: $(VENV)/.installed
 	$(PIP) install --quiet -c constraints.txt -e '.[build]'
