@@ -82,7 +82,7 @@ def table(rows: Sequence[Sequence[str]]) -> None:
     for i, head in enumerate(rows[0]):
         cells = [row[i] for row in rows[1:] if row[i] not in ("", "–")]
         numbers = bool(cells) and all(map(_NUMBER.match, cells))
-        shown.add_column(Text(head), justify="right" if numbers else "left")
+        shown.add_column(Text(head), justify="right" if numbers else "left", overflow="fold")
     for row in rows[1:]:
         shown.add_row(*map(Text, row))  # not markup: cells hold square brackets
     console = _console(sys.stdout)

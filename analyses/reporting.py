@@ -160,7 +160,8 @@ def connectivity(result: ConnectivityResult) -> None:
                 ]
             )
         if strategy == "adapters":
-            say("\nTwo adapters, on the given data; loss in nats per target token")
+            say("\nTwo adapters, on the examples given; loss in nats per target token. No t* and no gain: chosen and")
+            say("measured on the same examples they would be positive by selection. A curve was fitted on these, too.")
         else:
             say(f"\n{strategy} / {learner} / seed {seed}, test split; loss in nats per target token;")
             say("gain = S̄(t*) − max(S̄(0), S̄(1)) with S̄ = ½(old tasks + new task) and t* chosen on the eval split")
@@ -285,7 +286,7 @@ def early(results: Sequence[EarlyResult], settings: EarlySettings) -> None:
     """Per run and task, how many examples a first look took and what it saw."""
     for result in results:
         first = result.tasks.iloc[0]
-        rows = [["task", "loss at the start", "at the end", "chord barrier", "±", "examples", "saved"]]
+        rows = [["task", "loss at the start", "at the end", "chord barrier", "losses ±", "examples", "saved"]]
         for row in result.tasks.to_dict("records"):
             numbers = [number(row[name], 3) for name in ("start_loss", "end_loss", "chord_barrier", "half_width")]
             name = f"{row['task']} (new)" if row["is_new"] else row["task"]
@@ -300,7 +301,7 @@ def early(results: Sequence[EarlyResult], settings: EarlySettings) -> None:
             )
         else:
             say("All examples were measured: so tight a tolerance needs them, and nothing is estimated.")
-    say("\ntables: <run>/tables/early.csv")
+    say("\ntables: <run directory>/tables/early.csv")
     joined = {name: pd.concat([getattr(r, name) for r in results]) for name in ("tasks", "losses")}
     answer({"tasks": joined["tasks"], "early": joined["losses"]})
 

@@ -61,9 +61,12 @@ def run_script(main: Callable[[], None], *, shared: bool = False) -> None:
     except UserError as error:
         _last_words(" ".join(str(error).split()))
         sys.exit(2)
+    except BrokenPipeError:  # whoever read our output wants no more of it, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # what a shell makes of SIGPIPE
     except (Stopped, KeyboardInterrupt) as stop:
         if is_main_process():
-            console.warn("stopped; what was saved is kept, and --resume goes on from there")
+            console.warn("stopped; what was saved is kept: the same command goes on, where it trains with --resume")
         sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
 
 

@@ -98,6 +98,8 @@ def _one_task(
         return measured
 
     try:
-        return early_profile(path, counted, grid(settings.num_points), number, settings.tolerance, confidence)
+        found = early_profile(path, counted, grid(settings.num_points), number, settings.tolerance, confidence)
+        bar.update(found.num_full - found.num_evaluations)  # what need not be measured is done with
+        return found
     finally:
         bar.close()

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mcanalysis.plotting.selection import label_name
 from mcanalysis.plotting.style import path_lines
-from mcanalysis.plotting.transition_rows import TransitionRows, shown_number, transition_rows, whose
+from mcanalysis.plotting.transition_rows import TransitionRows, are_adapters, shown_number, transition_rows, whose
 
 
 def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
@@ -20,16 +20,33 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
     lines = path_lines(kinds)
     first = next(iter(lines.values())).label
     rows = shown[0].rows
-    paragraphs = [
-        "Score (upper panels) and loss (lower panels, nats per target token) on the paths between successive minima: "
-        f"{whose(rows)}. Squares: mean over the earlier tasks; circles: the new task. "
+    drawn = (
         f"Lines: {'; '.join(line.label for line in lines.values())}. "
         f"Bands: 95 % bootstrap interval over examples ({first}). "
-        f"Star and vertical line: t* ({first}), where S̄(t) = ½(mean score of the earlier tasks + score of the new "
-        "task) is largest on the eval split for 0 < t < 1. "
-        "Chord barrier: max over t of L(t) − ((1−t)L(0) + tL(1)), 0 or more. "
-        "Gain: S̄(t*) − max(S̄(0), S̄(1)) on the test split; it can be negative. Brackets: 95 % bootstrap intervals."
-    ]
+    )
+    barrier = "Chord barrier: max over t of L(t) − ((1−t)L(0) + tL(1)), 0 or more. "
+    if are_adapters(rows):
+        paragraphs = [
+            f"Score (upper panel) and loss (lower panel, nats per target token) on the paths between {whose(rows)}. "
+            "Circles: the last data file; squares: the one before it, if two were given. "
+            + drawn
+            + barrier
+            + "No t* and "
+            "no gain are given: chosen and measured on the same examples they would be positive by selection. For the "
+            "same reason a fitted curve that runs low here says nothing about other examples. "
+            "Brackets: 95 % bootstrap intervals."
+        ]
+    else:
+        paragraphs = [
+            "Score (upper panels) and loss (lower panels, nats per target token) on the paths between successive "
+            f"minima: {whose(rows)}. Squares: mean over the earlier tasks; circles: the new task. "
+            + drawn
+            + f"Star and vertical line: t* ({first}), where S̄(t) = ½(mean score of the earlier tasks + score of the "
+            "new task) is largest on the eval split for 0 < t < 1. "
+            + barrier
+            + "Gain: S̄(t*) − max(S̄(0), S̄(1)) on the test split; it can be negative. "
+            "Brackets: 95 % bootstrap intervals."
+        ]
     for transition in shown:
         told = [f"{label_name(transition.start)} → {label_name(transition.end)}:"]
         has_old = "mean_old" in set(transition.rows.task)

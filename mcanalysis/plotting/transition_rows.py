@@ -72,8 +72,16 @@ def transition_rows(
     return shown, list(dict.fromkeys(zip(rows.path, rows.space, strict=True)))
 
 
+def are_adapters(rows: pd.DataFrame) -> bool:
+    """Whether the paths are between two adapters trained elsewhere, not between the minima of a run."""
+    return bool((rows.strategy == "adapters").all())
+
+
 def whose(rows: pd.DataFrame) -> str:
     row = rows.iloc[0]
+    if are_adapters(rows):
+        is_fitted = not set(rows.path) <= {"linear"}
+        return "two adapters" + "; curve fitted on these examples" * is_fitted
     return f"{row.strategy}, {row.learner} adapter, seed {row.seed}, test split"
 
 

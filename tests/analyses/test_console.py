@@ -127,6 +127,20 @@ def test_only_the_first_process_has_bars(console, capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
+def test_whoever_reads_no_further_is_no_mistake():
+    program = "import console, running; running.run_script(lambda: [console.say('x' * 99) for _ in range(9999)])"
+    environment = PLAIN | {"PYTHONPATH": str(ANALYSES)}
+    command = f'{sys.executable} -c "{program}" | head -1'
+    done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "x" * 99 + "\n" and done.stderr == ""
+
+
+def test_a_narrow_terminal_loses_no_word():
+    rows = "[['transition', 'barrier'], ['1-C-STANCE → 2-MeetingBank', '0.25']]"
+    seen, _ = on_a_terminal(f"import console; console.table({rows})", COLUMNS="20")
+    assert "…" not in seen
+
+
 def test_json_is_one_document_with_unrounded_numbers(console, capsys):
     console.answer_in_json(True)
     console.say("for a person")

@@ -81,7 +81,10 @@ def test_execution_reaches_training(script, monkeypatch):
 
     monkeypatch.setattr(continual_trainer, "train", spy)
     code, _, err = script("train", "--save-steps", 5, "--gradient-checkpointing")
-    assert code == 130 and err == "stopped; what was saved is kept, and --resume goes on from there\n"
+    assert (
+        code == 130
+        and err == "stopped; what was saved is kept: the same command goes on, where it trains with --resume\n"
+    )
     assert seen == [Execution(save_steps=5, gradient_checkpointing=True)]
     from mcanalysis.experiments import connectivity, strategies
 

@@ -244,7 +244,10 @@ def test_without_old_tasks_or_gain_the_new_task_alone_is_drawn():
     figure = plot_transitions(profiles, barriers)
     assert by_gid(figure.axes[0], "new linear-factor") and not by_gid(figure.axes[0], "old linear-factor")
     assert not by_gid(figure.axes[0], "t_star")
-    assert "gain" not in caption(profiles, barriers).split("left → right:")[1]
+    words, told = caption(profiles, barriers).split("left → right:")
+    assert "gain" not in told and "No t* and no gain are given" in words and "eval split" not in words
+    assert "curve fitted on these examples" in words  # it is no finding about others
+    assert [t for t in figure.texts if t.get_text() == "two adapters; curve fitted on these examples"]
 
 
 def test_values_that_are_not_finite_are_marked_and_not_smoothed():
