@@ -38,7 +38,7 @@ def main() -> None:
 
     from mcanalysis.benchmarks import get_benchmark
     from mcanalysis.errors import UserError
-    from mcanalysis.experiments.ablations import VARIED, ablation_summary, variants
+    from mcanalysis.experiments.ablations import VARIED, variants, write_ablations
     from mcanalysis.experiments.strategies import train_runs
 
     if args.vary is None and args.strategy != "ilora":
@@ -58,7 +58,7 @@ def main() -> None:
         [variant.config for variant in tried], args.output_dir, names=[variant.name for variant in tried],
         resume=args.resume, execution=execution(args), workers=workers(args), progress=bar, initializer=quiet_libraries,
     )  # fmt: skip
-    reporting.ablations(ablation_summary(tried, runs), args.output_dir)
+    reporting.ablations(write_ablations(runs, list(varied), args.output_dir), args.output_dir)
 
 
 if __name__ == "__main__":

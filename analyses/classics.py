@@ -23,7 +23,7 @@ def main() -> None:
     result = reproduce_classics(args.result, range(args.seeds), args.output_dir, progress=bar)
     table(claims_cells(result.claims))
     say(f"tables: {args.output_dir}/classics.csv, classics.md; figures: {', '.join(map(str, result.figures))}")
-    answer({"claims": result.claims}, files=[str(file) for file in result.figures])
+    answer({"claims": result.claims}, result.figures)
 
 
 if __name__ == "__main__":

@@ -94,14 +94,17 @@ def table(rows: Sequence[Sequence[str]]) -> None:
     print("\n".join(line.rstrip() for line in text.get().splitlines()), flush=True)
 
 
-def answer(tables: Mapping[str, pd.DataFrame] | None = None, **facts: Any) -> None:
-    """With `--json`: print the document. `facts` come first, then the figures drawn, then each table as records."""
+def answer(
+    tables: Mapping[str, pd.DataFrame] | None = None, figures: Sequence[Path] | None = None, **facts: Any
+) -> None:
+    """With `--json`: print the document. `facts` come first, then the figures (those said to be there, unless others
+    are given), then each table as records."""
     if not _answering_in_json:
         return
     from mcanalysis import __version__
 
     document: dict[str, Any] = {"script": Path(sys.argv[0]).stem, "version": __version__, **facts}
-    document["figures"] = list(_figures)
+    document["figures"] = _figures if figures is None else list(map(str, figures))
     document["tables"] = {name: records(frame) for name, frame in (tables or {}).items()}
     print(json.dumps(document, ensure_ascii=False, allow_nan=False, default=str), flush=True)
 

@@ -19,8 +19,8 @@ from mcanalysis.experiments.early import EarlyResult, EarlySettings
 from mcanalysis.experiments.landscape import LandscapeResult
 from mcanalysis.experiments.similarity import SimilarityResult
 from mcanalysis.experiments.strategies import METRICS, comparison_notes, difference, summary_cells, summary_table
+from mcanalysis.plotting.ablation import QUANTITIES
 from mcanalysis.run import Run
-from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.strategies import get_strategy
 from mcanalysis.training.dry_run import DryRun
 
@@ -59,22 +59,17 @@ def comparison(runs: Sequence[Run], metrics: pd.DataFrame, output_dir: str) -> N
     answer({"strategies": metrics, "summary": summary_table(metrics)}, runs=[str(run.directory) for run in runs])
 
 
-def ablations(summary: pd.DataFrame, output_dir: str) -> None:
+def ablations(table_: pd.DataFrame, output_dir: str) -> None:
     """Per setting and value, what the learners reach; the base has a star."""
-    write_text_atomic(Path(output_dir, "ablations.csv"), summary.to_csv(index=False))
-    rows = [["setting", "value", "learner", "seeds", *(m.replace("_", " ") for m in METRICS)]]
-    for row in summary.to_dict("records"):
-        numbers = []
-        for metric in METRICS:
-            ends = f" [{row[f'{metric}_low']:.2f}, {row[f'{metric}_high']:.2f}]"
-            numbers.append(number(row[metric]) + ("" if pd.isna(row[f"{metric}_low"]) else ends))
+    rows = [["setting", "value", "learner", *(name.replace("_", " ") for name in QUANTITIES)]]
+    for row in table_.to_dict("records"):
         value = f"{row['value']:g}" if isinstance(row["value"], float) else str(row["value"])
-        shown = [row["setting"], f"{value}{' *' * row['is_base']}", row["learner"], str(row["seeds"])]
-        rows.append([*shown, *numbers])
+        told = [f"{number(row[q])} [{number(row[f'{q}_low'])}, {number(row[f'{q}_high'])}]" for q in QUANTITIES]
+        rows.append([row["setting"], f"{value}{' *' * row['is_base']}", row["learner"], *told])
     say("\nMean over seeds [95 %, Student's t]; * is the base, the same runs in each setting")
     table(rows)
     say(f"table: {Path(output_dir, 'ablations.csv')}; figure: python figures/ablations.py")
-    answer({"ablations": summary})
+    answer({"ablations": table_})
 
 
 def dry_run(plan: DryRun) -> None:
@@ -161,7 +156,8 @@ def connectivity(result: ConnectivityResult) -> None:
             )
         if strategy == "adapters":
             say("\nTwo adapters, on the examples given; loss in nats per target token. No t* and no gain: chosen and")
-            say("measured on the same examples they would be positive by selection. A curve was fitted on these, too.")
+            seen = "" if set(group.path) <= {"linear"} else " The curve was fitted on these, too."
+            say(f"measured on the same examples they would be positive by selection.{seen}")
         else:
             say(f"\n{strategy} / {learner} / seed {seed}, test split; loss in nats per target token;")
             say("gain = S̄(t*) − max(S̄(0), S̄(1)) with S̄ = ½(old tasks + new task) and t* chosen on the eval split")

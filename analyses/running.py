@@ -66,7 +66,7 @@ def run_script(main: Callable[[], None], *, shared: bool = False) -> None:
         sys.exit(141)  # what a shell makes of SIGPIPE
     except (Stopped, KeyboardInterrupt) as stop:
         if is_main_process():
-            console.warn("stopped; what was saved is kept: the same command goes on, where it trains with --resume")
+            console.warn("stopped; what was saved is kept: give the same command again, a training with --resume")
         sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
 
 

@@ -217,6 +217,8 @@ def _settled(
     if not args.format:
         raise UserError("Expected one format or more, got none; give --format pdf,png.")
     page = _page(args)
+    if args.output_dir is not None and args.output_dir.exists() and not args.output_dir.is_dir():
+        raise UserError(f"Expected a folder for --output-dir, got the file '{args.output_dir}'; name another.")
     given = [FinishedRun(directory) for directory in args.run or ()]
     home = Path("runs")
     found = given or found_runs(home)
@@ -230,8 +232,6 @@ def _settled(
     if len(chosen) > 1:
         runs(None)  # one figure may do with the runs of its own folder; all without runs would say so each
     beside = found[0].directory.parent if found else home
-    if args.output_dir is not None and args.output_dir.exists() and not args.output_dir.is_dir():
-        raise UserError(f"Expected a folder for --output-dir, got the file '{args.output_dir}'; name another.")
     return page, chosen, args.output_dir or beside / "figures", runs
 
 

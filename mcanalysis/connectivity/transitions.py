@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mcanalysis.connectivity.path_kinds import PathKind
-from mcanalysis.errors import RunDirectoryError
+from mcanalysis.errors import RunDirectoryError, UserError
 from mcanalysis.params.point import Point
 from mcanalysis.run import Minimum, Run
 
@@ -36,6 +36,17 @@ def run_transitions(run: Run, learner: str) -> list[Transition]:
     """The transitions between successive minima; raises `RunDirectoryError` for a run with fewer than two."""
     minima = minima_in_a_row(run, learner)
     return [_transition(run, pair, k) for k, pair in enumerate(pairwise(minima), start=1)]
+
+
+def nth_transition(run: Run, learner: str, number: int) -> Transition:
+    """The transition from the minimum of this number, from 1; raises `UserError` for one that the run does not have."""
+    transitions = run_transitions(run, learner)
+    if not 1 <= number <= len(transitions):
+        raise UserError(
+            f"Expected a transition from 1 to {len(transitions)} of '{run.directory}', got {number}; change "
+            "--transition."
+        )
+    return transitions[number - 1]
 
 
 def whole_run(run: Run, learner: str) -> Transition:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mcanalysis.errors import UserError
-from mcanalysis.experiments.strategies import METRICS, study_configs
-from mcanalysis.metrics.over_seeds import student_interval
+from mcanalysis.experiments.ablation_table import AblationRun, ablation_table
+from mcanalysis.experiments.strategies import study_configs
 from mcanalysis.run import Run
+from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.training.config import RunConfig
 
 VARIED = {"ema_decay": (0.5, 0.99), "consistency_weight": (0.0, 10.0), "memory_size": (20, 100)}
@@ -60,31 +61,9 @@ def variants(base: RunConfig, varied: Mapping[str, Sequence[Any]], seeds: Sequen
     return made
 
 
-def _rank(value: Any) -> tuple[bool, float, str]:
-    """Numbers in order, then the rest."""
-    is_number = isinstance(value, int | float)
-    return not is_number, float(value) if is_number else 0.0, str(value)
-
-
-def ablation_summary(tried: Sequence[Variant], runs: Sequence[Run]) -> pd.DataFrame:
-    """A row per setting, value and learner: each metric's mean over seeds and the ends of its 95 % interval.
-
-    The base stands among the values of each setting, marked by `is_base`.
-    """
-    base = next(run for variant, run in zip(tried, runs, strict=True) if not variant.setting)
-    settings = dict.fromkeys(variant.setting for variant in tried if variant.setting)
-    rows = []
-    for setting in settings:
-        of_setting = [(v, r) for v, r in zip(tried, runs, strict=True) if v.setting in ("", setting)]
-        values = {v.value if v.setting else r.config["strategy_settings"][setting]: v.setting for v, r in of_setting}
-        for value, varied in sorted(values.items(), key=lambda item: _rank(item[0])):
-            of_value = [r for v, r in of_setting if v.setting == varied and (not varied or v.value == value)]
-            for learner in base.metrics["learners"]:
-                row: dict[str, Any] = {"setting": setting, "value": value, "is_base": not varied, "learner": learner}
-                row |= {"answers": learner == base.answering_learner, "seeds": len(of_value)}
-                for metric in METRICS:
-                    found = [r.metrics["learners"][learner][metric] for r in of_value]
-                    ends = student_interval([np.nan if x is None else float(x) for x in found])
-                    row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), ends, strict=True))
-                rows.append(row)
-    return pd.DataFrame(rows)
+def write_ablations(runs: Sequence[Run], settings: Collection[str], output_dir: str | Path) -> pd.DataFrame:
+    """Write `<output_dir>/ablations.csv`, the `ablation_table` of the runs, and return it."""
+    found = [AblationRun(run.strategy, run.seed, run.config, run.metrics["learners"]) for run in runs]
+    table = ablation_table(found, runs[0].strategy, settings)
+    write_text_atomic(Path(output_dir) / "ablations.csv", table.to_csv(index=False))
+    return table

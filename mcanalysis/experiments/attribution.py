@@ -23,7 +23,7 @@ from mcanalysis.connectivity.attribution import (
 )
 from mcanalysis.connectivity.profile import Profile, Quantity, grid
 from mcanalysis.connectivity.tables import Curves
-from mcanalysis.connectivity.transitions import Transition, run_transitions
+from mcanalysis.connectivity.transitions import Transition, nth_transition
 from mcanalysis.errors import UserError
 from mcanalysis.evaluation.measuring import measure
 from mcanalysis.evaluation.objective import Objective
@@ -94,13 +94,7 @@ class Subject:
     @classmethod
     def of(cls, run: Run, settings: AttributionSettings) -> Subject:
         """Raises `UserError` for a transition that the run does not have."""
-        transitions = run_transitions(run, run.answering_learner)
-        if not 1 <= settings.transition <= len(transitions):
-            raise UserError(
-                f"Expected a transition from 1 to {len(transitions)} of '{run.directory}', got {settings.transition}; "
-                "change --transition."
-            )
-        transition = transitions[settings.transition - 1]
+        transition = nth_transition(run, run.answering_learner, settings.transition)
         tasks = (*transition.old, transition.new)
         objectives = tuple(run.task_objective(task, "test", settings.num_examples) for task in tasks)
         return cls(run, settings, transition, Linear(*transition.points, space=settings.space), objectives)

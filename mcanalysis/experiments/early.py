@@ -12,8 +12,7 @@ from torch import Tensor
 
 from mcanalysis.connectivity.early import EarlyProfile, early_profile
 from mcanalysis.connectivity.profile import PerExample, grid
-from mcanalysis.connectivity.transitions import run_transitions
-from mcanalysis.errors import UserError
+from mcanalysis.connectivity.transitions import nth_transition
 from mcanalysis.metrics.barriers import chord_barrier
 from mcanalysis.params.spaces import get_space
 from mcanalysis.paths import Linear
@@ -58,13 +57,7 @@ def look_early(run: Run, settings: EarlySettings, *, progress: Progress = silent
 
     Raises `UserError` for a transition that the run does not have, a split without examples, and as `early_profile`.
     """
-    transitions = run_transitions(run, run.answering_learner)
-    if not 1 <= settings.transition <= len(transitions):
-        raise UserError(
-            f"Expected a transition from 1 to {len(transitions)} of '{run.directory}', got {settings.transition}; "
-            "change --transition."
-        )
-    transition = transitions[settings.transition - 1]
+    transition = nth_transition(run, run.answering_learner, settings.transition)
     path = Linear(*transition.points, space=settings.space)
     confidence = 1 - (1 - settings.confidence) / len(transition.tasks)
     labels = {"strategy": run.strategy, "learner": run.answering_learner, "seed": run.config["seed"]}

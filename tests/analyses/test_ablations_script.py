@@ -27,8 +27,9 @@ def test_one_setting_differs_and_the_base_is_in_every_panel(script, tmp_path, mo
     settings = load_run(folder / "memory_size-4-seed1").config["strategy_settings"]
     assert settings["memory_size"] == 4 and settings["ema_decay"] == 0.95
     table = pd.read_csv(folder / "ablations.csv")
-    assert list(table[table.learner == "slow"].value) == [0.5, 0.95, 4, 500]
-    assert list(table[table.is_base].value.unique()) == [0.95, 500] and set(table.seeds) == {2}
+    assert list(table[table.learner == "slow"].value) == [0.95, 0.5, 500, 4]
+    assert list(table[table.is_base].value.unique()) == [0.95, 500]
+    assert all(len(values.split()) == 2 for values in table.average_accuracy_seeds)
     varied = [load_run(folder / f"ema_decay-0.5-seed{seed}") for seed in (0, 1)]
     scores = [run.metrics["learners"]["slow"]["average_accuracy"] for run in varied]
     row = table[(table.setting == "ema_decay") & (table.value == 0.5) & (table.learner == "slow")].iloc[0]

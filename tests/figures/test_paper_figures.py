@@ -212,6 +212,7 @@ def test_what_is_missing_is_named_with_its_command_and_the_rest_is_drawn(figure_
     [
         (("--format", "jpg"), ("Unknown format 'jpg'", "pdf")),
         (("--format", ","), ("one format or more",)),
+        (("--output-dir", __file__), ("a folder for --output-dir, got the file",)),
         (("--style", "sildes"), ("Unknown style", "Did you mean 'slides'?")),
         (("--width", "acll"), ("Unknown width", "Did you mean 'acl'?", "3,6.3")),
         (("--width", "1,2"), ("at least 2.5 inches", "got 1,2")),

@@ -26,6 +26,7 @@ TARGETS = "+ logits at targets only"
 EQUAL = "+ batches of like length, no mask"
 ENGINE = "+ prefixes shared where it pays (the engine)"
 COMPILED = "+ compiled"
+BUDGETS = (1024, 4096, 8192)  # beside the engine's own of 2048
 PRODUCTS, ATTENTION, LOSS, COPIES, REST, OVERHEAD = (
     "matrix products",
     "attention",
@@ -54,6 +55,9 @@ def measure(options: Options) -> Section:
     products = record(lambda: engine(ts))
     ways: dict[str, Callable[[], float]] = {name: _timed(way, ts) for name, way in steps.items()}
     ways[PRODUCTS] = lambda: floor_seconds(products)
+    for budget in BUDGETS:
+        ways[str(budget)] = _timed(engine_way(case, token_budget=budget), ts)
+        ways[str(budget)]()  # plans its batches
     found = take_turns(ways, options.repetitions)
     rows = [["step", "seconds per point", "gain of the step", "gain so far", "share of the floor"]]
     before = PLAIN
@@ -63,6 +67,11 @@ def measure(options: Options) -> Section:
         cells = [f"{np.median(found[name]):.3f}", f"{gain:.2f} {spread}", f"{so_far:.2f}", f"{share:.2f}"]
         rows.append([name, *cells])
         before = name
+    by_budget = {"2048": found[ENGINE], **{str(budget): found[str(budget)] for budget in BUDGETS}}
+    budgets = [["tokens at once", "seconds per point", "times as long as with 2048"]]
+    for name, seconds in sorted(by_budget.items(), key=lambda item: int(item[0])):
+        longer, spread = ratio(seconds, found[ENGINE])
+        budgets.append([name, f"{np.median(seconds):.3f}", f"{longer:.2f} {spread}"])
     whole, spread = ratio(found[PLAIN], found[COMPILED])
     kinds = {name: _kinds(steps[name], ts) for name in (PLAIN, EQUAL, ENGINE)}
     header = ["kind of work", *(f"{name}, ms" for name in ("plain", "like length, no mask", "engine"))]
@@ -77,6 +86,7 @@ def measure(options: Options) -> Section:
                 "are.",
                 [header, *table],
             ),
+            Table("The engine's token budget, not compiled.", budgets),
         ],
         [
             f"One point, 8 tasks of 200 examples, embedded base, one thread; medians of {options.repetitions} turns, "
