@@ -12,7 +12,15 @@ from matplotlib.lines import Line2D
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.legend import legend_columns
 from mcanalysis.plotting.selection import require_columns
-from mcanalysis.plotting.style import GREY, add_axes, double_column, new_figure, print_style, strategy_marks
+from mcanalysis.plotting.style import (
+    GREY,
+    add_axes,
+    double_column,
+    new_figure,
+    print_style,
+    strategy_marks,
+    strategy_name,
+)
 
 QUANTITIES = {"average_accuracy": "average accuracy\n(score, 0–1)", "forgetting": "forgetting\n(score, −1 to 1)"}
 SETTINGS = {
@@ -103,8 +111,8 @@ def ablation_caption(ablation: pd.DataFrame) -> str:
     ]
     numbers = sorted({len(str(seeds).split()) for seeds in ablation.average_accuracy_seeds})
     return (
-        f"Ablations of {ablation.strategy.iloc[0]}: average accuracy and forgetting after the last task (test split) "
-        f"where one setting varies and all others stay ({'; '.join(told)}). Marker: mean over seeds "
+        f"Ablations of {strategy_name(ablation.strategy.iloc[0])}: average accuracy and forgetting after the last task "
+        f"(test split) where one setting varies and all others stay ({'; '.join(told)}). Marker: mean over seeds "
         f"({' or '.join(map(str, numbers))} each); bars: 95 % intervals (Student's t over seeds), cut off at the edge "
         "of the panel; dots: each seed. Grey: the value that the runs of the other panels have."
     )

@@ -15,7 +15,15 @@ from matplotlib.patches import Rectangle
 
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.selection import label_name, new_task, only_value, require_columns
-from mcanalysis.plotting.style import TITLE_SIZE, add_axes, double_column, new_figure, print_style, shortened
+from mcanalysis.plotting.style import (
+    TITLE_SIZE,
+    add_axes,
+    double_column,
+    new_figure,
+    print_style,
+    shortened,
+    strategy_name,
+)
 
 Role = Literal["old", "new"]
 
@@ -76,17 +84,18 @@ def plot_attribution(barriers: pd.DataFrame, role: Role = "old") -> Figure:
             finite = np.concatenate([p.cells[np.isfinite(p.cells)] for p in of_row])
             limit = float(np.abs(finite).max()) if finite.size and np.abs(finite).max() > 0 else 1.0
             scale = Normalize(-limit, limit)
+            decimals = 2 if limit >= 0.1 else 3
             for column, panel in enumerate(of_row):
                 axes = add_axes(figure, left + column * (width + _GAP), bottom, width, height)
                 numbers = not thin and width / len(kinds) >= _NARROWEST_NUMBER
-                _heat(axes, panel, layers, kinds, scale, numbers)
+                _heat(axes, panel, layers, kinds, scale, decimals if numbers else None)
                 _ticks(axes, layers if column == 0 else None, kinds if row == 1 else None, thin)
                 if row == 0:
                     end = label_name(str(rows[panel.hold].iloc[0]))
                     axes.set_title(f"others stay at the {panel.hold}, {end}", fontsize=TITLE_SIZE, pad=4)
             bar = add_axes(figure, left + 2 * width + _GAP + 0.08, bottom, 0.09, height)
             figure.colorbar(figure.axes[-2].images[0], cax=bar, ticks=[-limit, 0, limit])
-            bar.set_yticklabels([_number(-limit), "0", _number(limit)])
+            bar.set_yticklabels([_number(-limit, decimals), "0", _number(limit, decimals)])
             bar.tick_params(length=1.5)
             bar.set_ylabel(f"{'above chord' if row == 0 else 'change'}\n(nats/token)", labelpad=2)
         note = f"Loss of the {_whose(role, task)}. Above: over the chord of the group's own curve, at t = {t:.2f}. "
@@ -102,7 +111,7 @@ def attribution_caption(barriers: pd.DataFrame, role: Role = "old") -> str:
     first = rows.iloc[0]
     paragraphs = [
         f"Loss (nats per target token, test split) of the {_whose(role, task)} on the straight path in {first.space} "
-        f"space from {label_name(first.start)} to {label_name(first.end)}, of {first.strategy}, learner "
+        f"space from {label_name(first.start)} to {label_name(first.end)}, of {strategy_name(first.strategy)}, learner "
         f"{first.learner}, seed {first.seed}, when one group of modules moves and all others stay at an end. Upper "
         "panels: loss minus the straight line between the two ends of the group's own curve, at the t where the whole "
         "path is farthest from its chord. Lower panels: change of the loss when the group goes from the held end to "
@@ -155,8 +164,9 @@ def _cells(rows: pd.DataFrame, layers: Sequence[str], kinds: Sequence[str], valu
 
 
 def _heat(
-    axes: Axes, panel: _Panel, layers: Sequence[str], kinds: Sequence[str], scale: Normalize, numbers: bool
+    axes: Axes, panel: _Panel, layers: Sequence[str], kinds: Sequence[str], scale: Normalize, decimals: int | None
 ) -> None:
+    """Draw the cells of one panel, with their numbers where `decimals` is given."""
     shades = colormaps["PuOr_r"]
     axes.imshow(
         np.ma.masked_invalid(panel.cells), cmap=shades, norm=scale, aspect="auto", gid=f"{panel.value} {panel.hold}"
@@ -166,10 +176,10 @@ def _heat(
             axes.add_patch(
                 Rectangle((k - 0.5, i - 0.5), 1, 1, facecolor="#E4E4E4", edgecolor="#707070", hatch="////", linewidth=0)
             )
-        elif numbers:
+        elif decimals is not None:
             strong = abs(scale(value) - 0.5) > 0.36
             axes.text(
-                k, i, _number(value), ha="center", va="center", color="white" if strong else "black",
+                k, i, _number(value, decimals), ha="center", va="center", color="white" if strong else "black",
                 gid=f"{panel.value} {panel.hold} {layers[i]} {kinds[k]}",
             )  # fmt: skip
     for spine in axes.spines.values():
@@ -221,10 +231,10 @@ def _whose(role: Role, task: str) -> str:
     return "earlier tasks (mean)" if role == "old" else f"new task, {task}"
 
 
-def _number(value: float) -> str:
-    """Two decimals with a sign, without the sign of a rounded zero."""
-    text = f"{value:+.2f}"
-    return "0.00" if float(text) == 0 else text.replace("-", "−")
+def _number(value: float, decimals: int) -> str:
+    """With a sign, but for a rounded zero."""
+    text = f"{value:+.{decimals}f}"
+    return f"{0:.{decimals}f}" if float(text) == 0 else text.replace("-", "−")
 
 
 def _told(row: pd.Series, value: str) -> str:

@@ -11,26 +11,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from mcanalysis.plotting.legend import legend_columns
-from mcanalysis.plotting.selection import (
-    label_name,
-)
+from mcanalysis.plotting.barrier_table import LINE, table_lines, table_notes, write_table
+from mcanalysis.plotting.legend import legend_columns, text_width
+from mcanalysis.plotting.selection import label_name
 from mcanalysis.plotting.style import (
     BLACK,
     GREY,
     ROLES,
+    TITLE_SIZE,
     PathLine,
     add_axes,
     double_column,
     new_figure,
     path_lines,
+    plain_numbers,
     print_style,
     shortened,
     single_column,
 )
-from mcanalysis.plotting.transition_rows import QUANTITIES, TransitionRows, shown_number, transition_rows, whose
+from mcanalysis.plotting.transition_rows import QUANTITIES, TransitionRows, are_adapters, transition_rows, whose
 
 PANELS_PER_ROW = 4
 LOG_FROM_DECADES = 1.5  # by which the highest loss exceeds a curve's ends where the axis is logarithmic
@@ -39,7 +39,7 @@ LOG_FROM_DECADES = 1.5  # by which the highest loss exceeds a curve's ends where
 # The layout, in inches.
 _LEFT, _RIGHT, _BETWEEN = 0.70, 0.10, 0.12
 _PANEL_HEIGHT = {"score": 1.12, "loss": 0.98}
-_TITLE, _GAP, _TICKS, _LINE, _BLOCK_GAP, _HEAD = 0.20, 0.09, 0.34, 0.122, 0.12, 0.15
+_TITLE, _TITLE_LINE, _GAP, _TICKS, _BLOCK_GAP, _HEAD = 0.20, 0.12, 0.09, 0.34, 0.12, 0.15
 _TALLEST = 9.0
 
 
@@ -62,26 +62,28 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
         per_row = min(len(shown), max(1, min(PANELS_PER_ROW, 16 // len(lines))))
         num_blocks = math.ceil(len(shown) / per_row)
         width = single_column() if per_row == 1 else double_column()
-        labels = _table_labels(shown)
+        panel = (width - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row
+        titles = _titles(shown, panel)
+        title_height = _TITLE + _TITLE_LINE * any("\n" in title for title in titles)
+        labels = table_lines(shown)
         heights = dict(_PANEL_HEIGHT)
         handles = _legend_handles(lines, shown)
         columns = legend_columns([str(h.get_label()) for h in handles], width, 4)
-        notes = _notes(labels, 1 if width == double_column() else 2)
-        notes_height = 0.05 + _LINE * len(notes)
+        notes = table_notes(shown, 1 if width == double_column() else 2)
+        notes_height = 0.05 + LINE * len(notes)
         legend_height = notes_height + 0.135 * math.ceil(len(handles) / columns) + 0.06
-        fixed = _TITLE + _GAP + _TICKS + _LINE * (len(labels) + 1) + _BLOCK_GAP
+        fixed = title_height + _GAP + _TICKS + LINE * (len(labels) + 1) + _BLOCK_GAP
         room = (_TALLEST - _HEAD - legend_height) / num_blocks - fixed
-        scale = min(1.0, max(0.65, room / sum(heights.values())))
+        scale = min(1.0, max(0.6, room / sum(heights.values())))
         heights = {name: height * scale for name, height in heights.items()}
         block = fixed + sum(heights.values())
         figure = new_figure(width, _HEAD + num_blocks * block + legend_height)
 
-        panel = (width - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row
         loss_scale, loss_limits = _loss_axis(shown, lines)
         for i, transition in enumerate(shown):
             row, column = divmod(i, per_row)
             left = _LEFT + column * (panel + _BETWEEN)
-            top = figure.get_figheight() - _HEAD - row * block - _TITLE
+            top = figure.get_figheight() - _HEAD - row * block - title_height
             score = add_axes(figure, left, top - heights["score"], panel, heights["score"])
             base = top - heights["score"] - _GAP - heights["loss"]
             loss = add_axes(figure, left, base, panel, heights["loss"])
@@ -89,7 +91,7 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
             _limit(loss, loss_scale, loss_limits, column == 0)
             score.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"] if column == 0 else [""] * 5)
             score.tick_params(labelbottom=False)
-            _write_title(score, transition)
+            score.set_title(titles[i], pad=3, linespacing=1.1)
             if column == 0:
                 score.set_ylabel("score (0–1)")
                 loss.set_ylabel("loss (nats/token)")
@@ -97,14 +99,16 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
                     axes.yaxis.set_label_coords(-0.40 / panel, 0.5)
             for quantity, axes in (("score", score), ("loss", loss)):
                 _draw(axes, transition, lines, quantity)
-            _write_table(loss, transition, lines, labels, panel, heights["loss"], column == 0)
+            size = (panel, heights["loss"])
+            write_table(loss, transition, lines, labels, _TICKS + 0.02, size, labelled=column == 0)
+        ends = ("first adapter", "second") if are_adapters(shown[0].rows) else ("before", "after")
         for row in range(num_blocks):
             in_row = min(per_row, len(shown) - row * per_row)
-            y = figure.get_figheight() - _HEAD - row * block - _TITLE - sum(heights.values()) - _GAP - _TICKS
+            y = figure.get_figheight() - _HEAD - row * block - title_height - sum(heights.values()) - _GAP - _TICKS
             figure.text(
                 (_LEFT + (in_row * (panel + _BETWEEN) - _BETWEEN) / 2) / width,
                 (y + 0.03) / figure.get_figheight(),
-                "position t on the path (0 = before, 1 = after)",
+                f"position t on the path (0 = {ends[0]}, 1 = {ends[1]})",
                 ha="center",
                 va="bottom",
             )
@@ -211,9 +215,8 @@ def _limit(axes: Axes, scale: str, limits: tuple[float, float], labelled: bool) 
     axes.set_xlim(-0.03, 1.03)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
     axes.tick_params(labelleft=labelled)
-    if scale == "log":  # plain numbers: the small exponents of 10⁻¹ would be below the smallest text
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    if scale == "log":
+        plain_numbers(axes.yaxis)
 
 
 def _loss_axis(
@@ -247,66 +250,18 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-_TABLE = {
-    "old": ("barrier, old", "mean_old", "loss", "chord_barrier"),
-    "new": ("barrier, new", None, "loss", "chord_barrier"),
-    "t_star": ("t*", "mean", "score", "t_star"),
-    "gain": ("gain", "mean", "score", "interpolation_gain"),
-    "low": ("95 % from", "mean", "score", "interpolation_gain_low"),
-    "high": ("to", "mean", "score", "interpolation_gain_high"),
-}
-
-
-def _table_labels(shown: Sequence[TransitionRows]) -> list[str]:
-    """The lines of the small table below each pair: those that have a number somewhere."""
-    has_old = any("mean_old" in set(s.rows.task) for s in shown)
-    has_gain = any(bool(s.barriers.interpolation_gain.notna().any()) for s in shown)
-    return [name for name in _TABLE if name == "new" or (has_old if name == "old" else has_gain)]
-
-
-def _notes(labels: Sequence[str], num_lines: int) -> list[str]:
-    """What the small tables hold, on one line or one sentence per line."""
-    notes = ["Barrier: chord barrier of the loss (nats/token)."]
-    if "gain" in labels:
-        notes.append("Gain: S̄(t*) − max(S̄(0), S̄(1)), S̄ = ½ (old + new).")
-    return notes if num_lines > 1 else ["  ".join(notes)]
-
-
-def _write_table(
-    axes: Axes,
-    transition: TransitionRows,
-    lines: Mapping[tuple[str, str], PathLine],
-    labels: Sequence[str],
-    panel: float,
-    height: float,
-    labelled: bool,
-) -> None:
-    top = -(_TICKS + 0.02) / height
-
-    def write(x: float, line: int, words: str, **style) -> None:
-        axes.text(x, top - line * _LINE / height, words, transform=axes.transAxes, va="top", **style)
-
-    for column, (kind, line) in enumerate(lines.items()):
-        x = (column + 0.5) / len(lines)
-        write(x, 0, line.short, ha="center", style="italic")
-        for i, name in enumerate(labels, start=1):
-            _, task, quantity, cell = _TABLE[name]
-            value = transition.number(kind, task or transition.new, quantity, cell)
-            signed = name in ("gain", "low", "high")
-            write(x, i, shown_number(value, signed), ha="center", gid=f"table {name} {'-'.join(kind)}")
-    for i, name in enumerate(labels if labelled else (), start=1):
-        write(-0.08 / panel, i, _TABLE[name][0], ha="right")
-
-
 def _legend_handles(lines: Mapping[tuple[str, str], PathLine], shown: Sequence[TransitionRows]) -> list[Line2D | Patch]:
     first = next(iter(lines.values()))
-    roles = ("old", "new") if any("mean_old" in set(s.rows.task) for s in shown) else ("new",)
+    roles = ("old", "new") if any(s.has_old for s in shown) else ("new",)
+    words = {role: ROLES[role].label for role in roles}
+    if are_adapters(shown[0].rows):
+        words = {role: shortened(name, 24) for role, name in shown[0].role_names().items()}
     handles: list[Line2D | Patch] = [
         Line2D(
             [], [], color=m.colour, marker=m.marker, markersize=3.6, markeredgecolor=BLACK, markeredgewidth=0.5,
-            label=m.label,
+            label=words[role],
         )
-        for m in (ROLES[role] for role in roles)
+        for role, m in ((role, ROLES[role]) for role in roles)
     ]  # fmt: skip
     handles += [Line2D([], [], color=BLACK, linestyle=line.dashes, label=line.label) for line in lines.values()]
     handles.append(Patch(color=GREY, alpha=0.4, linewidth=0, label=f"95 % interval ({first.short})"))
@@ -324,12 +279,16 @@ def _legend_handles(lines: Mapping[tuple[str, str], PathLine], shown: Sequence[T
     return handles
 
 
-def _write_title(axes: Axes, transition: TransitionRows) -> None:
-    """`A → B` above the panel, names shortened until it is hardly wider than the panel."""
-    names = [label_name(transition.start), label_name(transition.end)]
-    title = axes.set_title(" → ".join(names), pad=3)
-    room = axes.bbox.width + _BETWEEN / 2 * axes.figure.dpi
-    while title.get_window_extent().width > room and max(map(len, names)) > 3:
-        longest = max(names, key=len)
-        names[names.index(longest)] = shortened(longest.replace("…", ""), len(longest) - 1)
-        title.set_text(" → ".join(names))
+def _titles(shown: Sequence[TransitionRows], panel: float) -> list[str]:
+    """`A → B` for each panel of that width in inches; on two lines where one title is too long, and shortened then."""
+    names = [(label_name(s.start), label_name(s.end)) for s in shown]
+    if all(text_width(" → ".join(pair), TITLE_SIZE) <= panel for pair in names):
+        return [" → ".join(pair) for pair in names]
+
+    def fitted(name: str, end: str) -> str:
+        length = len(name)
+        while length > 3 and text_width(shortened(name, length) + end, TITLE_SIZE) > panel:
+            length -= 1
+        return shortened(name, length) + end
+
+    return [fitted(start, " →") + "\n" + fitted(end, "") for start, end in names]

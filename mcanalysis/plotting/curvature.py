@@ -20,10 +20,12 @@ from mcanalysis.plotting.style import (
     add_axes,
     double_column,
     new_figure,
+    plain_numbers,
     print_style,
     shortened,
     single_column,
     strategy_marks,
+    strategy_name,
 )
 
 _RUN = ["strategy", "learner", "seed"]
@@ -123,6 +125,7 @@ def plot_eigenvalues(curvature: pd.DataFrame) -> Figure:
                         axes.plot(places, shown[column], "o", color=mark.colour, markersize=1.8, markeredgewidth=0)
             axes.axhline(0.0, color=GREY, linewidth=0.5, zorder=0)
             axes.set_yscale("symlog", linthresh=_LINEAR["eigenvalues"], linscale=0.5)
+            plain_numbers(axes.yaxis)
             axes.set_xlim(-0.4, len(names) - 0.6)
             labels = [shortened(label_name(n), 12) for n in names]
             axes.set_xticks(range(len(names)), labels, rotation=40, ha="right", rotation_mode="anchor")
@@ -156,7 +159,7 @@ def plot_predicted_forgetting(forgetting: pd.DataFrame, correlations: pd.DataFra
     marks = _marks(runs)
     with print_style():
         side = single_column() - _LEFT - _RIGHT
-        lines = len(runs) + 1
+        lines = len(runs) + 2
         bottom = 0.42 + 0.135 * lines
         figure = new_figure(single_column(), bottom + side * 0.85 + _RIGHT)
         axes = add_axes(figure, _LEFT, bottom, side, side * 0.85)
@@ -175,6 +178,7 @@ def plot_predicted_forgetting(forgetting: pd.DataFrame, correlations: pd.DataFra
             handles += drawn
         for which, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
             getattr(axes, f"set_{which}scale")("symlog", linthresh=_LINEAR["forgetting"], linscale=0.7)
+            plain_numbers(axis)
             axis.set_tick_params(which="minor", length=0)
         for get, put in ((axes.get_xlim, axes.set_xlim), (axes.get_ylim, axes.set_ylim)):
             left, right = get()  # 0 and the first power of ten belong to it, so that there are ticks to read
@@ -189,6 +193,8 @@ def plot_predicted_forgetting(forgetting: pd.DataFrame, correlations: pd.DataFra
         axes.axvline(0, color=GREY, linewidth=0.4, linestyle=":", zorder=0)
         axes.set_xlabel(f"predicted rise, g·Δ + ½ΔᵀHΔ ({_LOSS})", labelpad=2)
         axes.set_ylabel(f"measured rise ({_LOSS})", labelpad=2)
+        small = {"linestyle": "", "marker": "o", "markersize": 2.2, "markeredgewidth": 0}
+        handles.append(Line2D([], [], color=GREY, label="small: single old tasks; large: their mean", **small))
         handles.append(Line2D([], [], color=GREY, linewidth=0.8, label="measured = predicted"))
         figure.legend(handles=handles, loc="lower center", borderaxespad=0.2, labelspacing=0.25, handlelength=1.8)
     return figure
@@ -198,7 +204,7 @@ def predicted_forgetting_caption(forgetting: pd.DataFrame, correlations: pd.Data
     """What the picture of `plot_predicted_forgetting` shows, in words."""
     chosen = correlations[(correlations.predictor == "predicted") & (correlations.over == "transitions")]
     shown = "; ".join(
-        f"{r.strategy} {r.learner} ρ = {f'{r.rho:.2f}' if np.isfinite(r.rho) else '–'} (n = {r.n})"  # type: ignore
+        f"{strategy_name(str(r.strategy))} {r.learner} ρ = {f'{r.rho:.2f}' if np.isfinite(r.rho) else '–'} (n = {r.n})"  # type: ignore
         for r in chosen.itertuples()
     )
     return (

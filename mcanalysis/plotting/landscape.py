@@ -30,6 +30,7 @@ from mcanalysis.plotting.style import (
     print_style,
     shortened,
     single_column,
+    strategy_name,
 )
 
 LOG_FROM = 8.0  # contours are log-spaced where the largest value exceeds the smallest one by this factor
@@ -355,7 +356,7 @@ def _whose(landscape: pd.DataFrame) -> str:
         return "Plane through three points" if "kind" not in landscape else "Slice"
     row = landscape.iloc[0]
     where = label_name(row.start) if row.start == row.end else f"{label_name(row.start)} → {label_name(row.end)}"
-    return f"{row.strategy}, seed {row.seed}, {row.split} split: {where}"
+    return f"{strategy_name(row.strategy)}, seed {row.seed}, {row.split} split: {where}"
 
 
 def _number(value: float) -> str:

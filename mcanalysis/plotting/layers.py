@@ -19,7 +19,7 @@ from mcanalysis.plotting.similarity_panels import (
     row_of_axes,
     rows_of_learner,
 )
-from mcanalysis.plotting.style import double_column, new_figure, print_style
+from mcanalysis.plotting.style import double_column, new_figure, print_style, strategy_name
 from mcanalysis.plotting.weight_similarity import WEIGHT_COLUMNS, place_of
 
 _HEIGHT, _TICKS, _HEAD = 1.7, 0.40, 0.34
@@ -89,8 +89,9 @@ def layers_caption(cka: pd.DataFrame, distances: pd.DataFrame, learner: str) -> 
     """What the picture of `plot_layers` shows, in words."""
     first = layer_rows(cka, distances, learner)[0].iloc[0]
     return (
-        f"What each task changed, layer by layer ({first.strategy}, {learner} adapter, seed {first.seed}). (a) Linear "
-        "CKA (unbiased HSIC) of the hidden states at the last token of the prompt with those at the minimum before; "
+        f"What each task changed, layer by layer ({strategy_name(first.strategy)}, {learner} adapter, seed "
+        f"{first.seed}); layer 1 is the first block, `layers.0` in module names. (a) Linear CKA "
+        "(unbiased HSIC) of the hidden states at the last token of the prompt with those at the minimum before; "
         "mean over the tasks learned before, bars: 95 % intervals over examples (jackknife). 1: alike up to rotation "
         "and scale. (b) Frobenius norm of the change of ΔW; marker: mean over a layer's adapted modules, bar: from the "
         "smallest to the largest."

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from matplotlib import rc_context
 from matplotlib.textpath import TextPath
 
-from mcanalysis.plotting.style import TEXT_SIZE
+from mcanalysis.plotting.style import TEXT_SIZE, print_style
 
 _MARK, _BETWEEN, _AROUND = 2.4 + 0.8, 1.4, 2 * 0.4  # mark and its distance, columns, frame; in the text's size
 
@@ -22,7 +21,7 @@ def legend_columns(labels: Sequence[str], width: float, most: int) -> int:
     (2, 2)
     """
     em = TEXT_SIZE / 72
-    lengths = [_length(label) + _MARK * em for label in labels]
+    lengths = [text_width(label) + _MARK * em for label in labels]
     for columns in range(min(most, len(labels)), 1, -1):
         full, longer = divmod(len(lengths), columns)
         taken, total = 0, ((columns - 1) * _BETWEEN + _AROUND) * em
@@ -45,7 +44,7 @@ def legend_rows(labels: Sequence[str], width: float, most: int) -> int:
 
 
 @cache
-def _length(label: str) -> float:
-    """Inches."""
-    with rc_context({"font.family": "DejaVu Sans"}):
-        return float(TextPath((0, 0), label or " ", size=TEXT_SIZE).get_extents().width) / 72
+def text_width(text: str, size: float = TEXT_SIZE) -> float:
+    """The width of a line of text in inches; `size` in points."""
+    with print_style():
+        return float(TextPath((0, 0), text or " ", size=size).get_extents().width) / 72

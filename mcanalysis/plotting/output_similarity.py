@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.legend import legend_rows
@@ -32,6 +32,7 @@ from mcanalysis.plotting.style import (
     VERMILLION,
     double_column,
     new_figure,
+    plain_numbers,
     print_style,
     shortened,
     single_column,
@@ -92,7 +93,8 @@ def plot_predictions(predictions: pd.DataFrame, learner: str) -> Figure:
     """Draw churn (left) and KL divergence (right, nats per target token) on the tasks learned before each minimum.
 
     Against the minimum before (circles), the base (squares) and, where there are several, between learners (triangles):
-    means over these tasks with 95 % bootstrap intervals. The axis of KL is logarithmic above 0.001.
+    means over these tasks with 95 % bootstrap intervals. The axis of KL is logarithmic, and linear below 0.001 where
+    intervals reach that far.
     """
     rows = rows_of_learner(predictions, PREDICTION_COLUMNS, "prediction_similarity", learner)
     rows = rows[rows.task == "mean_old"]
@@ -124,11 +126,8 @@ def plot_predictions(predictions: pd.DataFrame, learner: str) -> Figure:
                         Line2D([], [], color=colour, marker=marker, markersize=3.4, linewidth=0.8, label=label)
                     )
             name_minima(axes, ends, "x")
-            if name == "kl":  # from base to minimum it is a thousand times that from fast to slow
-                axes.set_yscale("symlog", linthresh=KL_LINEAR_TO, linscale=0.5)
-                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                axes.yaxis.set_minor_formatter(NullFormatter())
-                axes.set_ylim(-KL_LINEAR_TO / 5, max(2 * KL_LINEAR_TO, 1.6 * float(rows.kl_high.max())))
+            if name == "kl":
+                _kl_axis(axes, float(rows.kl_low.min()), float(rows.kl_high.max()))
             else:
                 axes.set_ylim(-0.03, 1.03)
             axes.set_xlim(-0.5, len(ends) - 0.5)
@@ -138,3 +137,14 @@ def plot_predictions(predictions: pd.DataFrame, learner: str) -> Figure:
         figure.legend(handles=handles, loc="lower center", ncols=3, borderaxespad=0.3, columnspacing=1.2)
         figure.draw_without_rendering()
     return figure
+
+
+def _kl_axis(axes: Axes, low: float, high: float) -> None:
+    """Logarithmic, as from base to minimum the divergence is a thousand times that from fast to slow."""
+    if low > KL_LINEAR_TO:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.6, 1.6 * high)
+    else:
+        axes.set_yscale("symlog", linthresh=KL_LINEAR_TO, linscale=0.5)
+        axes.set_ylim(-KL_LINEAR_TO / 5, max(2 * KL_LINEAR_TO, 1.6 * high))
+    plain_numbers(axes.yaxis)

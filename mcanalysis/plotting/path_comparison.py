@@ -28,6 +28,7 @@ from mcanalysis.plotting.style import (
     path_lines,
     print_style,
     shortened,
+    strategy_name,
 )
 
 _MARKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (VERMILLION, "D"), (PURPLE, "v"), (BLACK, "P"), (GREY, "X"))
@@ -86,7 +87,7 @@ def plot_path_comparison(barriers: pd.DataFrame) -> Figure:
             axes.set_title("ab"[i], loc="left", fontweight="bold", pad=3)
             axes.set_ylabel(words, labelpad=2)
         row = rows.iloc[0]
-        head = f"{row.strategy}, {row.learner} adapter, seed {row.seed}, test split"
+        head = f"{strategy_name(row.strategy)}, {row.learner} adapter, seed {row.seed}, test split"
         figure.text(0.05 / double_column(), 1 - 0.05 / figure.get_figheight(), head, va="top", color="#404040")
         handles, _ = figure.axes[0].get_legend_handles_labels()
         figure.legend(
@@ -118,11 +119,11 @@ def path_comparison_caption(barriers: pd.DataFrame) -> str:
     """What the picture of `plot_path_comparison` shows, in words."""
     row = compared_rows(barriers).iloc[0]
     return (
-        f"Kinds of path between successive minima of {row.strategy} ({row.learner} adapter, seed {row.seed}, test "
-        "split). (a) Chord barrier of the mean loss of the tasks before the transition, max over t of L(t) − "
-        "((1−t)L(0) + tL(1)), in nats per target token. (b) Gain S̄(t*) − max(S̄(0), S̄(1)) of S̄ = ½(old tasks + new "
-        "task), t* chosen on the eval split; it can be negative. Bars: 95 % bootstrap intervals over examples. Bezier "
-        "curves are fitted on train examples of old and new tasks."
+        f"Kinds of path between successive minima of {strategy_name(row.strategy)} ({row.learner} adapter, seed "
+        f"{row.seed}, test split). (a) Chord barrier of the mean loss of the tasks before the transition, max over t "
+        "of L(t) − ((1−t)L(0) + tL(1)), in nats per target token. (b) Gain S̄(t*) − max(S̄(0), S̄(1)) of S̄ = ½(old tasks "
+        "+ new task), t* chosen on the eval split; it can be negative. Bars: 95 % bootstrap intervals over examples. "
+        "Bezier curves are fitted on train examples of old and new tasks."
     )
 
 

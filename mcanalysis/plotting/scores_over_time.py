@@ -71,12 +71,12 @@ def plot_scores_over_time(scores: pd.DataFrame) -> Figure:
             axes.set(xlim=(-0.15, last + 0.15), ylim=(-0.05, 1.05))
             axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
             lowest = i + per_row >= len(panels)
-            axes.set_xticks(range(last + 1), ["base", *map(str, range(1, last + 1))] if lowest else [""] * (last + 1))
+            axes.set_xticks(range(last + 1), [str(n) for n in range(last + 1)] if lowest else [""] * (last + 1))
             axes.tick_params(labelleft=place == 0)
             if place == 0:
                 axes.set_ylabel("score (0–1)", labelpad=2)
             if lowest:
-                axes.set_xlabel("after task", labelpad=2)
+                axes.set_xlabel("after task (0 = base)", labelpad=2)
         figure.legend(handles=handles, loc="lower center", ncols=columns, borderaxespad=0.2, columnspacing=1.4)
         figure.draw_without_rendering()
     return figure

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from mcanalysis.plotting.output_similarity import plot_cka, plot_predictions
 from mcanalysis.plotting.similarity_panels import learners
+from mcanalysis.plotting.style import strategy_name
 from mcanalysis.plotting.weight_similarity import MOST_KINDS, plot_principal_angles, plot_weight_distances
 
 
@@ -36,7 +37,7 @@ def captions(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     cka = tables["cka"]
     first = cka.iloc[0]
     number = int(cka[cka.task == first.task].num_examples.iloc[0])
-    run = f"{first.strategy}, seed {first.seed}"
+    run = f"{strategy_name(first.strategy)}, seed {first.seed}"
     texts = {
         "cka": f"Linear CKA (unbiased HSIC) of the hidden states at the last token of the prompt, per layer ({run}, "
         "LEARNER adapter). Mean over the tasks learned before the minimum named, "

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.legend import legend_columns
 from mcanalysis.plotting.selection import label_name, only_value, require_columns, transitions
-from mcanalysis.plotting.style import add_axes, shortened
+from mcanalysis.plotting.style import add_axes, shortened, strategy_name
 
 LINK = ("comparison", "start", "start_learner", "end", "end_learner")
 COMPARISONS = {"successive": "minimum before → after", "base": "base → minimum", "learners": "fast ↔ slow adapter"}
@@ -85,7 +85,7 @@ def name_minima(axes: Axes, names: Sequence[str], which: str) -> None:
 def write_head(figure: Figure, rows: pd.DataFrame, learner: str, what: str) -> None:
     """Say above the panels whose rows these are."""
     row = rows.iloc[0]
-    words = f"{row.strategy}, {learner} adapter, seed {row.seed}{what}"
+    words = f"{strategy_name(row.strategy)}, {learner} adapter, seed {row.seed}{what}"
     figure.text(
         0.05 / figure.get_figwidth(), 1 - 0.05 / figure.get_figheight(), words, ha="left", va="top", color="#404040"
     )

@@ -10,17 +10,28 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
+from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.landscape import contour_levels
 from mcanalysis.plotting.selection import MEANS, only_value, require_columns
-from mcanalysis.plotting.style import BLACK, add_axes, double_column, new_figure, print_style, shortened, strategy_marks
+from mcanalysis.plotting.style import (
+    BLACK,
+    TEXT_SIZE,
+    add_axes,
+    double_column,
+    new_figure,
+    print_style,
+    shortened,
+    strategy_marks,
+)
 
 _COLUMNS = ("strategy", "learner", "seed", "kind", "start", "x", "y", "anchor", "task", "split", "loss", "measured")
 _LEFT, _RIGHT, _BETWEEN, _HEAD, _TITLE, _AXIS, _BAR, _BAR_GAP = 0.72, 0.66, 0.12, 0.17, 0.20, 0.36, 0.08, 0.08
 _TALLEST = 1.7
+_FEWEST_LEVELS = 2  # of the shared scale in a panel; with fewer it gets levels of its own
 
 
 def plot_slice_surfaces(landscape: pd.DataFrame) -> Figure:
@@ -28,6 +39,7 @@ def plot_slice_surfaces(landscape: pd.DataFrame) -> Figure:
 
     Rows: mean over the old tasks, and the new task; each row has one scale, so that its panels can be compared. Axes:
     steps along two directions, 1 = each filter's own length. Cells are not smoothed; white: not measured or not finite.
+    Where fewer than two of the scale's levels pass through a panel, dashed lines with numbers are levels of its own.
 
     Args:
         landscape: rows of `landscape.csv` of the kind surface, of one seed.
@@ -70,7 +82,8 @@ def plot_slice_surfaces(landscape: pd.DataFrame) -> Figure:
             legend.ax.minorticks_off()
             legend.ax.tick_params(length=2, pad=1.5)
             legend.outline.set_linewidth(0.5)  # type: ignore[operator]
-            bar.set_ylabel("loss (nats/token)", labelpad=2)
+            bar.set_ylabel("loss (nats/token)")
+            bar.yaxis.set_label_coords(1 + 0.40 / _BAR, 0.5)  # alike in every row
         head = f"Around the minima {', '.join(dict.fromkeys(rows.start))}, seed {rows.seed.iloc[0]}, test split"
         figure.text(0.05 / width, 1 - 0.04 / figure.get_figheight(), head, va="top", color="#404040")
         figure.draw_without_rendering()
@@ -103,7 +116,8 @@ def slice_surfaces_caption(landscape: pd.DataFrame) -> str:
         f"Loss (nats per target token, test split) around the minima {', '.join(dict.fromkeys(rows.start))}, seed "
         f"{rows.seed.iloc[0]}, on {side} × {side} nodes along two random directions of ΔW; a step of 1 moves each "
         "filter by its own length (Li et al. 2018, arXiv 1712.09913, in ΔW). Every row of panels has one scale: "
-        f"{'; '.join(words for _, words in tasks)}. Diamond: the minimum."
+        f"{'; '.join(words for _, words in tasks)}. Lines: its levels; dashed, with numbers: levels of that panel "
+        "alone. Diamond: the minimum."
     )
 
 
@@ -116,10 +130,32 @@ def _draw(axes: Axes, rows: pd.DataFrame, levels: np.ndarray, colours, norm: Bou
     mesh = axes.pcolormesh(xs, ys, values, cmap=colours, norm=norm, shading="nearest", rasterized=True, gid=gid)
     mesh.set_edgecolor("face")
     axes.contour(xs, ys, values, levels=levels, colors="#303030", linewidths=0.4)
+    known_values = values.compressed()
+    inside = levels[(levels > known_values.min()) & (levels < known_values.max())] if len(known_values) else levels
+    if len(inside) < _FEWEST_LEVELS and len(np.unique(known_values)) > 1:  # else one flat colour would be all there is
+        own = np.setdiff1d(contour_levels(known_values, num=4), inside)
+        dark = np.mean(colours(norm(np.median(known_values)))[:3]) < 0.5
+        lines = axes.contour(
+            xs, ys, values, levels=own, colors="white" if dark else "#303030", linewidths=0.5, linestyles="dashed"
+        )
+        axes.clabel(
+            lines, fmt=lambda value: f"{value:g}", fontsize=TEXT_SIZE, inline_spacing=2, manual=_label_places(lines)
+        )
     axes.plot(0, 0, "D", color="white", markeredgecolor=BLACK, markeredgewidth=0.8, markersize=4)
     axes.set_aspect("equal")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(3))
+
+
+def _label_places(lines: QuadContourSet) -> list[tuple[float, float]]:
+    """A place on each piece of each line for its number: near the piece's middle, but not below the minimum's mark."""
+    places = []
+    for piece in (piece for level in lines.allsegs for piece in level if len(piece) > 2):
+        extent = np.ptp(lines.axes.viewLim.get_points(), axis=0)
+        far = np.hypot(*(piece / extent).T) > 0.12
+        order = np.argsort(np.abs(np.arange(len(piece)) - len(piece) / 2))
+        places.append(tuple(piece[next((i for i in order if far[i]), order[0])]))
+    return places
 
 
 __all__ = ["plot_slice_surfaces", "slice_surfaces_caption", "surface_rows"]

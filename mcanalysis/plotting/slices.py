@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.legend import legend_columns
@@ -21,14 +21,16 @@ from mcanalysis.plotting.style import (
     add_axes,
     double_column,
     new_figure,
+    plain_numbers,
     print_style,
     shortened,
     strategy_marks,
+    strategy_name,
 )
 
 _COLUMNS = ("strategy", "learner", "seed", "kind", "start", "direction", "x", "task", "split", "loss", "measured")
 _INTERVAL = ("loss_low", "loss_high")
-_LEFT, _RIGHT, _BETWEEN, _HEIGHT, _HEAD, _TITLE, _AXIS, _ROW = 0.52, 0.10, 0.42, 1.75, 0.17, 0.20, 0.36, 0.14
+_LEFT, _RIGHT, _BETWEEN, _HEIGHT, _HEAD, _TITLE, _AXIS, _ROW = 0.52, 0.10, 0.54, 1.75, 0.17, 0.20, 0.36, 0.14
 _LOG_FROM_FACTOR = 10.0
 _LOWEST = 1e-4  # of the highest loss drawn: where a logarithmic axis ends, so that 0 does not stretch it
 
@@ -89,7 +91,7 @@ def slices_caption(landscape: pd.DataFrame) -> str:
             centre = line.loss[line.x == 0.0]
             at_zero = _number(float(centre.iloc[0])) if len(centre) else "–"
             parts.append(f"{title}: {at_zero}, at the ends {ends}")
-        told.append(f"{strategy}, {learner}, {own.start.iloc[0]}: {'; '.join(parts)}.")
+        told.append(f"{strategy_name(str(strategy))}, {learner}, {own.start.iloc[0]}: {'; '.join(parts)}.")
     return "\n\n".join(told)
 
 
@@ -128,8 +130,7 @@ def _scale(axes: Axes, rows: pd.DataFrame) -> None:
         axes.set_ylim(max(low, high * _LOWEST) / 1.3, high * 1.3)
         if high < 100 * low:  # few powers of ten, and so few numbers, lie on it
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        plain_numbers(axes.yaxis)
     else:
         margin = 0.06 * (high - low or 1.0)
         axes.set_ylim(low - margin, high + margin)

@@ -38,6 +38,8 @@ LABELLED_TS = (0.25, 0.5, 0.75)
 ISO_LEVELS = (0.25, 0.5, 0.75)
 
 _CURVE_COLOUR = "#404040"
+_MARKER_SIZE = 5.6  # points
+_SAME_PLACE = 0.03  # of the scores' range: markers nearer than this cover each other
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.42, 0.08, 0.22, 0.34  # inches
 
 
@@ -125,6 +127,7 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
             zorder=3.5,
             gid="before",
         )
+        sizes = _marker_sizes(results)
         for name, mark in marks.items():
             value = results[name]
             axes.errorbar(
@@ -135,13 +138,13 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
                 color=mark.colour,
                 elinewidth=0.9,
                 marker=mark.marker,
-                markersize=5,
+                markersize=sizes[name],
                 markeredgecolor="black",
                 markeredgewidth=0.5,
                 zorder=4,
                 gid=f"after {' '.join(name)}",
             )
-        _label(axes, curves, lines, results)
+        _label(axes, curves, lines, results, front)
         figure.legend(
             handles=handles,
             loc="lower center",
@@ -223,11 +226,21 @@ def _front(curves: dict[tuple[str, str], pd.DataFrame], results: dict[tuple[str,
     return best if not len(best) else np.concatenate([[[0.0, best[0, 1]]], best, [[best[-1, 0], 0.0]]])
 
 
+def _marker_sizes(results: dict[tuple[str, str], pd.Series]) -> dict[tuple[str, str], float]:
+    """Points; where results coincide, each later one is smaller, so that all of them are seen."""
+    sizes: dict[tuple[str, str], float] = {}
+    for name, value in results.items():
+        near = [n for n in sizes if math.hypot(results[n].old - value.old, results[n].new - value.new) < _SAME_PLACE]
+        sizes[name] = _MARKER_SIZE * 0.68 ** len(near)
+    return sizes
+
+
 def _label(
     axes: Axes,
     curves: dict[tuple[str, str], pd.DataFrame],
     lines: dict[tuple[str, str], PathLine],
     results: dict[tuple[str, str], pd.Series],
+    front: np.ndarray,
 ) -> None:
     """Name both ends, a few t on the first path, and the diagonals, where they cover nothing."""
     traced = []
@@ -240,6 +253,8 @@ def _label(
             np.linspace((value.old, value.new_low), (value.old, value.new_high), 40),
             np.repeat([[value.old, value.new]], 20, axis=0),
         ]
+    for (x0, y0), (x1, y1) in pairwise(front):  # its steps go up or down first, then across
+        traced += [np.linspace((x0, y0), (x0, y1), 80), np.linspace((x0, y1), (x1, y1), 80)]
     obstacles = np.concatenate(traced)
     placer = LabelPlacer(axes, obstacles[np.isfinite(obstacles).all(axis=1)])
     first = next(iter(curves.values()))

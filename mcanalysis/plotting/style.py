@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mcanalysis import fonts
 from mcanalysis.errors import UserError
@@ -122,11 +124,25 @@ _PATH_LINES: Mapping[tuple[str, str], PathLine] = {
 }
 _SPARE_DASHES = ((0, (2, 1)), (0, (6, 1, 2, 1)), (0, (3, 3)), (0, (1, 3)), (0, (9, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 
-_STRATEGIES: Mapping[tuple[str, str], Mark] = {
-    ("sequential", "fast"): Mark(BLACK, "X", "sequential"),
-    ("er", "fast"): Mark(GREEN, "s", "ER"),
-    ("ilora", "fast"): Mark(SKY_BLUE, "^", "I-LoRA, fast"),
-    ("ilora", "slow"): Mark(VERMILLION, "o", "I-LoRA, slow"),
+_PUBLISHED_NAMES: Mapping[str, str] = {  # as their papers write them; others, those of users too, by their own name
+    "agem": "A-GEM",
+    "cls_er": "CLS-ER",
+    "er": "ER",
+    "ewc": "EWC",
+    "gem": "GEM",
+    "ilora": "I-LoRA",
+    "inflora": "InfLoRA",
+    "l2p": "L2P",
+    "lwf": "LwF",
+    "mc_sgd": "MC-SGD",
+    "o_lora": "O-LoRA",
+    "slao": "SLAO",
+}
+_STRATEGIES: Mapping[tuple[str, str], tuple[str, str]] = {
+    ("sequential", "fast"): (BLACK, "X"),
+    ("er", "fast"): (GREEN, "s"),
+    ("ilora", "fast"): (SKY_BLUE, "^"),
+    ("ilora", "slow"): (VERMILLION, "o"),
 }
 _SPARE_MARKERS = ("D", "v", "P", "p", "<", ">", "h", "d", "8", "H")
 _SPARE_COLOURS = (PURPLE, BLUE, ORANGE, GREY)
@@ -147,23 +163,34 @@ def path_lines(kinds: Iterable[tuple[str, str]]) -> dict[tuple[str, str], PathLi
     return lines
 
 
+def strategy_name(strategy: str) -> str:
+    """A strategy's name in pictures.
+
+    >>> strategy_name("ilora"), strategy_name("progressive_prompts")
+    ('I-LoRA', 'progressive prompts')
+    """
+    return _PUBLISHED_NAMES.get(strategy, strategy.replace("_", " "))
+
+
 def strategy_marks(names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Mark]:
     """How to mark each (strategy, learner), known ones always alike, others with spare markers, in their own order.
 
     >>> strategy_marks([("er", "fast"), ("gem", "fast")])["gem", "fast"].label
-    'gem'
+    'GEM'
     """
     marks: dict[tuple[str, str], Mark] = {}
     spare = 0
     for name in dict.fromkeys(names):
-        if name in _STRATEGIES:
-            marks[name] = _STRATEGIES[name]
-            continue
         strategy, learner = name
-        label = strategy if learner == "fast" else f"{strategy}, {learner}"
-        colour, marker = _SPARE_COLOURS[spare % len(_SPARE_COLOURS)], _SPARE_MARKERS[spare % len(_SPARE_MARKERS)]
+        label = strategy_name(strategy)
+        if learner != "fast" or strategy == "ilora":  # whose fast learner is never alone
+            label += f", {learner}"
+        if name in _STRATEGIES:
+            colour, marker = _STRATEGIES[name]
+        else:
+            colour, marker = _SPARE_COLOURS[spare % len(_SPARE_COLOURS)], _SPARE_MARKERS[spare % len(_SPARE_MARKERS)]
+            spare += 1
         marks[name] = Mark(colour, marker, label)
-        spare += 1
     return marks
 
 
@@ -231,6 +258,12 @@ def add_axes(figure: Figure, left: float, bottom: float, width: float, height: f
     axes.tick_params(which="major", length=2.5, width=0.6, pad=2.0, labelsize=TEXT_SIZE)
     axes.tick_params(which="minor", length=1.5, width=0.5, pad=2.0, labelsize=TEXT_SIZE)
     return axes
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Let a logarithmic axis say 0.1 instead of a power of ten, whose exponent would be below the smallest text."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def shortened(text: str, length: int) -> str:

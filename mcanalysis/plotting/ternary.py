@@ -16,7 +16,7 @@ from matplotlib.tri import Triangulation
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.landscape import contour_levels
 from mcanalysis.plotting.selection import label_name, only_value, require_columns
-from mcanalysis.plotting.style import BLACK, add_axes, double_column, new_figure, print_style, shortened
+from mcanalysis.plotting.style import BLACK, add_axes, double_column, new_figure, print_style, shortened, strategy_name
 
 _COLUMNS = ("strategy", "learner", "seed", "space", "minima", "w1", "w2", "w3", "task", "split", "loss", "score")
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
@@ -57,7 +57,7 @@ def plot_ternary(simplex: pd.DataFrame) -> Figure:
                 place = (x, y + 0.03) if y else (x, -0.03)
                 axes.text(*place, words, ha=where, va="bottom" if y else "top", gid=f"corner {letter}")
         row = rows.iloc[0]
-        head = f"{row.strategy}, {row.learner} adapter, seed {row.seed}, test split, {row.space} space"
+        head = f"{strategy_name(row.strategy)}, {row.learner} adapter, seed {row.seed}, test split, {row.space} space"
         figure.text(0.05 / double_column(), 1 - 0.05 / figure.get_figheight(), head, va="top", color="#404040")
         figure.draw_without_rendering()
     return figure

@@ -10,6 +10,7 @@ import pandas as pd
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.selection import (
     BARRIER_KEYS,
+    MEANS,
     PROFILE_KEYS,
     new_task,
     only_value,
@@ -17,6 +18,7 @@ from mcanalysis.plotting.selection import (
     rows_of_test_split,
     transitions,
 )
+from mcanalysis.plotting.style import strategy_name
 
 QUANTITIES = ("score", "loss")
 _INTERVALS = ("loss_low", "loss_high", "score_low", "score_high")
@@ -31,6 +33,16 @@ class TransitionRows(NamedTuple):
     new: str
     rows: pd.DataFrame  # of profiles
     barriers: pd.DataFrame
+
+    @property
+    def has_old(self) -> bool:
+        """Whether there are earlier tasks."""
+        return "mean_old" in set(self.rows.task)
+
+    def role_names(self) -> dict[str, str]:
+        """The names of the roles `old` and `new` between two adapters: of the data files, the last one new."""
+        named = [task for task in dict.fromkeys(self.rows.task) if task not in MEANS]
+        return {"old": named[0], "new": self.new}
 
     def curve(self, kind: tuple[str, str], task: str) -> pd.DataFrame:
         """The rows of one task on one path, by t."""
@@ -82,7 +94,7 @@ def whose(rows: pd.DataFrame) -> str:
     if are_adapters(rows):
         is_fitted = not set(rows.path) <= {"linear"}
         return "two adapters" + "; curve fitted on these examples" * is_fitted
-    return f"{row.strategy}, {row.learner} adapter, seed {row.seed}, test split"
+    return f"{strategy_name(row.strategy)}, {row.learner} adapter, seed {row.seed}, test split"
 
 
 def shown_number(value: float, signed: bool = False) -> str:

@@ -22,6 +22,7 @@ from mcanalysis.plotting.style import (
     new_figure,
     print_style,
     shortened,
+    strategy_name,
 )
 
 _COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, SKY_BLUE, PURPLE, BLACK, GREY)
@@ -70,7 +71,8 @@ def plot_whole_run(profiles: pd.DataFrame) -> Figure:
         for axes in (score, loss):
             axes.yaxis.set_label_coords(-0.40 / width, 0.5)
         strategy, learner, seed, path, space = whose
-        title = f"{strategy}, {learner} adapter, seed {seed}, test split: {path.replace('_', ' ')}, {space} space"
+        title = f"{strategy_name(strategy)}, {learner} adapter, seed {seed}, test split"
+        title += f": {path.replace('_', ' ')}, {space} space"
         figure.text(0.05 / double_column(), 1 - 0.05 / height, title, ha="left", va="top", color="#404040")
         handles, labels = score.get_legend_handles_labels()
         figure.legend(

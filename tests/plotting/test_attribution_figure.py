@@ -83,6 +83,8 @@ def test_all_zero_and_nan_are_drawn():
     table = make_table()
     table[list(VALUES)] = 0.0
     assert set(texts(plot_attribution(table)).values()) == {"0.00"}
+    table[list(VALUES)] = 0.004
+    assert set(texts(plot_attribution(table)).values()) == {"+0.004"}
     table[list(VALUES)] = np.nan
     assert texts(plot_attribution(table)) == {}
     assert "largest –" in attribution_caption(table)

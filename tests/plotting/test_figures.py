@@ -19,6 +19,7 @@ from mcanalysis.plotting import (
     plot_transitions,
     save_figure,
 )
+from mcanalysis.plotting.style import STYLES, on_page
 
 NAMES = ("C-STANCE", "FOMC", "MeetingBank", "ScienceQA", "NumGLUE-cm", "20Minuten", "MedMCQA", "JEC-QA", "Py150")
 NAMES += ("NumGLUE-ds", "a-name-so-long-that-no-panel-has-room-for-it")
@@ -125,11 +126,17 @@ def overlap(p, q):
     return True
 
 
+def on_narrow_page(draw):
+    with on_page(STYLES["paper"]._replace(single=2.7, double=5.5)):
+        return draw()
+
+
 FIGURES = {
     "one transition": lambda: plot_transitions(*make_tables(2)),
     "two transitions": lambda: plot_transitions(*make_tables(3)),
     "seven transitions": lambda: plot_transitions(*make_tables(8)),
     "ten transitions": lambda: plot_transitions(*make_tables(11)),
+    "seven transitions on a narrow page": lambda: on_narrow_page(lambda: plot_transitions(*make_tables(8))),
     "high barriers": lambda: plot_transitions(*make_tables(4, height=4000.0)),
     "stability and plasticity": lambda: plot_stability_plasticity(several_strategies()),
     "one strategy": lambda: plot_stability_plasticity(make_tables()[0]),
@@ -163,7 +170,7 @@ def test_no_text_leaves_the_figure_or_covers_another(figure):
 
 def test_figures_fit_a_column_and_a_page(figure):
     width, height = figure.get_size_inches()
-    assert width in (3.25, 6.75) and height <= 9.7  # A4 less its margins
+    assert width in (3.25, 6.75, 5.5) and height <= 9.7  # A4 less its margins
 
 
 def test_lines_carry_the_test_split_of_the_table():
@@ -296,6 +303,29 @@ def test_stability_and_plasticity_are_the_scores_of_old_and_new():
 def test_every_strategy_has_a_marker_of_its_own():
     axes = plot_stability_plasticity(several_strategies()).axes[0]
     assert len({c[0].get_marker() for c in axes.containers}) == len(axes.containers) == 5
+
+
+def test_markers_of_equal_results_are_nested():
+    same = [make_tables()[0], *(make_tables(3, name)[0] for name in ("er", "gem"))]
+    axes = plot_stability_plasticity(pd.concat(same, ignore_index=True)).axes[0]
+    sizes = [c[0].get_markersize() for c in axes.containers]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 3
+
+
+def test_long_titles_take_two_lines_and_names_are_cut_only_where_one_alone_is_too_long():
+    titles = [a.get_title() for a in plot_transitions(*make_tables(11)).axes[::2]]
+    assert titles[3] == "ScienceQA →\nNumGLUE-cm"
+    assert titles[9].startswith("NumGLUE-ds →\na-name-") and "…" in titles[9]
+    assert not any("…" in title for title in titles[:9])
+
+
+def test_two_adapters_are_told_by_the_names_of_their_data():
+    profiles, barriers = (t.assign(strategy="adapters") for t in make_tables(2, names=("old-questions", "new")))
+    figure = plot_transitions(profiles, barriers)
+    assert [t.get_text() for t in figure.legends[0].get_texts()[:2]] == ["old-questions", "new"]
+    shown = {t.get_text() for t in texts(figure)}
+    assert {"position t on the path (0 = first adapter, 1 = second)", "old-qu…tions"} <= shown
+    assert not [words for words in shown if "barrier, " in words]
 
 
 def test_an_earlier_transition_can_be_chosen():

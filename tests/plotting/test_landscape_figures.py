@@ -219,7 +219,7 @@ def test_slices_have_a_line_and_a_band_per_learner():
     assert corners[:, 1].max() == pytest.approx(2 * 4.01)
     assert band.axes.get_ylim()[1] > 2 * 4.01  # the band is inside
     assert len(by_gid(figure, "mean_old I-LoRA, slow 0")) == 1
-    assert "ilora, slow, 2-MedMCQA: old tasks (mean): 0.01, at the ends 1.01 and 1.01" in slices_caption(table)
+    assert "I-LoRA, slow, 2-MedMCQA: old tasks (mean): 0.01, at the ends 1.01 and 1.01" in slices_caption(table)
 
 
 def test_slices_show_what_is_not_finite_and_leave_gaps_where_nothing_is_measured():

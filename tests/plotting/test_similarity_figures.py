@@ -177,6 +177,14 @@ def test_churn_and_kl_stand_above_their_minimum():
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["2 FOMC", "3 MeetingBank", "4 ScienceQA"]
 
 
+def test_the_axis_of_kl_has_a_linear_part_only_where_something_lies_in_it():
+    table = make_tables()["prediction_similarity"]
+    assert plot_predictions(table, "slow").axes[1].get_yscale() == "symlog"
+    axes = plot_predictions(table[table.comparison != "learners"], "slow").axes[1]
+    low = float(table.kl_low[(table.comparison != "learners") & (table.task == "mean_old")].min())
+    assert axes.get_yscale() == "log" and low / 2 < axes.get_ylim()[0] < low
+
+
 def test_every_figure_has_a_caption_and_equal_tables_give_equal_bytes(tmp_path):
     tables = make_tables()
     figures = plot_similarity(tables)
