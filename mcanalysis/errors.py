@@ -15,11 +15,14 @@ class UnknownNameError(UserError):
 
     >>> str(UnknownNameError("task", "FOMCC", ["FOMC", "C-STANCE"]))
     "Unknown task 'FOMCC'. Did you mean 'FOMC'? Expected one of: C-STANCE, FOMC."
+    >>> str(UnknownNameError("model", "folder", ["embedded", "<folder>"]))
+    "Unknown model 'folder'. Expected one of: <folder>, embedded."
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], remedy: str = "") -> None:
         names = sorted(known)
-        close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
+        meant = [n.lower() for n in names if not n.startswith("<")]  # <folder> stands for any
+        close = difflib.get_close_matches(name.lower(), meant, n=1, cutoff=0.6)
         match = next((n for n in names if close and n.lower() == close[0]), None)
         hint = f" Did you mean '{match}'?" if match else ""
         text = f"Unknown {kind} '{name}'.{hint} Expected one of: {', '.join(names)}."

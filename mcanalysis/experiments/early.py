@@ -13,12 +13,14 @@ from torch import Tensor
 from mcanalysis.connectivity.early import EarlyProfile, early_profile
 from mcanalysis.connectivity.profile import PerExample, grid
 from mcanalysis.connectivity.transitions import nth_transition
+from mcanalysis.errors import UnknownNameError
 from mcanalysis.metrics.barriers import chord_barrier
 from mcanalysis.params.spaces import get_space
 from mcanalysis.paths import Linear
 from mcanalysis.progress import Progress, silent
 from mcanalysis.run import Run
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.tasks.task import SPLITS
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class EarlySettings:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise UnknownNameError("split", self.split, SPLITS)
         grid(self.num_points)
         get_space(self.space)
 

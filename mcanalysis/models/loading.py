@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +42,10 @@ def load_base(
     settings = _quantized(quantization, device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), **settings
-        )
+        with _without_bar() if name == EMBEDDED else nullcontext():  # it is loaded in a moment
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), **settings
+            )
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
@@ -57,6 +60,20 @@ def load_base(
     if quantization is None:  # a quantised model is put in place as it is loaded
         model = model.to(device)  # type: ignore[arg-type]
     return model.eval(), tokenizer
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """Without transformers' progress bar, if it is on; it is on again afterwards."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
 
 
 def _check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:

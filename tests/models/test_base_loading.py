@@ -19,6 +19,20 @@ def test_the_dtype_asked_for_is_the_one_loaded(base_folder, dtype):
     assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
 
 
+def test_the_shipped_base_loads_without_a_bar_and_leaves_the_users_setting(capfd):
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    try:
+        for wanted in (True, False):
+            (logging.enable_progress_bar if wanted else logging.disable_progress_bar)()
+            load_base()
+            assert logging.is_progress_bar_enabled() == wanted
+    finally:
+        (logging.enable_progress_bar if was_on else logging.disable_progress_bar)()
+    assert "Loading weights" not in capfd.readouterr().err
+
+
 def test_an_unknown_model_suggests_the_known_one():
     with pytest.raises(UnknownNameError, match="Did you mean 'embedded'"):
         load_base("embeded")
