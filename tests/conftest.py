@@ -1,5 +1,6 @@
 """Shared builders: a tiny base of our own (never the shipped one), tasks, points, and oracles in plain PyTorch."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +20,13 @@ torch.set_num_threads(1)
 settings.register_profile("fixed", derandomize=True)
 settings.register_profile("explore", max_examples=200)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+
+def pytest_collection_finish():
+    """What the imports have made stays: every training collects garbage, and would look through all of it each time."""
+    gc.collect()
+    gc.freeze()
+
 
 WORDS = ("apple", "river", "seven", "green", "Haus", "stone", "quiet", "paper", "north", "silver")
 
