@@ -11,8 +11,6 @@ SMALL = (
     "--num-examples", 3, "--grid", "4,3", "--workers", 1, "--num-directions", 1, "--sharpness-samples", 2,
     "--surface-grid", 3,
 )  # fmt: skip
-SMALLER = (*SMALL[:10], "--num-examples", 2, "--grid", 2, "--num-directions", 0, "--surface-grid", 0)
-SMALLER += ("--sharpness-samples", 0)
 
 
 def test_runs_tables_trajectories_and_figures_and_nothing_is_computed_twice(script, tmp_path, monkeypatch):
@@ -35,6 +33,8 @@ def test_runs_tables_trajectories_and_figures_and_nothing_is_computed_twice(scri
     code, again, err = script("landscape", "--run", "runs/embedded-ilora-seed0", *SMALL)
     assert code == 0, err
     assert "ilora / seed 0, factor space" in again and "sequential" not in again
+    code, _, err = script("landscape", "--run", "runs/embedded-sequential-seed0", *SMALL, "--transition", 3)
+    assert code == 2 and "Unknown --transition '3'" in err.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,3 @@ def test_bad_flags_end_in_one_line_and_write_nothing(script, tmp_path, arguments
     assert code == 2 and "\n" not in err.strip() and err.startswith("error: "), err
     assert all(piece in err for piece in pieces), err
     assert not any(tmp_path.iterdir()), "something was written"
-
-
-def test_a_transition_that_is_not_there_is_named(script):
-    code, _, err = script("landscape", *SMALLER, "--strategy", "sequential", "--transition", 3)
-    assert code == 2 and "Unknown --transition '3'" in err.strip().splitlines()[-1]

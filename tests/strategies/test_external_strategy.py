@@ -95,44 +95,52 @@ def test_both_are_suggested_like_our_own(run_script, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "pieces"),
-    [
-        ("broken.py", "import nothing_of_this_name", ("can be imported", "nothing_of_this_name", "broken.py")),
-        ("syntax.py", "class Mine(", ("can be imported", "SyntaxError", "syntax.py")),
-        ("second.py", MINE.replace("{name}", "er"), ("two called er", "second.py")),
-        ("er.py", MINE.replace("{name}", "mine"), ("a second er", "er.py")),
-        ("nameless.py", MINE.replace('name = "{name}"', ""), ("a strategy with a name", "nameless.py")),
-        (
-            "schedule.py",
-            MINE.replace('name = "{name}"', 'name = "mine"; schedule = "randomly"'),
-            ("schedule of mine", "randomly", "schedule.py"),
-        ),
-    ],
-)
-def test_a_strategy_file_with_a_mistake_is_named_in_one_line(tmp_path, file, text, pieces):
-    (tmp_path / file).write_text(text)
-    code, err = names_of_strategies(tmp_path)
-    assert code == 1 and all(piece in err for piece in pieces), err
+WRONG = {
+    "broken.py": ("import nothing_of_this_name", ("can be imported", "nothing_of_this_name", "broken.py")),
+    "syntax.py": ("class Mine(", ("can be imported", "SyntaxError", "syntax.py")),
+    "second.py": (MINE.replace("{name}", "er"), ("two called er", "second.py")),
+    "er.py": (MINE.replace("{name}", "mine"), ("a second er", "er.py")),
+    "nameless.py": (MINE.replace('name = "{name}"', ""), ("a strategy with a name", "nameless.py")),
+    "schedule.py": (
+        MINE.replace('name = "{name}"', 'name = "mine"; schedule = "randomly"'),
+        ("schedule of mine", "randomly", "schedule.py"),
+    ),
+    "absent": (None, ("MCANALYSIS_STRATEGY_PATH", "absent")),
+}
+NAMES = """
+import os, sys
+import peft, transformers.trainer  # what takes long in importing strategies
 
+for folder in sys.argv[1:]:
+    if os.fork() == 0:
+        os.environ["MCANALYSIS_STRATEGY_PATH"] = folder
+        from mcanalysis.errors import UserError
+        from mcanalysis.strategies import strategy_names
 
-def test_a_folder_that_is_not_there(tmp_path):
-    code, err = names_of_strategies(tmp_path / "absent")
-    assert code == 1 and "MCANALYSIS_STRATEGY_PATH" in err and "absent" in err
-
-
-def names_of_strategies(folder):
-    program = """
-import sys
-from mcanalysis.errors import UserError
-from mcanalysis.strategies import strategy_names
-try:
-    strategy_names()
-except UserError as error:
-    print(error, file=sys.stderr)
-    sys.exit(1)
+        try:
+            strategy_names()
+        except UserError as error:
+            print(error)
+        sys.exit()
+    os.wait()
 """
-    environment = {**os.environ, "MCANALYSIS_STRATEGY_PATH": str(folder), "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.returncode, done.stderr
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """What is said of each wrong file, or of a folder that is not there."""
+    folders = [tmp_path_factory.mktemp("wrong") / name for name in WRONG]
+    for folder, (file, (text, _)) in zip(folders, WRONG.items(), strict=True):
+        if text is not None:
+            folder.mkdir()
+            (folder / file).write_text(text)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", NAMES, *map(str, folders)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return dict(zip(WRONG, done.stdout.splitlines(), strict=True))
+
+
+@pytest.mark.parametrize("file", WRONG)
+def test_a_strategy_file_with_a_mistake_is_named_in_one_line(told, file):
+    assert all(piece in told[file] for piece in WRONG[file][1]), told[file]
