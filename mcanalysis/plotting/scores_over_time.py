@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mcanalysis.errors import UserError
+from mcanalysis.metrics.continual import forgetting
 from mcanalysis.plotting.legend import legend_columns
 from mcanalysis.plotting.selection import require_columns
 from mcanalysis.plotting.style import (
@@ -23,17 +24,19 @@ from mcanalysis.plotting.style import (
     strategy_marks,
 )
 
-MEAN = "mean of learnt tasks"
+MEAN, FORGETTING = "mean of learnt tasks", "forgetting so far"
 _COLUMNS = ("strategy", "learner", "seed", "after", "task", "number", "score")
-_PANELS_PER_ROW = 4  # at most
+_NARROWEST = 1.1  # inches: a panel as wide as its title
 _LEFT, _RIGHT, _BETWEEN, _TITLE, _HEIGHT, _GAP, _TICKS, _LEGEND_ROW = 0.42, 0.08, 0.14, 0.20, 0.95, 0.16, 0.34, 0.16
+_MOST_TICKS = 9
 
 
 def plot_scores_over_time(scores: pd.DataFrame) -> Figure:
     """Draw the score (0–1) of each task against the number of tasks learnt, a panel per task, a line per strategy.
 
-    The first panel has the mean over the tasks learnt so far. The vertical line says when a task was learnt. Thick:
-    mean over seeds; thin: each seed, where there are several.
+    The first panel has the mean over the tasks learnt so far, the second, where there are two tasks or more, their
+    forgetting: `mcanalysis.metrics.forgetting` of the matrix up to there, which can be negative. The vertical line says
+    when a task was learnt. Thick: mean over seeds; thin: each seed, where there are several.
 
     Args:
         scores: columns strategy, learner, seed, after (0 = base), task, number (of the task, from 1), score.
@@ -46,9 +49,14 @@ def plot_scores_over_time(scores: pd.DataFrame) -> Figure:
         raise UserError("Expected rows in the table scores, got none; pass those of a run that has trained.")
     marks = strategy_marks(dict.fromkeys(zip(scores.strategy, scores.learner, strict=True)))
     tasks = scores.drop_duplicates("task").sort_values("number")[["task", "number"]].itertuples(index=False)
-    panels = [(MEAN, 0), *((str(t.task), int(t.number)) for t in tasks)]  # type: ignore[attr-defined]
+    panels = [(MEAN, 0, _mean_of_learnt(scores)), (FORGETTING, 0, _forgetting(scores))]
+    panels = [panel for panel in panels if len(panel[2])]
+    panels += [(str(t.task), int(t.number), scores[scores.task == t.task]) for t in tasks]  # type: ignore[attr-defined]
     last = int(scores.after.max())
-    per_row = -(-len(panels) // -(-len(panels) // _PANELS_PER_ROW))  # rows as full as they can be
+    ticks = range(0, last + 1, math.ceil((last + 1) / _MOST_TICKS))
+    lowest_value = min(0.0, *(float(rows.score.min()) for _, _, rows in panels))
+    most = int((double_column() - _LEFT - _RIGHT + _BETWEEN) / (_NARROWEST + _BETWEEN))
+    per_row = -(-len(panels) // -(-len(panels) // most))  # rows as full as they can be
     with print_style():
         num_rows = math.ceil(len(panels) / per_row)
         handles = [
@@ -62,32 +70,47 @@ def plot_scores_over_time(scores: pd.DataFrame) -> Figure:
         block = _TITLE + _HEIGHT + _GAP
         figure = new_figure(double_column(), num_rows * block - _GAP + _TICKS + legend + 0.05)
         width = (double_column() - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row
-        for i, (name, number) in enumerate(panels):
+        for i, (name, number, rows) in enumerate(panels):
             row, place = divmod(i, per_row)
             bottom = figure.get_figheight() - 0.05 - row * block - _TITLE - _HEIGHT
             axes = add_axes(figure, _LEFT + place * (width + _BETWEEN), bottom, width, _HEIGHT)
-            _draw(axes, _of_panel(scores, name, number), marks, number)
+            _draw(axes, rows, marks, number)
             axes.set_title(name if number == 0 else f"{number} {shortened(name, 16)}", pad=3)
-            axes.set(xlim=(-0.15, last + 0.15), ylim=(-0.05, 1.05))
+            axes.set(xlim=(-0.15, last + 0.15), ylim=(lowest_value - 0.05, 1.05))
             axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+            if name == FORGETTING:
+                axes.axhline(0.0, color=GREY, linewidth=0.4, zorder=0.5)
             lowest = i + per_row >= len(panels)
-            axes.set_xticks(range(last + 1), [str(n) for n in range(last + 1)] if lowest else [""] * (last + 1))
+            axes.set_xticks(ticks, [str(n) for n in ticks] if lowest else [""] * len(ticks))
             axes.tick_params(labelleft=place == 0)
             if place == 0:
                 axes.set_ylabel("score (0–1)", labelpad=2)
-            if lowest:
-                axes.set_xlabel("after task (0 = base)", labelpad=2)
+        middle = (_LEFT + (per_row * (width + _BETWEEN) - _BETWEEN) / 2) / double_column()
+        up = (legend + 0.03) / figure.get_figheight()
+        figure.text(middle, up, "after task (0 = base)", ha="center", va="bottom")
         figure.legend(handles=handles, loc="lower center", ncols=columns, borderaxespad=0.2, columnspacing=1.4)
         figure.draw_without_rendering()
     return figure
 
 
-def _of_panel(scores: pd.DataFrame, name: str, number: int) -> pd.DataFrame:
-    keys = ["strategy", "learner", "seed", "after"]
-    if number:
-        return scores[scores.task == name][[*keys, "score"]]
+_KEYS = ["strategy", "learner", "seed"]
+
+
+def _mean_of_learnt(scores: pd.DataFrame) -> pd.DataFrame:
     learnt = scores[scores.number <= scores.after]
-    return learnt.groupby(keys, sort=False).score.mean().reset_index()
+    return learnt.groupby([*_KEYS, "after"], sort=False).score.mean().reset_index()
+
+
+def _forgetting(scores: pd.DataFrame) -> pd.DataFrame:
+    """What is forgotten after each task from the second on, where the matrix up to there has no gap."""
+    rows = []
+    for of_run, own in scores.groupby(_KEYS, sort=False):
+        matrix = own.pivot(index="after", columns="number", values="score")
+        for k in range(2, int(own.after.max()) + 1):
+            value = forgetting(matrix.reindex(index=range(k + 1), columns=range(1, k + 1)))
+            if not math.isnan(value):
+                rows.append(dict(zip(_KEYS, of_run, strict=True)) | {"after": k, "score": value})  # type: ignore
+    return pd.DataFrame(rows, columns=[*_KEYS, "after", "score"])
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, marks: dict[tuple[str, str], Mark], number: int) -> None:
@@ -111,8 +134,9 @@ def scores_over_time_caption(scores: pd.DataFrame) -> str:
     told = f"seeds {', '.join(map(str, seeds))}; thin lines: each seed" if len(seeds) > 1 else f"seed {seeds[0]}"
     return (
         "Score (0–1) on the test split of each task after each task of the sequence, of the learner that answers "
-        f"({told}). First panel: mean over the tasks learnt so far. A panel's vertical line: when its task was learnt; "
-        "what falls to the right of it is forgotten."
+        f"({told}). First panel: mean over the tasks learnt so far; second, where there are two or more: their "
+        "forgetting, the fall from the best score a task ever had, mean over all but the last (Chaudhry et al. 2018; 0 "
+        "or less: none). A panel's vertical line: when its task was learnt; what falls to the right of it is forgotten."
     )
 
 

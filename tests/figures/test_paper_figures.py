@@ -119,9 +119,10 @@ def test_scores_over_time_are_those_of_the_matrices(draw, runs):
     sequential = {a.get_title(): by_gid(a, "sequential fast").get_xydata() for a in axes}
     np.testing.assert_allclose(sequential["1 立场检测"], [[0, 0.05], [1, 0.9], [2, 0.0], [3, 0.0]])
     np.testing.assert_allclose(sequential["mean of learnt tasks"], [[1, 0.9], [2, 0.45], [3, 0.3]])
+    np.testing.assert_allclose(sequential["forgetting so far"], [[2, 0.9], [3, 0.9]])
     rows = picture.data[""]
     rows = rows[(rows.strategy == "ilora") & (rows.task == "FOMC")]
-    drawn = by_gid(axes[2], "ilora slow").get_xydata()
+    drawn = by_gid(next(a for a in axes if a.get_title() == "2 FOMC"), "ilora slow").get_xydata()
     np.testing.assert_allclose(drawn, rows[["after", "score"]])
 
 
