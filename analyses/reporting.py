@@ -252,7 +252,7 @@ def similarity(result: SimilarityResult) -> None:
             numbers += [told.churn.get(key, np.nan), told.kl.get(key, np.nan)]
             rows.append([*names, *map(number, numbers)])
         say(f"\n{strategy} / seed {seed}; overlap: mean cos² of the principal angles, mean over modules;")
-        say("CKA (lowest of the layers), churn and KL (nats/token): mean over the earlier tasks, test split")
+        say("CKA (lowest of the layers), churn and KL (nats/token): mean over the old tasks, test split")
         table(rows)
     say("\ntables: <run>/tables/weight_distance.csv, subspace_overlap.csv, cka.csv, prediction_similarity.csv")
     names = ("weight_distance", "subspace_overlap", "cka", "prediction_similarity")
@@ -351,7 +351,7 @@ def curvature(result: CurvatureResult) -> None:
         rows = [["minimum", "loss of", "loss", "|gradient|", "largest", "smallest", "trace ± standard error"]]
         for _, row in group.iterrows():
             shown = (row.loss, row.gradient_norm, row.top_1, row.bottom_1)
-            of = "earlier tasks" if row.task == "mean_old" else row.task
+            of = "old tasks" if row.task == "mean_old" else row.task
             spread = f"{number(row.trace, 1)} ± {number(row.trace_standard_error, 1)}"
             rows.append([row.minimum, of, *map(number, shown), spread])
         say(f"\n{strategy} / {learner} / seed {seed}: Hessian of the test loss (nats per target token), LoRA factors")

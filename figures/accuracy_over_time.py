@@ -1,4 +1,4 @@
-"""Accuracy matrices of all strategies, and how each task's score falls, or does not, as others are learnt."""
+"""Accuracy matrices of all strategies, and how each task's score falls, or does not, as others are learned."""
 
 from __future__ import annotations
 

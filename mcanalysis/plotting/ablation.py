@@ -58,7 +58,7 @@ def plot_ablation(ablation: pd.DataFrame) -> Figure:
             for m in marks.values()
         ]  # fmt: skip
         handles.append(Line2D([], [], color=GREY, marker=".", markersize=2.2, linestyle="none", label="each seed"))
-        handles.append(Line2D([], [], color="#D0D0D0", linewidth=2.5, label="value of the other panels' runs"))
+        handles.append(Line2D([], [], color="#D0D0D0", linewidth=2.5, label="base, as in the other panels"))
         ncols = legend_columns([str(h.get_label()) for h in handles], double_column(), 4)
         legend = 0.16 * math.ceil(len(handles) / ncols) + 0.08
         figure = new_figure(double_column(), _TOP + 2 * _HEIGHT + _GAP + _TICKS + legend)
@@ -88,7 +88,8 @@ def plot_ablation(ablation: pd.DataFrame) -> Figure:
                     )  # fmt: skip
                     for x, seeds in zip(at, own[f"{quantity}_seeds"], strict=True):
                         ys = [float(v) for v in str(seeds).split()]
-                        axes.plot([x + 0.07] * len(ys), ys, ".", color=mark.colour, markersize=2.2, zorder=2)
+                        beside = math.copysign(0.07, aside or 1.0)  # outwards, not below the next learner's mark
+                        axes.plot([x + beside] * len(ys), ys, ".", color=mark.colour, markersize=2.2, zorder=2)
                 axes.set_xlim(-0.4, len(values) - 0.6)
                 axes.set_ylim(*limits[quantity])
                 axes.set_xticks(range(len(values)), [f"{v:g}" for v in values] if row else [""] * len(values))
@@ -114,7 +115,9 @@ def ablation_caption(ablation: pd.DataFrame) -> str:
         f"Ablations of {strategy_name(ablation.strategy.iloc[0])}: average accuracy and forgetting after the last task "
         f"(test split) where one setting varies and all others stay ({'; '.join(told)}). Marker: mean over seeds "
         f"({' or '.join(map(str, numbers))} each); bars: 95 % intervals (Student's t over seeds), cut off at the edge "
-        "of the panel; dots: each seed. Grey: the value that the runs of the other panels have."
+        "of the panel; dots: each seed. Grey: the base, whose value the runs of the other panels have. "
+        "Values stand at equal steps, not to scale. Forgetting: fall from the best score a task ever had, mean over "
+        "all but the last; below 0 where later tasks raised scores."
     )
 
 

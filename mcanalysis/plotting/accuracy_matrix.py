@@ -123,8 +123,8 @@ def _checked(matrix: pd.DataFrame) -> _Matrix:
         raise UserError(
             f"Expected scores from 0 to 1 in the table accuracy_matrix, got {outside[0]:g}; divide percentages by 100."
         )
-    learnt = np.tri(*values.shape, -1) > 0
-    complete = after == list(range(len(tasks) + 1)) and bool(np.isfinite(values[learnt]).all())
+    learned = np.tri(*values.shape, -1) > 0
+    complete = after == list(range(len(tasks) + 1)) and bool(np.isfinite(values[learned]).all())
     return _Matrix(tasks, after, values, complete)
 
 

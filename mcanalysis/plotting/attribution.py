@@ -35,7 +35,7 @@ _COLUMNS = (
 _MARGIN, _LETTER = 0.24, 0.062  # inches: left of the layers' names, and each letter of them
 _RIGHT, _GAP, _BETWEEN = 0.86, 0.16, 0.2  # inches
 _ROW, _THIN_ROW, _MANY = 0.22, 0.1, 12  # more layers than this get thin rows without numbers
-_BOTTOM, _SLANTED, _TOP = 0.54, 0.24, 0.24  # slanted names of modules need more room
+_BOTTOM, _SLANTED, _TOP, _HEAD = 0.54, 0.24, 0.24, 0.15  # slanted names of modules need more room
 _LOWEST = 0.88  # inches: the words beside the colour bar need as much
 _LABEL_LENGTH = 12
 _ONE_LINE, _LINE = 6.3, 0.12  # inches: a page of more than this width has room for the note on one line
@@ -75,7 +75,7 @@ def plot_attribution(barriers: pd.DataFrame, role: Role = "old") -> Figure:
         height = max(_LOWEST, len(layers) * (_THIN_ROW if thin else _ROW))
         lines = 1 if double_column() > _ONE_LINE else 2
         floor = _BOTTOM + (_SLANTED if _are_long(kinds) else 0.0) + _LINE * (lines - 1)
-        total = floor + 2 * height + _BETWEEN + _TOP
+        total = floor + 2 * height + _BETWEEN + _TOP + _HEAD
         figure = new_figure(double_column(), total)
         left = _MARGIN + _LETTER * max(len(name) for name in [*_without_common_start(layers[:-1]), "all"])
         width = (double_column() - left - _RIGHT - _GAP) / 2
@@ -101,6 +101,10 @@ def plot_attribution(barriers: pd.DataFrame, role: Role = "old") -> Figure:
         note = f"Loss of the {_whose(role, task)}. Above: over the chord of the group's own curve, at t = {t:.2f}. "
         note = note.rstrip() + (" " if lines == 1 else "\n") + "Below: its change at the other end."
         figure.text(0.06 / double_column(), 0.05 / total, note, ha="left", va="bottom")
+        first = rows.iloc[0]
+        head = f"{strategy_name(first.strategy)}, {first.learner} adapter, seed {first.seed}, test split: "
+        head += f"{label_name(first.start)} → {label_name(first.end)}"
+        figure.text(0.05 / double_column(), 1 - 0.05 / total, head, va="top", color="#404040")
         figure.draw_without_rendering()
     return figure
 
@@ -117,7 +121,8 @@ def attribution_caption(barriers: pd.DataFrame, role: Role = "old") -> str:
         "path is farthest from its chord. Lower panels: change of the loss when the group goes from the held end to "
         "the other. Last column: all modules of a layer; last row: one kind of module in all layers; corner: the whole "
         "path. If the loss were a sum over modules, cells would add up to the margins and the corner; what they lack "
-        "is interaction. Brackets: 95 % bootstrap intervals over examples."
+        "is interaction. Layer 1 is the first block, `layers.0` in module names. Colours are scaled to the largest "
+        "number of a row of panels, however small. Brackets: 95 % bootstrap intervals over examples."
     ]
     for hold in ("start", "end"):
         of_hold = rows[rows.hold == hold]
@@ -129,7 +134,7 @@ def attribution_caption(barriers: pd.DataFrame, role: Role = "old") -> str:
             ("end_change", "change at the other end"),
         ):
             total, largest = modules[value].sum(), _largest(modules, value)
-            numbers = f"whole path {_told(whole, value)}, sum over modules {total:+.3f}, largest {largest}"
+            numbers = f"whole path {_told(whole, value)}, sum over modules {_number(total, 3)}, largest {largest}"
             told.append(f"  {words}: {numbers}.")
         paragraphs.append("\n".join(told))
     return "\n\n".join(paragraphs)
@@ -177,9 +182,8 @@ def _heat(
                 Rectangle((k - 0.5, i - 0.5), 1, 1, facecolor="#E4E4E4", edgecolor="#707070", hatch="////", linewidth=0)
             )
         elif decimals is not None:
-            strong = abs(scale(value) - 0.5) > 0.36
             axes.text(
-                k, i, _number(value, decimals), ha="center", va="center", color="white" if strong else "black",
+                k, i, _number(value, decimals), ha="center", va="center", color=_readable_on(shades(scale(value))),
                 gid=f"{panel.value} {panel.hold} {layers[i]} {kinds[k]}",
             )  # fmt: skip
     for spine in axes.spines.values():
@@ -199,7 +203,7 @@ def _ticks(axes: Axes, layers: Sequence[str] | None, kinds: Sequence[str] | None
         shown = [i for i in range(len(layers) - 1) if i % step == 0] + [len(layers) - 1]
         if thin and len(shown) > 1 and shown[-1] - shown[-2] < 2:
             shown.pop(-2)
-        short = _without_common_start(layers[:-1])
+        short = _counted_from_one(_without_common_start(layers[:-1]))
         axes.set_yticks(shown, [[*short, "all"][i] for i in shown])
         axes.set_ylabel("layer", labelpad=3)
     if kinds is None:
@@ -227,8 +231,20 @@ def _without_common_start(names: Sequence[str]) -> list[str]:
     return [shortened(".".join(p[same:]), _LABEL_LENGTH) for p in parts]
 
 
+def _counted_from_one(names: Sequence[str]) -> list[str]:
+    """Numbers of layers as the other figures count them; other names stay."""
+    return [str(int(name) + 1) for name in names] if all(name.isdigit() for name in names) else list(names)
+
+
 def _whose(role: Role, task: str) -> str:
-    return "earlier tasks (mean)" if role == "old" else f"new task, {task}"
+    return "old tasks (mean)" if role == "old" else f"new task, {task}"
+
+
+def _readable_on(colour: tuple[float, ...]) -> str:
+    """Black or white, whichever has more contrast on a colour (WCAG 2.1: (L₁ + 0.05) / (L₂ + 0.05))."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    luminance = float(np.dot((0.2126, 0.7152, 0.0722), linear))
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"
 
 
 def _number(value: float, decimals: int) -> str:
@@ -238,9 +254,9 @@ def _number(value: float, decimals: int) -> str:
 
 
 def _told(row: pd.Series, value: str) -> str:
-    text = f"{row[value]:+.3f}"
+    text = _number(row[value], 3)
     if f"{value}_low" in row.index and np.isfinite(row[f"{value}_low"]):
-        text += f" [{row[f'{value}_low']:+.3f}, {row[f'{value}_high']:+.3f}]"
+        text += f" [{_number(row[f'{value}_low'], 3)}, {_number(row[f'{value}_high'], 3)}]"
     return text
 
 

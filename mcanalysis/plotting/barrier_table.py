@@ -65,11 +65,12 @@ def write_table(
 
     for column, (kind, path) in enumerate(paths.items()):
         x = (column + 0.5) / len(paths)
-        write(x, 0, path.short, ha="center", style="italic")
-        for i, name in enumerate(lines, start=1):
+        if len(paths) > 1:
+            write(x, 0, path.short, ha="center", style="italic")
+        for i, name in enumerate(lines, start=len(paths) > 1):
             task, quantity, cell = _CELLS[name]
             value = transition.number(kind, task or transition.new, quantity, cell)
             signed = name in ("gain", "low", "high")
             write(x, i, shown_number(value, signed), ha="center", gid=f"table {name} {'-'.join(kind)}")
-    for i, words in enumerate(lines.values() if labelled else (), start=1):
+    for i, words in enumerate(lines.values() if labelled else (), start=len(paths) > 1):
         write(-0.08 / width, i, words, ha="right")

@@ -47,7 +47,7 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
     """Draw score (upper) and loss (lower, nats per target token) against t in [0, 1], a pair of panels per transition.
 
     `profiles`, `barriers`: the tables of one strategy, learner and seed (`profiles.csv`, `barriers.csv`); the rows of
-    the test split are drawn, others ignored. Blue squares: mean over the earlier tasks; orange circles: the new task;
+    the test split are drawn, others ignored. Blue squares: mean over the old tasks; orange circles: the new task;
     the kind of line tells the path. Band: 95 % interval on the first kind of path, linear in factor space where that
     was measured. Star and vertical line: t* of that path. Crosses on the upper edge: values that are not finite.
     Below each pair: chord barrier of the loss, t* and gain of every path. All loss panels share one axis. One
@@ -72,7 +72,7 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
         notes = table_notes(shown, 1 if width == double_column() else 2)
         notes_height = 0.05 + LINE * len(notes)
         legend_height = notes_height + 0.135 * math.ceil(len(handles) / columns) + 0.06
-        fixed = title_height + _GAP + _TICKS + LINE * (len(labels) + 1) + _BLOCK_GAP
+        fixed = title_height + _GAP + _TICKS + LINE * (len(labels) + (len(lines) > 1)) + _BLOCK_GAP
         room = (_TALLEST - _HEAD - legend_height) / num_blocks - fixed
         scale = min(1.0, max(0.6, room / sum(heights.values())))
         heights = {name: height * scale for name, height in heights.items()}
@@ -94,9 +94,10 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
             score.set_title(titles[i], pad=3, linespacing=1.1)
             if column == 0:
                 score.set_ylabel("score (0–1)")
-                loss.set_ylabel("loss (nats/token)")
+                loss.set_ylabel("loss (nats/token)" + "\n(log scale)" * (loss_scale == "log"))
                 for axes in (score, loss):
                     axes.yaxis.set_label_coords(-0.40 / panel, 0.5)
+                    axes.yaxis.label.set(multialignment="center", va="bottom")
             for quantity, axes in (("score", score), ("loss", loss)):
                 _draw(axes, transition, lines, quantity)
             size = (panel, heights["loss"])
@@ -113,7 +114,12 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
                 va="bottom",
             )
         figure.text(
-            0.05 / width, 1 - 0.05 / figure.get_figheight(), whose(shown[0].rows), ha="left", va="top", color="#404040"
+            0.05 / width,
+            1 - 0.05 / figure.get_figheight(),
+            whose(shown[0].rows) + (f": {next(iter(lines.values())).label}" if len(lines) == 1 else ""),
+            ha="left",
+            va="top",
+            color="#404040",
         )
         figure.legend(
             handles=handles,
@@ -263,14 +269,17 @@ def _legend_handles(lines: Mapping[tuple[str, str], PathLine], shown: Sequence[T
         )
         for role, m in ((role, ROLES[role]) for role in roles)
     ]  # fmt: skip
-    handles += [Line2D([], [], color=BLACK, linestyle=line.dashes, label=line.label) for line in lines.values()]
-    handles.append(Patch(color=GREY, alpha=0.4, linewidth=0, label=f"95 % interval ({first.short})"))
+    of_first = ""
+    if len(lines) > 1:
+        handles += [Line2D([], [], color=BLACK, linestyle=line.dashes, label=line.label) for line in lines.values()]
+        of_first = f" ({first.short})"
+    handles.append(Patch(color=GREY, alpha=0.4, linewidth=0, label=f"95 % interval{of_first}"))
     if any(not math.isnan(s.number(next(iter(lines)), "mean", "score", "t_star")) for s in shown):
         handles.append(
             Line2D(
                 [], [], color=GREY, linewidth=0.7, marker=ROLES["mean"].marker, markersize=6.5,
                 markerfacecolor=ROLES["mean"].colour, markeredgecolor="white", markeredgewidth=0.5,
-                label=f"t* ({first.short}): best {ROLES['mean'].label}",
+                label=f"t*{of_first}: best {ROLES['mean'].label}",
             )
         )  # fmt: skip
     values = pd.concat([curve[list(QUANTITIES)] for s in shown for k in lines for curve in _curves(s, k).values()])

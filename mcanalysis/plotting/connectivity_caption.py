@@ -6,9 +6,15 @@ import math
 
 import pandas as pd
 
-from mcanalysis.plotting.selection import label_name
+from mcanalysis.plotting.selection import examples_per_task, label_name
 from mcanalysis.plotting.style import path_lines
-from mcanalysis.plotting.transition_rows import TransitionRows, are_adapters, shown_number, transition_rows, whose
+from mcanalysis.plotting.transition_rows import (
+    TransitionRows,
+    are_adapters,
+    shown_number,
+    transition_rows,
+    whose,
+)
 
 
 def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
@@ -20,9 +26,11 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
     lines = path_lines(kinds)
     first = next(iter(lines.values())).label
     rows = shown[0].rows
+    number = examples_per_task(pd.concat([transition.rows for transition in shown]))
     drawn = (
         f"Lines: {'; '.join(line.label for line in lines.values())}. "
-        f"Bands: 95 % bootstrap interval over examples ({first}). "
+        f"Bands: 95 % bootstrap interval over examples ({first}). {number} "
+        "The axis of the loss is logarithmic where it says so. "
     )
     barrier = "Chord barrier: max over t of L(t) − ((1−t)L(0) + tL(1)), 0 or more. "
     if are_adapters(rows):
@@ -39,9 +47,9 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
     else:
         paragraphs = [
             "Score (upper panels) and loss (lower panels, nats per target token) on the paths between successive "
-            f"minima: {whose(rows)}. Squares: mean over the earlier tasks; circles: the new task. "
+            f"minima: {whose(rows)}. Squares: mean over the old tasks; circles: the new task. "
             + drawn
-            + f"Star and vertical line: t* ({first}), where S̄(t) = ½(mean score of the earlier tasks + score of the "
+            + f"Star and vertical line: t* ({first}), where S̄(t) = ½(mean score of the old tasks + score of the "
             "new task) is largest on the eval split for 0 < t < 1. "
             + barrier
             + "Gain: S̄(t*) − max(S̄(0), S̄(1)) on the test split; it can be negative. "
@@ -51,7 +59,7 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
         told = [f"{label_name(transition.start)} → {label_name(transition.end)}:"]
         has_old = "mean_old" in set(transition.rows.task)
         for kind, line in lines.items():
-            tasks = ([("mean_old", "earlier tasks")] if has_old else []) + [(transition.new, transition.new)]
+            tasks = ([("mean_old", "old tasks")] if has_old else []) + [(transition.new, transition.new)]
             parts = [f"{_told(transition, kind, t, 'loss', 'chord_barrier')} ({words})" for t, words in tasks]
             sentence = f"  {line.label}: chord barrier of the loss {', '.join(parts)}"
             if not math.isnan(transition.number(kind, "mean", "score", "t_star")):

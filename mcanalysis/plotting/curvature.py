@@ -47,7 +47,7 @@ def plot_spectrum(spectrum: pd.DataFrame) -> Figure:
     with print_style():
         roles: list[tuple[Mark, Any, str]] = [
             (ROLES["new"], "-", "the minimum's own task"),
-            (ROLES["old"], "--", "mean of the earlier tasks"),
+            (ROLES["old"], "--", "mean of the old tasks"),
         ]
         drawn = set(spectrum.task == "mean_old")
         handles = [
@@ -72,14 +72,22 @@ def plot_spectrum(spectrum: pd.DataFrame) -> Figure:
 
 def spectrum_caption(spectrum: pd.DataFrame) -> str:
     """What the picture of `plot_spectrum` shows, in words."""
-    widths = ", ".join(f"{w:.2g}" for w in dict.fromkeys(spectrum.width))
+    runs = _runs(spectrum, "spectrum")
+    widths = "; ".join(
+        f"{_label(name, runs)} "
+        + ", ".join(f"{own.width.iloc[0]:.2g} ({task.replace('mean_old', 'old tasks')})" for task, own in curves)
+        for name, rows in runs
+        if (curves := [(str(task), own) for task, own in rows.groupby("task", sort=False)])
+    )
     minima = ", ".join(dict.fromkeys(map(str, spectrum.minimum)))
     return (
         f"Spectral density of the Hessian of the test loss with respect to the LoRA factors at {minima}, by stochastic "
         f"Lanczos quadrature ({_range(spectrum.num_examples)} examples, {_range(spectrum.num_coordinates)} "
-        f"coordinates); Gaussian smoothing of width {widths} (one per curve), which no detail is narrower than. The "
-        "lower end of the axis is a tenth of the height that a single eigenvalue has; the mass at an outlier varies "
-        "with the random probes and can be too small to be seen, while its place is that of an eigenvalue."
+        f"coordinates; {_seeds(spectrum)}). Each curve is smoothed by a Gaussian of its own width, which no detail is "
+        f"narrower than, the peak at 0 neither: {widths}. Panels have different ranges of eigenvalues. The lower end "
+        "of the axis is a tenth of the height that a single eigenvalue has in the smoothest curve; the mass at an "
+        "outlier varies with the random probes and can be too small to be seen, while its place is that of an "
+        "eigenvalue."
     )
 
 
@@ -99,20 +107,21 @@ def plot_eigenvalues(curvature: pd.DataFrame) -> Figure:
             Line2D([], [], color=m.colour, marker=m.marker, markersize=4, linewidth=1.0, label=_label(name, runs))
             for (name, _), m in zip(runs, marks, strict=True)
         ]
-        plain = {"color": "black", "marker": "o", "markersize": 4, "linewidth": 1.0}
-        handles.append(Line2D([], [], label="largest", **plain))
-        handles.append(Line2D([], [], label="smallest", linestyle="--", markerfacecolor="white", **plain))
+        plain = {"color": GREY, "marker": "h", "markersize": 4, "linewidth": 1.0}
+        handles.append(Line2D([], [], label="filled: largest", **plain))
+        handles.append(Line2D([], [], label="open: smallest", linestyle="--", markerfacecolor="white", **plain))
         if len(runs) == 1:
             handles.append(
                 Line2D([], [], color=marks[0].colour, marker="o", markersize=1.8, linestyle="", label="next")
             )
         figure, panels = _panels(2, 1.02, 1.75, handles, double_column())
         for axes, is_old, title in zip(
-            panels, (False, True), ("loss of the own task", "mean loss of the earlier tasks"), strict=True
+            panels, (False, True), ("loss of the own task", "mean loss of the old tasks"), strict=True
         ):
-            for (name, rows), mark in zip(runs, marks, strict=True):
+            for number, ((name, rows), mark) in enumerate(zip(runs, marks, strict=True)):
                 shown = rows[(rows.task == "mean_old") == is_old]
-                places = [names.index(m) for m in shown.minimum]
+                aside = 0.3 * ((number + 0.5) / len(runs) - 0.5)
+                places = [names.index(m) + aside for m in shown.minimum]
                 style = {"color": mark.colour, "marker": mark.marker, "markersize": 4, "linewidth": 1.0}
                 axes.plot(places, shown.top_1, gid=f"top {' '.join(map(str, name))}", **style)
                 axes.plot(
@@ -141,7 +150,8 @@ def eigenvalues_caption(curvature: pd.DataFrame) -> str:
         "Extreme eigenvalues of the Hessian of the test loss (nats per target token) with respect to the LoRA factors "
         "A and B, the scaling multiplied into B, at the minimum after each task; left: of the loss of the task just "
         f"learned, right: of the mean loss of the tasks before it; {_range(curvature.num_examples)} examples each, "
-        f"largest residual ‖Hv − λv‖ {curvature.largest_residual.max():.2g}. The axis is linear within ±1."
+        f"largest residual ‖Hv − λv‖ {curvature.largest_residual.max():.2g}; {_seeds(curvature)}. Markers are set "
+        "apart sideways. The axis is linear within ±1 and logarithmic beyond. No intervals over examples are computed."
     )
 
 
@@ -204,15 +214,16 @@ def predicted_forgetting_caption(forgetting: pd.DataFrame, correlations: pd.Data
     """What the picture of `plot_predicted_forgetting` shows, in words."""
     chosen = correlations[(correlations.predictor == "predicted") & (correlations.over == "transitions")]
     shown = "; ".join(
-        f"{strategy_name(str(r.strategy))} {r.learner} ρ = {f'{r.rho:.2f}' if np.isfinite(r.rho) else '–'} (n = {r.n})"  # type: ignore
+        f"{strategy_name(str(r.strategy))} {r.learner} ρ = {_signed(r.rho)} (n = {r.n})"  # type: ignore
         for r in chosen.itertuples()
     )
     return (
         "Rise of the old tasks' test loss over each transition: second-order prediction at its start against what was "
-        f"measured at its end, Δ in LoRA factors, {_range(forgetting.num_examples[forgetting.task != 'mean_old'])} "
+        "measured at its end; Δ: the change of the LoRA factors, g and H: gradient and Hessian of the old task's loss "
+        f"at the start; {_seeds(forgetting)}, {_range(forgetting.num_examples[forgetting.task != 'mean_old'])} "
         "examples per task. Large marks: mean over the old tasks of a transition; small marks: single old tasks, over "
         "which the legend's Spearman ρ is taken (they are not independent). Over transitions: "
-        f"{shown}. Axes are linear within ±0.1."
+        f"{shown}. Axes are linear within ±0.1 and logarithmic beyond."
     )
 
 
@@ -239,7 +250,16 @@ def _rho(correlations: pd.DataFrame, name: tuple[str, str, int]) -> str:
     chosen = chosen[(chosen.over == "tasks") & (chosen.predictor == "predicted")]
     if chosen.empty or not np.isfinite(chosen.rho.iloc[0]):
         return ""
-    return f": ρ = {chosen.rho.iloc[0]:.2f} (n = {chosen.n.iloc[0]})"
+    return f": ρ = {_signed(chosen.rho.iloc[0])} ({chosen.n.iloc[0]} small marks)"
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−") if np.isfinite(value) else "–"
+
+
+def _seeds(table: pd.DataFrame) -> str:
+    numbers = sorted(set(table.seed))
+    return f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def _role(task: str) -> Mark:

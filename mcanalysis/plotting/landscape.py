@@ -18,9 +18,9 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
 
 from mcanalysis.errors import UserError
-from mcanalysis.plotting.label_placement import LabelPlacer, places_around
+from mcanalysis.plotting.label_placement import LabelPlacer, Place, places_around
 from mcanalysis.plotting.legend import legend_columns
-from mcanalysis.plotting.selection import label_name, require_columns
+from mcanalysis.plotting.selection import examples_per_task, label_name, require_columns
 from mcanalysis.plotting.style import (
     BLACK,
     VERMILLION,
@@ -127,7 +127,9 @@ def plane_caption(landscape: pd.DataFrame, trajectory: pd.DataFrame | None = Non
     parts = [
         f"{_whose(landscape)}. {', '.join(p.title + ' (' + p.unit + ')' for p in sheet.panels)} on a grid of {nx} × "
         f"{ny} nodes{f', {missing} of them not measured' if missing else ''}; each cell has the value of its node, "
-        f"unsmoothed. Coordinates: {_axis_label(landscape)}, from the first minimum along the way to the second."
+        f"unsmoothed; thin lines: levels of the bar below. The plane runs through the points named below. Coordinates: "
+        f"{_axis_label(landscape)}, across from the first point along the way to the second, and up at right angles. "
+        f"{examples_per_task(_rows(landscape))}".rstrip()
     ]
     told = []
     for letter, (_, anchor) in zip("abcdefgh", sheet.anchors.iterrows(), strict=False):
@@ -142,9 +144,9 @@ def plane_caption(landscape: pd.DataFrame, trajectory: pd.DataFrame | None = Non
         parts.append("Measured exactly: " + "; ".join(told) + ".")
     for learner, walk in _walks(trajectory).items():
         parts.append(
-            f"Training of {learner}: {len(walk)} snapshots, steps {walk.step.min()} to {walk.step.max()}, projected; "
-            f"their distance from the plane is {_number(walk.distance.median())} in the median and "
-            f"{_number(walk.distance.max())} at most."
+            f"Training of {learner}: {len(walk)} snapshots, steps {walk.step.min()} to {walk.step.max()}, projected, "
+            "so that colours below them are not their own losses; their distance from the plane is "
+            f"{_number(walk.distance.median())} in the median and {_number(walk.distance.max())} at most."
         )
     return "\n\n".join(parts)
 
@@ -155,8 +157,10 @@ def plane_rows(landscape: pd.DataFrame) -> pd.DataFrame:
     return landscape[landscape.task.isin(shown)]
 
 
-def contour_levels(values: np.ndarray, num: int = NUM_LEVELS, may_be_log: bool = True) -> np.ndarray:
-    """Round levels for values of which some may be 0, NaN or ∞: log-spaced or linear.
+def contour_levels(
+    values: np.ndarray, num: int = NUM_LEVELS, may_be_log: bool = True, fewest: int = _FEWEST
+) -> np.ndarray:
+    """Round levels for values of which some may be 0, NaN or ∞: log-spaced, `fewest` if possible, or `num` linear ones.
 
     Log-spaced over at most `DECADES` below the largest value, where it is more than `LOG_FROM` times the smallest
     positive one and none is negative.
@@ -179,7 +183,7 @@ def contour_levels(values: np.ndarray, num: int = NUM_LEVELS, may_be_log: bool =
             for digits in (("1",), ("1", "2", "5"), ("1", "1.5", "2", "3", "5", "7")):  # as few as tell enough apart
                 levels = np.array([float(f"{digit}e{power}") for power in powers for digit in digits])
                 inside = levels[(levels >= floor * 0.999) & (levels <= high * 1.001)]
-                if len(inside) >= _FEWEST:
+                if len(inside) >= fewest:
                     break
             if len(inside) >= 2:
                 return inside
@@ -310,15 +314,31 @@ def _styles(number: int) -> list[tuple[str, Any]]:
 def _draw_anchors(axes: Axes, sheet: _Sheet, walks: dict[str, pd.DataFrame]) -> None:
     places = [sheet.anchors[["x", "y"]].to_numpy(dtype=float)] + [w[["x", "y"]].to_numpy(float) for w in walks.values()]
     placer = LabelPlacer(axes, np.concatenate(places))
-    for letter, (_, anchor) in zip("abcdefgh", sheet.anchors.iterrows(), strict=False):
+    anchors = sheet.anchors[["x", "y"]].to_numpy(dtype=float)
+    for i, (letter, (_, anchor)) in enumerate(zip("abcdefgh", sheet.anchors.iterrows(), strict=False)):
         axes.plot(
             anchor.x, anchor.y, marker="D", markersize=4, color="white", markeredgecolor=BLACK, markeredgewidth=0.8,
             zorder=4, gid=f"anchor {anchor.anchor}",
         )  # fmt: skip
         placer.add(
-            letter, places_around(anchor.x, anchor.y, (4, 7, 11)), zorder=5, fontweight="bold",
+            letter, _away_from_others(anchors, i, places_around(anchor.x, anchor.y, (4, 7, 11))), zorder=5,
+            fontweight="bold",
             path_effects=[Stroke(linewidth=1.8, foreground="white"), Normal()],
         )  # fmt: skip
+
+
+def _away_from_others(anchors: np.ndarray, i: int, places: list[Place]) -> list[Place]:
+    """Of equally far places first those on the side away from the nearest other minimum, whose letter it would seem."""
+    away = anchors[i] - np.delete(anchors, i, axis=0)
+    if not len(away):
+        return places
+    direction = away[np.argmin(np.hypot(*away.T))]
+
+    def key(place: Place) -> tuple[bool, float]:
+        towards = float(np.dot(place.shift, direction))
+        return towards < 0, round(float(np.hypot(*place.shift)), 3)
+
+    return sorted(places, key=key)
 
 
 def _handles(sheet: _Sheet, walks: dict[str, pd.DataFrame]) -> list[Line2D | Patch]:

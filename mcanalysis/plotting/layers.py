@@ -61,8 +61,8 @@ def plot_layers(cka: pd.DataFrame, distances: pd.DataFrame, learner: str) -> Fig
             axes.set_xlim(min(layers) - 0.5, max(layers) + 0.5)
             axes.set_xlabel("layer", labelpad=2)
             axes.set_title(letter, loc="left", fontweight="bold", pad=3)
-        panels[0].set_ylabel("CKA with the minimum before (0–1)", labelpad=2)
-        panels[1].set_ylabel("‖ΔW difference‖ per module", labelpad=2)
+        panels[0].set_ylabel("CKA with the minimum before (≤ 1)", labelpad=2)
+        panels[1].set_ylabel("‖change of ΔW‖, mean and range", labelpad=2)
         panels[1].set_ylim(bottom=0)
         finish(figure, alike, learner, ", successive minima", marks, 4)
     return figure
@@ -92,9 +92,9 @@ def layers_caption(cka: pd.DataFrame, distances: pd.DataFrame, learner: str) -> 
         f"What each task changed, layer by layer ({strategy_name(first.strategy)}, {learner} adapter, seed "
         f"{first.seed}); layer 1 is the first block, `layers.0` in module names. (a) Linear CKA "
         "(unbiased HSIC) of the hidden states at the last token of the prompt with those at the minimum before; "
-        "mean over the tasks learned before, bars: 95 % intervals over examples (jackknife). 1: alike up to rotation "
-        "and scale. (b) Frobenius norm of the change of ΔW; marker: mean over a layer's adapted modules, bar: from the "
-        "smallest to the largest."
+        "mean over the tasks learned before, bars: 95 % intervals over examples (jackknife); the axis starts where the "
+        "data do. 1: alike up to rotation and scale; the estimate can be below 0. (b) Frobenius norm of the change of "
+        "ΔW; marker: mean over a layer's adapted modules, bar: from the smallest to the largest, not an interval."
     )
 
 

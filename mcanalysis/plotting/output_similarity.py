@@ -85,7 +85,7 @@ def plot_cka(cka: pd.DataFrame, learner: str) -> Figure:
             axes.axhline(1.0, color=GREY, linewidth=0.5, zorder=0)
             axes.tick_params(labelleft=axes is panels[0])
         panels[0].set_ylabel("linear CKA (unbiased)")
-        finish(figure, rows, learner, ", test split, mean over earlier tasks", marks, per_row)
+        finish(figure, rows, learner, ", test split, mean over old tasks", marks, per_row)
     return figure
 
 
@@ -133,7 +133,7 @@ def plot_predictions(predictions: pd.DataFrame, learner: str) -> Figure:
             axes.set_xlim(-0.5, len(ends) - 0.5)
         panels[0].set_ylabel("churn (share of answers)")
         panels[1].set_ylabel("KL(before‖after) (nats/token)")
-        write_head(figure, rows, learner, ", test split, mean over earlier tasks")
+        write_head(figure, rows, learner, ", test split, mean over old tasks")
         figure.legend(handles=handles, loc="lower center", ncols=3, borderaxespad=0.3, columnspacing=1.2)
         figure.draw_without_rendering()
     return figure

@@ -24,7 +24,7 @@ from mcanalysis.plotting.style import (
     strategy_marks,
 )
 
-MEAN, FORGETTING = "mean of learnt tasks", "forgetting so far"
+MEAN, FORGETTING = "mean of learned tasks", "forgetting so far"
 _COLUMNS = ("strategy", "learner", "seed", "after", "task", "number", "score")
 _NARROWEST = 1.1  # inches: a panel as wide as its title
 _LEFT, _RIGHT, _BETWEEN, _TITLE, _HEIGHT, _GAP, _TICKS, _LEGEND_ROW = 0.42, 0.08, 0.14, 0.20, 0.95, 0.16, 0.34, 0.16
@@ -32,11 +32,11 @@ _MOST_TICKS = 9
 
 
 def plot_scores_over_time(scores: pd.DataFrame) -> Figure:
-    """Draw the score (0–1) of each task against the number of tasks learnt, a panel per task, a line per strategy.
+    """Draw the score (0–1) of each task against the number of tasks learned, a panel per task, a line per strategy.
 
-    The first panel has the mean over the tasks learnt so far, the second, where there are two tasks or more, their
+    The first panel has the mean over the tasks learned so far, the second, where there are two tasks or more, their
     forgetting: `mcanalysis.metrics.forgetting` of the matrix up to there, which can be negative. The vertical line says
-    when a task was learnt. Thick: mean over seeds; thin: each seed, where there are several.
+    when a task was learned. Thick: mean over seeds; thin: each seed, where there are several.
 
     Args:
         scores: columns strategy, learner, seed, after (0 = base), task, number (of the task, from 1), score.
@@ -49,7 +49,7 @@ def plot_scores_over_time(scores: pd.DataFrame) -> Figure:
         raise UserError("Expected rows in the table scores, got none; pass those of a run that has trained.")
     marks = strategy_marks(dict.fromkeys(zip(scores.strategy, scores.learner, strict=True)))
     tasks = scores.drop_duplicates("task").sort_values("number")[["task", "number"]].itertuples(index=False)
-    panels = [(MEAN, 0, _mean_of_learnt(scores)), (FORGETTING, 0, _forgetting(scores))]
+    panels = [(MEAN, 0, _mean_of_learned(scores)), (FORGETTING, 0, _forgetting(scores))]
     panels = [panel for panel in panels if len(panel[2])]
     panels += [(str(t.task), int(t.number), scores[scores.task == t.task]) for t in tasks]  # type: ignore[attr-defined]
     last = int(scores.after.max())
@@ -96,9 +96,9 @@ def plot_scores_over_time(scores: pd.DataFrame) -> Figure:
 _KEYS = ["strategy", "learner", "seed"]
 
 
-def _mean_of_learnt(scores: pd.DataFrame) -> pd.DataFrame:
-    learnt = scores[scores.number <= scores.after]
-    return learnt.groupby([*_KEYS, "after"], sort=False).score.mean().reset_index()
+def _mean_of_learned(scores: pd.DataFrame) -> pd.DataFrame:
+    learned = scores[scores.number <= scores.after]
+    return learned.groupby([*_KEYS, "after"], sort=False).score.mean().reset_index()
 
 
 def _forgetting(scores: pd.DataFrame) -> pd.DataFrame:
@@ -115,7 +115,7 @@ def _forgetting(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _draw(axes: Axes, rows: pd.DataFrame, marks: dict[tuple[str, str], Mark], number: int) -> None:
     if number:
-        axes.axvline(number, color=GREY, linewidth=0.6, zorder=0.5, gid="learnt")
+        axes.axvline(number, color=GREY, linewidth=0.6, zorder=0.5, gid="learned")
     for (strategy, learner), mark in marks.items():
         own = rows[(rows.strategy == strategy) & (rows.learner == learner)].sort_values("after")
         if own.seed.nunique() > 1:
@@ -134,9 +134,10 @@ def scores_over_time_caption(scores: pd.DataFrame) -> str:
     told = f"seeds {', '.join(map(str, seeds))}; thin lines: each seed" if len(seeds) > 1 else f"seed {seeds[0]}"
     return (
         "Score (0–1) on the test split of each task after each task of the sequence, of the learner that answers "
-        f"({told}). First panel: mean over the tasks learnt so far; second, where there are two or more: their "
+        f"({told}). First panel: mean over the tasks learned so far; second, where there are two or more: their "
         "forgetting, the fall from the best score a task ever had, mean over all but the last (Chaudhry et al. 2018; 0 "
-        "or less: none). A panel's vertical line: when its task was learnt; what falls to the right of it is forgotten."
+        "or less: none). A panel's vertical line: when its task was learned; what falls to the right of it is "
+        "forgotten."
     )
 
 

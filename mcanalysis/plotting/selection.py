@@ -88,8 +88,34 @@ def label_name(label: str) -> str:
     return label.partition("-")[2]
 
 
+def around(rows: pd.DataFrame) -> str:
+    """Which minima the rows of slices are around, in words.
+
+    >>> around(pd.DataFrame({"start": ["3-FOMC", "3-FOMC"]}))
+    'Around the minimum after task 3, FOMC'
+    """
+    labels = list(dict.fromkeys(rows.start))
+    named = "; ".join(f"{_number(label)}, {label_name(label)}" for label in labels)
+    return f"Around the {'minimum' if len(labels) == 1 else 'minima'} after task {named}"
+
+
+def examples_per_task(rows: pd.DataFrame) -> str:
+    """How many examples the numbers of single tasks are of, as a sentence; empty where the table does not say.
+
+    >>> examples_per_task(pd.DataFrame({"task": ["A", "B", "mean"], "num_examples": [50, 40, 90]}))
+    'Of each task 40–50 examples.'
+    """
+    if "num_examples" not in rows:
+        return ""
+    numbers = rows.num_examples[~rows.task.isin(MEANS)].dropna()
+    if numbers.empty:
+        return ""
+    low, high = int(numbers.min()), int(numbers.max())
+    return f"Of each task {low if low == high else f'{low}–{high}'} example{'s' * (high > 1)}."
+
+
 def new_task(rows: pd.DataFrame, end: str) -> str:
-    """The task learnt in a transition: the one that `end` names, or the last named before the means.
+    """The task learned in a transition: the one that `end` names, or the last named before the means.
 
     Adapters trained elsewhere are labelled by folder, not by task, hence the second way. Raises `UserError` where the
     rows hold means only.
@@ -103,7 +129,7 @@ def new_task(rows: pd.DataFrame, end: str) -> str:
 
 
 def rows_of_old_and_new(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the means and of each transition's own new task; those of single earlier tasks are left out.
+    """The rows of the means and of each transition's own new task; those of single old tasks are left out.
 
     >>> rows = pd.DataFrame({"start": "2-B", "end": "3-C", "task": ["A", "B", "C", "mean_old", "mean"]})
     >>> rows_of_old_and_new(rows).task.tolist()

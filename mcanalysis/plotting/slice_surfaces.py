@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.landscape import contour_levels
-from mcanalysis.plotting.selection import MEANS, only_value, require_columns
+from mcanalysis.plotting.selection import MEANS, around, examples_per_task, only_value, require_columns
 from mcanalysis.plotting.style import (
     BLACK,
     TEXT_SIZE,
@@ -31,6 +31,8 @@ from mcanalysis.plotting.style import (
 _COLUMNS = ("strategy", "learner", "seed", "kind", "start", "x", "y", "anchor", "task", "split", "loss", "measured")
 _LEFT, _RIGHT, _BETWEEN, _HEAD, _TITLE, _AXIS, _BAR, _BAR_GAP = 0.72, 0.66, 0.12, 0.17, 0.20, 0.36, 0.08, 0.08
 _TALLEST = 1.7
+_NUMBER = 0.12  # inches that a number needs on a bar
+_FEWEST_OF_ROW = 8  # levels of a scale where strategies are far apart
 _FEWEST_LEVELS = 2  # of the shared scale in a panel; with fewer it gets levels of its own
 
 
@@ -59,7 +61,7 @@ def plot_slice_surfaces(landscape: pd.DataFrame) -> Figure:
         figure = new_figure(width, _HEAD + _TITLE + len(tasks) * block - 0.12 + _AXIS)
         for r, (task, title) in enumerate(tasks):
             own = rows[rows.task == task]
-            levels = contour_levels(own.loss[own.measured.astype(bool)].to_numpy(float))
+            levels = contour_levels(own.loss[own.measured.astype(bool)].to_numpy(float), fewest=_FEWEST_OF_ROW)
             colours = matplotlib.colormaps["YlGnBu"]
             norm = BoundaryNorm(levels, colours.N, extend="both")
             bottom = _AXIS + (len(tasks) - 1 - r) * block
@@ -77,14 +79,14 @@ def plot_slice_surfaces(landscape: pd.DataFrame) -> Figure:
             beyond = left + len(whose) * (side + _BETWEEN) - _BETWEEN + _BAR_GAP
             bar = add_axes(figure, beyond, bottom, _BAR, side)
             legend = figure.colorbar(ScalarMappable(norm, colours), cax=bar, extendfrac=0.04)
-            shown = levels if len(levels) <= 7 else levels[:: math.ceil(len(levels) / 7)]
+            shown = levels[:: math.ceil(len(levels) * _NUMBER / side)]
             legend.set_ticks(list(shown), labels=[f"{v:g}" for v in shown])
             legend.ax.minorticks_off()
             legend.ax.tick_params(length=2, pad=1.5)
             legend.outline.set_linewidth(0.5)  # type: ignore[operator]
             bar.set_ylabel("loss (nats/token)")
             bar.yaxis.set_label_coords(1 + 0.40 / _BAR, 0.5)  # alike in every row
-        head = f"Around the minima {', '.join(dict.fromkeys(rows.start))}, seed {rows.seed.iloc[0]}, test split"
+        head = f"{around(rows)}, seed {rows.seed.iloc[0]}, test split"
         figure.text(0.05 / width, 1 - 0.04 / figure.get_figheight(), head, va="top", color="#404040")
         figure.draw_without_rendering()
     return figure
@@ -113,11 +115,11 @@ def slice_surfaces_caption(landscape: pd.DataFrame) -> str:
     rows, tasks = surface_rows(landscape)
     side = rows.x[rows.anchor.isna() | (rows.anchor == "")].nunique()
     return (
-        f"Loss (nats per target token, test split) around the minima {', '.join(dict.fromkeys(rows.start))}, seed "
-        f"{rows.seed.iloc[0]}, on {side} × {side} nodes along two random directions of ΔW; a step of 1 moves each "
-        "filter by its own length (Li et al. 2018, arXiv 1712.09913, in ΔW). Every row of panels has one scale: "
-        f"{'; '.join(words for _, words in tasks)}. Lines: its levels; dashed, with numbers: levels of that panel "
-        "alone. Diamond: the minimum."
+        f"{around(rows)}, seed {rows.seed.iloc[0]}: loss (nats per target token, test split) on {side} × {side} nodes "
+        "along two random directions of ΔW; a step of 1 moves each filter by its own length (Li et al. 2018, arXiv "
+        f"1712.09913, in ΔW). Every row of panels has one scale: {'; '.join(words for _, words in tasks)}. Lines: its "
+        "levels; dashed, with numbers: levels of that panel alone. Diamond: the minimum. "
+        f"{examples_per_task(rows)}".rstrip()
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.legend import legend_columns
-from mcanalysis.plotting.selection import MEANS, only_value, require_columns
+from mcanalysis.plotting.selection import MEANS, around, examples_per_task, only_value, require_columns
 from mcanalysis.plotting.style import (
     GREY,
     Mark,
@@ -51,7 +52,8 @@ def plot_slices(landscape: pd.DataFrame) -> Figure:
     rows, tasks = _chosen(landscape)
     marks = strategy_marks(dict.fromkeys(zip(rows.strategy, rows.learner, strict=True)))
     with print_style():
-        handles = _handles(marks, rows)
+        dashes = _dashes(list(marks))
+        handles = _handles(marks, dashes, rows)
         columns = legend_columns([str(h.get_label()) for h in handles], double_column(), 4)
         legend = _ROW * math.ceil(len(handles) / columns) + 0.06
         figure = new_figure(double_column(), legend + _AXIS + _HEIGHT + _TITLE + _HEAD)
@@ -61,10 +63,11 @@ def plot_slices(landscape: pd.DataFrame) -> Figure:
             own = rows[rows.task == task]
             _scale(axes, own)
             for (strategy, learner), mark in marks.items():
-                _draw(axes, own[(own.strategy == strategy) & (own.learner == learner)], mark, task)
+                of_learner = own[(own.strategy == strategy) & (own.learner == learner)]
+                _draw(axes, of_learner, mark, dashes[strategy, learner], task)
             axes.set_title(title, pad=3)
             axes.set_xlabel("step (1 = each filter's own length)", labelpad=1)
-            axes.set_ylabel("loss (nats/token)", labelpad=2)
+            axes.set_ylabel("loss (nats/token)" + ", log scale" * (axes.get_yscale() == "log"), labelpad=2)
         figure.text(0.05 / double_column(), 1 - 0.04 / figure.get_figheight(), _whose(rows), va="top", color="#404040")
         figure.legend(
             handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()), ncols=columns,
@@ -81,7 +84,8 @@ def slices_caption(landscape: pd.DataFrame) -> str:
     told = [
         f"{_whose(rows)}. Loss (nats per target token) along {len(directions)} random directions from each minimum; a "
         "step of 1 moves each filter of ΔW by its own length (Li et al. 2018, arXiv 1712.09913, in ΔW). Thick: mean "
-        "over directions, with a 95 % bootstrap interval over examples, directions held fixed; thin: each direction."
+        "over directions, with a 95 % bootstrap interval over examples, directions held fixed; thin: each direction. "
+        f"Axes have different ranges, and a logarithmic one says so. {examples_per_task(rows)}".rstrip()
     ]
     for (strategy, learner), own in rows[rows.direction == "mean"].groupby(["strategy", "learner"], sort=False):
         parts = []
@@ -136,7 +140,13 @@ def _scale(axes: Axes, rows: pd.DataFrame) -> None:
         axes.set_ylim(low - margin, high + margin)
 
 
-def _draw(axes: Axes, rows: pd.DataFrame, mark: Mark, task: str) -> None:
+def _dashes(names: list[tuple[str, str]]) -> dict[tuple[str, str], Any]:
+    """Learners of one strategy may coincide: the first has a full line, and the others dashes that let it be seen."""
+    strategies = [strategy for strategy, _ in names]
+    return {name: "-" if strategies.index(name[0]) == i else (0, (3, 1.6)) for i, name in enumerate(names)}
+
+
+def _draw(axes: Axes, rows: pd.DataFrame, mark: Mark, dashes: Any, task: str) -> None:
     low = axes.get_ylim()[0] if axes.get_yscale() == "log" else -math.inf
     for direction, own in rows.groupby("direction", sort=True):
         line = own.drop_duplicates("x").sort_values("x")
@@ -144,8 +154,8 @@ def _draw(axes: Axes, rows: pd.DataFrame, mark: Mark, task: str) -> None:
         is_mean = direction == "mean"
         name = f"{task} {mark.label} {direction}"
         axes.plot(
-            line.x, values.where(np.isfinite(values)), color=mark.colour, linewidth=1.3 if is_mean else 0.5,
-            alpha=1.0 if is_mean else 0.6, zorder=3 if is_mean else 2, gid=name,
+            line.x, values.where(np.isfinite(values)), color=mark.colour, linestyle=dashes if is_mean else "-",
+            linewidth=1.3 if is_mean else 0.5, alpha=1.0 if is_mean else 0.6, zorder=3 if is_mean else 2, gid=name,
         )  # fmt: skip
         if not is_mean:
             continue
@@ -166,13 +176,15 @@ def _draw(axes: Axes, rows: pd.DataFrame, mark: Mark, task: str) -> None:
             )  # fmt: skip
 
 
-def _handles(marks: dict[tuple[str, str], Mark], rows: pd.DataFrame) -> list[Line2D | Patch]:
+def _handles(
+    marks: dict[tuple[str, str], Mark], dashes: dict[tuple[str, str], Any], rows: pd.DataFrame
+) -> list[Line2D | Patch]:
     handles: list[Line2D | Patch] = [
         Line2D(
-            [], [], color=m.colour, linewidth=1.3, marker=m.marker, markersize=4, markeredgecolor="black",
-            markeredgewidth=0.5, label=m.label,
+            [], [], color=m.colour, linestyle=dashes[name], linewidth=1.3, marker=m.marker, markersize=4,
+            markeredgecolor="black", markeredgewidth=0.5, label=m.label,
         )
-        for m in marks.values()
+        for name, m in marks.items()
     ]  # fmt: skip
     handles.append(Line2D([], [], color=GREY, linewidth=0.5, label="one direction each"))
     handles.append(Patch(color=GREY, alpha=0.4, linewidth=0, label="95 % interval of the mean"))
@@ -182,8 +194,7 @@ def _handles(marks: dict[tuple[str, str], Mark], rows: pd.DataFrame) -> list[Lin
 
 
 def _whose(rows: pd.DataFrame) -> str:
-    labels = list(dict.fromkeys(rows.start))
-    return f"Around the minima {', '.join(labels)}, seed {rows.seed.iloc[0]}, {rows.split.iloc[0]} split"
+    return f"{around(rows)}, seed {rows.seed.iloc[0]}, {rows.split.iloc[0]} split"
 
 
 def _number(value: float) -> str:

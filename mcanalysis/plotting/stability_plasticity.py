@@ -1,4 +1,4 @@
-"""What interpolation trades: score of the earlier tasks against score of the new task, along paths and per strategy."""
+"""What interpolation trades: score of the old tasks against score of the new task, along paths and per strategy."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
 
 from mcanalysis.errors import UserError
 from mcanalysis.metrics.front import non_dominated
 from mcanalysis.plotting.label_placement import LabelPlacer, Place, places_around
 from mcanalysis.plotting.selection import (
     PROFILE_KEYS,
+    examples_per_task,
     label_name,
     new_task,
     only_value,
@@ -38,13 +40,14 @@ LABELLED_TS = (0.25, 0.5, 0.75)
 ISO_LEVELS = (0.25, 0.5, 0.75)
 
 _CURVE_COLOUR = "#404040"
+_HALO = {"path_effects": [Stroke(linewidth=1.6, foreground="white"), Normal()]}
 _MARKER_SIZE = 5.6  # points
 _SAME_PLACE = 0.03  # of the scores' range: markers nearer than this cover each other
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.42, 0.08, 0.22, 0.34  # inches
 
 
 def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str] | None = None) -> Figure:
-    """Draw mean score of the earlier tasks (x) against score of the new task (y), both in [0, 1], at one transition.
+    """Draw mean score of the old tasks (x) against score of the new task (y), both in [0, 1], at one transition.
 
     `profiles`: `profiles.csv` of one seed and any number of strategies; the test split is drawn. `transition`: the
     (start, end) labels, by default the last one of the strategy `sequential`. Curves: every path between the two minima
@@ -53,7 +56,7 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
     one score without losing in the other. The figure has one column's width.
 
     Raises `UserError` for missing columns, several seeds, repeated rows, no row of `sequential`, an unknown transition,
-    or one without earlier tasks.
+    or one without old tasks.
     """
     rows, (start, end) = _rows_of_transition(profiles, transition)
     new = new_task(rows, end)
@@ -68,7 +71,7 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
     if any(curve.empty for curve in curves.values()):
         raise UserError(
             f"Expected rows of the tasks mean_old and {new} from {start} to {end}, got {_named(sequential.task)}; "
-            "choose a transition that has earlier tasks."
+            "choose a transition that has old tasks."
         )
     results = {}
     for (strategy, learner), own in rows.groupby(["strategy", "learner"], sort=False):
@@ -89,7 +92,7 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
                    linewidth=0.9, label=m.label)
             for m in marks.values()
         ]  # fmt: skip
-        handles.append(Line2D([], [], color="#B8B8B8", linewidth=2.6, label="front"))
+        handles.append(Line2D([], [], color="#B8B8B8", linewidth=2.6, label="Pareto front"))
         side = single_column() - _LEFT - _RIGHT
         legend_height = 0.14 * math.ceil(len(handles) / 2) + 0.08
         figure = new_figure(single_column(), legend_height + _BOTTOM + side + _TOP)
@@ -97,7 +100,7 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
         axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-        axes.set_xlabel("stability: mean score of the earlier tasks (0–1)", labelpad=2)
+        axes.set_xlabel("stability: mean score of the old tasks (0–1)", labelpad=2)
         axes.set_ylabel(f"plasticity: score of {new} (0–1)", labelpad=2)
         axes.set_title(f"{label_name(start)} → {label_name(end)}", pad=5)
         for level in ISO_LEVELS:
@@ -161,7 +164,7 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
 
 
 def drawn_rows(profiles: pd.DataFrame, transition: tuple[str, str] | None = None) -> pd.DataFrame:
-    """The rows that `plot_stability_plasticity` draws: scores of the earlier tasks and of the new one; same errors."""
+    """The rows that `plot_stability_plasticity` draws: scores of the old tasks and of the new one; same errors."""
     rows, (_, end) = _rows_of_transition(profiles, transition)
     rows = rows[rows.task.isin(["mean_old", new_task(rows, end)])]
     return rows[(rows.strategy == CURVE_STRATEGY) | (rows.t == 1.0)]
@@ -171,11 +174,13 @@ def stability_plasticity_caption(profiles: pd.DataFrame, transition: tuple[str, 
     """What the picture of `plot_stability_plasticity` shows, in words; same input and errors."""
     rows, (start, end) = _rows_of_transition(profiles, transition)
     return (
-        f"Mean score of the earlier tasks against score of {new_task(rows, end)} at the transition "
+        f"Mean score of the old tasks against score of {new_task(rows, end)} at the transition "
         f"{label_name(start)} → {label_name(end)}, seed {rows.seed.iloc[0]}, test split. Curves: paths between the two "
-        f"minima of {CURVE_STRATEGY}, a dot per measured t. Markers: each strategy and learner after the transition, "
-        "with 95 % bootstrap intervals over examples. Diagonals: equal S̄ = ½(x + y). Grey steps: the front, what no "
-        "other marker or dot beats in one score without losing in the other."
+        f"minima of {CURVE_STRATEGY}, a dot per measured t, larger at the named ones of the first path. Markers: each "
+        "strategy after the transition, of the learners that were measured, with 95 % bootstrap intervals over "
+        "examples; one within another has nearly the same scores. Diagonals: equal S̄ = ½(x + y). Grey steps: the "
+        "Pareto front, what no other marker or dot beats in one score without losing in the other. "
+        f"{examples_per_task(rows)}".rstrip()
     )
 
 
@@ -208,7 +213,7 @@ def _chosen(rows: pd.DataFrame, transition: tuple[str, str] | None) -> tuple[str
 
 
 def _pairs(rows: pd.DataFrame, new: str) -> pd.DataFrame:
-    """Scores of the earlier tasks and the new one side by side, indexed by t where both are known."""
+    """Scores of the old tasks and the new one side by side, indexed by t where both are known."""
     columns = {"score": "", "score_low": "_low", "score_high": "_high"}
     sides = [
         rows[rows.task == task].set_index("t")[list(columns)].rename(columns={c: side + e for c, e in columns.items()})
@@ -255,6 +260,8 @@ def _label(
         ]
     for (x0, y0), (x1, y1) in pairwise(front):  # its steps go up or down first, then across
         traced += [np.linspace((x0, y0), (x0, y1), 80), np.linspace((x0, y1), (x1, y1), 80)]
+    for level in ISO_LEVELS:  # few points, as a label on a diagonal is better than one on a curve
+        traced.append(np.stack([np.linspace(2 * level - 1, 1, 25), np.linspace(1, 2 * level - 1, 25)], axis=1))
     obstacles = np.concatenate(traced)
     placer = LabelPlacer(axes, obstacles[np.isfinite(obstacles).all(axis=1)])
     first = next(iter(curves.values()))
@@ -265,7 +272,7 @@ def _label(
         if len(near):
             at = near[0]
             axes.plot(first.old[[at]], first.new[[at]], marker="o", markersize=3.4, color=_CURVE_COLOUR, zorder=3)
-            placer.add(f"t = {t:g}", places_around(first.old[at], first.new[at], (4, 8, 14, 20)), zorder=6)
+            placer.add(f"t = {t:g}", places_around(first.old[at], first.new[at], (4, 8, 14, 20)), zorder=6, **_HALO)
     for level in ISO_LEVELS:
         low, high = max(0.0, 2 * level - 1), min(1.0, 2 * level)
         places = [

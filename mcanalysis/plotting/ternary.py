@@ -20,7 +20,7 @@ from mcanalysis.plotting.style import BLACK, add_axes, double_column, new_figure
 
 _COLUMNS = ("strategy", "learner", "seed", "space", "minima", "w1", "w2", "w3", "task", "split", "loss", "score")
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
-_MARGIN, _BETWEEN, _HEAD, _TITLE, _NAMES, _BAR, _BAR_TEXT = 0.10, 0.20, 0.20, 0.34, 0.20, 0.07, 0.36
+_MARGIN, _BETWEEN, _HEAD, _TITLE, _NAMES, _BAR, _BAR_TEXT = 0.10, 0.20, 0.20, 0.42, 0.20, 0.07, 0.36
 _LETTER = 0.062  # inches
 
 
@@ -50,7 +50,7 @@ def plot_ternary(simplex: pd.DataFrame) -> Figure:
             axes = add_axes(figure, left, bottom, side, height)
             bar = add_axes(figure, left + 0.1 * side, _BAR_TEXT, 0.8 * side, _BAR)
             _draw(axes, bar, _values(rows, task, quantity), quantity == "score", f"{quantity} {task}", unit)
-            axes.set_title(title, pad=14)
+            axes.set_title(title, pad=19, fontweight="bold")
             room = int(side / 2 / _LETTER) - 3
             for letter, name, (x, y), where in zip("123", names, _CORNERS, ("left", "right", "center"), strict=True):
                 words = f"{letter} {shortened(label_name(name), room if y == 0 else 2 * room)}"

@@ -118,7 +118,7 @@ def test_scores_over_time_are_those_of_the_matrices(draw, runs):
     axes = picture.figure.axes
     sequential = {a.get_title(): by_gid(a, "sequential fast").get_xydata() for a in axes}
     np.testing.assert_allclose(sequential["1 立场检测"], [[0, 0.05], [1, 0.9], [2, 0.0], [3, 0.0]])
-    np.testing.assert_allclose(sequential["mean of learnt tasks"], [[1, 0.9], [2, 0.45], [3, 0.3]])
+    np.testing.assert_allclose(sequential["mean of learned tasks"], [[1, 0.9], [2, 0.45], [3, 0.3]])
     np.testing.assert_allclose(sequential["forgetting so far"], [[2, 0.9], [3, 0.9]])
     rows = picture.data[""]
     rows = rows[(rows.strategy == "ilora") & (rows.task == "FOMC")]

@@ -95,9 +95,10 @@ def test_the_caption_names_the_largest_module_and_the_sum():
     chosen = table[(table.task == "mean_old") & (table.quantity == "loss") & (table.hold == "start")]
     modules = chosen[(chosen.layer != "all") & (chosen.kind != "all")]
     words = attribution_caption(table)
-    assert f"sum over modules {modules.above_chord.sum():+.3f}" in words
+    assert f"sum over modules {modules.above_chord.sum():+.3f}".replace("-", "−") in words
     top = modules.loc[modules.above_chord.abs().idxmax()]
-    assert f"largest {top.above_chord:+.3f} ({top.layer}, {top.kind})" in words and "t = 0.40" in words
+    largest = f"{top.above_chord:+.3f}".replace("-", "−")
+    assert f"largest {largest} ({top.layer}, {top.kind})" in words and "t = 0.40" in words
 
 
 def test_tables_of_something_else_are_refused_in_one_line():

@@ -28,7 +28,7 @@ TS = np.linspace(0, 1, 21)
 
 
 def curves_of(number, task, height, forgetting):
-    """Loss and score of one task (its index) on the way to task `number`: forgotten if old, learnt if new."""
+    """Loss and score of one task (its index) on the way to task `number`: forgotten if old, learned if new."""
     hump = height * TS * (1 - TS)
     if task == number:
         return 0.1 + 2.5 * (1 - TS) ** 2 + hump, 0.05 + 0.9 * TS**3
@@ -232,7 +232,8 @@ def test_numbers_below_the_panels_are_those_of_the_barriers():
 def test_caption_tells_barriers_and_gains_with_intervals():
     words = caption(*make_tables(3))
     assert "FOMC → MeetingBank:" in words and "C-STANCE → FOMC:" in words
-    assert "2.11 [2.08, 2.14] (earlier tasks), 2.10 [2.07, 2.13] (MeetingBank)" in words
+    assert "Of each task 50 examples." in words
+    assert "2.11 [2.08, 2.14] (old tasks), 2.10 [2.07, 2.13] (MeetingBank)" in words
     assert "gain −0.04 [−0.07, −0.01] at t* = 0.70" in words
 
 

@@ -85,6 +85,17 @@ def test_each_cell_has_the_value_of_its_node_and_no_other(shuffle):
         assert mesh.axes.get_aspect() == 1.0
 
 
+def test_letters_of_close_minima_stand_on_the_sides_away_from_each_other():
+    table = plane_table()
+    names = [name for name in dict.fromkeys(table.anchor) if name]
+    table.loc[table.anchor == names[1], ["x", "y"]] = [1.0, 0.2]
+    table.loc[table.anchor == names[2], ["x", "y"]] = [1.06, 0.2]
+    assert "Of each task 5 examples." in plane_caption(table)
+    axes = plot_plane(table).axes[0]
+    letters = {t.get_text(): t for t in axes.texts if t.get_text() in "bc" and t.get_text()}
+    assert letters["b"].get_position()[0] <= 0 <= letters["c"].get_position()[0]  # shifts, in points
+
+
 def test_minima_and_trajectories_lie_where_the_tables_say():
     figure = plot_plane(plane_table(), trajectory_table())
     for name, place in ANCHORS.items():
