@@ -59,9 +59,8 @@ class Parser(argparse.ArgumentParser):
                 stream.seek(0)
                 values = yaml.safe_load(stream) or {}
         except (OSError, yaml.YAMLError) as error:
-            raise UserError(
-                f"Expected a YAML file at '{file}', got: {' '.join(str(error).split())}; check --config."
-            ) from None
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise UserError(f"Expected a YAML file at '{file}', got: {reason}; check --config.") from None
         if not isinstance(values, dict):
             raise UserError(
                 f"Expected settings by name in '{file}', got a {type(values).__name__}; write `flag: value`."

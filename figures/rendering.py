@@ -6,6 +6,7 @@ Only the standard library is imported here, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 FIRST = ("sequential", "er", "ilora")  # strategies that come first where runs are looked for
 FORMATS = ("pdf", "png", "svg")
+NOT_INSTALLED = (
+    "Expected the package mcanalysis, got none in this Python; do source .venv/bin/activate first, or use "
+    ".venv/bin/python."
+)
 COMMANDS = {  # what writes a table
     "accuracy_matrix": "train.py",
     "attribution_barriers": "attribution.py",
@@ -55,8 +60,8 @@ class FinishedRun:
         manifest = read_manifest(directory)
         if manifest.get("status") != "finished":
             raise RunDirectoryError(
-                f"Expected a finished run in '{directory}', got one with status '{manifest.get('status')}'; finish it "
-                "with train.py --resume."
+                f"Expected a finished run in '{directory}', got an unfinished one (its manifest says "
+                f"'{manifest.get('status')}'); finish it with train.py --resume."
             )
         self.directory = directory
         self.config: dict[str, Any] = manifest["config"]
@@ -101,10 +106,16 @@ def missing(table: str, runs: Sequence[FinishedRun]) -> Exception:
 
 
 def having(runs: Sequence[FinishedRun], *tables: str) -> list[FinishedRun]:
-    """The runs that have these tables; raises the error of `missing` where none has."""
+    """The runs that have these tables, after a word on the others; raises the error of `missing` where none has."""
     found = [run for run in runs if all(run.has(table) for table in tables)]
     if not found:
         raise missing(next(t for t in tables if not runs[0].has(t)), runs)
+    for table in tables:
+        lacking = [run for run in runs if not run.has(table)]
+        if lacking:
+            named = " ".join(f"--run {run.directory}" for run in lacking)
+            print(f"note: left out without {table}.csv: python analyses/{COMMANDS[table]} {named}", file=sys.stderr)
+            break
     return found
 
 
@@ -149,6 +160,18 @@ def main(names: Sequence[str], description: str | None) -> None:
     A figure whose measurements are missing does not keep the others from being drawn; what is missing is said last.
     """
     args = _parser(names, description).parse_args()
+    try:
+        _draw(args, names)
+    except BrokenPipeError:  # whoever read the names wants no more of them, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # what a shell makes of SIGPIPE
+    except ModuleNotFoundError as error:
+        if error.name != "mcanalysis":
+            raise
+        sys.exit(_told([NOT_INSTALLED]))
+
+
+def _draw(args: argparse.Namespace, names: Sequence[str]) -> None:
     from mcanalysis.errors import UserError
 
     errors = []

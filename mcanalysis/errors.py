@@ -32,6 +32,23 @@ class UnknownNameError(UserError):
         return UserError, (str(self),)  # a worker process sends it as text
 
 
+class MissingPackageError(UserError):
+    """A package of an extra that is not installed.
+
+    >>> str(MissingPackageError("plotly", "for the report", "report"))  # doctest: +ELLIPSIS
+    "Expected the package plotly for the report, got none; do pip install 'mcanalysis[report]' (in a checkout: ...)."
+    """
+
+    def __init__(self, package: str, purpose: str, extra: str) -> None:
+        super().__init__(
+            f"Expected the package {package} {purpose}, got none; do pip install 'mcanalysis[{extra}]' (in a checkout: "
+            f".venv/bin/pip install -c constraints.txt -e '.[{extra}]')."
+        )
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str]]:
+        return UserError, (str(self),)  # a worker process sends it as text
+
+
 class DataError(UserError):
     """Data on disk that is missing, empty or malformed."""
 

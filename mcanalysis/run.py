@@ -68,8 +68,8 @@ class Run:
         self.manifest = read_manifest(self.directory)
         if self.manifest.get("status") != "finished":
             raise RunDirectoryError(
-                f"Expected a finished run in '{directory}', got one with status "
-                f"'{self.manifest.get('status')}'; finish it with train.py --resume."
+                f"Expected a finished run in '{directory}', got an unfinished one (its manifest says "
+                f"'{self.manifest.get('status')}'); finish it with train.py --resume."
             )
         self.config: dict[str, Any] = self.manifest["config"]
         self.device = device

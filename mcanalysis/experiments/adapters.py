@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.experiments.connectivity import ConnectivityResult, draw_paths
 from mcanalysis.models.adapter_files import load_adapter
-from mcanalysis.models.loading import base_hash, default_device, load_base
+from mcanalysis.models.loading import base_hash, default_device, load_base, model_source
 from mcanalysis.params.point import content_hash
 from mcanalysis.params.spaces import get_space
 from mcanalysis.paths import Curve
@@ -33,6 +34,8 @@ from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.manifest import claim_run_directory, mark_finished, record_evaluation
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.tasks.trace_files import load_examples
+
+logger = logging.getLogger(__name__)
 
 
 def connect_adapters(
@@ -72,6 +75,14 @@ def connect_adapters(
             f"Expected adapters of one base model, got {' and '.join(sorted(bases))}; a path between adapters of "
             "different bases has no meaning."
         )
+    for base_name in bases - {model_name}:
+        if Path(base_name).name.lower() != Path(model_source(model_name)).name.lower():  # a folder may have been moved
+            logger.warning(
+                "the adapters were trained on '%s', and --model is '%s': what is measured means something only if "
+                "these are the same weights",
+                base_name,
+                model_name,
+            )
     base, tokenizer = load_base(model_name, dtype, device or default_device())
     points = (adapters[0].point, adapters[1].point)
     model = attach_slot(base, tokenizer, points, model_name)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mcanalysis.errors import UserError
+from mcanalysis.errors import MissingPackageError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.metrics.scores import get_score
@@ -87,9 +87,7 @@ def bag_of_words_score(data: TaskData, tokenizer: Any) -> float:
         from sklearn.linear_model import LogisticRegression
         from sklearn.neighbors import NearestNeighbors
     except ImportError:
-        raise UserError(
-            "Expected scikit-learn for the bag-of-words baseline, got none; pip install 'mcanalysis[test]'."
-        ) from None
+        raise MissingPackageError("scikit-learn", "for the bag-of-words baseline", "classics") from None
     train, test = data.splits["train"], data.splits["test"]
     counter = CountVectorizer(tokenizer=tokenizer.tokenize, token_pattern=None, lowercase=False)  # type: ignore[arg-type]
     train_counts = counter.fit_transform([e.prompt for e in train])

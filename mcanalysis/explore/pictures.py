@@ -8,7 +8,7 @@ from typing import Any
 from mcanalysis.explore.stored_plane import StoredSurface
 from mcanalysis.explore.walk import Reading, Walk
 from mcanalysis.plotting.plane_surface import plot_surface
-from mcanalysis.plotting.style import Figure, print_style
+from mcanalysis.plotting.style import Figure, print_style, strategy_name
 from mcanalysis.plotting.walk import plot_walk
 
 
@@ -16,7 +16,8 @@ def walk_picture(
     walk: Walk, here: Reading | None = None, surface: StoredSurface | None = None, shown: tuple[str, str] | None = None
 ) -> Figure:
     """Score and loss along a path with a line at `here`, and beside them a `surface`, its (task, quantity) `shown`."""
-    title = f"{walk.run.strategy}, {walk.start.learner}: {walk.start.label} → {walk.end.label}, {walk.kind}"
+    whose = f"{strategy_name(walk.run.strategy)}, {walk.start.learner} adapter: {walk.kind}"
+    title = f"{whose}\n{walk.start.label} → {walk.end.label}"
     beside = None
     if surface is not None:
         here = here or walk.read(0.5)

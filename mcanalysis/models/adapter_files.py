@@ -79,8 +79,8 @@ def load_adapter(directory: str | Path) -> SavedAdapter:
         tensors = load_file(directory / "adapter_model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
-            f"Expected a PEFT adapter (adapter_config.json, adapter_model.safetensors) in '{directory}', got: {error}; "
-            "give the folder that PEFT's save_pretrained wrote."
+            f"Expected a PEFT adapter (adapter_config.json, adapter_model.safetensors) in '{directory}', got: "
+            f"{getattr(error, 'strerror', None) or error}; give the folder that PEFT's save_pretrained wrote."
         ) from None
     start = config.get("init_lora_weights", True)
     refused = [

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.store.hashing import hash_files, hash_json
@@ -38,6 +41,7 @@ def load_base(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     check_base(name, dtype, device)
+    _check_connection(name)
     source = model_source(name)
     settings = _quantized(quantization, device)
     try:
@@ -47,7 +51,7 @@ def load_base(
                 source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), **settings
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise UserError(
             f"Expected a causal language model at '{name}', got: {reason}; give --model a folder with config.json, "
             "model.safetensors and a tokenizer, or an id this machine can download."
@@ -60,6 +64,30 @@ def load_base(
     if quantization is None:  # a quantised model is put in place as it is loaded
         model = model.to(device)  # type: ignore[arg-type]
     return model.eval(), tokenizer
+
+
+def _check_connection(name: str) -> None:
+    """Raise `UserError` for a model of the hub that is neither on this machine nor can be asked for.
+
+    `from_pretrained` would try again for a minute, with a line for every time.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if (
+        Path(model_source(name)).exists() or constants.HF_HUB_OFFLINE or getproxies()
+    ):  # a proxy may reach what we cannot
+        return
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    hub = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((hub.hostname or "", hub.port or 443), timeout=10).close()
+    except OSError as error:
+        raise UserError(
+            f"Expected a causal language model at '{name}', got no copy of it on this machine and no connection to "
+            f"{hub.hostname} ({error.strerror or error}); give --model a folder with config.json, model.safetensors "
+            "and a tokenizer."
+        ) from None
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from mcanalysis.plotting.style import (
     single_column,
 )
 
-_LEFT, _WIDTH, _HEIGHT, _BOTTOM, _GAP, _TOP, _LEGEND = 0.45, 2.65, 1.0, 0.34, 0.10, 0.20, 0.32
+_LEFT, _WIDTH, _HEIGHT, _BOTTOM, _GAP, _TOP, _LEGEND = 0.45, 2.65, 1.0, 0.34, 0.10, 0.32, 0.32
 
 
 def plot_walk(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mcanalysis import fonts
-from mcanalysis.errors import UserError
+from mcanalysis.errors import MissingPackageError
 
 # Ideographs, their punctuation and full-width forms, as the browser's unicode-range has them too.
 CJK = re.compile(r"[\u2e80-\u2fdf\u3000-\u303f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef]")
@@ -37,9 +37,7 @@ def script_json(data: Any) -> str:
 def plotly_source() -> str:
     """The drawing library as JavaScript; raises `UserError` where the extra is not installed."""
     if find_spec("plotly") is None:
-        raise UserError(
-            "Expected the package plotly for the pictures of the report, got none; pip install 'mcanalysis[report]'."
-        )
+        raise MissingPackageError("plotly", "for the pictures of the report", "report")
     from plotly.offline import get_plotlyjs
 
     return get_plotlyjs()

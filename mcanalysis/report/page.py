@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import mcanalysis
 from mcanalysis import fonts
-from mcanalysis.errors import UserError
+from mcanalysis.errors import MissingPackageError, UserError
 from mcanalysis.report.comparison import comparison
 from mcanalysis.report.contents import run_contents
 from mcanalysis.report.embedding import font_face, plotly_source, script_json, security_policy
@@ -30,7 +30,7 @@ def render(runs: Sequence[Run], num_samples: int = 4, unfinished: Sequence[str] 
     if num_samples < 0:
         raise UserError(f"Expected at least 0 samples per task, got {num_samples}; 0 leaves them out.")
     if find_spec("jinja2") is None:
-        raise UserError("Expected the package jinja2 for the report, got none; pip install 'mcanalysis[report]'.")
+        raise MissingPackageError("jinja2", "for the report", "report")
     from jinja2 import Environment, StrictUndefined
 
     library = plotly_source()

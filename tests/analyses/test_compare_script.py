@@ -96,7 +96,10 @@ def test_a_comparison_that_is_stopped_leaves_no_process_and_goes_on(script, tmp_
     finally:
         process.kill()
     assert process.returncode == 143, err
-    assert err.rstrip().splitlines()[-1].endswith("give the same command again, a training with --resume") and not out
+    assert (
+        err.rstrip().splitlines()[-1].endswith("give the same command again, with --resume if training had begun")
+        and not out
+    )
     assert "Traceback" not in err
     end = time.monotonic() + 20
     while in_session(process.pid) and time.monotonic() < end:  # multiprocessing's resource tracker goes last

@@ -146,6 +146,20 @@ def test_two_adapters_from_elsewhere_have_peft_own_loss_at_the_ends(finished, sc
     assert (tmp_path / "out/tables/profiles.csv").read_bytes() == before
 
 
+def test_adapters_that_name_another_base_than_the_model_are_warned_of(finished, script, tmp_path, caplog):
+    (tmp_path / "data.json").write_text(json.dumps([{"prompt": f"{i}:", "answer": "A"} for i in range(3)]))
+    minima = finished[0] / "embedded-sequential-seed0/minima"
+    for name in ("1-FOMC", "2-MedMCQA"):
+        shutil.copytree(minima / name / "fast", tmp_path / name)
+    flags = ("--minima", "1-FOMC,2-MedMCQA", "--data", "data.json", "--num-points", 2, "--paths", "linear-delta")
+    assert script("connectivity", *flags, "--output-dir", "same")[0] == 0 and "trained on" not in caplog.text
+    for name in ("1-FOMC", "2-MedMCQA"):
+        file = tmp_path / name / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "some/other"}))
+    assert script("connectivity", *flags, "--output-dir", "other")[0] == 0
+    assert "trained on 'some/other', and --model is 'embedded'" in caplog.text
+
+
 def test_runs_are_not_put_into_a_run(finished, script):
     run = finished[0] / "embedded-sequential-seed0"
     for name in ("connectivity", "compare", "similarity"):

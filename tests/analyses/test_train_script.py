@@ -83,7 +83,7 @@ def test_execution_reaches_training(script, monkeypatch):
     code, _, err = script("train", "--save-steps", 5, "--gradient-checkpointing")
     assert (
         code == 130
-        and err == "stopped; what was saved is kept: give the same command again, a training with --resume\n"
+        and err == "stopped; what was saved is kept: give the same command again, with --resume if training had begun\n"
     )
     assert seen == [Execution(save_steps=5, gradient_checkpointing=True)]
     from mcanalysis.experiments import connectivity, strategies

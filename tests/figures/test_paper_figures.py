@@ -3,6 +3,8 @@
 import ast
 import io
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -228,6 +230,24 @@ def test_bad_flags_end_in_one_line_and_write_nothing(figure_script, tmp_path, mo
     assert code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1, err
     assert all(piece in err for piece in pieces), err
     assert not any(tmp_path.iterdir())
+
+
+def test_runs_that_are_left_out_are_named_with_what_measures_them(figure_script, made_run, tmp_path):
+    whole = made_run(tmp_path / "runs/whole")
+    bare = made_run(tmp_path / "runs/bare", "er", without=["cka"])
+    code, out, err = figure_script("layers", "--run", whole, "--run", bare, "--format", "png")
+    assert code == 0 and "layers_whole" in out and "layers_bare" not in out
+    assert err == f"note: left out without cka.csv: python analyses/similarity.py --run {bare}\n"
+
+
+def test_names_that_nobody_reads_on_are_no_error(made_run, tmp_path):
+    run = made_run(tmp_path / "runs/whole")
+    figures = Path(__file__).parents[2] / "figures"
+    command = [sys.executable, figures, "--only", "simplex,layers", "--format", "png", "--run", run]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
 
 
 def test_an_unfinished_run_is_refused_by_name_and_passed_over_where_runs_are_looked_for(

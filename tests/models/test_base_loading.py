@@ -38,6 +38,17 @@ def test_an_unknown_model_suggests_the_known_one():
         load_base("embeded")
 
 
+def test_a_hub_that_cannot_be_reached_is_told_at_once(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "https://localhost:9")  # where nobody listens
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=r"'no/such'.*no connection to localhost"):
+        load_base("no/such")
+
+
 def test_a_folder_that_is_not_there_is_named():
     with pytest.raises(UserError, match=r"'\./no/such/folder'.*does not exist"):
         load_base("./no/such/folder")

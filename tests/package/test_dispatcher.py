@@ -32,6 +32,13 @@ def test_it_is_the_same_as_the_script(tmp_path, name, flags):
     assert by_name.returncode == 2 and by_name.stderr
 
 
+@pytest.mark.parametrize("script", ["analyses/report.py", "figures"])
+def test_a_python_without_the_package_is_told_in_one_line(tmp_path, script):
+    done = run(tmp_path, "-E", "-S", str(REPOSITORY / script), "runs" if script != "figures" else "--only=plane")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "Expected the package mcanalysis" in done.stderr and "activate" in done.stderr
+
+
 def test_alone_it_lists_every_script_with_a_line(tmp_path):
     listed = run(tmp_path, "-m", "mcanalysis")
     assert listed.returncode == 0 and not listed.stderr

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mcanalysis.errors import UserError
+from mcanalysis.errors import MissingPackageError, UserError
 from mcanalysis.params.point import Point
 
 NUM_INPUTS, NUM_CLASSES = 64, 10
@@ -74,9 +74,7 @@ def load_digits() -> tuple[Data, Data]:
     try:
         from sklearn.datasets import load_digits as read
     except ImportError:
-        raise UserError(
-            "Expected scikit-learn for its digits, got none installed; do pip install 'mcanalysis[classics]'."
-        ) from None
+        raise MissingPackageError("scikit-learn", "for its digits", "classics") from None
     inputs, labels = read(return_X_y=True)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
     data = Data(torch.from_numpy(inputs).float()[order] / 16.0, torch.from_numpy(labels).long()[order])
