@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 STARTED = time.monotonic()
 _NUMBER = re.compile(r"[+−-]?\d[\d.,]*(e[+-]?\d+)?(%|\s|$)")
+KNOWN_FROM = 0.1  # share of a job from which the rest of its time is told: the first steps may be unlike the others
 LINE_EVERY = 60.0  # seconds between the lines of a bar that is not on a terminal
 
 _answering_in_json = False
@@ -149,8 +150,8 @@ class _Lines:
         if now - self._said >= LINE_EVERY and self._done:
             self._said = now
             left = round((now - self._started) / self._done * max(0, self._total - self._done))
-            about = f"{left // 60} min {left % 60:02d} s"
-            print(f"{self._desc}: {self._done:,} of {self._total:,}, {about} left", file=sys.stderr, flush=True)
+            about = f", {left // 60} min {left % 60:02d} s left" if self._done >= KNOWN_FROM * self._total else ""
+            print(f"{self._desc}: {self._done:,} of {self._total:,}{about}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         pass

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mcanalysis.errors import UserError
-from mcanalysis.plotting.landscape import contour_levels
+from mcanalysis.plotting.contour_levels import contour_levels
 from mcanalysis.plotting.selection import MEANS, around, examples_per_task, only_value, require_columns
 from mcanalysis.plotting.style import (
     BLACK,

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 
 from mcanalysis.errors import UserError
-from mcanalysis.plotting.landscape import contour_levels
+from mcanalysis.plotting.contour_levels import contour_levels
 from mcanalysis.plotting.selection import label_name, only_value, require_columns
 from mcanalysis.plotting.style import BLACK, add_axes, double_column, new_figure, print_style, shortened, strategy_name
 

@@ -118,6 +118,15 @@ def test_bars_are_quiet_in_a_pipe_but_for_a_line_a_minute(console, capsys, monke
     assert (out, err) == ("", "paths: 2 of 4, 1 min 01 s left\n")
 
 
+def test_the_time_left_is_told_from_a_tenth_of_a_job_on(console, capsys, monkeypatch):
+    monkeypatch.setattr(console, "LINE_EVERY", 0)
+    bar = console.bar(total=38, desc="jobs")
+    bar.update()
+    bar.update(3)
+    first, later = capsys.readouterr().err.splitlines()
+    assert first == "jobs: 1 of 38" and later.startswith("jobs: 4 of 38, ") and later.endswith(" left")
+
+
 def test_only_the_first_process_has_bars(console, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(console, "LINE_EVERY", 0)

@@ -8,7 +8,8 @@ import pytest
 from matplotlib.text import Text
 
 from mcanalysis.errors import UserError
-from mcanalysis.plotting.landscape import contour_levels, plane_caption, plot_plane
+from mcanalysis.plotting.contour_levels import contour_levels
+from mcanalysis.plotting.landscape import plane_caption, plot_plane
 from mcanalysis.plotting.slices import plot_slices, slices_caption
 from mcanalysis.plotting.style import save_figure
 
