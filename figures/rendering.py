@@ -110,12 +110,11 @@ def having(runs: Sequence[FinishedRun], *tables: str) -> list[FinishedRun]:
     found = [run for run in runs if all(run.has(table) for table in tables)]
     if not found:
         raise missing(next(t for t in tables if not runs[0].has(t)), runs)
-    for table in tables:
-        lacking = [run for run in runs if not run.has(table)]
+    for run in runs:
+        lacking = [table for table in tables if not run.has(table)]
         if lacking:
-            named = " ".join(f"--run {run.directory}" for run in lacking)
-            print(f"note: left out without {table}.csv: python analyses/{COMMANDS[table]} {named}", file=sys.stderr)
-            break
+            command = f"python analyses/{COMMANDS[lacking[0]]} --run {run.directory}"
+            print(f"note: left out {run.name}, without {lacking[0]}.csv: {command}", file=sys.stderr)
     return found
 
 

@@ -237,7 +237,7 @@ def test_runs_that_are_left_out_are_named_with_what_measures_them(figure_script,
     bare = made_run(tmp_path / "runs/bare", "er", without=["cka"])
     code, out, err = figure_script("layers", "--run", whole, "--run", bare, "--format", "png")
     assert code == 0 and "layers_whole" in out and "layers_bare" not in out
-    assert err == f"note: left out without cka.csv: python analyses/similarity.py --run {bare}\n"
+    assert err == f"note: left out bare, without cka.csv: python analyses/similarity.py --run {bare}\n"
 
 
 def test_names_that_nobody_reads_on_are_no_error(made_run, tmp_path):

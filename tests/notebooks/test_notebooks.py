@@ -37,11 +37,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("notebooks") / "analyses" / "notebooks"
 
 
-@pytest.mark.parametrize(
-    "file",
-    [pytest.param(f, marks=[] if f.stem == QUICK else pytest.mark.slow) for f in NOTEBOOKS],
-    ids=lambda file: file.stem,
-)
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 def test_every_cell_runs(file, folder, monkeypatch):
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE"):

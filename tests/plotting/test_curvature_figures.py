@@ -96,6 +96,9 @@ def test_print_rules(number):
             assert inside, (words, box)
         assert not [words for words, box in boxes.items() if legend.overlaps(box)], "the legend covers something"
     assert "50 examples" in spectrum_caption(spectrum) and "0.01" in eigenvalues_caption(curvature)
+    own = spectrum[spectrum.strategy == "er"].drop_duplicates("task")
+    told = spectrum_caption(spectrum).split("ER ")[1].split(";")[0]
+    assert all(f"{row.width:.2g} ({row.task.replace('mean_old', 'old tasks')})" in told for row in own.itertuples())
     assert "ρ = 0.25 (n = 3)" in predicted_forgetting_caption(forgetting, correlations)
 
 

@@ -234,6 +234,15 @@ def test_slices_have_a_line_and_a_band_per_learner():
     assert "I-LoRA, slow, 2-MedMCQA: old tasks (mean): 0.01, at the ends 1.01 and 1.01" in slices_caption(table)
 
 
+def test_a_learner_that_may_cover_another_of_its_strategy_is_dashed():
+    figure = plot_slices(slices())
+    styles = {
+        name: by_gid(figure, f"mean_old {name} mean")[0].get_linestyle()
+        for name in ("sequential", "I-LoRA, fast", "I-LoRA, slow")
+    }
+    assert styles == {"sequential": "-", "I-LoRA, fast": "-", "I-LoRA, slow": "--"}
+
+
 def test_slices_show_what_is_not_finite_and_leave_gaps_where_nothing_is_measured():
     table = slices()
     mean = (table.direction == "mean") & (table.task == "mean_old") & (table.learner == "slow")
