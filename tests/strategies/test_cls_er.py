@@ -236,7 +236,7 @@ def test_averages_start_as_copies_of_fast_and_persist(make_model, random_point):
 # --- in a run
 
 
-def test_four_times_four_is_sixteen(make_model, encode_examples, train_task, random_point):
+def test_four_times_four_is_sixteen(make_model, encode_examples, train_task, mean_apart, random_point):
     results, losses = [], []
     for batch_size, accumulation in ((16, 1), (4, 4)):
         model = make_model(alpha=12.0)
@@ -256,8 +256,7 @@ def test_four_times_four_is_sixteen(make_model, encode_examples, train_task, ran
         )
         results.append({**model.point(), **{f"stable.{k}": v for k, v in strategy.stable.items()}})
         losses.append(trainer.losses)
-    for key in results[0]:
-        torch.testing.assert_close(results[0][key], results[1][key], rtol=0, atol=2e-6)
+    assert mean_apart(*results) < 0.01 * 1e-3  # of the learning rate
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 

@@ -363,7 +363,7 @@ def test_the_optimiser_gets_the_edited_gradient_of_the_whole_batch(
 
 
 @pytest.mark.parametrize("name", ["gem", "agem"])
-def test_four_times_four_is_sixteen(name, after_tasks, at_odds, encode_examples, train_task):
+def test_four_times_four_is_sixteen(name, after_tasks, at_odds, encode_examples, train_task, mean_apart):
     current, opposite = at_odds
     points, losses = [], []
     for batch_size, accumulation in ((16, 1), (4, 4)):
@@ -373,8 +373,7 @@ def test_four_times_four_is_sixteen(name, after_tasks, at_odds, encode_examples,
         points.append(model.point())
         assert sum(strategy.edits) >= 2
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    for key in points[0]:
-        torch.testing.assert_close(points[0][key], points[1][key], rtol=0, atol=1e-5)
+    assert mean_apart(*points) < 0.01 * 1e-3  # of the learning rate
 
 
 def test_what_memory_holds_is_forgotten_less(after_tasks, at_odds, train_task, alone, plain_model_at):

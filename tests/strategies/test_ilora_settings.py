@@ -281,7 +281,7 @@ def test_slow_computes_no_logits_where_hidden_states_are_compared(
     [{"consistency_on": "logits"}, {"average_in": "product"}, {"consistency_on": "logits", "average_in": "product"}],
     ids=["logits", "product", "both"],
 )
-def test_four_times_four_is_sixteen(make_model, encode_examples, train_task, random_point, settings):
+def test_four_times_four_is_sixteen(make_model, encode_examples, train_task, mean_apart, random_point, settings):
     results = []
     for batch_size, accumulation in ((16, 1), (4, 4)):
         model = make_model(alpha=12.0)
@@ -301,8 +301,7 @@ def test_four_times_four_is_sixteen(make_model, encode_examples, train_task, ran
         )
         slow = strategy.slow_point
         results.append({**model.point(), **{f"slow.{k}": v for k, v in slow.items() if ".lora_B." not in k}})
-    for key in results[0]:
-        torch.testing.assert_close(results[0][key], results[1][key], rtol=0, atol=2e-6)
+    assert mean_apart(*results) < 0.01 * 1e-3  # of the learning rate
 
 
 def test_parts_of_a_logit_gap_add_up(fast_and_slow, encode_examples):

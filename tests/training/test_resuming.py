@@ -31,7 +31,6 @@ NUM_STEPS = 6
 KILLED = """
 import os, pickle, random, signal, sys, time
 import torch
-torch.set_num_threads(1)
 from mcanalysis.training import continual_trainer as c
 from mcanalysis.training.config import Execution
 
@@ -88,7 +87,7 @@ def killed(request, run_config, three_tasks, uninterrupted, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     configs = {name: run_config(name, num_steps=NUM_STEPS) for name in KILLED_STRATEGIES}
     seconds = {name: float((uninterrupted / f"{name}.seconds").read_text()) for name in KILLED_STRATEGIES}
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.run(
         [sys.executable, "-c", KILLED],
         input=pickle.dumps((configs, three_tasks, str(folder), seconds, request.param)),

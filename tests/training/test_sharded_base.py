@@ -31,7 +31,6 @@ from mcanalysis.training.continual_trainer import train
 from mcanalysis.training.engines import check_engine
 from mcanalysis.training.task_trainer import TaskTrainer
 
-torch.set_num_threads(1)
 attach, create, step = LoraModel.attach, TaskTrainer.create_accelerator_and_postprocess, TaskTrainer.training_step
 
 def sharded(*arguments):
@@ -80,7 +79,7 @@ def test_a_sharded_base_trains_and_measures_as_a_whole_one(base_folder, make_tas
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*command, str(tmp_path / "worker.py"), str(tmp_path / "input")],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         timeout=300,

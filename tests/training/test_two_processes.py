@@ -38,7 +38,6 @@ def group_is_closed():
     with open(f"{folder}/closed.{os.environ['RANK']}", "w") as stream:
         stream.write(str(not torch.distributed.is_initialized()))
 
-torch.set_num_threads(1)
 from mcanalysis.training.config import Execution
 from mcanalysis.training.continual_trainer import train
 from mcanalysis.training.stopping import Stopped
@@ -104,7 +103,7 @@ def with_two(configs, tasks, tmp_path_factory):
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, str(folder / "worker.py"), str(folder / "input")],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             stdout=log,
             stderr=log,
             start_new_session=True,
