@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from mcanalysis.connectivity.attribution import WHOLE
 from mcanalysis.errors import RunDirectoryError, UnknownNameError, UserError
@@ -56,12 +57,13 @@ def test_numbers_are_those_of_points_put_together_by_hand(finished):
         for group, part in (("q_proj", ".q_proj."), ("model.layers.1", "layers.1."), (WHOLE, "")):
             mixed = {n: half[n] if part in n else rest[n] for n in a}
             found, row = objective(mixed), table.loc[(hold, group)]
-            assert row.loss == pytest.approx(found.loss, rel=1e-6)
+            near = {"rel": 0, "abs": 10 * torch.finfo(torch.float32).eps * found.loss}
+            assert row.loss == pytest.approx(found.loss, **near)
             assert row.score == found.score
-            assert row.loss_change == pytest.approx(found.loss - objective(rest).loss, abs=1e-6)
+            assert row.loss_change == pytest.approx(found.loss - objective(rest).loss, **near)
             other = objective({n: (b if hold == "start" else a)[n] if part in n else rest[n] for n in a})
             chord = (objective(rest).loss + other.loss) / 2
-            assert row.loss_above_chord == pytest.approx(found.loss - chord, abs=1e-6)
+            assert row.loss_above_chord == pytest.approx(found.loss - chord, **near)
 
 
 def test_tables_have_every_group_and_task_and_means(finished):
@@ -141,7 +143,7 @@ def test_workers_give_the_same_numbers(finished, tmp_path):
 
     shutil.copytree(finished, tmp_path / "copy")
     alone, together = study(finished), study(tmp_path / "copy", workers=2)
-    pd.testing.assert_frame_equal(alone.barriers, together.barriers)
+    pd.testing.assert_frame_equal(alone.barriers, together.barriers, rtol=1e-4, atol=1e-4)  # threads may be others
 
 
 @pytest.mark.parametrize(
