@@ -17,6 +17,9 @@ from mcanalysis.training.config import Execution, TrainingConfig
 from mcanalysis.training.continual_trainer import ContinualTrainer, train
 
 
+EPS = torch.finfo(torch.float32).eps  # adapters are stored in float32
+
+
 def numbers(point):
     return {k: v.detach().double().numpy().copy() for k, v in point.items()}
 
@@ -95,9 +98,9 @@ def test_in_product_space_slow_is_the_average_of_the_weight_changes(trained, ema
     strategy, _, saved = trained(average_in="product", ema_decay=ema_decay, slow_rank=36)  # 4 + 32, the base's width
     for k, number in ((1, 5), (2, 10)):
         expected = dense_average(strategy, number, ema_decay)
-        assert apart(deltas(saved(k, "slow")), expected) < 1e-6 * size(expected)
+        assert apart(deltas(saved(k, "slow")), expected) < 100 * EPS * size(expected)
         error, away = strategy.report["product_truncation_bound"][k - 1], deltas(strategy.fast[number - 1])
-        assert error < 1e-6
+        assert error < 100 * EPS
         assert apart(expected, away) > 0.01 * size(expected)  # slow averages, it is not fast
     assert len(strategy.report["product_truncation_bound"]) == 2
 
@@ -110,7 +113,7 @@ def test_the_default_rank_is_four_times_that_of_fast_and_its_error_is_bounded(tr
         expected = dense_average(strategy, number, 0.95)
         error = apart(deltas(slow), expected) / size(expected)
         assert error < 2e-3
-        assert error < 1.001 * strategy.report["product_truncation_bound"][k - 1] + 1e-6
+        assert error < 1.001 * strategy.report["product_truncation_bound"][k - 1] + 100 * EPS
 
 
 @pytest.mark.parametrize("settings", [{"average_in": "product"}, {"report_deviation": True}], ids=["product", "factor"])
@@ -139,7 +142,7 @@ def test_nothing_is_reported_by_default(trained):
 def test_reset_forgets_in_product_space_too(trained):
     strategy, _, saved = trained(average_in="product", ema_decay=0.9, slow_rank=36, reset_at_task=True)
     expected = dense_average(strategy, 10, 0.9, reset_at=5)
-    assert apart(deltas(saved(2, "slow")), expected) < 1e-6 * size(expected)
+    assert apart(deltas(saved(2, "slow")), expected) < 100 * EPS * size(expected)
     assert apart(expected, dense_average(strategy, 10, 0.9)) > 1e-3 * size(expected)
 
 
@@ -162,14 +165,14 @@ def test_a_number_is_a_third_learner_between_fast_and_slow_in_factors(trained, a
     fast, slow, blend = (numbers(saved(2, learner)) for learner in strategy.learners)
     assert max(np.abs(fast[k] - slow[k]).max() for k in fast) > 1e-4
     for name in fast:
-        np.testing.assert_allclose(blend[name], fast[name] + a * (slow[name] - fast[name]), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(blend[name], fast[name] + a * (slow[name] - fast[name]), rtol=20 * EPS, atol=20 * EPS)
 
 
 def test_a_blend_in_product_space_is_straight_in_the_weight_changes(trained):
     _, _, saved = trained(ema_decay=0.9, average_in="product", answering=0.25)
     fast, slow, blend = (deltas(saved(2, learner)) for learner in ("fast", "slow", "blend"))
     expected = {m: 0.75 * fast[m] + 0.25 * slow[m] for m in fast}
-    assert apart(blend, expected) < 1e-6 * size(expected)
+    assert apart(blend, expected) < 100 * EPS * size(expected)
 
 
 def test_the_scores_that_count_are_those_of_the_blend(run_config, make_tasks, tmp_path):
