@@ -7,12 +7,55 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from console import answer_in_json, is_main_process
 from running import num_processes
 
-_WORDS: dict[Any, str] = {int: "a whole number", float: "a number"}
+
+def _once(parser: Any, action: argparse.Action, values: Any, flag: str | None) -> None:
+    """Remember what a flag was given; raises `UserError` where it was given something else before."""
+    from mcanalysis.errors import UserError
+
+    def shown(value: Any) -> str:
+        if isinstance(value, list):
+            return ",".join(map(str, value))
+        return "all" if value is None else str(value)
+
+    before = parser.given.setdefault(action.dest, values)
+    if before != values:
+        raise UserError(f"Expected {flag} once, got {shown(before)} and {shown(values)}; leave one out.")
+
+
+class _Store(argparse._StoreAction):
+    """A value, given once; the pairs of all flags together, over those of the configuration file."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if self.type is pairs:
+            given = parser.given.setdefault(self.dest, {})
+            given |= _unique([*given.items(), *values], option_string)
+            values = {**(parser.get_default(self.dest) or {}), **given}
+        else:
+            _once(parser, self, values, option_string)
+        setattr(namespace, self.dest, values)
+
+
+class _OnOff(argparse.BooleanOptionalAction):
+    """`--flag` or `--no-flag`, not both."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        _once(parser, self, option_string, self.option_strings[0])
+        super().__call__(parser, namespace, values, option_string)
+
+
+class _Append(argparse._AppendAction):
+    """All values of a flag that may be repeated, in place of those of the configuration file."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        given = parser.given.setdefault(self.dest, [])
+        given.append(values)
+        setattr(namespace, self.dest, list(given))
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -28,6 +71,11 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+        self.given: dict[str, Any] = {}  # what the flags of one command line were given so far
+        for name, action in (
+            (None, _Store), ("store", _Store), ("append", _Append), (argparse.BooleanOptionalAction, _OnOff),
+        ):  # fmt: skip
+            self.register("action", name, action)
         self.add_argument("--config", metavar="FILE.yaml", help="settings by flag name; flags override them")
         self.add_argument("--json", action="store_true", help="answer with one JSON document on stdout, not with text")
 
@@ -37,6 +85,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, "" if not is_main_process() else f"error: {message}; see --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.given = {}
+        return super().parse_known_args(args, namespace)
 
     def parse(self) -> argparse.Namespace:
         """Flags over the configuration file over defaults."""
@@ -54,22 +106,19 @@ class Parser(argparse.ArgumentParser):
 
         try:
             with open(file, encoding="utf-8") as stream:  # noqa: PTH123
-                tree = yaml.compose(stream, yaml.SafeLoader)
-                pairs_ = tree.value if isinstance(tree, yaml.MappingNode) else []
-                stream.seek(0)
-                values = yaml.safe_load(stream) or {}
-        except (OSError, yaml.YAMLError) as error:
+                text = stream.read()
+            tree, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+        except (OSError, ValueError, yaml.YAMLError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise UserError(f"Expected a YAML file at '{file}', got: {reason}; check --config.") from None
+        values = {} if values is None else values
         if not isinstance(values, dict):
             raise UserError(
                 f"Expected settings by name in '{file}', got a {type(values).__name__}; write `flag: value`."
             )
         actions = {a.dest: a for a in self._actions if a.dest not in ("help", "config")}
-        written = [str(key.value).replace("-", "_") for key, _ in pairs_]
-        for name in written:
-            if written.count(name) > 1:
-                raise UserError(f"Expected each setting once in '{file}', got {name} twice; leave one out.")
+        for name in _written_twice(tree):
+            raise UserError(f"Expected each setting once in '{file}', got {name} twice; leave one out.")
         settings = {}
         for key, value in values.items():
             name = str(key).replace("-", "_")
@@ -78,9 +127,12 @@ class Parser(argparse.ArgumentParser):
             try:
                 settings[name] = _from_yaml(actions[name], value)
             except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+                if isinstance(error, UserError):
+                    raise
                 reason = f" ({error})" if isinstance(error, argparse.ArgumentTypeError) else ""
+                words: dict[Any, str] = {int: "a whole number", float: "a number", pairs: "a block of `name: value`"}
                 raise UserError(
-                    f"Expected {_WORDS.get(actions[name].type, 'another value')} for {key} in '{file}', got "
+                    f"Expected {words.get(actions[name].type, 'another value')} for {key} in '{file}', got "
                     f"{value!r}{reason}; see --help."
                 ) from None
         return settings
@@ -98,15 +150,42 @@ def _from_yaml(action: argparse.Action, value: Any) -> Any:
     if isinstance(value, list):
         if not value or (kind not in (comma_list, integers) and not isinstance(action, argparse._AppendAction)):
             raise ValueError(value)
-        return [int(v) if kind is integers else str(v) for v in value]
+        return [int(str(v)) if kind is integers else str(v) for v in value]
     if isinstance(value, dict):
         if kind is not pairs:
             raise ValueError(value)
         return {str(k): v if isinstance(v, str) else json.dumps(v) for k, v in value.items()}
     made = kind(str(value)) if callable(kind) else str(value)
+    if kind is pairs:
+        return _unique(made, action.dest)  # type: ignore[arg-type]
     if action.choices is not None and made not in action.choices:
         raise argparse.ArgumentTypeError(f"choose from {', '.join(action.choices)}")
     return [made] if isinstance(action, argparse._AppendAction) else made
+
+
+def _written_twice(tree: Any) -> list[str]:
+    """Names that a YAML file or one of its blocks holds more than once; YAML itself takes the last."""
+    import yaml
+
+    if not isinstance(tree, yaml.MappingNode):
+        return []
+    entries = [(str(key.value).replace("-", "_"), value) for key, value in tree.value]
+    blocks = [[name for name, _ in entries]]
+    for name, value in entries:
+        if isinstance(value, yaml.MappingNode):
+            blocks.append([f"{name}.{key.value}" for key, _ in value.value])
+    return [name for block in blocks for name in block if block.count(name) > 1]
+
+
+def _unique(given: Iterable[tuple[str, str]], flag: str | None) -> dict[str, str]:
+    """Pairs as a dictionary; raises `UserError` for a name with two values."""
+    from mcanalysis.errors import UserError
+
+    made: dict[str, str] = {}
+    for name, value in given:
+        if made.setdefault(name, value) != value:
+            raise UserError(f"Expected {name} once in {flag}, got {made[name]} and {value}; leave one out.")
+    return made
 
 
 def comma_list(text: str) -> list[str]:
@@ -122,12 +201,12 @@ def integers(text: str) -> list[int]:
     return [int(part) for part in comma_list(text)]
 
 
-def pairs(text: str) -> dict[str, str]:
-    """`A=x,B=y` as a dictionary."""
-    entries = [part.split("=", 1) for part in comma_list(text)]
-    if any(len(entry) != 2 for entry in entries):
+def pairs(text: str) -> list[tuple[str, str]]:
+    """`A=x,B=y` as (name, value); the parser makes one dictionary of all flags of a kind."""
+    entries = [part.partition("=") for part in comma_list(text)]
+    if not all(name.strip() and equals for name, equals, _ in entries):
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE[,NAME=VALUE], got '{text}'")
-    return {name.strip(): value.strip() for name, value in entries}
+    return [(name.strip(), value.strip()) for name, _, value in entries]
 
 
 def count_or_all(text: str) -> int | None:
@@ -288,7 +367,10 @@ def typed(settings: dict[str, str]) -> dict[str, Any]:
     import yaml
 
     def read(text: str) -> Any:
-        value = yaml.safe_load(text)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            return text
         try:
             return float(value) if isinstance(value, str) else value
         except ValueError:

@@ -20,7 +20,7 @@ PAGES = {file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "docs
 PAGES = sorted(PAGES | {"README.md"})
 FENCE = re.compile(r"^(<!-- not run: .*? -->\n)?```(\w+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
-# What makes a page's command quick, beyond the flags it has; the last of two values counts.
+# What makes a page's command quick: flags beyond those it has, or in their place.
 TRAINING = "--steps 2 --num-train 8 --num-test 4 --batch-size 4"
 PATHS = "--num-points 2 --num-examples 2 --curve-steps 2 --workers 1"
 SMALLER = {"connectivity": f"{TRAINING} {PATHS}", "train": TRAINING, "benchmark": "--steps 2"}
@@ -59,6 +59,13 @@ def python_script(words):
     return None
 
 
+def with_flags(flags, more):
+    """Flags of which those that are named in `more`, all of them with one value, have the value there."""
+    more = more.split()
+    places = [i for i, flag in enumerate(flags) if flag in more[::2]]
+    return [flag for i, flag in enumerate(flags) if i not in places and i - 1 not in places] + more
+
+
 def run_script(script, flags, monkeypatch):
     """Run a script in this process, as its own program: what it printed; any exit code but 0 fails."""
     known = set(sys.modules)
@@ -95,7 +102,7 @@ def run_page(page, monkeypatch, names=None):
                     with monkeypatch.context() as patch:
                         for key, value in environment:
                             patch.setenv(key, value)
-                        run_script(script, [*flags, *SMALLER.get(script.stem, "").split()], monkeypatch)
+                        run_script(script, with_flags(flags, SMALLER.get(script.stem, "")), monkeypatch)
     return names
 
 
@@ -208,7 +215,7 @@ def test_your_own_strategy(empty_folder, monkeypatch):
     script, flags = python_script(words)
     variable, folder = words[0].split("=")
     done = subprocess.run(
-        [sys.executable, str(script), *flags, *TRAINING.split()],
+        [sys.executable, str(script), *with_flags(flags, TRAINING)],
         env={**os.environ, variable: folder}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -132,6 +132,8 @@ class ContinualTrainer:
             clear_partial_files(self.directory)
         self.strategy.begin(self.model, len(self.tasks))
         position = read_checkpoint(self.directory / "checkpoint", self.model, self.strategy, self.processes)
+        if position == Position() and self.processes.is_main and (self.directory / "minima").exists():
+            logger.warning("no checkpoint in '%s': training starts again from the first task", self.directory)
         self._seconds = position.seconds
         stages, first = self._stages, position.stage
         resumed = f", from step {len(position.losses)} of task {first + 1}" if first or position.losses else ""

@@ -71,8 +71,8 @@ def test_a_second_run_computes_nothing_and_a_missing_value_is_computed_alone(fin
     assert script("connectivity", *SMALL, "--strategy", "sequential,ilora")[0] == 0
     assert not calls
     assert (runs / "comparison/figures/stability_plasticity.png").read_bytes() == picture
-    more = ("--num-points", 5)
-    assert script("connectivity", *SMALL, *more, "--strategy", "sequential,ilora")[0] == 0
+    more = [5 if before == "--num-points" else value for before, value in zip(("", *SMALL), SMALL, strict=False)]
+    assert script("connectivity", *more, "--strategy", "sequential,ilora")[0] == 0
     assert len(calls) == 2 * 2 * (3 + 1)  # two new points on each path of two transitions
 
 
