@@ -19,10 +19,10 @@ from mcanalysis.evaluation.batch_losses import TOKEN_BUDGET, batch_losses
 from mcanalysis.evaluation.differentiable import MinibatchLoss, WholeLoss
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
-from mcanalysis.evaluation.objective import Objective, make_objective
+from mcanalysis.evaluation.objective import Objective, encode_split, make_objective
 from mcanalysis.models.adapter_files import LoraSettings, load_adapter, save_adapter
-from mcanalysis.models.encoding import EncodedExample, encode_all
-from mcanalysis.models.loading import base_hash, default_device, load_base
+from mcanalysis.models.encoding import EncodedExample
+from mcanalysis.models.loading import base_hash, default_device, load_base, load_tokenizer
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.point import Point, content_hash
 from mcanalysis.params.spaces import Space
@@ -255,11 +255,7 @@ class Run:
     @cached_property
     def tokenizer(self) -> Any:
         """The base's tokenizer (without its weights)."""
-        from transformers import AutoTokenizer
-
-        from mcanalysis.models.loading import model_source
-
-        return AutoTokenizer.from_pretrained(model_source(self.config["model"]))
+        return load_tokenizer(self.config["model"])
 
     def task_objective(self, task: str, split: str = "test", num_examples: int | None = None) -> Objective:
         """The tokenised examples of a split (made once)."""
@@ -337,8 +333,11 @@ class Run:
         for name in (n for group in tasks for n in group):
             if name not in self.tasks:
                 raise UnknownNameError("task of this run", name, self.tasks)
-        chosen = [[e for name in group for e in self.tasks[name].splits[split]] for group in tasks]
-        return [encode_all(group, self.tokenizer, self.config["training"]["max_length"])[0] for group in chosen]
+        length = self.config["training"]["max_length"]
+        return [
+            [e for name in group for e in encode_split(self.tasks[name], split, self.tokenizer, length)[0]]
+            for group in tasks
+        ]
 
     def save_point(self, point: Mapping[str, Tensor], directory: str | FilePath, rank: int | None = None) -> float:
         """Write a point, of any path, as a PEFT adapter of this run's base; see `models.adapter_files.save_adapter`.

@@ -21,10 +21,14 @@ Profiles = Mapping[str, Mapping[str, Profile]]
 
 
 class Measured(NamedTuple):
-    """What a path gave: `profiles`, and by how much its barriers may still lie above those found (NaN on a grid)."""
+    """What a path gave: `profiles`, and by how much its barriers may still lie above those found (NaN on a grid).
+
+    `num_cut`: by split, then by task, how many prompts lost their middle.
+    """
 
     profiles: Profiles
     remaining: float
+    num_cut: Mapping[str, Mapping[str, int]]
 
 
 def measure_path_values(
@@ -47,7 +51,8 @@ def measure_path_values(
     columns = {(o.split, o.name): [measured[t][i] for t in ts] for i, o in enumerate(objectives)}
     splits = dict.fromkeys(o.split for o in objectives)
     profiles = {s: {o.name: Profile.of(ts, columns[s, o.name]) for o in objectives if o.split == s} for s in splits}
-    return Measured(profiles, remaining)
+    num_cut = {s: {o.name: o.num_cut for o in objectives if o.split == s} for s in splits}
+    return Measured(profiles, remaining, num_cut)
 
 
 def wanted_ts(path: StoredPath, objectives: Sequence[Objective], store: MeasurementStore) -> list[float]:

@@ -38,7 +38,7 @@ class ResultTables:
         labels = {**labels, "space": path.kind.space, "path": path.kind.path, "start": t.start, "end": t.end}
         ts = next(iter(measured.profiles["test"].values())).ts
         deviation = path.deviation(ts)
-        profiles, barriers = transition_rows(measured.profiles, t.old, t.new, labels, deviation)
+        profiles, barriers = transition_rows(measured.profiles, t.old, t.new, labels, deviation, measured.num_cut)
         self.profiles += profiles
         self.barriers += barriers
         self.paths += summary_rows(

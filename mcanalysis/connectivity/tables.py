@@ -49,19 +49,22 @@ def transition_rows(
     new: str,
     labels: Mapping[str, Any],
     deviation: np.ndarray,
+    num_cut: Mapping[str, Mapping[str, int]] | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of profiles.csv (every split) and of barriers.csv (test split) for one path of one transition.
 
     `profiles[split][task]`. `interpolation_gain`: t* is chosen on eval, the gain is taken on test with t* held fixed;
     it stands in the row of task `mean`, quantity `score`, and is NaN without an eval split or an old task. `labels` are
-    the columns that say which path this is.
+    the columns that say which path this is. `num_cut[split][task]`: prompts that lost their middle (None: not known,
+    and no column).
     """
     profile_rows: list[dict[str, Any]] = []
     barrier_rows: list[dict[str, Any]] = []
     curves: dict[str, dict[str, Curves]] = {}
     for split, of_split in profiles.items():
         curves[split] = {q: Curves(of_split, old, new, q) for q in ("loss", "score")}
-        profile_rows += _profile_rows(of_split, old, curves[split], {**labels, "split": split}, deviation)
+        cut = num_cut and num_cut[split]
+        profile_rows += _profile_rows(of_split, old, curves[split], {**labels, "split": split}, deviation, cut)
     for name in curves["test"]["loss"].point:
         for quantity in ("loss", "score"):
             row = {**labels, "task": name, "split": "test", "quantity": quantity}
@@ -80,6 +83,7 @@ def _profile_rows(
     curves: Mapping[str, Curves],
     labels: Mapping[str, Any],
     deviation: np.ndarray,
+    num_cut: Mapping[str, int] | None,
 ) -> list[dict[str, Any]]:
     rows = []
     for name in curves["loss"].point:
@@ -89,6 +93,8 @@ def _profile_rows(
             "num_examples": sum(0 if p.targets is None else len(p.targets) for p in chosen),
             "num_targets": sum(0 if p.targets is None else int(p.targets.sum()) for p in chosen),
         }
+        if num_cut is not None:
+            sizes["num_cut"] = sum(num_cut[task] for task in behind)
         intervals = {q: percentile_interval(curves[q].resampled[name]) for q in curves}
         for i, t in enumerate(curves["loss"].ts):
             row = {**labels, "t": float(t), "task": name}

@@ -7,7 +7,7 @@ values of their prompts, which that pass has left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +33,13 @@ class BatchResult:
 def run_batch(
     model: nn.Module,
     batch: EvaluationBatch,
-    end: int,
+    ends: Collection[int],
     prefix: SharedPrefix | None = None,
     generate: bool = True,
     extra: Mapping[str, Any] | None = None,
     call: Callable[..., Any] | None = None,
 ) -> BatchResult:
-    """Loss of a batch, and its greedy answers if `generate`.
+    """Loss of a batch, and its greedy answers if `generate`, each up to the first of `ends`.
 
     `prefix` is what stands before every row; `extra` adds inputs to the first pass, which `call` makes if it is given.
     """
@@ -65,7 +65,7 @@ def run_batch(
         prompts = _Prompts.kept(output.past_key_values, batch, wanted, prefix)
         if prompts is None:
             prompts = _Prompts.read(model, batch, wanted, prefix)
-        written = _decode(model, prompts, logits[first[wanted]], batch.limits[wanted], end)
+        written = _decode(model, prompts, logits[first[wanted]], batch.limits[wanted], ends)
         for row, ids in zip(wanted.tolist(), written, strict=True):
             outputs[row] = ids
     return BatchResult(nll, num_targets, outputs)
@@ -130,19 +130,22 @@ def _left_mask(padding: Tensor, columns: int) -> Tensor | None:
     return (torch.arange(columns, device=padding.device) >= padding[:, None]).long()
 
 
-def _decode(model: nn.Module, prompts: _Prompts, logits: Tensor, limits: Tensor, end: int) -> list[list[int]]:
+def _decode(
+    model: nn.Module, prompts: _Prompts, logits: Tensor, limits: Tensor, ends: Collection[int]
+) -> list[list[int]]:
     """Greedy decoding from the prompts; a row that has ended leaves the batch."""
     written: list[list[int]] = [[] for _ in limits]
     alive = torch.arange(len(limits), device=limits.device)
     cache, mask, positions = prompts.cache, prompts.mask, prompts.positions
+    stops = torch.tensor(list(ends), device=limits.device)
     step = 0
     while True:
         chosen = logits.argmax(-1)
         step += 1
         for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
-            if token != end:
+            if token not in ends:
                 written[row].append(token)
-        going = ((chosen != end) & (limits > step)).nonzero().flatten()
+        going = (~torch.isin(chosen, stops) & (limits > step)).nonzero().flatten()
         if not len(going):
             return written
         if len(going) < len(alive):

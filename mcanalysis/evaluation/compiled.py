@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mcanalysis.errors import UserError
-from mcanalysis.models.forward import causal_lm
+from mcanalysis.models.causal_lm import causal_lm
 
 
 class Compiled:

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -34,8 +35,11 @@ from mcanalysis.evaluation.objective import Objective
 from mcanalysis.evaluation.shared_prefix import SharedPrefix, can_share
 from mcanalysis.metrics.scores import get_score
 from mcanalysis.models.adapted_model import AdaptedModel
+from mcanalysis.models.causal_lm import causal_lm
 from mcanalysis.models.encoding import pad_id
+from mcanalysis.models.end_tokens import stops_at
 from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.models.positions import check_positions
 from mcanalysis.store.measurements import Measurement
 
 logger = logging.getLogger(__name__)
@@ -63,6 +67,8 @@ class Engine:
     def __init__(self, model: AdaptedModel, settings: EngineSettings = AUTO) -> None:
         self.model = model
         self.settings = settings
+        # Generation stops, and its text is cut, where `generate` of the model itself would stop.
+        self._ends = stops_at(model.tokenizer, getattr(causal_lm(model.network), "generation_config", None))
         self._lowered: int | None = None  # the budget, once memory has run out
         self._plans: OrderedDict[tuple[Objective, ...], list[Reading]] = OrderedDict()
         self._scored: WeakKeyDictionary[Objective, dict[tuple[int, str], float]] = WeakKeyDictionary()
@@ -104,7 +110,11 @@ class Engine:
         return [Measurement.of(n, t) for n, t in zip(np.split(nll, ends), np.split(targets, ends), strict=True)]
 
     def choices(self, objectives: Sequence[Objective]) -> dict[str, Any]:
-        """How these objectives are evaluated, for the manifest: what was chosen where the settings say `auto`."""
+        """How these objectives are evaluated, for the manifest: what was chosen where the settings say `auto`.
+
+        `cut_prompts`, where there are any: how many lost their middle, by `<task>/<split>`.
+        """
+        cut = {f"{o.name}/{o.split}": o.num_cut for o in objectives if o.num_cut}
         shared = {o.name: 0 for o in objectives}
         owner = [o.name for o in objectives for _ in o.encoded]
         for reading in self._readings(objectives):
@@ -115,6 +125,7 @@ class Engine:
             "adapter": "merged" if self._merges else "unmerged",
             "shared_prefix_tokens": shared,
             "compile": self.settings.compile,
+            **({"cut_prompts": cut} if cut else {}),
         }
 
     def _read(
@@ -125,6 +136,7 @@ class Engine:
         nll, targets = np.empty(total), np.empty(total, dtype=np.int64)
         outputs: list[str] = [""] * total
         tokenizer = self.model.tokenizer
+        self._check_positions(objectives, generate, self.model.num_prompts(point))
         with self._evaluating(), self._in_place(point) as network:
             while True:
                 try:
@@ -132,7 +144,7 @@ class Engine:
                         nll[rows] = result.nll.cpu().numpy()
                         targets[rows] = result.num_targets.cpu().numpy()
                         for row, ids in zip(rows, result.outputs, strict=generate):
-                            outputs[row] = _text(tokenizer, ids)
+                            outputs[row] = _text(tokenizer, ids, self._ends)
                     return nll, targets, outputs
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     if not _is_out_of_memory(error):
@@ -140,12 +152,14 @@ class Engine:
                     self._halve_budget(objectives, error)
 
     def _results(self, network: nn.Module, objectives: Sequence[Objective], generate: bool) -> Iterator[Any]:
-        end = self.model.tokenizer.eos_token_id
         for reading in self._readings(objectives):
             prefix = None if reading.prefix_ids is None else SharedPrefix(network, reading.prefix_ids)
             for batch in reading.batches:
                 extra = self.model.beside_tokens(batch.prompt_lengths, batch.input_ids.shape[1])
-                yield list(batch.rows), run_batch(network, batch, end, prefix, generate, extra, self._call(network))
+                yield (
+                    list(batch.rows),
+                    run_batch(network, batch, self._ends, prefix, generate, extra, self._call(network)),
+                )
 
     def _call(self, network: nn.Module) -> Any:
         """The first pass over a batch, compiled if that was asked for; decoding, token by token, is not."""
@@ -184,9 +198,13 @@ class Engine:
                 self._plans.popitem(last=False)
         return self._plans[key]
 
-    def check_budget(self, objectives: Sequence[Objective]) -> None:
-        """Raise `UserError` where one of the examples alone exceeds the token budget."""
+    def check_room(self, objectives: Sequence[Objective]) -> None:
+        """Raise `UserError` where one of the examples alone exceeds the token budget or the model's positions."""
         self._token_budget(objectives)
+        self._check_positions(objectives, True, self.model.num_prompts())
+
+    def _check_positions(self, objectives: Sequence[Objective], generate: bool, num_prompts: int) -> None:
+        check_positions(self.model.network, [o.texts(generate) for o in objectives], num_prompts)
 
     def _token_budget(self, objectives: Sequence[Objective]) -> int:
         needed = longest(objectives)
@@ -221,10 +239,9 @@ class Engine:
         return np.array([known[row, output] for row, output in enumerate(outputs)])
 
 
-def _text(tokenizer: Any, ids: Sequence[int]) -> str:
+def _text(tokenizer: Any, ids: Sequence[int], ends: Collection[int]) -> str:
     """The text up to the first end token (a reference may contain its text)."""
-    end = tokenizer.eos_token_id
-    kept = list(ids[: ids.index(end)] if end in ids else ids)
+    kept = list(takewhile(lambda i: i not in ends, ids))
     return tokenizer.decode(kept, skip_special_tokens=True)
 
 

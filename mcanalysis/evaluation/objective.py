@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mcanalysis.errors import DataError
-from mcanalysis.models.encoding import EncodedExample, encode_all
+from mcanalysis.models.encoding import EncodedExample, encode_each
+from mcanalysis.models.end_tokens import end_ids, split_end
+from mcanalysis.models.positions import Texts
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.tasks.task import Example, Task, TaskData
+
+logger = logging.getLogger(__name__)
+
+_told: set[tuple] = set()  # of which splits this process has said that their prompts were cut
 
 
 @dataclass(frozen=True, eq=False)
 class Objective:
     """The first `len(examples)` examples of a split with their token ids.
 
-    `settings_key` identifies everything that could change a measured number besides the point: the examples, their
-    tokens (hence the tokenizer and the maximal length), the score and the length of generation.
+    The answers of `examples` are what an output is scored against: without an end token written at their end. `num_cut`
+    prompts have lost their middle. `settings_key` identifies everything that could change a measured number besides the
+    point: the examples, their tokens (hence the tokenizer and the maximal length), the score and the length of
+    generation, and what ends it where that is more than the tokenizer's end token.
     """
 
     task: Task
@@ -31,6 +40,11 @@ class Objective:
         """The task's name."""
         return self.task.name
 
+    def texts(self, generate: bool = True) -> Texts:
+        """What of it a model reads, and writes if `generate`."""
+        limit = self.task.max_new_tokens if generate else 0
+        return Texts(f"the {self.split} split of {self.name}", self.encoded, limit)
+
 
 def make_objective(
     data: TaskData, split: str, tokenizer: Any, max_length: int = 1024, num_examples: int | None = None
@@ -39,19 +53,37 @@ def make_objective(
 
     Raises `DataError` for a split that is missing or empty.
     """
-    examples = data.splits.get(split, ())[:num_examples]
-    if not examples:
+    if not data.splits.get(split, ())[:num_examples]:
         raise DataError(
             f"Expected examples in the split '{split}' of {data.task.name}, got none; "
             f"it has {', '.join(data.splits) or 'no split'}."
         )
-    encoded, num_cut = encode_all(examples, tokenizer, max_length)
-    key = hash_json(
-        {
-            "examples": [[e.prompt, e.answer] for e in examples],
-            "ids": [[e.prompt_ids, e.answer_ids] for e in encoded],
-            "score": data.task.score,
-            "max_new_tokens": data.task.max_new_tokens,
-        }
-    )
-    return Objective(data.task, split, tuple(examples), tuple(encoded), num_cut, key[:16])
+    encoded, num_cut = encode_split(data, split, tokenizer, max_length, num_examples)
+    examples = [replace(e, answer=split_end(e.answer, tokenizer)[0]) for e in data.splits[split][:num_examples]]
+    key: dict[str, Any] = {
+        "examples": [[e.prompt, e.answer] for e in examples],
+        "ids": [[e.prompt_ids, e.answer_ids] for e in encoded],
+        "score": data.task.score,
+        "max_new_tokens": data.task.max_new_tokens,
+    }
+    ends = end_ids(tokenizer)
+    if len(ends) > 1:
+        key["ends"] = sorted(ends)
+    return Objective(data.task, split, tuple(examples), tuple(encoded), num_cut, hash_json(key)[:16])
+
+
+def encode_split(
+    data: TaskData, split: str, tokenizer: Any, max_length: int, num_examples: int | None = None
+) -> tuple[list[EncodedExample], int]:
+    """The first examples of a split as tokens, and how many of their prompts were cut, which is said once a process."""
+    pairs = encode_each(data.splits[split][:num_examples], tokenizer, max_length)
+    num_cut = sum(lost > 0 for _, lost in pairs)
+    which = (data.task.name, split, data.content_hash, max_length, getattr(tokenizer, "name_or_path", None))
+    if num_cut and which not in _told:
+        _told.add(which)
+        logger.warning(
+            "%d of %d %s prompts of %s were cut: they lost their middle to fit into --max-length %d with their "
+            "answers; --max-length %d keeps them whole",
+            num_cut, len(pairs), split, data.task.name, max_length, max_length + max(lost for _, lost in pairs),
+        )  # fmt: skip
+    return [example for example, _ in pairs], num_cut

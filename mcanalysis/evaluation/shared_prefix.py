@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from mcanalysis.models.forward import accepts_logits_to_keep, causal_lm
+from mcanalysis.models.causal_lm import causal_lm
+from mcanalysis.models.forward import accepts_logits_to_keep
 
 
 class SharedPrefix:

@@ -121,9 +121,10 @@ def connect_adapters(
         "data": [f"{t.task.name} {t.content_hash[:12]}" for t in tasks],
         "score": [t.task.score for t in tasks], "max_length": max_length,
     }  # fmt: skip
+    evaluator = Engine(model, engine)
+    evaluator.check_room(objectives)
     claim_run_directory(output, identity, resume=True, base_hash=base_hash(model_name))
     bar = progress(total=len(paths) * settings.num_points, desc="paths")
-    evaluator = Engine(model, engine)
     record_evaluation(output, evaluator.choices(objectives))
     tables = ResultTables()
     labels = {"strategy": "adapters", "learner": "fast", "seed": 0}

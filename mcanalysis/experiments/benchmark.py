@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ import pandas as pd
 
 from mcanalysis.errors import MissingPackageError
 from mcanalysis.evaluation.engine import Engine
-from mcanalysis.evaluation.objective import make_objective
+from mcanalysis.evaluation.objective import encode_split, make_objective
 from mcanalysis.metrics.scores import get_score
 from mcanalysis.models.adapter_files import LoraSettings
-from mcanalysis.models.encoding import encode_all
+from mcanalysis.models.end_tokens import split_end
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.progress import Progress, silent
@@ -49,7 +50,7 @@ def describe_benchmark(
     start = model.point()
     engine = Engine(model)
     for data in tasks:
-        encoded, _ = encode_all(data.splits["train"], tokenizer, training.max_length)
+        encoded, _ = encode_split(data, "train", tokenizer, training.max_length)
         objective = make_objective(data, "test", tokenizer, training.max_length)
         before = engine.evaluate(model.base_point(), [objective])[0].measurement.score
         model.load_point(start)
@@ -61,7 +62,7 @@ def describe_benchmark(
         after = engine.evaluate(model.point(), [objective])[0].measurement.score
         prompts = [e.prompt for split in data.splits.values() for e in split]
         trained = {e.prompt for e in data.splits["train"]}
-        answers = Counter(_label(data.task, e.answer) for e in data.splits["test"])
+        answers = Counter(_label(data.task, e.answer) for e in objective.examples)
         rows.append(
             {
                 "task": data.task.name,
@@ -88,7 +89,10 @@ def bag_of_words_score(data: TaskData, tokenizer: Any) -> float:
         from sklearn.neighbors import NearestNeighbors
     except ImportError:
         raise MissingPackageError("scikit-learn", "for the bag-of-words baseline", "classics") from None
-    train, test = data.splits["train"], data.splits["test"]
+    train, test = (
+        [replace(e, answer=split_end(e.answer, tokenizer)[0]) for e in data.splits[split]]
+        for split in ("train", "test")
+    )
     counter = CountVectorizer(tokenizer=tokenizer.tokenize, token_pattern=None, lowercase=False)  # type: ignore[arg-type]
     train_counts = counter.fit_transform([e.prompt for e in train])
     test_counts = counter.transform([e.prompt for e in test])

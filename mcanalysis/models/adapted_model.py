@@ -43,6 +43,10 @@ class AdaptedModel(ABC):
     def in_place(self, point: Mapping[str, Tensor]) -> AbstractContextManager[nn.Module]:
         """Yield a network that computes as the model does at a point; afterwards all is as it was."""
 
+    def num_prompts(self, point: Mapping[str, Tensor] | None = None) -> int:
+        """Trained vectors that are read before each row at a point, or, without one, in training."""
+        return 0
+
     def beside_tokens(self, prompt_lengths: Tensor, columns: int) -> dict[str, Any]:
         """What the network is given besides (rows, columns) of tokens that begin with prompts of these lengths."""
         return {}

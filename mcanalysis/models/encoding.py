@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mcanalysis.errors import DataError
+from mcanalysis.models.end_tokens import split_end
 from mcanalysis.tasks.task import Example
 
 IGNORED = -100  # the label PyTorch's cross entropy leaves out
@@ -75,39 +76,65 @@ class Batch:
         )
 
 
-def encode(example: Example, tokenizer: Any, max_length: int) -> tuple[EncodedExample, bool]:
-    """Encode one example; returns it and whether its prompt was cut.
+def encode(example: Example, tokenizer: Any, max_length: int) -> tuple[EncodedExample, int]:
+    """Encode one example; returns it and how many tokens its prompt has lost.
 
-    Prompt and answer are tokenised apart, so that the boundary is the same in training and in generation. A too long
-    example loses the middle of its *prompt* (instructions stand at its ends), never a token of its answer. Raises
-    `DataError` where the answer alone does not fit, and for an empty prompt, after which nothing predicts an answer.
+    Prompt and answer are tokenised apart, so that the boundary is the same in training and in generation. A prompt has
+    the tokenizer's start token once, whether its text brings it or not; an end token that its text brings is kept, one
+    that the tokenizer adds is not. An answer ends with one end token, whether its text brings it or not (`split_end`).
+    A too long example loses the middle of its *prompt* (instructions stand at its ends), never a token of its answer.
+    Raises `DataError` where the answer alone does not fit, and for an empty prompt, after which nothing predicts an
+    answer.
     """
-    prompt = list(tokenizer(example.prompt)["input_ids"])  # with the tokenizer's own start token, if it has one
-    if prompt and prompt[-1] == tokenizer.eos_token_id:
-        prompt.pop()
+    return _encode(example, tokenizer, max_length, *added_tokens(tokenizer))
+
+
+def _encode(
+    example: Example, tokenizer: Any, max_length: int, front: list[int], back: list[int]
+) -> tuple[EncodedExample, int]:
+    own = list(tokenizer(example.prompt, add_special_tokens=False)["input_ids"])
+    prompt = (own if own[: len(front)] == front else front + own) + back
     if not prompt:
         raise DataError(
             f"Expected a prompt of at least one token before the answer {example.answer[:40]!r}, got an empty one; "
-            "mend or remove the example."
+            "write one, or remove the example."
         )
-    answer = [*tokenizer(example.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    text, end = split_end(example.answer, tokenizer)
+    answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], end]
     room = max_length - len(answer)
     if room < 1:
         raise DataError(
             f"Expected answers of at most {max_length - 2} tokens, got one of {len(answer) - 1} "
             f"({example.answer[:40]!r}…); raise --max-length."
         )
-    cut = len(prompt) > room
-    if cut:
+    lost = max(len(prompt) - room, 0)
+    if lost:
         tail = room // 2
         prompt = prompt[: room - tail] + prompt[len(prompt) - tail :]
-    return EncodedExample(tuple(prompt), tuple(answer)), cut
+    return EncodedExample(tuple(prompt), tuple(answer)), lost
+
+
+def added_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The ids that a tokenizer puts before and behind every text, without an end token behind it.
+
+    Found on a text that brings no special token itself. Nothing is written behind an end, so a prompt has none there.
+    """
+    own, whole = (list(tokenizer("a", add_special_tokens=adds)["input_ids"]) for adds in (False, True))
+    start = next((i for i in range(len(whole)) if whole[i : i + len(own)] == own), 0)
+    front, back = whole[:start], whole[start + len(own) :]
+    return front, back[:-1] if back[-1:] == [tokenizer.eos_token_id] else back
+
+
+def encode_each(examples: Iterable[Example], tokenizer: Any, max_length: int) -> list[tuple[EncodedExample, int]]:
+    """Encode examples in order, each with the number of tokens that its prompt has lost; see `encode`."""
+    added = added_tokens(tokenizer)
+    return [_encode(e, tokenizer, max_length, *added) for e in examples]
 
 
 def encode_all(examples: Iterable[Example], tokenizer: Any, max_length: int) -> tuple[list[EncodedExample], int]:
     """Encode examples in order; returns them and how many prompts were cut. None is ever dropped."""
-    pairs = [encode(e, tokenizer, max_length) for e in examples]
-    return [e for e, _ in pairs], sum(cut for _, cut in pairs)
+    pairs = encode_each(examples, tokenizer, max_length)
+    return [e for e, _ in pairs], sum(lost > 0 for _, lost in pairs)
 
 
 def pad_id(tokenizer: Any) -> int:

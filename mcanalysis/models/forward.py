@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from mcanalysis.models.causal_lm import causal_lm
 from mcanalysis.models.encoding import IGNORED, Batch
+from mcanalysis.models.positions import check_length
 
 
 class Forward(NamedTuple):
@@ -38,8 +40,10 @@ def forward(
     """Run the model once; logits are computed only at the positions that predict a token of an answer.
 
     `call` replaces `model(**inputs)` (a functional call at another point, say); `extra` adds inputs of a network of
-    one's own. The last hidden states carry no embedding layer: entry i is the output of block i+1.
+    one's own. The last hidden states carry no embedding layer: entry i is the output of block i+1. Raises `UserError`
+    for more tokens than the model has positions for.
     """
+    check_length(model, batch.input_ids.shape[1])
     inputs: dict[str, Any] = {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
@@ -87,13 +91,6 @@ def head_only_at(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[bo
 @cache
 def _accepts(kind: type) -> bool:
     return "logits_to_keep" in inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
-
-
-def causal_lm(model: nn.Module) -> nn.Module:
-    """The causal LM inside PEFT's, an engine's or a wrapper of our own."""
-    while hasattr(model, "get_base_model") or hasattr(model, "module"):
-        model = model.get_base_model() if hasattr(model, "get_base_model") else model.module  # type: ignore
-    return model
 
 
 def accepts_logits_to_keep(model: nn.Module) -> bool:

@@ -38,14 +38,14 @@ def load_base(
     one line for a model that is not there, a folder without a model, an unknown dtype or device.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     check_base(name, dtype, device)
     _check_connection(name)
     source = model_source(name)
     settings = _quantized(quantization, device)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = load_tokenizer(name)
         with _without_bar() if name == EMBEDDED else nullcontext():  # it is loaded in a moment
             model = AutoModelForCausalLM.from_pretrained(
                 source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), **settings
@@ -64,6 +64,25 @@ def load_base(
     if quantization is None:  # a quantised model is put in place as it is loaded
         model = model.to(device)  # type: ignore[arg-type]
     return model.eval(), tokenizer
+
+
+def load_tokenizer(name: str) -> Any:
+    """A model's tokenizer, which knows at which tokens the model stops; loads no weights.
+
+    The model is what `load_base` takes; raises what `from_pretrained` of transformers does.
+    """
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    from mcanalysis.models.end_tokens import remember_ends
+
+    source = model_source(name)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    try:
+        generation = GenerationConfig.from_pretrained(source)
+    except OSError:  # as transformers does for a model without the file
+        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(source, trust_remote_code=False))
+    remember_ends(tokenizer, generation)
+    return tokenizer
 
 
 def _check_connection(name: str) -> None:

@@ -13,7 +13,7 @@ import inspect
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.models.adapted_model import AdaptedModel
-from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.params.point import Point
 
 
@@ -152,6 +151,11 @@ class PromptModel(AdaptedModel):
         self.name = name
         self.parameters = dict(self.prompts.named_parameters())
 
+    def num_prompts(self, point: Mapping[str, Tensor] | None = None) -> int:
+        if point is None:
+            return self.prompts.length
+        return self._prompts_at(point).length if point else 0
+
     def base_point(self) -> Point:
         return {}
 
@@ -179,16 +183,6 @@ class PromptModel(AdaptedModel):
     @abstractmethod
     def _config(self, point: Mapping[str, Tensor]) -> dict[str, Any]:
         """What is written beside a point's tensors."""
-
-    def check_room(self, number: int, examples: Sequence[EncodedExample]) -> None:
-        """Raise `UserError` where `number` prompts and the longest example exceed the base's positions."""
-        limit = getattr(self.base.config.get_text_config(), "max_position_embeddings", None)  # type: ignore
-        longest = max((len(e) for e in examples), default=0)
-        if limit is not None and number + longest > limit:
-            raise UserError(
-                f"Expected prompts and tokens within the {limit} positions of the base, got {number} prompts before "
-                f"{longest} tokens; lower prompt_length, or --max-length to at most {max(limit - number, 0)}."
-            )
 
     def save(self, directory: str | Path, point: Mapping[str, Tensor] | None = None) -> None:
         """Write a point, or what is being trained, as one safetensors and one JSON file."""

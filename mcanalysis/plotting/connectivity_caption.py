@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from mcanalysis.plotting.selection import examples_per_task, label_name
+from mcanalysis.plotting.selection import cut_prompts, examples_per_task, label_name
 from mcanalysis.plotting.style import path_lines
 from mcanalysis.plotting.transition_rows import (
     TransitionRows,
@@ -26,7 +26,8 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
     lines = path_lines(kinds)
     first = next(iter(lines.values())).label
     rows = shown[0].rows
-    number = examples_per_task(pd.concat([transition.rows for transition in shown]))
+    every = pd.concat([transition.rows for transition in shown])
+    number = " ".join(filter(None, (examples_per_task(every), cut_prompts(every))))
     drawn = (
         f"Lines: {'; '.join(line.label for line in lines.values())}. "
         f"Bands: 95 % bootstrap interval over examples ({first}). {number} "

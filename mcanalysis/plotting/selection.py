@@ -114,6 +114,19 @@ def examples_per_task(rows: pd.DataFrame) -> str:
     return f"Of each task {low if low == high else f'{low}–{high}'} example{'s' * (high > 1)}."
 
 
+def cut_prompts(rows: pd.DataFrame) -> str:
+    """How many prompts of single tasks lost their middle, as a sentence; empty where none did, or nothing is known.
+
+    >>> cut_prompts(pd.DataFrame({"task": ["A", "B"], "num_examples": [50, 40], "num_cut": [3, 0]}))
+    'Too long for the maximal length, and cut in their middle: 3 of 50 prompts of A.'
+    """
+    if "num_cut" not in rows:
+        return ""
+    cut = rows[~rows.task.isin(MEANS) & (rows.num_cut > 0)].drop_duplicates("task")
+    told = [f"{int(r.num_cut)} of {int(r.num_examples)} prompts of {r.task}" for r in cut.itertuples()]
+    return f"Too long for the maximal length, and cut in their middle: {', '.join(told)}." if told else ""
+
+
 def new_task(rows: pd.DataFrame, end: str) -> str:
     """The task learned in a transition: the one that `end` names, or the last named before the means.
 

@@ -201,8 +201,9 @@ def record_evaluation(run_directory: str | os.PathLike[str], choices: Mapping[st
         return
     manifest = read_manifest(run_directory)
     stated = manifest.get("evaluation") or {}
-    shared = {**stated.get("shared_prefix_tokens", {}), **choices.get("shared_prefix_tokens", {})}
-    new = {**choices, "shared_prefix_tokens": shared}
+    new = {**stated, **choices}
+    for name in {"shared_prefix_tokens", "cut_prompts"} & set(new):
+        new[name] = {**stated.get(name, {}), **choices.get(name, {})}
     if new != stated:
         write_manifest(run_directory, {**manifest, "evaluation": new})
 

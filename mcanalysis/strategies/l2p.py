@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from mcanalysis.errors import UserError
 from mcanalysis.models.adapter_files import LoraSettings
-from mcanalysis.models.encoding import IGNORED, EncodedExample
+from mcanalysis.models.encoding import IGNORED
 from mcanalysis.models.prompt_pool import PoolModel
 from mcanalysis.strategies.strategy import Step, Strategy, StrategyConfig
 
@@ -80,9 +79,8 @@ class L2p(Strategy):
             seed=self.seed,
         )
 
-    def begin_task(self, model: PoolModel, task_index: int, examples: Sequence[EncodedExample]) -> None:
-        super().begin_task(model, task_index, examples)
-        model.check_room(model.prompts.length, examples)
+    def num_prompts(self, num_tasks: int) -> int:
+        return self.config.num_selected * self.config.prompt_length
 
     def loss(self, step: Step) -> Tensor:
         query_mask = step.batch.mask() * (step.batch.labels == IGNORED)

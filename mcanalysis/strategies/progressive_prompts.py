@@ -65,12 +65,13 @@ class ProgressivePrompts(Strategy):
             base, tokenizer, name, prompt_length=c.prompt_length, bottleneck=c.bottleneck, seed=self.seed
         )
 
+    def num_prompts(self, num_tasks: int) -> int:
+        return self.config.prompt_length * num_tasks
+
     def begin(self, model: StackModel, num_tasks: int) -> None:
-        self.num_tasks = num_tasks
         model.draw_starts(num_tasks)
 
     def begin_task(self, model: StackModel, task_index: int, examples: Sequence[EncodedExample]) -> None:
         super().begin_task(model, task_index, examples)
-        model.check_room(self.config.prompt_length * self.num_tasks, examples)  # now, not when the last task begins
         if task_index > 0:
             model.grow(task_index)

@@ -181,6 +181,10 @@ class Strategy(ABC):
         """Called before a task's first step, with its train examples; `task_index` counts from 0."""
         self.task_index = task_index
 
+    def num_prompts(self, num_tasks: int) -> int:
+        """Trained vectors before a row at the end of so many tasks; they take positions of the base."""
+        return 0
+
     def num_phases(self) -> int:
         """How many times the task is gone through, each with `num_steps` steps and an optimiser of its own."""
         return 1

@@ -6,7 +6,6 @@ stopped.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import tempfile
@@ -21,11 +20,11 @@ import numpy as np
 import torch
 
 from mcanalysis.errors import DataError
-from mcanalysis.evaluation.objective import make_objective
+from mcanalysis.evaluation.objective import Objective, encode_split, make_objective
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.adapter_files import LoraSettings
-from mcanalysis.models.encoding import encode_all
 from mcanalysis.models.loading import base_hash, default_device, load_base
+from mcanalysis.models.positions import Texts, check_positions, positions_of
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.atomic import (
     clear_partial_files,
@@ -38,6 +37,7 @@ from mcanalysis.store.manifest import (
     claim_run_directory,
     lock_run_directory,
     mark_finished,
+    record_evaluation,
 )
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.strategies import make_strategy
@@ -52,8 +52,6 @@ from mcanalysis.training.stages import Stage, make_stages
 from mcanalysis.training.stopping import Stopped, listening
 from mcanalysis.training.task_trainer import TaskTrainer
 from mcanalysis.training.trajectory import TrajectoryWriter
-
-logger = logging.getLogger(__name__)
 
 
 class ContinualTrainer:
@@ -94,6 +92,9 @@ class ContinualTrainer:
             [make_objective(t, "test", model.tokenizer, config.max_length, num_test) for t in data]
             for data in (tasks, general)
         )
+        check_run_positions(
+            model.network, model.tokenizer, strategy, self._stages, [*objectives, *others], tasks, config.max_length
+        )
         self._scoring = Scoring(
             self.directory, model, strategy, objectives, others, self.processes, self.execution.engine
         )
@@ -105,11 +106,9 @@ class ContinualTrainer:
         for task in self.tasks:
             if not task.splits.get("train"):
                 raise DataError(f"Expected train examples for {task.task.name}, got none; add them or drop the task.")
-            encoded, cut = encode_all(task.splits["train"], self.model.tokenizer, self.config.max_length)
+            encoded, cut = encode_split(task, "train", self.model.tokenizer, self.config.max_length)
             train.append((task.task.name, encoded))
             self.num_cut[task.task.name] = cut
-            if cut:
-                logger.warning("%d of %d train prompts of %s were cut to fit", cut, len(encoded), task.task.name)
         return make_stages(train, self.strategy.schedule, self.config.num_steps)
 
     def run(self) -> None:
@@ -130,6 +129,9 @@ class ContinualTrainer:
     def _run(self) -> None:
         if self.processes.is_main:
             clear_partial_files(self.directory)
+            if any(self.num_cut.values()):
+                cut = {f"{task}/train": number for task, number in self.num_cut.items() if number}
+                record_evaluation(self.directory, {"cut_prompts": cut})
         self.strategy.begin(self.model, len(self.tasks))
         position = read_checkpoint(self.directory / "checkpoint", self.model, self.strategy, self.processes)
         if position == Position() and self.processes.is_main and (self.directory / "minima").exists():
@@ -241,6 +243,27 @@ class ContinualTrainer:
         write_json_atomic(self.directory / "tables" / "cost.json", cost)
         if self.strategy.report:
             write_json_atomic(self.directory / "tables" / "strategy.json", self.strategy.report)
+
+
+def check_run_positions(
+    network: Any,
+    tokenizer: Any,
+    strategy: Strategy,
+    stages: Sequence[Stage],
+    objectives: Sequence[Objective],
+    tasks: Sequence[TaskData],
+    max_length: int,
+) -> None:
+    """Raise `UserError` where a run would read more tokens than its model has positions for, or an analysis of it.
+
+    Asked before anything is written: what is trained on, `objectives`, and the eval split, on which t* is chosen.
+    """
+    texts = [Texts(f"the train split of {s.name}", s.examples) for s in stages]
+    texts += [o.texts() for o in objectives]
+    if positions_of(network).is_table:
+        held_out = [t for t in tasks if t.splits.get("eval")]
+        texts += [make_objective(t, "eval", tokenizer, max_length).texts() for t in held_out]
+    check_positions(network, texts, strategy.num_prompts(len(tasks)))
 
 
 def is_finished(config: RunConfig, run_directory: str | Path, tasks: Sequence[TaskData], resume: bool) -> bool:

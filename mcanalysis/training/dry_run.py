@@ -13,14 +13,15 @@ import torch
 from torch import nn
 
 from mcanalysis.errors import DataError, UserError
+from mcanalysis.evaluation.objective import encode_split, make_objective
 from mcanalysis.models.adapter_files import LoraSettings
-from mcanalysis.models.encoding import EncodedExample, encode_all
-from mcanalysis.models.loading import check_base, model_source
+from mcanalysis.models.encoding import EncodedExample
+from mcanalysis.models.loading import check_base, load_tokenizer, model_source
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.tasks.task import TaskData
 from mcanalysis.training.config import Execution, RunConfig
-from mcanalysis.training.continual_trainer import load_tasks
+from mcanalysis.training.continual_trainer import check_run_positions, load_tasks
 from mcanalysis.training.data_order import steps_of_examples
 from mcanalysis.training.stages import Stage, make_stages
 
@@ -131,12 +132,17 @@ def dry_run(
         name = task.task.name
         if not task.splits.get("train"):
             raise DataError(f"Expected train examples for {name}, got none; add them or drop the task.")
-        encoded, cut[name] = encode_all(task.splits["train"], tokenizer, training.max_length)
+        encoded, cut[name] = encode_split(task, "train", tokenizer, training.max_length)
         train.append((name, encoded))
     stages = make_stages(train, strategy.schedule, training.num_steps)
     rows, worst = _stage_rows(stages, cut, strategy, config, training.batch_size // processes)
-    tested, cut_tests = _tests(tasks, tokenizer, config)
-    asked, cut_general = _tests(general, tokenizer, config)
+    tests, asked_general = (
+        [make_objective(t, "test", tokenizer, training.max_length, config.num_test) for t in data]
+        for data in (tasks, general)
+    )
+    everything = [*tests, *asked_general]
+    check_run_positions(base, tokenizer, strategy, stages, everything, tasks, training.max_length)
+    tested, asked = ([len(o.encoded) for o in objectives] for objectives in (tests, asked_general))
     scored = sum(tested) + len(strategy.learners) * sum(
         tested[i] for s in stages for i in strategy.scored_tasks(s.row - 1, len(tasks))
     )
@@ -157,7 +163,7 @@ def dry_run(
         num_trained if stages else 0,
         pd.DataFrame(rows),
         scored + (1 + learners) * sum(asked),
-        cut_tests + cut_general,
+        sum(o.num_cut for o in everything),
         memory,
     )
 
@@ -237,25 +243,15 @@ def _count(batches: Iterator[list[EncodedExample]]) -> _Counts:
     return counts
 
 
-def _tests(tasks: Sequence[TaskData], tokenizer: Any, config: RunConfig) -> tuple[list[int], int]:
-    """Per task the number of its test prompts, and how many of all are cut."""
-    counts, cut = [], 0
-    for task in tasks:
-        encoded, of_task = encode_all(task.splits["test"][: config.num_test], tokenizer, config.training.max_length)
-        counts.append(len(encoded))
-        cut += of_task
-    return counts, cut
-
-
 def _without_weights(config: RunConfig) -> tuple[Any, Any, int]:
     """The base on the meta device, which holds shapes only, its tokenizer, and the bytes its weights would take."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     check_base(config.model, config.dtype, "cpu")
     source = model_source(config.model)
     try:
         shape = AutoConfig.from_pretrained(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = load_tokenizer(config.model)
         dtype = shape.dtype or torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
         with torch.device("meta"):
             base = AutoModelForCausalLM.from_config(shape, dtype=dtype)

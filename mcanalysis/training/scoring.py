@@ -48,7 +48,7 @@ class Scoring:
         self._objectives = list(objectives)
         self._general = list(general)
         self._engine = Engine(model, engine)
-        self._engine.check_budget([*objectives, *general])
+        self._engine.check_room([*objectives, *general])
         number = len(self._objectives)
         self._matrices = {learner: np.full((number + 1, number), np.nan) for learner in strategy.learners}
 

@@ -18,6 +18,7 @@ from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.models.encoding import IGNORED, EncodedExample, collate
 from mcanalysis.models.forward import forward
 from mcanalysis.models.loading import load_base
+from mcanalysis.models.positions import Texts, check_positions
 from mcanalysis.models.prompt_model import PromptNetwork, vocabulary_vectors
 from mcanalysis.models.prompt_pool import PoolModel
 from mcanalysis.models.prompt_stack import StackModel
@@ -388,9 +389,10 @@ def test_a_base_that_takes_no_embeddings_is_refused(make_base, tokenizer):
 def test_more_prompts_than_the_base_has_positions_are_refused(attach, encode_examples):
     model, examples = attach("stack", "gpt2"), encode_examples(4)
     longest = max(len(e) for e in examples)
-    model.check_room(256 - longest, examples)
-    with pytest.raises(UserError, match=f"within the 256 positions.*at most {longest - 1}"):
-        model.check_room(257 - longest, examples)
+    texts = [Texts("the train split of zeta", examples)]
+    check_positions(model.network, texts, 256 - longest)
+    with pytest.raises(UserError, match=f"256 tokens .* {257 - longest} trained vectors.* to {longest - 1}"):
+        check_positions(model.network, texts, 257 - longest)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -112,14 +112,12 @@ def test_four_times_four_examples_after_a_prefix_are_sixteen(begun, encode_examp
     assert mean_apart(*points) < 0.01 * 1e-2  # of the learning rate
 
 
-def test_a_sequence_that_will_not_fit_is_refused_when_its_first_task_begins(begun, encode_examples):
-    examples = encode_examples(4)
-    room = 256 - max(len(e) for e in examples)
-    strategy, model = begun(num_tasks=room, prompt_length=1)
-    strategy.begin_task(model, 0, examples)
-    strategy, model = begun(num_tasks=room + 1, prompt_length=1)
-    with pytest.raises(UserError, match="lower prompt_length"):
-        strategy.begin_task(model, 0, examples)
+def test_the_prompts_of_all_tasks_are_counted_before_the_first_begins(begun):
+    strategy, model = begun(num_tasks=3, prompt_length=2)
+    for task in range(3):
+        strategy.begin_task(model, task, [])
+    assert strategy.num_prompts(3) == model.num_prompts() == model.num_prompts(model.point()) == 6
+    assert model.num_prompts(model.base_point()) == 0
 
 
 @pytest.mark.parametrize("settings", [{"prompt_length": 0}, {"bottleneck": 0}, {"learning_rate_factor": -1.0}])

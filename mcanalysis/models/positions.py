@@ -1,0 +1,114 @@
+"""How many tokens a model can read: refused where it has no position for one, said where it was not made for so many.
+
+GPT-2, OPT, GPT-Neo, … look each position up in a table and fail beyond its last row; on a GPU that ends the process.
+Rotary models go on, and what they then compute means little.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from mcanalysis.errors import UserError
+from mcanalysis.models.causal_lm import causal_lm
+from mcanalysis.models.encoding import EncodedExample
+
+logger = logging.getLogger(__name__)
+
+_told: set[tuple] = set()  # which warnings this process has given
+
+
+class Positions(NamedTuple):
+    """`number` of positions that a model was made for (None: it does not say); `is_table`: there are no more."""
+
+    number: int | None
+    is_table: bool
+
+
+class Texts(NamedTuple):
+    """Examples that are read, and whose they are; where they are answered, `max_new_tokens` is the most written."""
+
+    name: str
+    examples: Sequence[EncodedExample]
+    max_new_tokens: int = 0
+
+
+_known: WeakKeyDictionary[nn.Module, Positions] = WeakKeyDictionary()
+
+
+def positions_of(model: nn.Module) -> Positions:
+    """The positions of a causal LM, of its shapes and its configuration alone (it may lie on the meta device).
+
+    A table is an embedding beside that of the tokens, or a buffer (GPT-J, CTRL), with a row for each position of the
+    configuration and, in OPT and its like, a few in front that none is written to (`offset`). MPT builds its biases for
+    so many positions and no more.
+    """
+    lm = causal_lm(model)
+    if lm not in _known:
+        _known[lm] = _find(lm)
+    return _known[lm]
+
+
+def _find(lm: Any) -> Positions:
+    config = getattr(lm, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    number = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
+    if not isinstance(number, int) or number < 1:  # XLNet says -1
+        return Positions(None, False)
+    tokens = lm.get_input_embeddings() if hasattr(lm, "get_input_embeddings") else None
+    for module in lm.modules():
+        if not isinstance(module, nn.Embedding) or module is tokens:
+            continue
+        if module.num_embeddings - getattr(module, "offset", 0) == number:
+            # RoBERTa's first position is behind that of padding.
+            return Positions(number - (0 if module.padding_idx is None else module.padding_idx + 1), True)
+    buffers = any(b.dim() == 2 and b.shape[0] == number for b in lm.buffers())
+    return Positions(number, buffers or getattr(text, "model_type", None) == "mpt")
+
+
+def check_length(model: nn.Module, columns: int) -> None:
+    """Raise `UserError` for a batch of more columns than the model has positions for."""
+    number, is_table = positions_of(model)
+    if is_table and number is not None and columns > number:
+        raise UserError(
+            f"Expected at most the {number} tokens that the model has positions for, got an example of {columns}; "
+            f"lower --max-length to {number}."
+        )
+
+
+def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int = 0) -> None:
+    """Raise `UserError` where a model has no position for a token that is read; warn once where it was made for fewer.
+
+    Read are `num_prompts` trained vectors, a prompt, and its answer or all that is written but the last token. The
+    remedy named is the largest maximal length at which every example fits.
+    """
+    number, is_table = positions_of(model)
+    if number is None:
+        return
+    room = number - num_prompts
+    longest, remedy, worst = 0, number, None
+    for name, examples, max_new_tokens in texts:
+        for example in examples:
+            prompt, answer = len(example.prompt_ids), len(example.answer_ids)
+            behind = max(answer, max_new_tokens - 1)
+            longest = max(longest, answer)
+            if prompt + behind > room:
+                remedy = min(remedy, room - behind + answer)  # the prompt is then cut to what is left of the room
+                if worst is None or prompt + behind > worst[1] + worst[2]:
+                    worst = name, prompt, behind
+    if worst is None:
+        return
+    name, prompt, behind = worst
+    trained = f"{num_prompts} trained vectors, " if num_prompts else ""
+    got = f"{trained}a prompt of {prompt} tokens and {behind} behind it in {name}"
+    way = f"lower --max-length to {remedy}" if remedy > longest else "choose a model with more positions"
+    if is_table:
+        raise UserError(f"Expected at most the {number} tokens that the model has positions for, got {got}; {way}.")
+    key = (type(causal_lm(model)).__name__, number, worst)
+    if key not in _told:
+        _told.add(key)
+        logger.warning("the model was made for %d tokens, got %s: such numbers mean little; %s", number, got, way)
