@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcanalysis.errors import DataError
+from mcanalysis.evaluation.reach import reach, warn_of_unreachable
 from mcanalysis.models.encoding import EncodedExample, encode_all
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.tasks.task import Example, Task, TaskData
@@ -37,7 +38,7 @@ def make_objective(
 ) -> Objective:
     """Make the objective of one split; `num_examples` keeps the first ones (all of them where there are fewer).
 
-    Raises `DataError` for a split that is missing or empty.
+    Warns of answers that no model can give (`reach`). Raises `DataError` for a split that is missing or empty.
     """
     examples = data.splits.get(split, ())[:num_examples]
     if not examples:
@@ -46,6 +47,7 @@ def make_objective(
             f"it has {', '.join(data.splits) or 'no split'}."
         )
     encoded, num_cut = encode_all(examples, tokenizer, max_length)
+    warn_of_unreachable(data.task, split, reach(data.task, examples, encoded, tokenizer))
     key = hash_json(
         {
             "examples": [[e.prompt, e.answer] for e in examples],

@@ -42,6 +42,7 @@ from mcanalysis.store.manifest import (
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Strategy
+from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
 from mcanalysis.training.checkpoint import Position, read_checkpoint, write_checkpoint, writing
 from mcanalysis.training.config import Execution, RunConfig, TrainingConfig
@@ -77,6 +78,8 @@ class ContinualTrainer:
         processes: Processes | None = None,
         progress: Progress = silent,
     ) -> None:
+        for data in (tasks, general):
+            check_distinct([task.task.name for task in data])
         self.model = model
         self.tasks = tasks
         self.strategy = strategy
@@ -267,7 +270,7 @@ def load_tasks(config: RunConfig) -> list[TaskData]:
     from mcanalysis.benchmarks import load_benchmark
 
     return load_benchmark(
-        config.benchmark, config.data_dir, config.tasks, dict(config.scores) or None, dict(config.sizes) or None
+        config.benchmark, config.data_dir, config.tasks, config.scores, config.sizes, config.max_new_tokens
     )
 
 
