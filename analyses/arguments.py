@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 from console import answer_in_json, is_main_process
 from running import num_processes
 
+_GENERAL = "general/"  # before the name of a general task where a flag is of all kinds of task
+
 
 def _once(parser: Any, action: argparse.Action, values: Any, flag: str | None) -> None:
     """Remember what a flag was given; raises `UserError` where it was given something else before."""
@@ -32,7 +34,7 @@ class _Store(argparse._StoreAction):
     """A value, given once; the pairs of all flags together, over those of the configuration file."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        if self.type is pairs:
+        if self.type in (pairs, limits):
             given = parser.given.setdefault(self.dest, {})
             given |= _unique([*given.items(), *values], option_string)
             values = {**(parser.get_default(self.dest) or {}), **given}
@@ -152,11 +154,13 @@ def _from_yaml(action: argparse.Action, value: Any) -> Any:
             raise ValueError(value)
         return [int(str(v)) if kind is integers else str(v) for v in value]
     if isinstance(value, dict):
-        if kind is not pairs:
+        if kind not in (pairs, limits):
             raise ValueError(value)
+        if kind is limits:
+            return {str(k): int(str(v)) for k, v in value.items()}
         return {str(k): v if isinstance(v, str) else json.dumps(v) for k, v in value.items()}
     made = kind(str(value)) if callable(kind) else str(value)
-    if kind is pairs:
+    if kind in (pairs, limits):
         return _unique(made, action.dest)  # type: ignore[arg-type]
     if action.choices is not None and made not in action.choices:
         raise argparse.ArgumentTypeError(f"choose from {', '.join(action.choices)}")
@@ -177,11 +181,11 @@ def _written_twice(tree: Any) -> list[str]:
     return [name for block in blocks for name in block if block.count(name) > 1]
 
 
-def _unique(given: Iterable[tuple[str, str]], flag: str | None) -> dict[str, str]:
+def _unique(given: Iterable[tuple[str, Any]], flag: str | None) -> dict[str, Any]:
     """Pairs as a dictionary; raises `UserError` for a name with two values."""
     from mcanalysis.errors import UserError
 
-    made: dict[str, str] = {}
+    made: dict[str, Any] = {}
     for name, value in given:
         if made.setdefault(name, value) != value:
             raise UserError(f"Expected {name} once in {flag}, got {made[name]} and {value}; leave one out.")
@@ -207,6 +211,23 @@ def pairs(text: str) -> list[tuple[str, str]]:
     if not all(name.strip() and equals for name, equals, _ in entries):
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE[,NAME=VALUE], got '{text}'")
     return [(name.strip(), value.strip()) for name, _, value in entries]
+
+
+def limits(text: str) -> list[tuple[str, int]]:
+    """`A=64,B=256` as (name, number); a number alone is that of the task "", which stands for all."""
+    try:
+        return [(name, int(value)) for name, value in (pairs(text) if "=" in text else [("", text)])]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected N or TASK=N[,TASK=N], got '{text}'") from None
+
+
+def limit_of_all(args: argparse.Namespace) -> int | None:
+    """The one number of `--max-new-tokens`; raises `UserError` for numbers of single tasks."""
+    from mcanalysis.errors import UserError
+
+    if set(args.max_new_tokens) - {""}:
+        raise UserError("Expected one number for --max-new-tokens with --minima, got TASK=N; give --max-new-tokens N.")
+    return args.max_new_tokens.get("")
 
 
 def count_or_all(text: str) -> int | None:
@@ -245,6 +266,13 @@ def add_run_flags(parser: Parser) -> None:
     data.add_argument("--data-dir", default=None, metavar="DIR", help="<DIR>/<TASK>/{train,eval,test}.json")
     data.add_argument("--tasks", type=comma_list, default=None, metavar="A,B,C", help="tasks, in this order")
     data.add_argument("--scores", type=pairs, default={}, metavar="TASK=SCORE", help="another score for a task")
+    data.add_argument(
+        "--max-new-tokens",
+        type=limits,
+        default={},
+        metavar="TASK=N",
+        help="most tokens generated for an answer; with --minima N",
+    )
     data.add_argument("--num-train", type=int, default=None, help="train examples per task")
     data.add_argument("--num-test", type=count_or_all, default=None, help="test examples per task for the matrix")
     data.add_argument("--max-length", type=int, default=1024, help="tokens; longer prompts lose their middle")
@@ -288,6 +316,7 @@ def add_general_flags(parser: Parser) -> None:
 
 def run_config(args: argparse.Namespace, strategy: str, seed: int, settings: dict[str, Any]) -> Any:
     """The run configuration that the flags describe."""
+    from mcanalysis.errors import UserError
     from mcanalysis.training.config import RunConfig, TrainingConfig
 
     names = (
@@ -295,6 +324,11 @@ def run_config(args: argparse.Namespace, strategy: str, seed: int, settings: dic
         "max_length", "group_by_length",
     )  # fmt: skip
     training = {name: getattr(args, name) for name in names}
+    has_general = hasattr(args, "general_data")
+    if "" in args.max_new_tokens:
+        raise UserError(
+            f"Expected TASK=N for --max-new-tokens, got {args.max_new_tokens['']} for no task; name the task."
+        )
     if args.steps is not None:
         training["num_steps"] = args.steps
     return RunConfig(
@@ -307,6 +341,7 @@ def run_config(args: argparse.Namespace, strategy: str, seed: int, settings: dic
         data_dir=args.data_dir,
         tasks=tuple(args.tasks) if args.tasks else None,
         scores=args.scores,
+        max_new_tokens={n: v for n, v in args.max_new_tokens.items() if not (has_general and n.startswith(_GENERAL))},
         sizes={} if args.num_train is None else {"train": args.num_train},
         num_test=args.num_test,
         quantization=args.quantization,
@@ -357,9 +392,14 @@ def general(args: argparse.Namespace) -> Any:
 
     if args.general_data is None and args.general_tasks is not None:
         raise UserError("Expected --general-data with --general-tasks, got the latter alone; name the folder.")
+    limits = {n.removeprefix(_GENERAL): v for n, v in args.max_new_tokens.items() if n.startswith(_GENERAL)}
     if args.general_data is None:
+        if limits:
+            raise UserError(
+                "Expected --general-data with limits of general tasks, got the latter alone; name the folder."
+            )
         return None
-    return General(args.general_data, None if args.general_tasks is None else tuple(args.general_tasks))
+    return General(args.general_data, None if args.general_tasks is None else tuple(args.general_tasks), limits)
 
 
 def typed(settings: dict[str, str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from arguments import (
     engine,
     execution,
     integers,
+    limit_of_all,
     run_config,
     typed,
     workers,
@@ -118,7 +119,7 @@ def main() -> None:
         result = connect_adapters(
             args.minima, args.model, args.data, output_dir, settings,
             dtype=args.dtype, device=args.device, engine=engine(args), score=args.score,
-            max_length=args.max_length, progress=bar, on_figure=figure,
+            max_new_tokens=limit_of_all(args), max_length=args.max_length, progress=bar, on_figure=figure,
         )  # fmt: skip
     elif args.run:
         runs = [load_run(directory, args.device, engine(args)) for directory in args.run]

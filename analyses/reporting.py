@@ -318,15 +318,18 @@ def landscape(result: LandscapeResult) -> None:
     planes = result.landscape[(result.landscape.kind == "plane") & result.landscape.measured]
     for (strategy, seed, space), of_run in planes.groupby(["strategy", "seed", "space"], sort=False):
         losses = of_run.pivot_table(index=["anchor", "x", "y"], columns="task", values="loss", dropna=False)
-        losses = losses.reset_index().dropna(subset=["mean"])
-        named, grid = losses[losses.anchor != ""], losses[losses.anchor == ""]
-        shown = [(f"{row.anchor}", row) for _, row in named.iterrows()]
-        if len(grid):
-            shown.append(("lowest node, old tasks", grid.iloc[int(grid.mean_old.to_numpy().argmin())]))
-            shown.append(("lowest node, ½ (old + new)", grid.iloc[int(grid["mean"].to_numpy().argmin())]))
+        losses = losses.dropna(subset=["mean"])
+        is_node = losses.index.get_level_values("anchor") == ""
+        shown = [(str(anchor), (anchor, x, y)) for anchor, x, y in losses.index[~is_node]]
+        if is_node.any():
+            nodes = losses[is_node]
+            shown.append(("lowest node, old tasks", nodes.mean_old.idxmin()))
+            shown.append(("lowest node, ½ (old + new)", nodes["mean"].idxmin()))
         new = _new_task(of_run)
         rows = [["", "x", "y", "loss: old", f"{new} (new)", "½ (old + new)"]]
-        rows += [[name, *(number(row[c]) for c in ("x", "y", "mean_old", new, "mean"))] for name, row in shown]
+        for name, place in shown:
+            values = [*place[1:], *losses.loc[place, ["mean_old", new, "mean"]]]  # the new task may be called "x"
+            rows.append([name, *map(number, values)])
         say(f"\n{strategy} / seed {seed}, {space} space, test split; loss in nats per target token")
         table(rows)
     if len(result.sharpness):

@@ -38,7 +38,8 @@ def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
 def _long(run: FinishedRun) -> pd.DataFrame:
     matrix = run.table("accuracy_matrix")
     tasks = [name for name in matrix.columns if name != "after"]
-    rows = matrix.melt("after", var_name="task", value_name="score")
+    cells = [(row["after"], task, row[task]) for task in tasks for _, row in matrix.iterrows()]
+    rows = pd.DataFrame(cells, columns=["after", "task", "score"]).astype({"after": int})
     rows.insert(0, "seed", run.seed)
     rows.insert(0, "learner", _answering(run))
     rows.insert(0, "strategy", run.strategy)

@@ -80,11 +80,11 @@ class FinishedRun:
 
     def table(self, table: str) -> pd.DataFrame:
         """`tables/<table>.csv`; raises `UserError` with the command that makes it where it is missing."""
-        import pandas as pd
+        from mcanalysis.store.tables import read_table
 
         if not self.has(table):
             raise missing(table, [self])
-        return pd.read_csv(self.directory / "tables" / f"{table}.csv")
+        return read_table(self.directory / "tables" / f"{table}.csv")
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, float | None]]:

@@ -30,6 +30,7 @@ from mcanalysis.paths import Curve, Linear, get_path
 from mcanalysis.store.manifest import read_manifest
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.store.point_files import read_points
+from mcanalysis.store.tables import read_table
 from mcanalysis.tasks.task import TaskData
 
 
@@ -150,7 +151,7 @@ class Run:
     @property
     def accuracy_matrix(self) -> pd.DataFrame:
         """Scores after each task (rows, 0 = base), per task (columns), of the answering learner."""
-        return pd.read_csv(self.directory / "tables" / "accuracy_matrix.csv")
+        return read_table(self.directory / "tables" / "accuracy_matrix.csv")
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -221,7 +222,8 @@ class Run:
         from mcanalysis.benchmarks import load_benchmark
 
         c = self.config
-        data = load_benchmark(c["benchmark"], c["data_dir"], tuple(c["tasks"]), c["scores"] or None, c["sizes"] or None)
+        limits = c.get("max_new_tokens")  # absent where no task has another limit than its own
+        data = load_benchmark(c["benchmark"], c["data_dir"], tuple(c["tasks"]), c["scores"], c["sizes"], limits)
         for task in data:
             recorded = self.manifest["hashes"]["data"].get(task.task.name)
             if recorded != task.content_hash:

@@ -6,7 +6,6 @@ import functools
 import importlib
 import os
 import pkgutil
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from mcanalysis.benchmarks.benchmark import Benchmark, require_data_dir
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.tasks import SPLITS, TaskData
+from mcanalysis.tasks.names import check_distinct
 
 __all__ = ["Benchmark", "benchmark_names", "get_benchmark", "load_benchmark", "require_data_dir"]
 
@@ -45,18 +45,20 @@ def load_benchmark(
     tasks: Sequence[str] | None = None,
     score_overrides: Mapping[str, str] | None = None,
     sizes: Mapping[str, int] | None = None,
+    max_new_tokens: Mapping[str, int] | None = None,
 ) -> list[TaskData]:
     """Load the tasks of a benchmark, in the order they are to be learned.
 
     `tasks` names them and sets their order; without it the benchmark chooses (`embedded` and `ilora` all
     eight, `trace` the folders present). `score_overrides` maps a loaded task to another score. `sizes` maps
     a split to a number of examples: `embedded` generates that many, the others keep that many from the
-    start, or all where there are fewer.
+    start, or all where there are fewer. `max_new_tokens` maps a loaded task to the most tokens generated for an
+    answer, by default the task's own (64 for a folder of an unknown name).
 
     Raises `UserError` or a subclass: `UnknownNameError` for an unknown benchmark, embedded task, split or
     score or an override of a task not loaded; `DataError` for folders and files that are absent or
     malformed; `UserError` for a missing or superfluous `data_dir`, a task named twice, no task, or a size
-    below 1.
+    or limit below 1.
 
     >>> load_benchmark("embedded", tasks=["FOMC", "FOMC"])
     Traceback (most recent call last):
@@ -64,29 +66,26 @@ def load_benchmark(
     """
     benchmark = get_benchmark(name)
     if tasks is not None:
-        _check_names(tasks)
+        if not tasks:
+            raise UserError("Expected at least one task, got an empty list; name tasks or leave the choice out.")
+        check_distinct(tasks)
     overrides = dict(score_overrides or {})
     _check_scores(overrides.values())
     wanted = dict(sizes or {})
     _check_sizes(wanted)
     loaded = benchmark.load(tasks, None if data_dir is None else Path(data_dir), wanted)
     names = [data.task.name for data in loaded]
-    for task in overrides:
+    check_distinct(names)  # of a benchmark that chooses by itself
+    limits = dict(max_new_tokens or {})
+    for task in (*overrides, *limits):
         if task not in names:
             raise UnknownNameError("task", task, names)
     scored = [replace(d, task=d.task.with_score(overrides.get(d.task.name, d.task.score))) for d in loaded]
+    scored = [replace(d, task=d.task.with_limit(limits.get(d.task.name, d.task.max_new_tokens))) for d in scored]
     for data in scored:
         if overrides or data_dir is not None:  # our own tasks with their own scores need no check
             data.check_answers()
     return scored
-
-
-def _check_names(tasks: Sequence[str]) -> None:
-    if not tasks:
-        raise UserError("Expected at least one task, got an empty list; name tasks or leave the choice out.")
-    for task, count in Counter(tasks).items():
-        if count > 1:
-            raise UserError(f"Expected each task once, got {task} {count} times; name it once.")
 
 
 def _check_scores(scores: Iterable[str]) -> None:

@@ -25,6 +25,7 @@ def adapter_objective(
     data_file: str | PathLike[str],
     *,
     score: str | None = None,
+    max_new_tokens: int | None = None,
     num_examples: int | None = None,
     max_length: int = 1024,
     dtype: str = "auto",
@@ -38,8 +39,9 @@ def adapter_objective(
         model: `embedded`, a folder or a hub id: the base that the adapters were trained on.
         adapters: the points that will be joined, as `load_adapter(DIR).point` gives them. Their ranks and modules may
             differ.
-        data_file: `[{"prompt": …, "answer": …}, …]` in JSON.
+        data_file: `[{"prompt": …, "answer": …}, …]` in JSON, or such a record a line in a `.jsonl` file.
         score: how outputs are scored; by default exact match, or the task's own score for a file named after a task.
+        max_new_tokens: the most tokens generated for an answer; by default 64, or the task's own for such a file.
         num_examples: the first ones only; None: all.
         max_length: tokens; longer prompts lose their middle.
         dtype: in which the base is loaded; by default as it was saved.
@@ -50,7 +52,7 @@ def adapter_objective(
         UserError: for no adapter, a model that is not there, or a device that is not.
         DataError: for a file that is not there or not of this form.
     """
-    task = load_examples(data_file, score)
+    task = load_examples(data_file, score, max_new_tokens)
     base, tokenizer = load_base(model, dtype, device or default_device())
     slot = attach_slot(base, tokenizer, adapters, model)
     chosen = make_objective(task, "test", tokenizer, max_length, num_examples)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mcanalysis.errors import DataError
+from mcanalysis.evaluation.reach import reach, warn_of_unreachable
 from mcanalysis.models.encoding import EncodedExample, encode_each
 from mcanalysis.models.end_tokens import end_ids, split_end
 from mcanalysis.models.positions import Texts
@@ -51,7 +52,7 @@ def make_objective(
 ) -> Objective:
     """Make the objective of one split; `num_examples` keeps the first ones (all of them where there are fewer).
 
-    Raises `DataError` for a split that is missing or empty.
+    Warns of answers that no model can give (`reach`). Raises `DataError` for a split that is missing or empty.
     """
     if not data.splits.get(split, ())[:num_examples]:
         raise DataError(
@@ -60,6 +61,7 @@ def make_objective(
         )
     encoded, num_cut = encode_split(data, split, tokenizer, max_length, num_examples)
     examples = [replace(e, answer=split_end(e.answer, tokenizer)[0]) for e in data.splits[split][:num_examples]]
+    warn_of_unreachable(data.task, split, reach(data.task, examples, encoded, tokenizer))
     key: dict[str, Any] = {
         "examples": [[e.prompt, e.answer] for e in examples],
         "ids": [[e.prompt_ids, e.answer_ids] for e in encoded],

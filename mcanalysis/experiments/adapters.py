@@ -33,7 +33,7 @@ from mcanalysis.progress import Progress, silent
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.manifest import claim_run_directory, mark_finished, record_evaluation
 from mcanalysis.store.measurements import MeasurementStore
-from mcanalysis.tasks.trace_files import load_examples
+from mcanalysis.tasks.trace_files import load_files
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ def connect_adapters(
     device: str | None = None,
     engine: EngineSettings = AUTO,
     score: str | None = None,
+    max_new_tokens: int | None = None,
     max_length: int = 1024,
     progress: Progress = silent,
     on_figure: Callable[[Path], None] = lambda _: None,
@@ -57,7 +58,8 @@ def connect_adapters(
 
     In the spaces delta and aligned their ranks and adapted modules may differ. A curve is fitted on the files
     themselves, since there is no training split to fit it on; with t* chosen on the data it is measured on a gain would
-    be positive by selection, so none is reported.
+    be positive by selection, so none is reported. `max_new_tokens`: the most tokens generated for an answer, by default
+    64, or the task's own for a file named after a task.
     """
     if len(directories) != 2:
         raise UserError(f"Expected two adapter folders (--minima DIR1,DIR2), got {len(directories)}; name two.")
@@ -67,7 +69,7 @@ def connect_adapters(
         )
     if settings.simplex:
         raise UserError("Expected --simplex with runs, got it with --minima; two adapters span a line.")
-    tasks = [load_examples(file, score) for file in data_files]
+    tasks = load_files(data_files, score, max_new_tokens)
     adapters = [load_adapter(d) for d in directories]
     bases = {a.base_name for a in adapters if a.base_name}
     if len(bases) > 1:
@@ -121,6 +123,8 @@ def connect_adapters(
         "data": [f"{t.task.name} {t.content_hash[:12]}" for t in tasks],
         "score": [t.task.score for t in tasks], "max_length": max_length,
     }  # fmt: skip
+    if max_new_tokens is not None:  # else the tasks' own, which version 0.1 did not write
+        identity["max_new_tokens"] = max_new_tokens
     evaluator = Engine(model, engine)
     evaluator.check_room(objectives)
     claim_run_directory(output, identity, resume=True, base_hash=base_hash(model_name))

@@ -100,7 +100,9 @@ def study_connectivity(
     directories = run_directories(configs, output_dir)
     first = configs[0]
     check_base(first.model, first.dtype, study.device or default_device())
-    tasks = load_benchmark(first.benchmark, first.data_dir, first.tasks, first.scores, first.sizes)
+    tasks = load_benchmark(
+        first.benchmark, first.data_dir, first.tasks, first.scores, first.sizes, first.max_new_tokens
+    )
     check_numbers(study.settings.simplex, len(tasks))
     with ExitStack() as held:
         _compute(configs, directories, study, tasks, held, progress, on_figure, initializer)

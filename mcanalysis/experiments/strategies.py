@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from mcanalysis.progress import Progress, silent
 from mcanalysis.run import Run, load_run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.manifest import MANIFEST_NAME
+from mcanalysis.store.tables import read_table
 from mcanalysis.strategies import get_strategy, strategy_names
+from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
-from mcanalysis.tasks.trace_files import load_examples
+from mcanalysis.tasks.trace_files import load_examples, split_file
 from mcanalysis.training.config import Execution, RunConfig
 from mcanalysis.training.continual_trainer import is_finished, load_tasks, train
 
@@ -34,24 +36,31 @@ REFERENCES = ("joint", "individual")  # the first that was run is what intransig
 
 @dataclass(frozen=True)
 class General:
-    """Held-out tasks that are only measured: `<folder>/<TASK>/test.json`, all of them or those named."""
+    """Held-out tasks that are only measured: `<folder>/<TASK>/test.json`, all of them or those named.
+
+    `max_new_tokens` maps a task to the most tokens generated for an answer, where that is not to be the task's own.
+    """
 
     folder: str
     tasks: tuple[str, ...] | None = None
+    max_new_tokens: Mapping[str, int] = field(default_factory=dict)
 
     def load(self) -> list[TaskData]:
         """Their data; raises `DataError` for a folder without any, and for one that is named and absent."""
         root = Path(self.folder)
-        present = sorted(f.parent.name for f in root.glob("*/test.json"))
+        files = {f.name: file for f in sorted(root.glob("*")) if (file := split_file(f, "test"))}
+        present = list(files)
         if not present:
             raise DataError(
                 f"Expected general tasks, <TASK>/test.json, in {root}, got "
                 f"{'none' if root.is_dir() else 'no such folder'}; check --general-data."
             )
-        for name in self.tasks or ():
+        for name in (*(self.tasks or ()), *self.max_new_tokens):
             if name not in present:
                 raise UnknownNameError(f"general task in {root}", name, present)
-        return [load_examples(root / name / "test.json") for name in self.tasks or present]
+        check_distinct(self.tasks or present)
+        limits = self.max_new_tokens
+        return [load_examples(files[name], max_new_tokens=limits.get(name)) for name in self.tasks or present]
 
 
 def run_name(config: RunConfig) -> str:
@@ -215,7 +224,7 @@ def _reference_scores(run: Run) -> np.ndarray:
 def whole_matrix(run: Run, learner: str) -> np.ndarray:
     """A learner's accuracy matrix of shape (tasks + 1, tasks), NaN where its table has no row or cell."""
     suffix = "" if learner == run.answering_learner else f"_{learner}"
-    table = pd.read_csv(run.directory / "tables" / f"accuracy_matrix{suffix}.csv")
+    table = read_table(run.directory / "tables" / f"accuracy_matrix{suffix}.csv")
     matrix = np.full((len(run.task_names) + 1, len(run.task_names)), np.nan)
     matrix[table["after"]] = table[run.task_names]
     return matrix

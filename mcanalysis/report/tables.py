@@ -10,9 +10,7 @@ import pandas as pd
 
 from mcanalysis.errors import DataError
 from mcanalysis.run import Run
-
-_TEXT = ("strategy", "learner", "space", "path", "kind", "start", "end", "direction", "anchor", "task", "split")
-_TEXT_COLUMNS = dict.fromkeys((*_TEXT, "quantity"), str)
+from mcanalysis.store import tables as stored
 
 
 def read_table(run: Run, name: str, columns: Sequence[str] = ()) -> pd.DataFrame | None:
@@ -24,14 +22,14 @@ def read_table(run: Run, name: str, columns: Sequence[str] = ()) -> pd.DataFrame
     if not file.exists():
         return None
     try:
-        with file.open(encoding="utf-8", newline="") as stream:
-            table = pd.read_csv(stream, keep_default_na=False, na_values=_numbers_only(file), dtype=_TEXT_COLUMNS)
+        table = stored.read_table(file)
     except (OSError, ValueError) as error:  # pandas' errors of parsing are ValueErrors
         raise DataError(f"Expected a table in '{file}', got: {error}; measure it again.") from None
     missing = [column for column in columns if column not in table]
     if missing:
         raise DataError(f"Expected the column(s) {', '.join(missing)} in '{file}', got none; measure it again.")
-    return table
+    texts = {} if "after" in table else {c: "" for c in stored.TEXT_COLUMNS if c in table}  # an empty text is a text
+    return table.fillna(texts)
 
 
 def read_json(run: Run, *parts: str) -> Any:
@@ -43,9 +41,3 @@ def read_json(run: Run, *parts: str) -> Any:
         return None
     except (OSError, ValueError) as error:
         raise DataError(f"Expected JSON in '{file}', got: {error}; restore it or train again.") from None
-
-
-def _numbers_only(file: Any) -> dict[str, list[str]]:
-    """An empty cell is a missing number, but an empty text is a text."""
-    header = pd.read_csv(file, nrows=0, keep_default_na=False, encoding="utf-8").columns
-    return {str(name): [""] for name in header if name not in _TEXT_COLUMNS}

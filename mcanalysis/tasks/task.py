@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from mcanalysis.errors import DataError
+from mcanalysis.errors import DataError, UserError
 from mcanalysis.store.hashing import hash_json
+from mcanalysis.tasks.names import check_name
 
 SPLITS = ("train", "eval", "test")
 
@@ -39,7 +40,8 @@ class Task:
     `language` is an ISO 639-1 code, "und" where unknown. `score` names a score of
     `mcanalysis.metrics.scores`. `max_new_tokens` is the most tokens generated for an answer. `source` gives
     the text a prompt is about, which only scores that compare with the source (SARI) read. Raises
-    `ValueError` for an empty name or a `max_new_tokens` below 1.
+    `ValueError` for an empty name or a `max_new_tokens` below 1, and `DataError`, which is one, for a name that
+    `check_name` refuses.
 
     >>> Task("FOMC", "en", "accuracy", 4).source("Text:")
     'Text:'
@@ -58,6 +60,7 @@ class Task:
                 f"Expected a task with a name and max_new_tokens of at least 1, got {self.name!r} and "
                 f"{self.max_new_tokens}."
             )
+        check_name(self.name)
 
     def with_score(self, score: str) -> Task:
         """Return the same task scored by another score.
@@ -66,6 +69,18 @@ class Task:
         'rouge_l'
         """
         return replace(self, score=score)
+
+    def with_limit(self, max_new_tokens: int) -> Task:
+        """Return the same task with another limit of generated tokens; raises `UserError` for one below 1.
+
+        >>> Task("mine", "en", "exact_match", 64).with_limit(256).max_new_tokens
+        256
+        """
+        if max_new_tokens < 1:
+            raise UserError(
+                f"Expected a limit of at least 1 new token for {self.name}, got {max_new_tokens}; raise it."
+            )
+        return replace(self, max_new_tokens=max_new_tokens)
 
 
 @dataclass(frozen=True)

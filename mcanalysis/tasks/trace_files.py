@@ -1,4 +1,7 @@
-"""Tasks on disk in TRACE's form: `<root>/<TASK>/{train,eval,test}.json`, lists of prompts and answers."""
+"""Tasks on disk in TRACE's form: `<root>/<TASK>/{train,eval,test}.json`, lists of prompts and answers.
+
+A file whose name ends in `.jsonl` or `.ndjson` holds one such record a line instead.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,22 @@ import difflib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mcanalysis.errors import DataError
 from mcanalysis.tasks import get_task, task_names, unknown_task
+from mcanalysis.tasks.names import told_apart
 from mcanalysis.tasks.task import SPLITS, Example, Task, TaskData
 
 _FORM = 'a list of {"prompt": "...", "answer": "..."}'
 _KEYS = ("prompt", "answer")
+_LINES = (".jsonl", ".ndjson")  # a record a line
 
 
 def load_trace_task(root: str | os.PathLike[str], name: str, score: str | None = None) -> TaskData:
-    """Load all splits of the task in folder `<root>/<name>`.
+    """Load all splits of the task in folder `<root>/<name>`, each a list in JSON or in JSON lines.
 
     A folder of a known name gets that task's settings, any other those of `unknown_task`; `score` overrides
     the score. Raises `DataError` when the folder or a split is absent, and for a file that is not JSON, not
@@ -36,10 +42,24 @@ def load_trace_task(root: str | os.PathLike[str], name: str, score: str | None =
     folder = Path(root) / name
     if name not in (entry.name for entry in Path(root).iterdir() if entry.is_dir()):
         raise DataError(_no_such_folder(Path(root), name))
-    absent = [f"{split}.json" for split in SPLITS if not (folder / f"{split}.json").is_file()]
+    files = {split: split_file(folder, split) for split in SPLITS}
+    absent = [f"{split}.json" for split, file in files.items() if file is None]
     if absent:
         raise DataError(f"Expected {_split_files()} in {folder}, got no {', no '.join(absent)}; add what is absent.")
-    return TaskData.of(_task_of(name, score), {split: _read_examples(folder / f"{split}.json") for split in SPLITS})
+    return TaskData.of(_task_of(name, score), {split: _read_examples(file) for split, file in files.items() if file})
+
+
+def split_file(folder: Path, split: str) -> Path | None:
+    """Return the file of a task's split, in JSON or JSON lines, or None; raises `DataError` where there are both.
+
+    >>> split_file(Path("nowhere"), "test")
+    """
+    there = [file for ending in (".json", *_LINES) if (file := folder / f"{split}{ending}").is_file()]
+    if len(there) > 1:
+        raise DataError(
+            f"Expected one file of {split} examples in {folder}, got {there[0].name} and {there[1].name}; remove one."
+        )
+    return there[0] if there else None
 
 
 def list_trace_tasks(root: str | os.PathLike[str], order: Sequence[str] = ()) -> list[str]:
@@ -59,18 +79,33 @@ def list_trace_tasks(root: str | os.PathLike[str], order: Sequence[str] = ()) ->
     present = sorted(
         entry.name
         for entry in Path(root).iterdir()
-        if not entry.name.startswith(".") and any((entry / f"{split}.json").is_file() for split in SPLITS)
+        if not entry.name.startswith(".") and any(split_file(entry, split) for split in SPLITS)
     )
     known = [name for name in order if name in present]
     return known + [name for name in present if name not in known]
 
 
-def load_examples(file: str | os.PathLike[str], score: str | None = None) -> TaskData:
-    """Load a single file of prompts and answers as a task with one split, "test".
+def load_files(
+    files: Sequence[str | os.PathLike[str]], score: str | None = None, max_new_tokens: int | None = None
+) -> list[TaskData]:
+    """Load several files as `load_examples` does, as tasks of different names.
+
+    Where two files give tasks of one name, results of the one would replace those of the other: `told_apart` renames
+    both by what differs in their paths, and says so. Raises `UserError` for a file that is given twice.
+    """
+    loaded = [load_examples(file, score, max_new_tokens) for file in files]
+    names = told_apart([data.task.name for data in loaded], files)
+    return [replace(d, task=replace(d.task, name=name)) for d, name in zip(loaded, names, strict=True)]
+
+
+def load_examples(
+    file: str | os.PathLike[str], score: str | None = None, max_new_tokens: int | None = None
+) -> TaskData:
+    """Load a single file of prompts and answers, JSON or JSON lines, as a task with one split, "test".
 
     The task is named after the file, or after its folder where the file is called train, eval or test, and
-    gets the settings of that task if it is known; `score` overrides the score. Raises as `load_trace_task`
-    does.
+    gets the settings of that task if it is known; `score` overrides the score, `max_new_tokens` how many tokens are
+    generated for an answer. Raises as `load_trace_task` does, and `UserError` for a limit below 1.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as root:
@@ -83,7 +118,10 @@ def load_examples(file: str | os.PathLike[str], score: str | None = None) -> Tas
     if not path.is_file():
         raise DataError(f"Expected a JSON file at {path}, got {_what_is_at(path)}; give {_FORM}.")
     name = path.resolve().parent.name if path.stem in SPLITS else path.stem
-    data = TaskData.of(_task_of(name, score), {"test": _read_examples(path)})
+    task = _task_of(name, score)
+    if max_new_tokens is not None:
+        task = task.with_limit(max_new_tokens)
+    data = TaskData.of(task, {"test": _read_examples(path)})
     data.check_answers()
     return data
 
@@ -99,31 +137,38 @@ def _task_of(name: str, score: str | None) -> Task:
 
 
 def _read_examples(file: Path) -> tuple[Example, ...]:
-    records = _parse(file)
-    if not isinstance(records, list):
-        raise DataError(f"Expected {_FORM} in {file}, got {_kind(records)}; put the examples into a list.")
-    if not records:
+    if file.suffix.lower() in _LINES:
+        lines = _read_text(file).split("\n")  # not at U+2028, which JSON allows within a text
+        places = {f"line {n}": _parse(line, file, n) for n, line in enumerate(lines, start=1) if line.strip()}
+        form = '{"prompt": "...", "answer": "..."} on each line'
+    else:
+        records = _parse(_read_text(file), file)
+        if not isinstance(records, list):
+            raise DataError(f"Expected {_FORM} in {file}, got {_kind(records)}; put the examples into a list.")
+        places = {f"index {n}": record for n, record in enumerate(records)}
+        form = _FORM
+    if not places:
         raise DataError(f"Expected at least one example in {file}, got an empty list; add examples.")
-    for index, record in enumerate(records):
+    for place, record in places.items():
         if not isinstance(record, dict):
-            raise DataError(f"Expected {_FORM} in {file}, got {_kind(record)} at index {index}.")
+            raise DataError(f"Expected {form} in {file}, got {_kind(record)} at {place}.")
         for key in _KEYS:
             if key not in record:
                 raise DataError(
-                    f'Expected the key "{key}" in {file} at index {index}, got '
+                    f'Expected the key "{key}" in {file} at {place}, got '
                     f"{', '.join(map(repr, record)) or 'no keys'}; add it or rename the key that holds it."
                 )
             value = record[key]
             if not isinstance(value, str):
                 raise DataError(
-                    f'Expected text at key "{key}" in {file} at index {index}, got {_kind(value)}; write it in quotes.'
+                    f'Expected text at key "{key}" in {file} at {place}, got {_kind(value)}; write it in quotes.'
                 )
             if not _is_unicode(value):
                 raise DataError(
-                    f'Expected Unicode text at key "{key}" in {file} at index {index}, got half of a '
+                    f'Expected Unicode text at key "{key}" in {file} at {place}, got half of a '
                     "surrogate pair; mend the text."
                 )
-    return _through_datasets(records)
+    return _through_datasets(list(places.values()))
 
 
 def _through_datasets(records: list[dict[str, Any]]) -> tuple[Example, ...]:
@@ -135,14 +180,28 @@ def _through_datasets(records: list[dict[str, Any]]) -> tuple[Example, ...]:
     return tuple(Example(row["prompt"], row["answer"]) for row in dataset.to_list())
 
 
-def _parse(file: Path) -> Any:
+def _parse(text: str, file: Path, line: int | None = None) -> Any:
+    """The JSON value of a file's text, or of one of its lines."""
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
+        return json.loads(text)
     except json.JSONDecodeError as error:
+        must = f"the file must be {_FORM}" if line is None else "each line must be one record"
+        hint = (
+            "; one that holds a record a line must be called .jsonl"
+            if line is None and error.msg == "Extra data"
+            else ""
+        )
         raise DataError(
-            f"Expected JSON in {file}, got: {error.msg} at line {error.lineno}, column {error.colno}; "
-            f"the file must be {_FORM}."
+            f"Expected JSON in {file}, got: {error.msg} at line {line or error.lineno}, column {error.colno}; "
+            f"{must}{hint}."
         ) from error
+    except RecursionError as error:
+        raise DataError(f"Expected {_FORM} in {file}, got JSON nested too deeply.") from error
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"Expected UTF-8 text in {file}, got byte 0x{error.object[error.start]:02x} at offset "
@@ -150,8 +209,6 @@ def _parse(file: Path) -> Any:
         ) from error
     except OSError as error:
         raise DataError(f"Expected a readable file at {file}, got: {error.strerror}; check its rights.") from error
-    except RecursionError as error:
-        raise DataError(f"Expected {_FORM} in {file}, got JSON nested too deeply.") from error
 
 
 def _require_folder(root: Path) -> None:

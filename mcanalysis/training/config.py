@@ -53,7 +53,8 @@ class TrainingConfig:
 class RunConfig:
     """One strategy × one seed on one benchmark.
 
-    `sizes`: examples per split (None: the benchmark's own). `num_test`: test examples per task for the accuracy matrix.
+    `scores` and `max_new_tokens` replace a task's own score and limit of generated tokens, by its name. `sizes`:
+    examples per split (None: the benchmark's own). `num_test`: test examples per task for the accuracy matrix.
     `quantization`: load the base in 4 or 8 bits (bitsandbytes; needs an NVIDIA GPU).
     """
 
@@ -66,6 +67,7 @@ class RunConfig:
     data_dir: str | None = None
     tasks: tuple[str, ...] | None = None
     scores: Mapping[str, str] = field(default_factory=dict)
+    max_new_tokens: Mapping[str, int] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     num_test: int | None = None
     quantization: Literal["4bit", "8bit"] | None = None
@@ -90,6 +92,8 @@ class RunConfig:
         from mcanalysis.strategies import make_strategy
 
         resolved = asdict(self)
+        if not self.max_new_tokens:
+            del resolved["max_new_tokens"]  # as in runs of version 0.1, which it leaves the same runs
         resolved["strategy_settings"] = asdict(make_strategy(self.strategy, self.seed, **self.strategy_settings).config)
         return resolved
 

@@ -6,6 +6,7 @@ stopped.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import tempfile
@@ -42,6 +43,7 @@ from mcanalysis.store.manifest import (
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Strategy
+from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
 from mcanalysis.training.checkpoint import Position, read_checkpoint, write_checkpoint, writing
 from mcanalysis.training.config import Execution, RunConfig, TrainingConfig
@@ -52,6 +54,8 @@ from mcanalysis.training.stages import Stage, make_stages
 from mcanalysis.training.stopping import Stopped, listening
 from mcanalysis.training.task_trainer import TaskTrainer
 from mcanalysis.training.trajectory import TrajectoryWriter
+
+logger = logging.getLogger(__name__)
 
 
 class ContinualTrainer:
@@ -75,6 +79,8 @@ class ContinualTrainer:
         processes: Processes | None = None,
         progress: Progress = silent,
     ) -> None:
+        for data in (tasks, general):
+            check_distinct([task.task.name for task in data])
         self.model = model
         self.tasks = tasks
         self.strategy = strategy
@@ -292,7 +298,7 @@ def load_tasks(config: RunConfig) -> list[TaskData]:
     from mcanalysis.benchmarks import load_benchmark
 
     return load_benchmark(
-        config.benchmark, config.data_dir, config.tasks, dict(config.scores) or None, dict(config.sizes) or None
+        config.benchmark, config.data_dir, config.tasks, config.scores, config.sizes, config.max_new_tokens
     )
 
 

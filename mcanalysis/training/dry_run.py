@@ -19,6 +19,7 @@ from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.models.loading import check_base, load_tokenizer, model_source
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Strategy
+from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
 from mcanalysis.training.config import Execution, RunConfig
 from mcanalysis.training.continual_trainer import check_run_positions, load_tasks
@@ -119,6 +120,8 @@ def dry_run(
             f"Expected a batch size that {processes} processes can share, got {training.batch_size}; choose a multiple."
         )
     tasks = load_tasks(config) if tasks is None else tasks
+    for data in (tasks, general):
+        check_distinct([task.task.name for task in data])
     strategy = make_strategy(config.strategy, config.seed, **config.strategy_settings)
     base, tokenizer, base_bytes = _without_weights(config)
     num_parameters = sum(p.numel() for p in base.parameters())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,12 +93,20 @@ class Scoring:
                 # Raw outputs first: what is in the store is not evaluated again.
                 written = {o.name: list(e.outputs) for o, e in zip(todo, evaluations, strict=True)}
                 write_json_atomic(self.directory / "generations" / f"{generations}.json", written)
-                record_evaluation(self.directory, self._engine.choices(todo))
+                record_evaluation(self.directory, self._choices(todo))
             store.put_many((measurement_key(key, o), e.measurement) for o, e in zip(todo, evaluations, strict=True))
             found = [store.get(measurement_key(key, o)) for o in objectives]
             return [m.score for m in found if m is not None]
 
         return self.processes.on_main(keep)
+
+    def _choices(self, objectives: list[Objective]) -> dict[str, Any]:
+        """What the engine chose; a general task may be called as a trained one, and has its own place beside it."""
+        choices = self._engine.choices(objectives)
+        if objectives[0] not in self._objectives:
+            shared = choices["shared_prefix_tokens"]
+            choices["shared_prefix_tokens"] = {f"general {name}": tokens for name, tokens in shared.items()}
+        return choices
 
     def _evaluate(self, point: Point, objectives: list[Objective]) -> list[Evaluation]:
         with self.stop.at_once():

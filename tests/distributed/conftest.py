@@ -19,8 +19,7 @@ def python():
     def run(*arguments, seconds=300, **environment):
         process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MPLBACKEND": "Agg"}
-            | environment,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MPLBACKEND": "Agg"} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -14,8 +14,17 @@ from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.metrics import SCORES, Score, get_score
 from mcanalysis.metrics.scores import number_accuracy, rouge_l, sari
 
-NAMES = ["accuracy", "edit_similarity", "exact_match", "number_accuracy", "rouge_l", "sari"]
-GOOD_REFERENCE = {"accuracy": "A", "number_accuracy": "7"}
+NAMES = [
+    "accuracy", "edit_similarity", "exact_match", "exact_match_normalized", "final_number_accuracy", "letter_anywhere",
+    "number_accuracy", "rouge_l", "sari",
+]  # fmt: skip
+GOOD_REFERENCE = {"accuracy": "A", "letter_anywhere": "A", "number_accuracy": "7", "final_number_accuracy": "7"}
+NEED = {  # what a reference of these scores must be
+    "accuracy": st.sampled_from("ABCD"),
+    "letter_anywhere": st.sampled_from("ABCD"),
+    "final_number_accuracy": st.integers().map(str),
+    "number_accuracy": st.text(max_size=30).filter(lambda text: "####" not in text),
+}
 
 
 def per_example(name, output, reference, source="a source text"):
@@ -57,8 +66,7 @@ def test_an_empty_output_scores_0_and_does_not_parse(name, output):
 @given(output=st.text(max_size=30), data=st.data())
 @settings(max_examples=60)
 def test_scores_lie_in_0_to_1_and_what_does_not_parse_scores_0(name, output, data):
-    letter = st.sampled_from("ABCD")
-    reference = data.draw(letter if name == "accuracy" else st.one_of(st.text(max_size=30), st.just(output)))
+    reference = data.draw(NEED.get(name, st.one_of(st.text(max_size=30), st.just(output))))
     value = per_example(name, output, reference)
     assert isinstance(value, float) and 0 <= value <= 1
     assert get_score(name).parses(output) or value == 0

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 
+from mcanalysis.errors import DataError
 from mcanalysis.metrics.scores import Score
 
 TOLERANCE = 1e-6
 """Largest absolute difference that still counts as the same number (the project's method notes, §3)."""
+
+MARK = "####"
+"""What GSM8K puts before the result of a worked solution."""
 
 _NUMBER = re.compile(
     r"""
@@ -37,11 +41,33 @@ def first_number(text: str) -> float | None:
     return _value(match.group()) if match else None
 
 
+def last_number(text: str) -> float | None:
+    """Return the last number written in `text`, read as `first_number` reads it, or None.
+
+    >>> last_number("2 + 3 = 5."), last_number("-1,234"), last_number("Friday")
+    (5.0, -1234.0, None)
+    """
+    matches = _NUMBER.findall(text)
+    return _value(matches[-1]) if matches else None
+
+
+def same_number(number: float | None, other: float | None) -> bool:
+    """Return whether both are numbers and lie within `TOLERANCE` of each other.
+
+    >>> same_number(1.0, 1.0000001), same_number(None, 1.0)
+    (True, False)
+    """
+    # 1e-6 itself is within, also where binary fractions put the difference a hair above it.
+    return number is not None and other is not None and abs(number - other) <= TOLERANCE * (1 + 1e-9)
+
+
 def score(output: str, reference: str, source: str = "") -> float:
     """Return 1 if the output gives the number of the reference, else 0.
 
     If the whole reference is a number, the first number in the output must lie within 1e-6 of it, absolute.
-    If it is not ("Friday", "5 kg"), the output must equal it, stripped and without regard to case.
+    If it is not ("Friday", "5 kg"), the output must equal it, stripped and without regard to case. Worked solutions,
+    whose result stands behind "####", are for `final_number_accuracy`: here they would be compared letter for letter,
+    and the first number of a solution is seldom its result.
 
     Args:
         output: the generated text.
@@ -51,14 +77,20 @@ def score(output: str, reference: str, source: str = "") -> float:
     Returns:
         0.0 or 1.0; an empty output, or one without a number where the reference is one, scores 0.
 
+    Raises:
+        DataError: the reference holds "####", the mark before the result of a worked solution.
+
     >>> score("The answer is 1,234.", "1234"), score("-3", "3"), score(" friday", "Friday")
     (1.0, 0.0, 1.0)
     """
     reference = reference.strip()
+    if MARK in reference:
+        raise DataError(
+            f"Expected a number, got a worked solution with its result behind {MARK} ({reference[:40]!r}…); choose the "
+            "score final_number_accuracy."
+        )
     if _NUMBER.fullmatch(reference):
-        number = first_number(output)
-        # 1e-6 itself is within, also where binary fractions put the difference a hair above it.
-        return float(number is not None and abs(number - _value(reference)) <= TOLERANCE * (1 + 1e-9))
+        return float(same_number(first_number(output), _value(reference)))
     return float(bool(output.strip()) and output.strip().casefold() == reference.casefold())
 
 
