@@ -130,7 +130,7 @@ def test_a_rank_stabilised_model_evaluates_loads_and_saves_with_its_own_scaling(
         ({"modules_to_save": ["norm"]}, "modules_to_save"),
         ({"bias": "all"}, "bias 'all'"),
         ({"bias": "lora_only"}, "bias 'lora_only'"),
-        ({"lora_bias": True}, "lora_B.bias"),
+        ({"lora_bias": True}, "lora_bias True"),
         ({"target_modules": ["q_proj", "embed_tokens"]}, "LoRA factors"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
         ({"init_lora_weights": "olora"}, "init_lora_weights 'olora'"),
