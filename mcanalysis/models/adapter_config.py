@@ -47,7 +47,7 @@ REFUSED_WHERE_TRUE = frozenset(
     }
 )
 REFUSED_WHERE_GIVEN = frozenset(
-    {"use_bdlora", "kasa_config", "monteclora_config", "arrow_config", "alora_invocation_tokens"}
+    {"use_bdlora", "kasa_config", "monteclora_config", "velora_config", "arrow_config", "alora_invocation_tokens"}
 )
 # How the adapter was trained or started, or where it is to be kept: given its tensors they change nothing.
 WITHOUT_EFFECT = frozenset(
@@ -65,7 +65,6 @@ WITHOUT_EFFECT = frozenset(
         "eva_config",
         "corda_config",
         "lora_ga_config",
-        "velora_config",  # another backward pass
         "runtime_config",
         "ensure_weight_tying",  # concerns embeddings and whole modules, which are refused
         "merge_weights",  # of PEFT before 0.3

@@ -64,7 +64,11 @@ def read_factors(directory: Path) -> dict[str, Tensor]:
     tensors = _read_tensors(directory)
     if not tensors:
         raise _unread(directory, "no tensor", "save the adapter again with PEFT")
-    other = [k for k in tensors if not _FACTOR.fullmatch(k) or "embedding" in k or ".base_layer." in k]
+    whole = [k for k in tensors if ".lora_embedding_" in k or ".base_layer." in k]
+    if whole:
+        got = f"an adapted embedding or output layer ({first_of(whole)})"
+        raise _unread(directory, got, "train one of the linear layers between them")
+    other = [k for k in tensors if not _FACTOR.fullmatch(k)]
     if other:
         raise _unread(
             directory,

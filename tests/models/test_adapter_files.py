@@ -131,7 +131,7 @@ def test_a_rank_stabilised_model_evaluates_loads_and_saves_with_its_own_scaling(
         ({"bias": "all"}, "bias 'all'"),
         ({"bias": "lora_only"}, "bias 'lora_only'"),
         ({"lora_bias": True}, "lora_bias True"),
-        ({"target_modules": ["q_proj", "embed_tokens"]}, "LoRA factors"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "adapted embedding"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
         ({"init_lora_weights": "olora"}, "init_lora_weights 'olora'"),
         ({"alora_invocation_tokens": [5, 6]}, r"alora_invocation_tokens \[5, 6\]"),
