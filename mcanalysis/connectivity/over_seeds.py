@@ -18,7 +18,7 @@ def barriers_over_seeds(barriers: pd.DataFrame) -> pd.DataFrame:
 
     One row per path, transition, task and quantity, and one per path with `start` and `end` = `all`, for the means over
     tasks and `new` for the new task: there the mean over transitions is taken in each seed first, so that the interval
-    is over seeds. The ends are NaN with fewer than two seeds. `seeds`: how many had a number.
+    is over seeds. The ends are NaN with fewer than two seeds, and all is NaN where a value of one seed is.
 
     Args:
         barriers: rows of `barriers.csv` of one or more seeds.
@@ -35,14 +35,16 @@ def barriers_over_seeds(barriers: pd.DataFrame) -> pd.DataFrame:
     role = barriers.task.where(barriers.task.isin(_MEANS), None)
     role = role.where(role.notna() | (barriers.task != barriers.end.str.partition("-")[2]), "new")
     pooled = barriers.assign(task=role, start=ALL, end=ALL).dropna(subset="task")
-    pooled = pooled.groupby([*columns, "seed"], sort=False)[values].mean().reset_index()
+    pooled = pooled.groupby([*columns, "seed"], sort=False)[values].agg(_mean).reset_index()
     single = barriers[[*columns, "seed", *values]]
     rows = []
     for keys, group in pd.concat([single, pooled]).groupby(columns, sort=False):
         row = dict(zip(columns, keys, strict=True)) | {"seeds": group.seed.nunique()}
         for name in values:
-            known = group[name].dropna()
-            found = student_interval(known) if len(known) else (float("nan"),) * 3
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), student_interval(group[name]), strict=True))
         rows.append(row)
     return pd.DataFrame(rows, columns=[*columns, "seeds", *(f"{v}{e}" for v in values for e in ("", "_low", "_high"))])
+
+
+def _mean(values: pd.Series) -> float:
+    return float(values.mean(skipna=False))

@@ -12,8 +12,10 @@ from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.models.adapter_files import LoraSettings
+from mcanalysis.models.adapter_tensors import first_of
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.models.target_modules import find_target_modules
 from mcanalysis.params.lora import key_a, key_b, module_names
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.tasks.trace_files import load_examples
@@ -67,12 +69,13 @@ def adapter_objective(
 def attach_slot(base: nn.Module, tokenizer: Any, points: Sequence[Mapping[str, Tensor]], name: str) -> LoraModel:
     """Return the base with a slot on every module that one of the points adapts, so that all points between them fit.
 
-    Raises `PointMismatchError` for a point that is no LoRA point or has other dimensions than the base, and `UserError`
-    for no point.
+    Raises `PointMismatchError` for a point that is no LoRA point, or adapts what the base does not have or what cannot
+    be evaluated here (its output layer, experts), or has other dimensions than the base, and `UserError` for no point.
     """
     modules = dict.fromkeys(module for point in points for module in module_names(point))
     if not modules:
         raise UserError("Expected at least one adapter, got none; pass the points that will be joined.")
+    _check_fits(base, list(modules), name)
     model = LoraModel.attach(base, tokenizer, LoraSettings(rank=1, target_modules=tuple(modules)), 0, name)
     for point in points:
         for module in module_names(point):
@@ -84,3 +87,27 @@ def attach_slot(base: nn.Module, tokenizer: Any, points: Sequence[Mapping[str, T
                         "base model that the adapters were trained on."
                     )
     return model
+
+
+def _check_fits(base: nn.Module, modules: Sequence[str], name: str) -> None:
+    """Raise `PointMismatchError` in one line where a module is not a linear layer inside the base."""
+    linear = set(find_target_modules(base, ("all-linear",)))
+    unfit = [module for module in modules if module not in linear]
+    if not unfit:
+        return
+    known = dict(base.named_modules())
+    module = unfit[0]
+    if module in known and known[module] is getattr(base, "get_output_embeddings", lambda: None)():
+        got, remedy = "it is the output layer", "train an adapter without it"
+    elif module in known:
+        got = f"it is a {type(known[module]).__name__}"
+        remedy = "use adapters of the linear layers inside the decoder"
+    elif any(other.endswith(f".{module}") for other in linear):
+        whole = next(other for other in linear if other.endswith(f".{module}"))
+        got = f"the base calls it '{whole}'"
+        remedy = "the adapter was made of a model without its head (AutoModel): make one of AutoModelForCausalLM"
+    else:
+        got, remedy = "the base has none of that name", "give the base model that the adapters were trained on"
+    raise PointMismatchError(
+        f"Expected adapters of linear layers of '{name}', got one of {first_of(unfit)}: {got}; {remedy}."
+    )

@@ -24,7 +24,7 @@ from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.experiments.connectivity import ConnectivityResult, draw_paths
-from mcanalysis.models.adapter_files import load_adapter
+from mcanalysis.models.adapter_files import load_adapter, warn_of_missing
 from mcanalysis.models.loading import base_hash, default_device, load_base, model_source
 from mcanalysis.params.point import content_hash
 from mcanalysis.params.spaces import get_space
@@ -86,6 +86,8 @@ def connect_adapters(
                 model_name,
             )
     base, tokenizer = load_base(model_name, dtype, device or default_device())
+    for adapter, directory in zip(adapters, directories, strict=True):
+        warn_of_missing(adapter, base, directory)
     points = (adapters[0].point, adapters[1].point)
     model = attach_slot(base, tokenizer, points, model_name)
     objectives = [make_objective(t, "test", tokenizer, max_length, settings.num_examples) for t in tasks]

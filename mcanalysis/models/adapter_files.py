@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,31 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from mcanalysis.errors import UserError
+from mcanalysis.models.adapter_config import AdapterConfig, fits, read_config, unknown_settings
+from mcanalysis.models.adapter_tensors import PREFIX, first_of, read_factors, warn_of_lacks, widened
 from mcanalysis.params.lora import key_a, key_b, module_names, ranks
 from mcanalysis.params.low_rank import truncate
 from mcanalysis.params.point import Point
 from mcanalysis.store.atomic import write_bytes_atomic, write_json_atomic
 
-PREFIX = "base_model.model."
-"""What PEFT puts before the names of a base's modules."""
-
-_PLAIN_STARTS = ("gaussian", "orthogonal", "eva")  # the other named ones take B·A out of the base's weights first
-# Settings of PEFT with which the model is not that of the weights W + s·B·A.
-_OTHER_FUNCTIONS = (
-    "use_qalora",
-    "use_bdlora",
-    "kasa_config",
-    "monteclora_config",
-    "arrow_config",
-    "alora_invocation_tokens",
-    "layer_replication",
-)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,73 +39,82 @@ class LoraSettings:
 
 
 def absorb_scaling(raw: Mapping[str, Tensor], scaling: Mapping[str, float]) -> Point:
-    """The tensors as PEFT keeps them as a point: each module's scaling α/r multiplied into its B."""
-    return {k: v * scaling[k.rsplit(".lora_", 1)[0]] if ".lora_B." in k else v for k, v in raw.items()}
+    """The tensors as PEFT keeps them as a point: each module's scaling α/r multiplied into its B, float32 at least."""
+    wide = {k: widened(v) for k, v in raw.items()}
+    return {k: v * scaling[k.rsplit(".lora_", 1)[0]] if ".lora_B." in k else v for k, v in wide.items()}
 
 
 @dataclass(frozen=True)
 class SavedAdapter:
-    """An adapter read from disk: its point (scaling multiplied into B) and the settings that made it."""
+    """An adapter read from disk: its point (scaling multiplied into B) and the settings that made it.
+
+    `config` is what PEFT wrote beside the tensors.
+    """
 
     point: Point
     settings: LoraSettings
     base_name: str
+    config: AdapterConfig
 
 
 def load_adapter(directory: str | Path) -> SavedAdapter:
-    """Read a standard PEFT LoRA adapter as a point, in the dtype it was saved in.
+    """Read a standard PEFT LoRA adapter as a point, in float32 (float64 where it was saved in that).
 
-    Raises `UserError`, naming what is wrong, for a folder without an adapter and for what this algebra does not cover:
-    other PEFT types, DoRA and other variants in which the weights do not become W + s·B·A, initialisations that change
-    W itself (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA), biases, `modules_to_save`, trained embeddings.
+    Tensors of lower precision are widened before the scaling is multiplied into B, as PEFT widens them. What the
+    adapter lacks is said as a warning: tensors of another rank than its settings name (scaled by their own, α/r),
+    modules that its other layers have, and an adapter that changes nothing, B being 0.
+
+    Raises `UserError`, naming what is wrong, for a folder without an adapter, for numbers that are not finite, and for
+    what this algebra does not cover: other PEFT types, DoRA and other variants in which the weights do not become
+    W + s·B·A, initialisations that change W itself (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA), biases, `modules_to_save`,
+    `target_parameters` (experts), trained embeddings, convolutions. `docs/adapters-read.md` has them all.
     """
     directory = Path(directory)
-    try:
-        config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
-        tensors = load_file(directory / "adapter_model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"Expected a PEFT adapter (adapter_config.json, adapter_model.safetensors) in '{directory}', got: "
-            f"{getattr(error, 'strerror', None) or error}; give the folder that PEFT's save_pretrained wrote."
-        ) from None
-    start = config.get("init_lora_weights", True)
-    refused = [
-        text
-        for wrong, text in (
-            (config.get("peft_type") != "LORA", f"peft_type {config.get('peft_type')}"),
-            (bool(config.get("use_dora")), "DoRA"),
-            *((bool(config.get(name)), f"{name} {config.get(name)}") for name in _OTHER_FUNCTIONS),
-            (not isinstance(start, bool) and start not in _PLAIN_STARTS, f"init_lora_weights '{start}'"),
-            (config.get("bias", "none") != "none", f"bias '{config.get('bias')}'"),
-            (bool(config.get("modules_to_save")), f"modules_to_save {config.get('modules_to_save')}"),
-            (
-                any(".lora_" not in k or "embedding" in k for k in tensors),
-                "tensors that are not LoRA factors",
-            ),
+    config = read_config(directory)
+    factors = read_factors(directory)
+    point = absorb_scaling(factors, {module: config.scaling(module, rank) for module, rank in ranks(factors).items()})
+    settings = LoraSettings(config.rank, config.alpha, 0.0, tuple(module_names(factors)))
+    warn_of_lacks(directory, config, factors)
+    for name in unknown_settings(config.settings):
+        logger.warning(
+            "the adapter in '%s' has a setting '%s', which is not known here: it is ignored", directory, name
         )
-        if wrong
-    ]
-    if refused:
-        raise UserError(
-            f"Expected a plain LoRA adapter in '{directory}', got one with {' and '.join(refused)}; "
-            "paths between such adapters are not defined here, train a plain one (bias='none', no modules_to_save, "
-            "init_lora_weights=True)."
-        )
-    raw = {k.removeprefix(PREFIX): v for k, v in tensors.items()}
-    modules = module_names(raw)
-    scaling: dict[str, float] = {}
-    for module in modules:
-        rank = raw[key_a(module)].shape[0]
-        alpha = _pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
-        scaling[module] = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    settings = LoraSettings(int(config["r"]), float(config["lora_alpha"]), 0.0, tuple(modules))
-    point = absorb_scaling(raw, scaling)
-    return SavedAdapter(point, settings, str(config.get("base_model_name_or_path") or ""))
+    return SavedAdapter(point, settings, config.base_name, config)
 
 
-def _pattern(patterns: Mapping[str, float], module: str, default: float) -> float:
-    """PEFT's per-module alpha: the first pattern, a regular expression, that fits the end of the module's name."""
-    return next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", module)), default)
+def missing_modules(adapter: SavedAdapter, base: nn.Module) -> list[str]:
+    """Modules of a base that an adapter's settings ask for and that it has no tensors of; PEFT leaves them as they are.
+
+    The rule is PEFT's own: `target_modules`, `exclude_modules`, `layers_to_transform`, `layers_pattern`.
+    """
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    said = adapter.config.settings
+    names = [name for name, _ in base.named_modules() if name]
+    targets, excluded = said.get("target_modules"), said.get("exclude_modules")
+    if isinstance(excluded, str):
+        names, excluded = [name for name in names if not fits(excluded, name)], None
+    if isinstance(targets, str):
+        targets = [] if targets == "all-linear" else [name for name in names if fits(targets, name)]
+    if not targets:
+        return []
+    layers = {name: said.get(name) for name in ("layers_to_transform", "layers_pattern")}
+    asked = LoraConfig(target_modules=targets, exclude_modules=excluded, **layers)
+    has = set(module_names(adapter.point))
+    return [name for name in names if name not in has and check_target_module_exists(asked, name) is True]
+
+
+def warn_of_missing(adapter: SavedAdapter, base: nn.Module, directory: str | Path) -> None:
+    """Say in one line which modules of the base an adapter was to adapt and does not."""
+    missing = missing_modules(adapter, base)
+    if missing:
+        logger.warning(
+            "the adapter in '%s' has no tensors for %s of the base, which its settings ask for: there the base stays "
+            "as it is, as with PEFT",
+            directory,
+            first_of(missing),
+        )
 
 
 def save_adapter(
@@ -134,8 +129,9 @@ def save_adapter(
     A point of a `delta` path is written at its full rank r₁ + r₂, or at `rank` by the SVD of each ΔW
     (`mcanalysis.params.truncate`). The scaling is part of B already, so the adapter is written with α = r; modules of
     other ranks than the most frequent one are named in `rank_pattern` and `alpha_pattern`, and modules of rank 0 are
-    left out. `load_adapter` gives the tensors back bit for bit. An adapter that is there already is replaced; a kill
-    leaves a folder without `adapter_config.json`, which nothing takes for an adapter.
+    left out. `load_adapter` gives the values back bit for bit, in float32 where the point's dtype is lower. An adapter
+    that is there already is replaced; a kill leaves a folder without `adapter_config.json`, which nothing takes for an
+    adapter.
 
     Args:
         point: a LoRA point, in the dtype that is to be written.

@@ -27,7 +27,8 @@ from torch.nn.functional import linear
 
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.models.adapted_model import AdaptedModel
-from mcanalysis.models.adapter_files import PREFIX, LoraSettings, absorb_scaling, load_adapter
+from mcanalysis.models.adapter_files import LoraSettings, absorb_scaling, load_adapter
+from mcanalysis.models.adapter_tensors import PREFIX, widened
 from mcanalysis.models.encoding import Batch
 from mcanalysis.models.forward import Forward, forward
 from mcanalysis.models.target_modules import find_target_modules
@@ -325,7 +326,8 @@ class LoraModel(AdaptedModel):
         (directory / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
     def _raw(self, point: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {k: v / self.scaling[k.rsplit(".lora_", 1)[0]] if ".lora_B." in k else v for k, v in point.items()}
+        wide = {k: widened(v) for k, v in point.items()}
+        return {k: v / self.scaling[k.rsplit(".lora_", 1)[0]] if ".lora_B." in k else v for k, v in wide.items()}
 
     def _check_modules(self, point: Mapping[str, Tensor]) -> None:
         difference = sorted(set(self.parameters) ^ set(point))

@@ -75,7 +75,7 @@ def ema_update_(
     for name, tensor in slow.items():
         target, factor = fast[name], 1.0 if scale is None else scale.get(name, 1.0)
         if factor != 1.0:
-            target = target * factor
+            target = target.to(torch.promote_types(target.dtype, torch.float32)) * factor
         if decay == 0.0:
             tensor.copy_(target)
         else:

@@ -62,7 +62,8 @@ class Measurement:
 
     `loss` is in nats per target token, `score` in [0, 1]; NaN where not measured. `nll` (nats, float64),
     `targets` (target tokens, int32) and `scores` (float32) each have shape (num_examples,), or (0,) where
-    per-example values were not kept. Arrays are copied and made read-only. Two measurements are equal when
+    per-example values were not kept. An example whose loss is NaN has no score either: what was written for it comes
+    from logits that are no numbers. Arrays are copied and made read-only. Two measurements are equal when
     all fields are, NaN counting as equal to NaN. Raises `ValueError` for arrays of another shape.
 
     >>> m = Measurement(0.5, 1.0, 2, 4, np.array([1.5, 0.5]), np.array([3, 1]), np.array([1.0, 1.0]))
@@ -107,8 +108,14 @@ class Measurement:
                     f"Expected {name} of shape ({self.num_examples},), one entry per example, or (0,); "
                     f"got {array.shape}."
                 )
-            array.setflags(write=False)
             object.__setattr__(self, name, array)
+        lost = np.isnan(self.nll)
+        if lost.any():
+            object.__setattr__(self, "score", math.nan)
+            if len(self.scores):
+                self.scores[lost] = math.nan
+        for array in (self.nll, self.targets, self.scores):
+            array.setflags(write=False)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Measurement):

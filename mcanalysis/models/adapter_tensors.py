@@ -1,0 +1,176 @@
+"""The tensors of a PEFT adapter on disk: read as factors A and B, refused by name where they are anything else."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mcanalysis.errors import UserError
+from mcanalysis.models.adapter_config import AdapterConfig
+from mcanalysis.params.lora import key_b, module_names, ranks
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "base_model.model."
+"""What PEFT puts before the names of a base's modules."""
+
+_FACTOR = re.compile(r".+\.lora_[AB]\.weight")
+# What stands before a layer's number, the number, what follows, the last name.
+_NUMBERED = re.compile(r"((?:.*?\.)?)(\d+)(\.(?:.*\.)?)([^.]+)")
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """The tensor in float32, unless it is wider: a factor α/r would be rounded in bfloat16, and PEFT widens, too.
+
+    >>> widened(torch.ones(1, dtype=torch.bfloat16)).dtype, widened(torch.ones(1, dtype=torch.float64)).dtype
+    (torch.float32, torch.float64)
+    """
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.to(torch.float32)
+
+
+def _read_tensors(directory: Path) -> dict[str, Tensor]:
+    """What the adapter's file holds: `adapter_model.safetensors`, or the `adapter_model.bin` of older PEFT."""
+    file, pickled = directory / "adapter_model.safetensors", directory / "adapter_model.bin"
+    try:
+        if not file.exists() and pickled.exists():
+            tensors = torch.load(pickled, map_location="cpu", weights_only=True)
+        else:
+            tensors = load_file(file)
+    except (OSError, ValueError, SafetensorError, RuntimeError, EOFError, UnpicklingError, BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"Expected a PEFT adapter (adapter_config.json, adapter_model.safetensors) in '{directory}', got: "
+            f"{reason}; give the folder that PEFT's save_pretrained wrote."
+        ) from None
+    if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
+        raise UserError(
+            f"Expected a dict of tensors in '{pickled}', got other things; save the adapter again with PEFT."
+        )
+    return tensors
+
+
+def read_factors(directory: Path) -> dict[str, Tensor]:
+    """The factors A and B by point name, finite and in float32 at least; a `UserError` names what else is there."""
+    tensors = _read_tensors(directory)
+    if not tensors:
+        raise _unread(directory, "no tensor", "save the adapter again with PEFT")
+    whole = [k for k in tensors if ".lora_embedding_" in k or ".base_layer." in k]
+    if whole:
+        got = f"an adapted embedding or output layer ({first_of(whole)})"
+        raise _unread(directory, got, "train one of the linear layers between them")
+    other = [k for k in tensors if not _FACTOR.fullmatch(k)]
+    if other:
+        raise _unread(
+            directory,
+            f"tensors that are not LoRA factors ({first_of(other)})",
+            "train a plain one, of linear layers (bias='none', no modules_to_save, no embeddings)",
+        )
+    empty = [k for k, v in tensors.items() if v.dim() < 2 or not v.numel()]
+    if empty:
+        raise _unread(
+            directory,
+            f"tensors that are empty or flat ({first_of(empty)})",
+            "gather the shards of DeepSpeed or FSDP before save_pretrained",
+        )
+    wide = [k for k, v in tensors.items() if v.dim() > 2]
+    if wide:
+        raise _unread(directory, f"factors of convolutions ({first_of(wide)})", "train one of linear layers")
+    whole = [k for k, v in tensors.items() if not v.is_floating_point()]
+    if whole:
+        raise _unread(
+            directory,
+            f"tensors of dtype {tensors[whole[0]].dtype} ({first_of(whole)})",
+            "save it in float32 or bfloat16",
+        )
+    raw = {k.removeprefix(PREFIX): widened(v) for k, v in tensors.items()}
+    if len(raw) != len(tensors):
+        raise _unread(directory, f"names that stand there with and without '{PREFIX}'", "save it again with PEFT")
+    broken = [k for k, v in raw.items() if not bool(v.isfinite().all())]
+    if broken:
+        raise _unread(
+            directory,
+            f"values that are NaN or infinite in {len(broken)} of {len(raw)} tensors ({first_of(broken)})",
+            "take a checkpoint from before its training diverged",
+        )
+    try:
+        module_names(raw)
+    except UserError as error:
+        raise UserError(f"The adapter in '{directory}' cannot be read. {error}") from None
+    return raw
+
+
+def _unread(directory: Path, got: str, remedy: str) -> UserError:
+    return UserError(f"Expected a plain LoRA adapter in '{directory}', got one with {got}; {remedy}.")
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first name and how many there are besides.
+
+    >>> first_of(["a", "b", "c"])
+    "'a' and 2 more"
+    """
+    return f"'{names[0]}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def warn_of_lacks(directory: Path, config: AdapterConfig, factors: Mapping[str, Tensor]) -> None:
+    """Say in one line each what an adapter lacks that can be read all the same.
+
+    Another rank than its settings name, modules that its other layers have, and a B that is 0 throughout.
+    """
+    of_rank = ranks(factors)
+    others = [module for module, rank in of_rank.items() if config.rank_of(module) != rank]
+    if others:
+        logger.warning(
+            "the adapter in '%s' has tensors of rank %d where its adapter_config.json says r = %d (%s): they are "
+            "scaled by their own rank; PEFT refuses such an adapter",
+            directory,
+            of_rank[others[0]],
+            config.rank_of(others[0]),
+            first_of(others),
+        )
+    lacking = _lacking(list(of_rank)) if _asks_for_all_layers(config.settings) else []
+    if lacking:
+        logger.warning(
+            "the adapter in '%s' has no tensors for %s, which others of its layers have: there the base stays as it is",
+            directory,
+            first_of(lacking),
+        )
+    if not any(config.scaling(module, rank) and bool(factors[key_b(module)].any()) for module, rank in of_rank.items()):
+        logger.warning(
+            "the adapter in '%s' changes nothing, its B or its scaling is 0 in every module, as before training: "
+            "what is measured is the base",
+            directory,
+        )
+
+
+def _asks_for_all_layers(settings: Mapping[str, Any]) -> bool:
+    targets = settings.get("target_modules")
+    restricted = settings.get("layers_to_transform") is not None or settings.get("exclude_modules")
+    return isinstance(targets, list) and not restricted and not any(re.search(r"\.\d+\.", str(t)) for t in targets)
+
+
+def _lacking(modules: Sequence[str]) -> list[str]:
+    """Modules that are missing in a layer whose siblings are there, by their names.
+
+    >>> _lacking(["h.0.q", "h.0.v", "h.1.q"])
+    ['h.1.v']
+    """
+    found = [match.groups() for module in modules if (match := _NUMBERED.fullmatch(module))]
+    last_names: dict[tuple[str, str], dict[str, None]] = {}
+    for before, _, after, last in found:
+        last_names.setdefault((before, after), {})[last] = None
+    expected = dict.fromkeys(
+        f"{before}{number}{after}{last}" for before, number, after, _ in found for last in last_names[before, after]
+    )
+    has = set(modules)
+    return [module for module in expected if module not in has]
