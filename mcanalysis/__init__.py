@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mcanalysis.connectivity.attribution import attribute
     from mcanalysis.connectivity.curve_fitting import fit_curve
     from mcanalysis.connectivity.early import early_profile
+    from mcanalysis.connectivity.ensemble import ensemble_along
+    from mcanalysis.connectivity.module_objective import module_objective
     from mcanalysis.connectivity.profile import Profile, profile
     from mcanalysis.errors import UserError
     from mcanalysis.evaluation.adapter_objective import adapter_objective
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from mcanalysis.landscape.trace import trace
     from mcanalysis.landscape.trajectory_pca import fit_trajectory_pca
     from mcanalysis.models.adapter_files import load_adapter, save_adapter
+    from mcanalysis.params.point import snapshot
     from mcanalysis.paths import Bezier, Linear, Plane, PolyChain, SegmentedBezier, Simplex
     from mcanalysis.run import Run, load_run
     from mcanalysis.training.config import RunConfig, TrainingConfig
@@ -52,16 +55,19 @@ _HOMES = {
     "attribute": "connectivity.attribution",
     "early_profile": "connectivity.early",
     "eigenvalues": "landscape.eigenvalues",
+    "ensemble_along": "connectivity.ensemble",
     "epsilon_sharpness": "landscape.sharpness",
     "expected_sharpness": "landscape.sharpness",
     "fit_curve": "connectivity.curve_fitting",
     "fit_trajectory_pca": "landscape.trajectory_pca",
     "load_adapter": "models.adapter_files",
     "load_run": "run",
+    "module_objective": "connectivity.module_objective",
     "predicted_forgetting": "landscape.predicted_forgetting",
     "profile": "connectivity.profile",
     "random_slice": "landscape.slices",
     "save_adapter": "models.adapter_files",
+    "snapshot": "params.point",
     "spectral_density": "landscape.spectral_density",
     "trace": "landscape.trace",
     "train": "training.continual_trainer",
@@ -70,9 +76,9 @@ _HOMES = {
 __all__ = [
     "Bezier", "ContinualTrainer", "EngineSettings", "HessianOperator", "Linear", "Plane", "PolyChain", "Profile",
     "Run", "RunConfig", "SegmentedBezier", "Simplex", "Slice", "TrainingConfig", "UserError", "adapter_objective",
-    "attribute", "early_profile", "eigenvalues", "epsilon_sharpness", "expected_sharpness", "fit_curve",
-    "fit_trajectory_pca", "load_adapter", "load_run", "predicted_forgetting", "profile", "random_slice",
-    "save_adapter", "spectral_density", "trace", "train",
+    "attribute", "early_profile", "eigenvalues", "ensemble_along", "epsilon_sharpness", "expected_sharpness",
+    "fit_curve", "fit_trajectory_pca", "load_adapter", "load_run", "module_objective", "predicted_forgetting",
+    "profile", "random_slice", "save_adapter", "snapshot", "spectral_density", "trace", "train",
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.metrics import barriers
 from mcanalysis.params.point import Point
 from mcanalysis.paths import Linear
+from mcanalysis.paths.base import at_ends
 
 Hold = Literal["start", "end"]
 Groups = Mapping[str, Sequence[str]]
@@ -107,7 +108,7 @@ def attribute(
     >>> table[table.t == 0.5].set_index("group").loss_above_chord.to_dict()
     {'all': 1.0, 'x': 1.0, 'y': 0.0}
     """
-    places_t = grid(11) if ts is None else np.asarray(ts, dtype=float)
+    places_t = grid(11) if ts is None else np.array([at_ends(float(t)) for t in ts])
     if isinstance(path, tuple):
         path = Linear(*path)
     _check(groups, places_t)

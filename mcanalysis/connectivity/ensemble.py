@@ -79,7 +79,8 @@ def ensemble_along(
     Args:
         path: a map from t to points.
         ts: shape (k,), k ≥ 1; each point weighs the same.
-        predict: `predict(point, inputs)` returns logits of shape (n, classes).
+        predict: `predict(point, inputs)` returns logits of shape (n, classes); or what `module_objective` makes, whose
+            module is then called with the inputs.
         batches: tuples (inputs, labels) or (inputs, labels, rows); all batches together one data set.
 
     Raises:
@@ -92,6 +93,8 @@ def ensemble_along(
     >>> [round(row["loss"], 3) for row in found.rows()]  # the ensemble says ½
     [0.018, 4.018, 0.693]
     """
+    own: Any = getattr(predict, "predict", None)
+    predict = own if callable(own) else predict
     places = np.asarray(ts, dtype=np.float64).reshape(-1)
     if not len(places):
         raise UserError("Expected at least one t to average over, got none; pass a few, such as 0, 0.5 and 1.")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mcanalysis.connectivity.convergence import Convergence
 from mcanalysis.connectivity.losses import loss_state, restore_loss
 from mcanalysis.errors import UserError
 from mcanalysis.store.point_files import read_tensors, write_tensors
@@ -33,10 +34,13 @@ class FitCheckpoint:
         schedule: torch.optim.lr_scheduler.LambdaLR,
         generator: torch.Generator,
         loss: object,
+        convergence: Convergence,
     ) -> None:
         """Write where the fit is after `step` steps."""
         tensors = {f"parameter/{i}": p for i, p in enumerate(parameters)}
         tensors["generator"] = generator.get_state()
+        sums, convergence_header = convergence.state()
+        tensors |= sums
         state = stepper.state_dict()
         numbers: dict[str, dict[str, Any]] = {}
         for index, of_parameter in state["state"].items():
@@ -51,6 +55,7 @@ class FitCheckpoint:
             "optimizer": {"numbers": numbers, "param_groups": state["param_groups"]},
             "schedule": schedule.state_dict(),
             "loss": loss_state(loss),
+            "convergence": convergence_header,
         }
         write_tensors(self.file, tensors, header)
 
@@ -61,6 +66,7 @@ class FitCheckpoint:
         schedule: torch.optim.lr_scheduler.LambdaLR,
         generator: torch.Generator,
         loss: object,
+        convergence: Convergence,
     ) -> int:
         """Put everything back as it was saved; returns the number of steps done, 0 where there is no file.
 
@@ -86,6 +92,7 @@ class FitCheckpoint:
         stepper.load_state_dict({"state": state, "param_groups": header["optimizer"]["param_groups"]})
         schedule.load_state_dict(header["schedule"])
         restore_loss(loss, header["loss"])
+        convergence.restore(tensors, header.get("convergence"), int(header["step"]))
         return int(header["step"])
 
     def remove(self) -> None:

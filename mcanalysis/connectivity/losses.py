@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from mcanalysis.connectivity.objective_result import loss_of
 from mcanalysis.errors import UserError
 
 Loss = Callable[[Mapping[str, Tensor]], Tensor | Iterator[Tensor]]
@@ -63,9 +64,13 @@ class WeightedSum:
         """The terms of the weighted sum at a point, one after the other; a loss of weight 0 is not computed."""
         for weight, loss in zip(self.weights, self.losses, strict=True):
             if weight > 0:
-                value = loss(point)
-                for term in value if isinstance(value, Iterator) else (value,):
+                for term in terms_of(loss, point):
                     yield weight * term
+
+    @property
+    def held_names(self) -> frozenset[str]:
+        """The names of tensors that one of the losses does not train."""
+        return frozenset().union(*(held_names(loss) for loss in self.losses))
 
     def random_state(self) -> list[Any]:
         """The states of those losses that have one, None for the others."""
@@ -75,6 +80,29 @@ class WeightedSum:
         """Give each loss its state back."""
         for loss, own in zip(self.losses, state, strict=True):
             restore_loss(loss, own)
+
+
+def terms_of(loss: Any, point: Mapping[str, Tensor]) -> Iterator[Any]:
+    """Return the terms of a loss at a point: what its `terms` yields, what it yields itself, or its one value.
+
+    Something with a `loss`, as an objective gives it, counts as that loss.
+
+    >>> import torch
+    >>> list(terms_of(lambda point: {"loss": point["w"].sum()}, {"w": torch.ones(2)}))
+    [tensor(2.)]
+    """
+    own = getattr(loss, "terms", None)
+    value = own(point) if callable(own) else loss(point)
+    return value if isinstance(value, Iterator) else iter((loss_of(value),))
+
+
+def held_names(loss: Any) -> frozenset[str]:
+    """Return the names of a point's tensors that a loss only reads, such as running statistics; none by default.
+
+    >>> held_names(len)
+    frozenset()
+    """
+    return frozenset(getattr(loss, "held_names", ()))
 
 
 def loss_state(loss: object) -> Any:

@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from mcanalysis.connectivity.objective_result import examples_of, has_examples, number_of
 from mcanalysis.errors import UserError
 from mcanalysis.metrics import barriers
 from mcanalysis.metrics.bootstrap import Sample, bootstrap_interval
 from mcanalysis.paths import Path
+from mcanalysis.paths.base import at_ends
 
 Quantity = Literal["loss", "score"]
 
@@ -38,13 +40,13 @@ class PerExample(Protocol):
         ...
 
     @property
-    def score(self) -> float:
-        """In [0, 1]."""
+    def score(self) -> float | None:
+        """In [0, 1], or None."""
         ...
 
     @property
-    def scores(self) -> np.ndarray:
-        """(examples,), in [0, 1]."""
+    def scores(self) -> np.ndarray | None:
+        """(examples,), in [0, 1], or None."""
         ...
 
 
@@ -74,15 +76,23 @@ class Profile:
         measurements: Sequence[PerExample],
         arc_lengths: np.ndarray | None = None,
     ) -> Profile:
-        """Put the measurements at `ts` together."""
-        nll = np.stack([m.nll for m in measurements])
+        """Put the measurements at `ts` together; raises `UserError` where they are not of the same examples."""
+        found = [examples_of(m) for m in measurements]
+        for m in found[1:]:
+            if m.nll.shape != found[0].nll.shape or not np.array_equal(m.targets, found[0].targets):
+                raise UserError(
+                    f"Expected the same examples at every t, got {len(found[0].nll)} and {len(m.nll)} with other "
+                    "targets; measure one fixed data set."
+                )
+        nll = np.stack([m.nll for m in found])
+        has_scores = all(m.score is not None and m.scores is not None for m in found)
         return cls(
             np.asarray(ts, dtype=float),
-            np.array([m.loss for m in measurements]),
+            np.array([m.loss for m in found]),
             nll if nll.size else None,
-            np.asarray(measurements[0].targets),
-            np.array([m.score for m in measurements]),
-            np.stack([m.scores for m in measurements]),
+            found[0].targets,
+            np.array([m.score for m in found]) if has_scores else None,
+            np.stack([m.scores for m in found]) if has_scores else None,
             arc_lengths,
         )
 
@@ -209,13 +219,15 @@ def profile(
 ) -> Profile:
     """Evaluate an objective along a path, one point in memory at a time.
 
-    `objective(point)` returns a float (or a tensor with one number), or an object with `loss`, `nll`, `targets`,
-    `score`, `scores`, which makes intervals possible. Works on any dict of tensors: no language model, no LoRA needed.
-    `ts` defaults to 21 equally spaced points, in increasing order; barriers need 0 and 1 among them. A path of this
-    package also tells its lengths, which `Profile.summary` uses.
+    `objective(point)` returns a number (also as a tensor or array with one), or an object with `loss`, such as what a
+    transformers model returns. With `nll` and `targets` per example, and `scores` where there are some, intervals are
+    possible: `mcanalysis.module_objective` makes such an objective of any network. Works on any dict of tensors: no
+    language model, no LoRA needed. `ts` defaults to 21 equally spaced points, in increasing order; barriers need 0 and
+    1 among them, and a t within 1e-12 of them is taken as them. A path of this package also tells its lengths, which
+    `Profile.summary` uses.
 
-    Raises `UserError` for fewer than two values of t, for values that do not increase, and, by the path, for one
-    outside [0, 1].
+    Raises `UserError` for fewer than two values of t, for values that do not increase, for a result that is no loss,
+    and, by the path, for a t outside [0, 1].
 
     >>> import torch
     >>> from mcanalysis.paths import Linear
@@ -223,7 +235,7 @@ def profile(
     >>> profile(line, lambda p: float(1 - p["w"] ** 2), ts=[0, 0.5, 1]).chord_barrier()
     1.0
     """
-    places = grid() if ts is None else np.asarray(ts, dtype=float)
+    places = grid() if ts is None else np.array([at_ends(float(t)) for t in ts])
     if len(places) < 2:
         raise UserError(f"Expected at least two values of t, got {len(places)}; t = 0 and t = 1 are always measured.")
     if not (np.diff(places) > 0).all():
@@ -240,6 +252,6 @@ def assemble(path: object, ts: np.ndarray, results: Sequence[Any]) -> Profile:
     """
     inside = bool(((ts >= 0) & (ts <= 1)).all())
     lengths = path.arc_lengths(ts).numpy() if isinstance(path, Path) and inside else None
-    if hasattr(results[0], "nll"):
+    if all(map(has_examples, results)):
         return Profile.of(ts, results, lengths)
-    return Profile(ts, np.array([float(r) for r in results]), arc_lengths=lengths)
+    return Profile(ts, np.array([number_of(result) for result in results]), arc_lengths=lengths)

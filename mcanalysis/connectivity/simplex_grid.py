@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from mcanalysis.connectivity.objective_result import examples_of, has_examples, number_of
 from mcanalysis.connectivity.profile import PerExample
 from mcanalysis.errors import UserError
 from mcanalysis.paths import Simplex
@@ -106,6 +107,7 @@ def best_of_simplex(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _numbers(result: Any) -> dict[str, float]:
-    if hasattr(result, "nll"):
-        return {"loss": float(result.loss), "score": float(result.score)}
-    return {"loss": float(result)}
+    if not has_examples(result):
+        return {"loss": number_of(result)}
+    found = examples_of(result)
+    return {"loss": found.loss} if found.score is None else {"loss": found.loss, "score": found.score}

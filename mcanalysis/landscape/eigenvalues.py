@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 
 from mcanalysis.errors import UnknownNameError, UserError
 
@@ -97,6 +97,13 @@ def eigenvalues(
             f"{len(error.eigenvalues)} after {counted.num_products} products; ask for fewer, or raise the "
             "tolerance or max_restarts."
         ) from None
+    except ArpackError as error:
+        if counted.matvec(start).any():
+            raise UserError(
+                f"Expected an operator that Lanczos can iterate, got from ARPACK: {error}; choose another seed."
+            ) from None
+        # Only the zero matrix takes a random vector to 0, and ARPACK cannot start there.
+        return Eigenvalues(np.zeros(wanted), np.eye(size, wanted), np.zeros(wanted), counted.num_products)
     order = np.argsort(values)[::-1]
     values, vectors = values[order], vectors[:, order]
     residuals = [float(np.linalg.norm(counted.matvec(v) - x * v)) for x, v in zip(values, vectors.T, strict=True)]

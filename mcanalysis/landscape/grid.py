@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mcanalysis.connectivity.objective_result import number_of
 from mcanalysis.errors import UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.measuring import measure, measurement_key
@@ -183,8 +184,7 @@ def evaluate_grid(
         with torch.no_grad():
             point = surface(node.x) if y is None else surface(node.x, node.y)
             for name, objective in named.items():
-                value = objective(point)
-                loss = float(value.loss) if hasattr(value, "loss") else float(value)
+                loss = number_of(objective(point))
                 rows.append({"x": node.x, "y": node.y, "anchor": node.anchor, "task": name, "loss": loss})
         on_node()
     return pd.DataFrame(rows).assign(measured=True)

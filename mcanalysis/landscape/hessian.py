@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mcanalysis.connectivity.losses import held_names
+from mcanalysis.connectivity.network import Network
+from mcanalysis.connectivity.objective_result import loss_of
 from mcanalysis.errors import UserError
 from mcanalysis.params.point import Point, check_compatible, check_point, flatten, unflatten, working_dtype
 
@@ -35,10 +38,12 @@ class HessianOperator(LinearOperator):
     fused ones cannot be differentiated twice.
 
     Args:
-        losses: differentiable functions of a point, each returning one number, or one such function. Each must return
-            the same number whenever it is called: no dropout, no random draw. `Run.batch_losses` and `module_losses`
-            make them such that their sum is the mean over a data set, however that is cut into batches.
-        point: where; copied, float32 at least. With float64 tensors products are exact to about 1e-12.
+        losses: what `module_objective` makes, or differentiable functions of a point, each returning one number, or one
+            such function. Each must return the same number whenever it is called: no dropout, no random draw.
+            `Run.batch_losses` and `module_losses` make them such that their sum is the mean over a data set, however
+            that is cut into batches.
+        point: where; copied, float32 at least. Buffers of the module, such as running statistics, are held: they are no
+            coordinates, `coordinates` names what is. With float64 tensors products are exact to about 1e-12.
         memory_budget: bytes that kept graphs may take; 0 keeps none.
 
     `num_coordinates` is the side of the matrix, `num_products` counts the products so far.
@@ -59,12 +64,22 @@ class HessianOperator(LinearOperator):
         memory_budget: int = MEMORY_BUDGET,
     ) -> None:
         check_point(point)
-        self.losses: list[BatchLoss] = [losses] if callable(losses) else list(losses)
+        parts: Any = getattr(losses, "batch_losses", None)
+        if callable(parts):
+            losses, held = parts(), held_names(losses)
+        else:
+            held = frozenset()
+        self.losses: list[BatchLoss] = [losses] if callable(losses) else list(losses)  # type: ignore
         if not self.losses:
             raise UserError("Expected at least one loss, got none; pass one function per batch.")
+        held = held.union(*(held_names(loss) for loss in self.losses))
         names = sorted(point)
         dtype = working_dtype(point.values())
-        self._leaves = {name: point[name].detach().to(dtype, copy=True).requires_grad_(True) for name in names}
+        copied = {name: point[name].detach().to(dtype, copy=True) for name in names}
+        self._held = {name: tensor for name, tensor in copied.items() if name in held}
+        self._leaves = {name: tensor.requires_grad_(True) for name, tensor in copied.items() if name not in held}
+        if not self._leaves:
+            raise UserError("Expected a point with parameters, got buffers only; take it with mc.snapshot(module).")
         self._left = memory_budget
         self._kept: dict[int, list[Tensor | None]] = {}
         self._stored: set[int] = set()
@@ -74,8 +89,13 @@ class HessianOperator(LinearOperator):
 
     @property
     def point(self) -> Point:
-        """A copy of the point at which the Hessian is taken."""
-        return {name: tensor.detach().clone() for name, tensor in self._leaves.items()}
+        """A copy of the point at which the Hessian is taken, buffers included."""
+        return {name: tensor.detach().clone() for name, tensor in (self._leaves | self._held).items()}
+
+    @property
+    def coordinates(self) -> list[str]:
+        """The names of the tensors whose entries are the coordinates: those of the point that are no buffers."""
+        return list(self._leaves)
 
     def loss(self, point: Mapping[str, Tensor] | None = None) -> float:
         """The loss at the operator's point, or at another one of the same names and shapes.
@@ -83,12 +103,13 @@ class HessianOperator(LinearOperator):
         >>> HessianOperator(lambda p: p["w"].sum(), {"w": torch.ones(2)}).loss()
         2.0
         """
+        here = self._leaves | self._held
         if point is not None:
-            check_compatible(self._leaves, point)
+            check_compatible(here, point)
         total = 0.0
         with torch.no_grad():
             for number in range(len(self.losses)):
-                total += float(self._loss(number, self._leaves if point is None else point))
+                total += float(self._loss(number, here if point is None else point))
         return total
 
     def gradient(self) -> Point:
@@ -140,7 +161,7 @@ class HessianOperator(LinearOperator):
 
     def _loss(self, number: int, point: Mapping[str, Tensor]) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):
-            loss = self.losses[number](point)
+            loss = loss_of(self.losses[number](point))
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise UserError(f"Expected losses that return one number as a tensor, got {got}; take the sum or the mean.")
@@ -153,7 +174,7 @@ class HessianOperator(LinearOperator):
         return loss.reshape(())
 
     def _gradient(self, number: int, create_graph: bool) -> list[Tensor | None]:
-        loss = self._loss(number, self._leaves)
+        loss = self._loss(number, self._leaves | self._held)
         inputs = list(self._leaves.values())
         return list(torch.autograd.grad(loss, inputs, create_graph=create_graph, allow_unused=True))
 
@@ -214,14 +235,15 @@ def module_losses(
 ) -> list[BatchLoss]:
     """Make the losses of a plain network for `HessianOperator`: their sum is the mean over all examples.
 
-    The module computes in evaluation mode and is left as it was; the point may hold some of its parameters only.
+    The module computes in evaluation mode and is left as it was; the point may hold some of its parameters only, and
+    buffers, which have no curvature. Running statistics that the point lacks are the module's own, which is warned of.
 
     Args:
         module: any network.
         loss: `loss(module(inputs), targets)`, the mean over the examples of a batch.
         batches: (inputs, targets), the first dimension of the targets counting examples.
 
-    Raises `UserError` where there is no example.
+    Raises `UserError` where there is no example, and `PointMismatchError`, when used, for a point of another network.
 
     >>> net = nn.Linear(1, 1, bias=False)
     >>> data = [(torch.ones(3, 1), torch.zeros(3, 1)), (2 * torch.ones(1, 1), torch.zeros(1, 1))]
@@ -234,16 +256,28 @@ def module_losses(
     if total == 0:
         raise UserError("Expected at least one example in the batches, got none; pass (inputs, targets) pairs.")
 
-    def make(inputs: Any, targets: Any, share: float) -> BatchLoss:
-        def loss_at(point: Mapping[str, Tensor]) -> Tensor:
-            modes = [(m, m.training) for m in module.modules()]
-            module.eval()
-            try:
-                return loss(functional_call(module, dict(point), (inputs,)), targets) * share
-            finally:
-                for part, training in modes:
-                    part.training = training
+    network = Network(module)
+    parts = zip(kept, sizes, strict=True)
+    return [_BatchMean(network, loss, batch, size / total) for batch, size in parts if size]
 
-        return loss_at
 
-    return [make(*batch, size / total) for batch, size in zip(kept, sizes, strict=True) if size]
+@dataclass(frozen=True, eq=False)
+class _BatchMean:
+    """The share of one batch in the mean loss of a network."""
+
+    network: Network
+    loss: Callable[[Any, Any], Tensor]
+    batch: tuple[Any, Any]
+    share: float
+
+    @property
+    def held_names(self) -> frozenset[str]:
+        return self.network.held_names
+
+    def __call__(self, point: Mapping[str, Tensor]) -> Tensor:
+        inputs, targets = self.batch
+        return self.loss(self.network.at(point)(_forward, inputs), targets) * self.share
+
+
+def _forward(module: nn.Module, inputs: Any) -> Any:
+    return module(inputs)

@@ -39,7 +39,8 @@ def predicted_forgetting(old_loss: HessianOperator, end: Mapping[str, Tensor]) -
     With Δ = end − point the increase of the loss is g·Δ + ½ΔᵀHΔ to second order (Mirzadeh et al. 2020, arXiv
     2006.06958, §3, who drop g·Δ since their point is a minimum of the loss; on a test split it is not). One gradient,
     one product, two evaluations. Exact for a quadratic loss; where ‖Δ‖ is large it is no approximation, which is what
-    comparing the two shows.
+    comparing the two shows. Buffers (running statistics) are no coordinates: the expansion holds them, while the
+    measured loss is that of the end with its own.
 
     Args:
         old_loss: the Hessian of the old task's loss at the point before the transition.
@@ -55,7 +56,7 @@ def predicted_forgetting(old_loss: HessianOperator, end: Mapping[str, Tensor]) -
     """
     start = old_loss.point
     check_compatible(start, end, remedy="pass adapters of different ranks through same_ranks first")
-    step = subtract(end, start)
+    step = {name: tensor for name, tensor in subtract(end, start).items() if name in old_loss.coordinates}
     length = norm(step)
     form = dot(step, old_loss.product(step))
     return PredictedForgetting(

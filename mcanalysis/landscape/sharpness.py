@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mcanalysis.connectivity.losses import terms_of
+from mcanalysis.connectivity.objective_result import number_of
 from mcanalysis.errors import UserError
 from mcanalysis.landscape.slices import Slice, filter_direction
 from mcanalysis.params.lora import holds_lora_tensors
@@ -168,8 +170,7 @@ def _value_and_gradient(
     total, gradient = 0.0, {name: torch.zeros_like(t) for name, t in theta.items()}
     with torch.set_grad_enabled(not last):
         here = {name: (t + width[name] * place[name]).requires_grad_() for name, t in theta.items()}
-        value = loss(here)
-        for term in value if isinstance(value, Iterator) else (value,):
+        for term in terms_of(loss, here):
             if not isinstance(term, Tensor) or term.numel() != 1:
                 got = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
                 raise UserError(f"Expected the loss to be a tensor with one number, got {got}; return its mean.")
@@ -205,7 +206,7 @@ def _copied(point: Mapping[str, Tensor]) -> Point:
 def _number(result: Any) -> float:
     if isinstance(result, Iterator):
         return math.fsum(map(_number, result))
-    return float(result.loss) if hasattr(result, "loss") else float(result)
+    return number_of(result)
 
 
 def _check_ranges(*ranges: tuple[str, float, bool, str]) -> None:

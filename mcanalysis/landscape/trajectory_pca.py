@@ -13,7 +13,7 @@ from torch import Tensor
 from mcanalysis.errors import UserError
 from mcanalysis.params.lora import holds_lora_tensors, key_a, key_b, module_names, ranks
 from mcanalysis.params.low_rank import truncate
-from mcanalysis.params.point import Point, working_dtype
+from mcanalysis.params.point import Point, check_distinct, working_dtype
 from mcanalysis.params.spaces import Space, get_space
 
 _BLOCK = 16  # points in memory at once
@@ -77,7 +77,7 @@ def fit_trajectory_pca(
     Raises:
         UserError: if there are too few points, they span fewer than `num_components` dimensions, one holds NaN or ∞, or
             an option is unknown.
-        PointMismatchError: if the points cannot be compared in the space.
+        PointMismatchError: if the points cannot be compared in the space, or two of them are one in memory.
 
     >>> walk = [{"w": torch.tensor([float(4 - t), 0.1 * t % 0.2, 1.0])} for t in range(5)]
     >>> pca = fit_trajectory_pca(walk)
@@ -130,7 +130,9 @@ def _blocks(number: int) -> list[range]:
 
 
 def _load(space: Space, reference: Point, points: Sequence[Mapping[str, Tensor]], block: range) -> list[Point]:
-    return [space.place(points[index], reference) for index in block]
+    loaded = [points[index] for index in block]
+    check_distinct(loaded)
+    return [space.place(point, reference) for point in loaded]
 
 
 def _gram(space: Space, reference: Point, points: Sequence[Mapping[str, Tensor]]) -> np.ndarray:

@@ -49,6 +49,7 @@ class CKA:
         self._sums = np.zeros(3)  # of HSIC(X, Y), HSIC(X, X), HSIC(Y, Y), each times the size of its batch
         self._squares = np.zeros((3, 3))  # of the jackknife's covariance, times the size squared
         self._has_error = unbiased
+        self._scales: list[int | None] = [None, None]  # powers of two that bring both to the size of 1
 
     def update(self, x: ArrayLike, y: ArrayLike) -> None:
         """Add a batch.
@@ -60,7 +61,7 @@ class CKA:
         Raises:
             UserError: the two have not the same number of examples, or the batch has fewer than 4 (biased: 2).
         """
-        K, L = _grams(x, y, self.unbiased)
+        K, L = _grams(x, y, self.unbiased, self._scales)
         size = len(K)
         pairs = ((K, L), (K, K), (L, L))
         self.num_examples += size
@@ -147,8 +148,12 @@ def linear_hsic(x: ArrayLike, y: ArrayLike, unbiased: bool = True) -> float:
     return _unbiased(K, L) if unbiased else _biased(K, L)
 
 
-def _grams(x: ArrayLike, y: ArrayLike, unbiased: bool) -> tuple[Array, Array]:
-    """The two Gram matrices of centred features; without their diagonals for the unbiased estimate."""
+def _grams(x: ArrayLike, y: ArrayLike, unbiased: bool, scales: list[int | None] | None = None) -> tuple[Array, Array]:
+    """The two Gram matrices of centred features; without their diagonals for the unbiased estimate.
+
+    With `scales` (CKA has no unit) features are divided by a power of two, which loses nothing and keeps the fourth
+    powers of very large and very small ones finite; a scale is set by the first batch that varies.
+    """
     features = [_features(values) for values in (x, y)]
     sizes = [len(values) for values in features]
     if sizes[0] != sizes[1]:
@@ -163,14 +168,28 @@ def _grams(x: ArrayLike, y: ArrayLike, unbiased: bool) -> tuple[Array, Array]:
             "do use more examples or larger batches."
         )
     # Shifts change neither estimate, but a large mean would cost digits.
-    grams = [values @ values.T for values in (f - f.mean(axis=0) for f in features)]
+    centred = [_centred(values) for values in features]
+    if scales is not None:
+        for i, values in enumerate(centred):
+            largest = float(np.abs(values).max(initial=0.0))
+            if scales[i] is None and 0 < largest < np.inf:
+                scales[i] = math.frexp(largest)[1]
+            centred[i] = np.ldexp(values, -(scales[i] or 0))
+    grams = [values @ values.T for values in centred]
     if unbiased:
         for gram in grams:
             np.fill_diagonal(gram, 0.0)
     return grams[0], grams[1]
 
 
+def _centred(values: Array) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):  # ∞ and NaN stay what they are
+        return values - values.mean(axis=0)
+
+
 def _features(values: Any) -> Array:
+    if hasattr(values, "detach"):  # a tensor of any precision, with or without a gradient
+        values = values.detach().cpu().double().numpy()
     array = np.asarray(values, dtype=np.float64)
     if array.ndim == 0:
         raise UserError("Expected representations of shape (examples, features), got one number; do pass a batch.")

@@ -15,6 +15,7 @@ from mcanalysis.params.low_rank import balance, compress, concatenate, truncate
 from mcanalysis.params.point import (
     Point,
     check_compatible,
+    check_distinct,
     check_point,
     combine,
     content_hash,
@@ -38,6 +39,7 @@ __all__ = [
     "Space",
     "balance",
     "check_compatible",
+    "check_distinct",
     "check_point",
     "combine",
     "compress",

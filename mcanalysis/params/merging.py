@@ -14,31 +14,33 @@ from torch import Tensor
 from mcanalysis.errors import UserError
 from mcanalysis.params.lora import delta_weights, key_a, key_b, module_names, ranks, share_modules
 from mcanalysis.params.low_rank import concatenate
-from mcanalysis.params.point import Point, working_dtype
+from mcanalysis.params.point import Point, check_distinct, working_dtype
 
 
 def average(points: Sequence[Mapping[str, Tensor]]) -> Point:
     """Return the adapter of rank Σ rᵢ whose ΔW is exactly the mean of those of the points.
 
-    Raises as `concatenate` does.
+    Raises as `concatenate` does, and `PointMismatchError` for two points that are one in memory (`check_distinct`).
 
     >>> a = {"q.lora_A.weight": torch.tensor([[2.0]]), "q.lora_B.weight": torch.tensor([[3.0]])}
     >>> b = {"q.lora_A.weight": torch.tensor([[1.0]]), "q.lora_B.weight": torch.tensor([[4.0]])}
     >>> delta_weights(average([a, b]))
     {'q': tensor([[5.]])}
     """
+    check_distinct(points)
     return concatenate(points, [1.0 / len(points)] * len(points) if points else [])
 
 
 def task_arithmetic(points: Sequence[Mapping[str, Tensor]], scale: float) -> Point:
     """Return the adapter of rank Σ rᵢ whose ΔW is exactly scale · Σᵢ ΔWᵢ (Ilharco et al. 2023, arXiv 2212.04089).
 
-    Raises as `concatenate` does.
+    Raises as `concatenate` does, and `PointMismatchError` for two points that are one in memory (`check_distinct`).
 
     >>> a = {"q.lora_A.weight": torch.tensor([[2.0]]), "q.lora_B.weight": torch.tensor([[3.0]])}
     >>> delta_weights(task_arithmetic([a, a], scale=0.5))
     {'q': tensor([[6.]])}
     """
+    check_distinct(points)
     return concatenate(points, [scale] * len(points))
 
 
@@ -74,6 +76,7 @@ def ties(points: Sequence[Mapping[str, Tensor]], density: float, scale: float = 
         raise UserError("Expected one or more adapters to merge, got none; pass at least one.")
     if not 0 < density <= 1:
         raise UserError(f"Expected a density in (0, 1], got {density}; it is the part of the entries that is kept.")
+    check_distinct(points)
     filled = share_modules(points)
     modules = module_names(filled[0])
     smallest = [_smallest_kept(point, density) for point in filled]

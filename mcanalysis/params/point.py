@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mcanalysis.errors import PointMismatchError, UserError
 
@@ -25,10 +25,7 @@ def working_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
     >>> working_dtype([torch.zeros(1, dtype=torch.bfloat16)])
     torch.float32
     """
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 
 def check_point(point: Mapping[str, Tensor]) -> None:
@@ -38,8 +35,8 @@ def check_point(point: Mapping[str, Tensor]) -> None:
     """
     if not isinstance(point, Mapping):
         raise UserError(
-            f"Expected a point (a dict of names to tensors), got {type(point).__name__}; "
-            "take dict(module.named_parameters()) of a module."
+            f"Expected a point (a dict of names to tensors), got {type(point).__name__}; take mc.snapshot(module) of a "
+            "module."
         )
     if not point:
         raise UserError("Expected a point with at least one tensor, got an empty dict; check the filter that built it.")
@@ -49,7 +46,7 @@ def check_point(point: Mapping[str, Tensor]) -> None:
         if not tensor.is_floating_point():
             raise UserError(
                 f"Expected floating-point tensors, got {tensor.dtype} at '{name}'; "
-                "leave counters and masks out of the point."
+                "leave counters and masks out of the point, as mc.snapshot(module) does."
             )
 
 
@@ -83,6 +80,38 @@ def check_compatible(
     if differences:
         count = f"{len(differences)} difference{'s' if len(differences) > 1 else ''} in all"
         raise PointMismatchError(f"{differences[0]} ({count}); {remedy}.")
+
+
+def check_distinct(points: Sequence[Mapping[str, Tensor]]) -> None:
+    """Raise `PointMismatchError` where two different dicts are the same tensors in memory, all of them.
+
+    Two checkpoints loaded into one module one after the other, and taken with `named_parameters()` or `state_dict()`,
+    are such: both dicts hold what was loaded last. One dict given twice is allowed, and so are two points that share
+    some tensors, as frozen layers.
+
+    >>> live = torch.zeros(2)
+    >>> try:
+    ...     check_distinct([{"w": live}, {"w": live}])
+    ... except PointMismatchError as error:
+    ...     error.args[0].split(";")[0]
+    'Expected points of their own, got the same tensors in memory as points 1 and 2, such as two checkpoints loaded into one module'
+    """  # noqa: E501
+    for j, other in enumerate(points):
+        for i, point in enumerate(points[:j]):
+            is_other = point is not other and point.keys() == other.keys()
+            if is_other and all(_is_same(tensor, other[name]) for name, tensor in point.items()):
+                raise PointMismatchError(
+                    f"Expected points of their own, got the same tensors in memory as points {i + 1} and {j + 1}, such "
+                    "as two checkpoints loaded into one module; take mc.snapshot(module) after loading each."
+                )
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are one in memory."""
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.device != b.device or not a.numel():
+        return False
+    there = a.data_ptr() == b.data_ptr() != 0
+    return there and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
 
 
 def combine(points: Sequence[Mapping[str, Tensor]], weights: Sequence[float] | Tensor) -> Point:
@@ -152,20 +181,34 @@ def subtract(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Point:
     return combine([a, b], [1.0, -1.0])
 
 
-def snapshot(point: Mapping[str, Tensor]) -> Point:
+def snapshot(point: Mapping[str, Tensor] | nn.Module) -> Point:
     """Return a detached copy, which later training of the module that owns the tensors cannot change.
 
-    `dict(module.named_parameters())` holds the live parameters: taken before and after training, the two
-    dicts are the same point. Take a snapshot of each.
+    Of a module it is the point of its parameters, one name for tied ones, and of the floating-point buffers that its
+    `state_dict` saves, such as the running statistics of BatchNorm; counters are left out. `load_state_dict(point,
+    strict=False)` puts them back.
+
+    `dict(module.named_parameters())` holds the live parameters: taken before and after training, the two dicts are the
+    same point. Take a snapshot of each.
+
+    Raises `UserError` for what is neither a module nor a point.
 
     >>> live = torch.nn.Parameter(torch.tensor([1.0]))
     >>> kept = snapshot({"w": live})
     >>> _ = live.data.fill_(2.0)
     >>> kept["w"]
     tensor([1.])
+    >>> list(snapshot(torch.nn.BatchNorm1d(2)))
+    ['weight', 'bias', 'running_mean', 'running_var']
     """
-    check_point(point)
-    return {name: tensor.detach().clone() for name, tensor in point.items()}
+    if isinstance(point, nn.Module):
+        saved = point.state_dict().keys()
+        buffers = {name: t for name, t in point.named_buffers() if t.is_floating_point() and name in saved}
+        tensors: Mapping[str, Tensor] = dict(point.named_parameters()) | buffers
+    else:
+        tensors = point
+    check_point(tensors)
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 @torch.no_grad()
@@ -194,11 +237,12 @@ def norm(point: Mapping[str, Tensor]) -> float:
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """Return the Euclidean distance ‖a − b‖ over all coordinates, accumulated in float64.
 
-    Raises `PointMismatchError` if the two differ in names, shapes or devices.
+    Raises `PointMismatchError` if the two differ in names, shapes or devices, or are one in memory (`check_distinct`).
 
     >>> distance({"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([4.0, 5.0])})
     5.0
     """
+    check_distinct([a, b])
     check_compatible(a, b)
     return math.sqrt(sum(float((x.double() - b[name].double()).square().sum()) for name, x in a.items()))
 

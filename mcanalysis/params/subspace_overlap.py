@@ -18,6 +18,7 @@ from torch import Tensor
 from mcanalysis.errors import UserError
 from mcanalysis.params.lora import key_a, key_b, module_names, share_modules
 from mcanalysis.params.low_rank import balance
+from mcanalysis.params.point import check_distinct
 
 __all__ = ["SIDES", "TOLERANCE", "SubspaceOverlap", "subspace_overlap"]
 
@@ -78,6 +79,7 @@ def subspace_overlap(
         raise UserError(f"Expected the side column or row, got {side!r}; name one.")
     if not 0 <= tolerance < 1:
         raise UserError(f"Expected a tolerance in [0, 1), got {tolerance}; leave it out for {TOLERANCE}.")
+    check_distinct([a, b])
     bases = [_bases(point, side, tolerance) for point in share_modules([a, b])]
     overlaps = {}
     for module, first in bases[0].items():

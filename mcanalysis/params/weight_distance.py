@@ -19,7 +19,7 @@ from mcanalysis.params.lora import (
     module_names,
     share_modules,
 )
-from mcanalysis.params.point import Point, distance, dot, norm
+from mcanalysis.params.point import Point, check_distinct, dot, norm
 from mcanalysis.params.spaces import DeltaSpace, Space, get_space
 
 __all__ = ["WeightDistance", "module_distances", "weight_distance"]
@@ -57,11 +57,12 @@ def weight_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor], space: str
     WeightDistance(distance=5.0, relative=1.0, cosine=0.8, norm_a=5.0, norm_b=8.0)
     """
     space = get_space(space)
+    check_distinct([a, b])
     if isinstance(space, DeltaSpace) and any(holds_lora_tensors(point) for point in (a, b)):
         filled = share_modules([a, b])
         return _distance(delta_distance(*filled), delta_dot(*filled), *map(delta_norm, filled))
     first, second = space.embed([a, b])
-    return _distance(distance(first, second), dot(first, second), norm(first), norm(second))
+    return _distance(space.distance(first, [second], [1.0]), dot(first, second), norm(first), norm(second))
 
 
 @torch.no_grad()
@@ -78,6 +79,7 @@ def module_distances(
     {'w': 0.0, 'v': 2.0}
     """
     space = get_space(space)
+    check_distinct([a, b])
     if not any(holds_lora_tensors(point) for point in (a, b)):
         first, second = space.embed([a, b])
         return {name: weight_distance({name: first[name]}, {name: second[name]}, space) for name in first}

@@ -13,10 +13,22 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from mcanalysis.errors import UnknownNameError, UserError
-from mcanalysis.params.point import Point, check_compatible, combine
+from mcanalysis.params.point import Point, check_compatible, check_distinct, combine
 from mcanalysis.params.spaces import Space, get_space
 
 _PATHS: dict[str, type[Path]] = {}
+_ROUNDING = 1e-12  # of t and of weights: what sums of steps, or shares of whole numbers, are off by
+
+
+def at_ends(t: float) -> float:
+    """Return t, but exactly 0 or 1 where it is within rounding (1e-12) of them, as the last step of a sum of steps is.
+
+    >>> at_ends(0.9999999999999999), at_ends(-1e-17), at_ends(0.3)
+    (1.0, 0.0, 0.3)
+    """
+    if abs(t) <= _ROUNDING:
+        return 0.0
+    return 1.0 if abs(t - 1.0) <= _ROUNDING else t
 
 
 class Path(ABC):
@@ -93,7 +105,8 @@ class Path(ABC):
         Raises:
             UserError: if a t is outside [0, 1] or `num` is below 2.
         """
-        wanted = torch.as_tensor(ts, dtype=torch.float64).reshape(-1)
+        given = torch.as_tensor(ts, dtype=torch.float64).reshape(-1).tolist()
+        wanted = torch.tensor([at_ends(t) for t in given], dtype=torch.float64)
         if num < 2:
             raise UserError(f"Expected at least 2 points to measure a length, got num={num}; use the default of 201.")
         if not bool(((wanted >= 0.0) & (wanted <= 1.0)).all()):
@@ -125,7 +138,7 @@ class Path(ABC):
         return float(self.arc_lengths([1.0], num, space)[0])
 
     def _checked(self, t: float) -> float:
-        t = float(t)
+        t = at_ends(float(t))
         if not (math.isfinite(t) and (self.extrapolate or 0.0 <= t <= 1.0)):
             raise UserError(
                 f"Expected t in [0, 1], got {t}; build the path with extrapolate=True to go beyond its ends."
@@ -137,7 +150,14 @@ class Path(ABC):
 
 
 class Curve(Path):
-    """A path with bends: anchors between the minima, which `mcanalysis.connectivity.fit_curve` trains."""
+    """A path with bends: anchors between the minima, which `mcanalysis.fit_curve` trains.
+
+    `history`: the loss of each step of the fit that gave the bends, empty where they were not fitted or were read from
+    a file. `converged`: whether that fit came to rest (the rule is in `fit_curve`), None where there was none.
+    """
+
+    history: tuple[float, ...] = ()
+    converged: bool | None = None
 
     def __init__(
         self,
@@ -176,15 +196,19 @@ class Curve(Path):
             anchors[index] = dict(bend)
         curve = copy.copy(self)
         curve._anchors = tuple(anchors)
+        curve.history, curve.converged = (), None
         return curve
 
 
 def embed_minima(minima: Sequence[Mapping[str, Tensor]], space: Space) -> list[Point]:
     """Return the anchors of the minima in a space, cut off from the graphs of the modules they may belong to.
 
+    Raises `PointMismatchError` for two minima that are one in memory (`check_distinct`), and as the space does.
+
     >>> embed_minima([{"w": torch.ones(1, requires_grad=True)}], get_space("factor"))
     [{'w': tensor([1.])}]
     """
+    check_distinct(minima)
     return [{name: tensor.detach() for name, tensor in anchor.items()} for anchor in space.embed(minima)]
 
 

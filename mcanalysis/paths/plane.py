@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from mcanalysis.errors import UserError
-from mcanalysis.params.point import Point, check_point
+from mcanalysis.params.point import Point, check_distinct, check_point
 from mcanalysis.params.spaces import Space, get_space
-from mcanalysis.paths.base import embed_minima
 
 # Three float32 points on one line, stored, miss it by about 1e-7 of their size.
 _FLAT = 1e-5
@@ -67,9 +66,10 @@ class Plane:
                     f"Expected three points of finite numbers, got NaN or ∞ in '{name}' of {label}; "
                     "take a minimum of a run that did not diverge."
                 )
+        check_distinct([a, b, c])
         minima = [{name: tensor.detach() for name, tensor in point.items()} for point in (a, b, c)]
         # In "delta" the minima themselves: nothing of three times their rank is kept.
-        self._corners = tuple(self.space.landmarks(minima, embed_minima(minima, self.space)))
+        self._corners = tuple(self.space.landmarks(minima, self.space.embed(minima)))
         self._width, self._foot, self._height = self._triangle()
 
     def _triangle(self) -> tuple[float, float, float]:

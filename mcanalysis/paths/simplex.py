@@ -12,7 +12,7 @@ from torch import Tensor
 from mcanalysis.errors import UserError
 from mcanalysis.params.point import Point, combine
 from mcanalysis.params.spaces import Space, get_space
-from mcanalysis.paths.base import embed_minima
+from mcanalysis.paths.base import at_ends, embed_minima
 
 
 class Simplex:
@@ -56,7 +56,7 @@ class Simplex:
         Raises:
             UserError: if there is another number of weights, one is negative, or they do not sum to one.
         """
-        numbers = [float(weight) for weight in weights]
+        numbers = [at_ends(float(weight)) for weight in weights]
         if len(numbers) != len(self._anchors):
             raise UserError(f"Expected {len(self._anchors)} weights, got {len(numbers)}; give one per minimum.")
         if not abs(math.fsum(numbers) - 1.0) <= 1e-6:

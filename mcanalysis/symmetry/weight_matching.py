@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mcanalysis.errors import UserError
-from mcanalysis.params.point import check_compatible
+from mcanalysis.params.point import check_compatible, check_distinct
 from mcanalysis.symmetry.permutation_spec import Permutations, PermutationSpec, permute
 
 _GAIN = 1e-12  # relative to the objective's bound: less is rounding, and would let the sweeps go round in circles
@@ -55,6 +55,7 @@ def match_weights(
     """
     if max_sweeps < 1:
         raise UserError(f"Expected max_sweeps of at least 1, got {max_sweeps}; the default is 100.")
+    check_distinct([a, b])
     check_compatible(a, b, remedy="match two networks of the same architecture")
     fixed, moving = _arrays(a, spec), _arrays(b, spec)
     order = {name: np.arange(size) for name, size in spec.sizes(a).items()}

@@ -33,6 +33,7 @@ class AlignedSpace(Space):
         Raises:
             PointMismatchError: if a point is not a LoRA point, or a module has other dimensions in two of
                 them.
+            UserError: if a point holds NaN or ∞.
 
         >>> a = {"q.lora_A.weight": torch.tensor([[4.0]]), "q.lora_B.weight": torch.tensor([[1.0]])}
         >>> b = {"q.lora_A.weight": torch.tensor([[-1.0]]), "q.lora_B.weight": torch.tensor([[-4.0]])}
@@ -46,6 +47,8 @@ class AlignedSpace(Space):
                 "Expected LoRA points in the aligned space, got plain weights, which have no factors "
                 "to align; use space='factor'."
             )
+        for number, point in enumerate(points, start=1):
+            _check_finite(point, f"point {number}")
         filled = share_modules(points)
         rank_of = _largest_ranks(filled)
         balanced = [balance(_widen(point, rank_of)) for point in filled]
@@ -62,6 +65,7 @@ class AlignedSpace(Space):
         Raises:
             PointMismatchError: if a point is not a LoRA point, or a module has other dimensions in the two.
         """
+        _check_finite(point, "the point")
         filled = share_modules([origin, point])
         rank_of = _largest_ranks(filled)
         first, other = (_widen(p, rank_of) for p in filled)
@@ -86,6 +90,15 @@ class AlignedSpace(Space):
         """Return the Euclidean distance of factors, smaller ones filled up with zeros; see `Space`."""
         first, *rest = _of_one_rank([point, *anchors])
         return super().distance(first, rest, weights)
+
+
+def _check_finite(point: Mapping[str, Tensor], which: str) -> None:
+    for name, tensor in point.items():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(
+                f"Expected finite numbers to align, got NaN or ∞ in '{name}' of {which}; take a minimum of a run that "
+                "did not diverge, or space='factor'."
+            )
 
 
 def _turned(point: Point, first: Point) -> Point:
