@@ -9,6 +9,7 @@ import pandas as pd
 
 from mcanalysis.explore.walk import Reading, Walk
 from mcanalysis.run import Run
+from mcanalysis.store.small_files import read_table
 
 LOG_FROM = 8.0  # a logarithmic axis is drawn where the largest loss is so many times the smallest
 
@@ -67,7 +68,7 @@ def stored_surface(run: Run) -> StoredSurface | None:
     file = run.directory / "tables" / "landscape.csv"
     if not file.exists():
         return None
-    rows = pd.read_csv(file)
+    rows = read_table(file)
     rows = rows[(rows.kind == "plane") & (rows.split == "test")]
     grid, exact = rows[rows.anchor.isna()], rows[rows.anchor.notna()]
     if grid.empty:

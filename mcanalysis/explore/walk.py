@@ -20,6 +20,7 @@ from mcanalysis.params.spaces import space_names
 from mcanalysis.paths import Path
 from mcanalysis.run import Minimum, Run
 from mcanalysis.store.measurements import Measurement, MeasurementStore
+from mcanalysis.store.small_files import read_table
 
 NUM_EXAMPLES = 50
 """Test examples per task where nothing is measured yet; elsewhere as many as the stored profile has."""
@@ -209,7 +210,7 @@ def profiles(run: Run) -> pd.DataFrame:
     """The rows of `profiles.csv`; none where it has not been written yet."""
     columns = ["learner", "space", "path", "start", "end", "t", "task", "split", "loss", "score", "num_examples"]
     file = run.directory / "tables" / "profiles.csv"
-    return pd.read_csv(file)[columns] if file.exists() else pd.DataFrame(columns=columns)
+    return read_table(file)[columns] if file.exists() else pd.DataFrame(columns=columns)
 
 
 def walkable_kinds(run: Run, start: Minimum, end: Minimum) -> list[str]:
