@@ -141,6 +141,34 @@ def test_the_script_says_one_line(name, damage, run, script):
     assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and "sqlite-" not in p.name}
 
 
+def test_a_damaged_row_of_the_store(run):
+    import sqlite3
+
+    from mcanalysis.store.measurements import MeasurementStore
+
+    file = run / "measurements.sqlite"
+    with sqlite3.connect(file) as connection:
+        key = connection.execute("SELECT point_key, task, split, settings_key FROM measurements").fetchone()
+        connection.execute("UPDATE measurements SET nll = x'0102'")
+    with MeasurementStore(file) as store:
+        assert str(file) in line_of(lambda: store.get(key))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_a_store_that_is_gone_is_measured_anew(damage, run, script):
+    """The same values but for rounding on another processor."""
+    import pandas as pd
+
+    before = pd.read_csv(run / "tables/profiles.csv")
+    DAMAGES[damage](run / "measurements.sqlite")
+    flags = ("--num-points", 3, "--num-examples", 4, "--paths", "linear-factor,bezier-factor", "--curve-steps", 2)
+    code, _, err = script("connectivity", "--run", run, *flags, "--workers", 1, "--output-dir", run.parent)
+    assert code == 0, err
+    after = pd.read_csv(run / "tables/profiles.csv")
+    assert after.loss.to_numpy() == pytest.approx(before.loss.to_numpy(), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     "strategy",
     [name if name in ("ilora", "joint") else pytest.param(name, marks=pytest.mark.slow) for name in strategy_names()],
