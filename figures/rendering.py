@@ -80,7 +80,7 @@ class FinishedRun:
 
     def table(self, table: str) -> pd.DataFrame:
         """`tables/<table>.csv`; raises `UserError` with the command that makes it where it is missing."""
-        from mcanalysis.store.tables import read_table
+        from mcanalysis.store.small_files import read_table
 
         if not self.has(table):
             raise missing(table, [self])
@@ -89,9 +89,9 @@ class FinishedRun:
     @cached_property
     def metrics(self) -> dict[str, dict[str, float | None]]:
         """The continual-learning metrics of each learner."""
-        import json
+        from mcanalysis.store.small_files import read_json
 
-        return json.loads((self.directory / "tables" / "metrics.json").read_text(encoding="utf-8"))["learners"]
+        return read_json(self.directory / "tables" / "metrics.json")["learners"]
 
 
 def missing(table: str, runs: Sequence[FinishedRun]) -> Exception:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from torch import Tensor
 
-from mcanalysis.errors import RunDirectoryError, UnknownNameError, UserError
+from mcanalysis.errors import DataError, RunDirectoryError, UnknownNameError, UserError
 from mcanalysis.evaluation.batch_losses import TOKEN_BUDGET, batch_losses
 from mcanalysis.evaluation.differentiable import MinibatchLoss, WholeLoss
 from mcanalysis.evaluation.engine import Engine
@@ -30,7 +29,8 @@ from mcanalysis.paths import Curve, Linear, get_path
 from mcanalysis.store.manifest import read_manifest
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.store.point_files import read_points
-from mcanalysis.store.tables import read_table
+from mcanalysis.store.small_files import AGAIN, read_json, read_table
+from mcanalysis.strategies import get_strategy, make_strategy
 from mcanalysis.tasks.task import TaskData
 
 
@@ -117,8 +117,6 @@ class Run:
     @cached_property
     def answering_learner(self) -> str:
         """The learner whose scores are the run's scores."""
-        from mcanalysis.strategies import make_strategy
-
         return make_strategy(self.strategy, self.seed, **self.config["strategy_settings"]).answering_learner
 
     @property
@@ -128,8 +126,6 @@ class Run:
 
     def minima_of(self, learner: str) -> list[Minimum]:
         """The minima of one learner, in order."""
-        from mcanalysis.strategies import get_strategy
-
         if not get_strategy(self.strategy).has_paths:
             raise UserError(
                 f"Expected a run whose minima are LoRA adapters, got one of {self.strategy}, which has none; "
@@ -137,8 +133,18 @@ class Run:
             )
         if learner not in self.learners:
             raise UnknownNameError(f"learner of {self.directory}", learner, self.learners)
-        folders = sorted((self.directory / "minima").glob("*-*"), key=lambda f: int(f.name.split("-", 1)[0]))
-        return [Minimum(f.name, f.name.split("-", 1)[1], learner, f / learner) for f in folders]
+        number, schedule = len(self.task_names), get_strategy(self.strategy).schedule
+        stages = [(number, "JOINT")] if schedule == "joint" else [*enumerate(self.task_names, start=1)]
+        minima = []
+        for k, task in stages:  # by what was trained, not by what lies there: a missing one must not shift the others
+            folder = self.directory / "minima" / f"{k}-{task}" / learner
+            if not folder.is_dir():
+                raise RunDirectoryError(
+                    f"Expected the minimum {k}-{task} in '{folder}', got no such folder; restore it from a copy or "
+                    "train the run again in another --output-dir."
+                )
+            minima.append(Minimum(f"{k}-{task}", task, learner, folder))
+        return minima
 
     def minimum(self, which: int | str, learner: str | None = None) -> Minimum:
         """A minimum by its number (from 1) or its label `<k>-<TASK>`."""
@@ -151,12 +157,21 @@ class Run:
     @property
     def accuracy_matrix(self) -> pd.DataFrame:
         """Scores after each task (rows, 0 = base), per task (columns), of the answering learner."""
-        return read_table(self.directory / "tables" / "accuracy_matrix.csv")
+        file = self.directory / "tables" / "accuracy_matrix.csv"
+        table = read_table(file)
+        rows = range(len(self.task_names) + 1)
+        expected = [rows[0], rows[-1]] if get_strategy(self.strategy).schedule == "joint" else [*rows]
+        if list(table.columns) != ["after", *self.task_names] or table["after"].tolist() != expected:
+            raise DataError(
+                f"Expected rows {', '.join(map(str, expected))} and a column for each task in '{file}', got another "
+                f"table; {AGAIN}."
+            )
+        return table
 
     @property
     def metrics(self) -> dict[str, Any]:
         """The continual-learning metrics; undefined ones are None."""
-        return json.loads((self.directory / "tables" / "metrics.json").read_text(encoding="utf-8"))
+        return read_json(self.directory / "tables" / "metrics.json")
 
     def path(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from mcanalysis.evaluation.objective import Objective
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.store.atomic import write_json_atomic
 from mcanalysis.store.hashing import hash_json
+from mcanalysis.store.small_files import read_json
 
 
 def ensemble_file(path: StoredPath, objectives: Sequence[Objective], folder: Path) -> Path:
@@ -44,7 +44,7 @@ def ensemble_rows(
             found = ensemble_along(path.path, ts, _predictor(model()), answer_batches(model(), objective))
             tables.append(pd.DataFrame(found.rows()).assign(task=objective.name, split=objective.split))
         write_json_atomic(file, _with_means(tables, path.transition.old))
-    rows = json.loads(file.read_text(encoding="utf-8"))
+    rows = read_json(file)
     return [{k: np.nan if v is None else v for k, v in row.items()} for row in rows]
 
 

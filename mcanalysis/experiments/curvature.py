@@ -6,7 +6,6 @@ is computed twice and a killed study goes on with what is missing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +43,7 @@ from mcanalysis.progress import Progress, silent
 from mcanalysis.run import Minimum, Opening, Run
 from mcanalysis.store.atomic import write_json_atomic, write_text_atomic
 from mcanalysis.store.hashing import hash_json
+from mcanalysis.store.small_files import read_json
 
 SPLIT = "test"
 _MAX_RESTARTS = 15
@@ -174,7 +174,7 @@ def _write(directory: Path, curvature: pd.DataFrame, spectrum: pd.DataFrame, for
 def _tables(run: Run, settings: CurvatureSettings) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     rows: dict[str, list[dict[str, Any]]] = {"eigenvalues": [], "spectrum": [], "forgetting": []}
     for unit in _units(run, settings):
-        found = json.loads(_file(run, unit, settings).read_text(encoding="utf-8"))
+        found = read_json(_file(run, unit, settings))
         labels: dict[str, Any] = {"strategy": run.strategy, "learner": unit.minimum.learner, "seed": run.seed}
         if unit.transition is None:
             labels["minimum"] = unit.minimum.label

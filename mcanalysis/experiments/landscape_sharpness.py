@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from mcanalysis.evaluation.differentiable import WholeLoss
 from mcanalysis.evaluation.objective import Objective
@@ -15,6 +14,7 @@ from mcanalysis.landscape.sharpness import epsilon_sharpness, expected_sharpness
 from mcanalysis.landscape.stored_surface import Corner
 from mcanalysis.run import Run
 from mcanalysis.store.hashing import hash_json
+from mcanalysis.store.small_files import read_table
 
 _NUMBERS: dict[str, Callable[[str], Any]] = {
     "seed": int, "num_examples": int, "value": float, "standard_error": float, "loss": float, "size": float,
@@ -33,7 +33,7 @@ def known_rows(run_directory: Path) -> dict[str, list[dict[str, Any]]]:
     file = run_directory / "tables" / "sharpness.csv"
     if not file.exists():
         return {}
-    table = pd.read_csv(file, dtype=str, keep_default_na=False)  # a reader of numbers may be off in their last bits
+    table = read_table(file, dtype=str, keep_default_na=False)  # a reader of numbers may be off in their last bits
     by_key: dict[str, list[dict[str, Any]]] = {}
     for row in table.to_dict("records"):
         values = {str(n): _NUMBERS[str(n)](v or "nan") if n in _NUMBERS else v for n, v in row.items()}

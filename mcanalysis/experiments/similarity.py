@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -36,6 +35,7 @@ from mcanalysis.progress import Progress, silent
 from mcanalysis.run import Opening, Run, load_run
 from mcanalysis.store.atomic import write_json_atomic, write_text_atomic
 from mcanalysis.store.hashing import hash_json
+from mcanalysis.store.small_files import read_json
 
 TABLES = ("weight_distance", "subspace_overlap", "cka", "prediction_similarity")
 _VERSION = 1  # counts up when what is computed changes, so that results of before are not used
@@ -187,10 +187,10 @@ class _Minima:
         """The four tables, by name, from what is stored."""
         whose = {"strategy": self.run.strategy, "seed": self.run.seed}
         rows: dict[str, list[dict]] = {name: [] for name in TABLES}
-        for name, stored in _read(self.weights_file()).items():
+        for name, stored in read_json(self.weights_file()).items():
             rows[name] = [whose | row for row in stored]
         names = self.run.task_names
-        found = [_read(self.task_file(number, settings)) for number in range(1, len(names) + 1)]
+        found = [read_json(self.task_file(number, settings)) for number in range(1, len(names) + 1)]
         for link in task_links(self.places):
             now = link.end.number
             of_tasks = [of_task[f"{link.start.name} {link.end.name}"] for of_task in found[:now]]
@@ -258,7 +258,3 @@ def _compare_on_task(
         for pair, found in compared.items()
     }
     write_json_atomic(minima.task_file(number, settings), stored)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from mcanalysis.progress import Progress, silent
 from mcanalysis.run import Run, load_run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.manifest import MANIFEST_NAME
-from mcanalysis.store.tables import read_table
+from mcanalysis.store.small_files import read_json, read_table
 from mcanalysis.strategies import get_strategy, strategy_names
 from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
@@ -211,7 +210,8 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
         if best is not None:
             matrix, scores = whole_matrix(run, str(row.learner)), _reference_scores(best)
             values |= {"intransigence": intransigence(matrix, scores), "relative_gain": relative_gain(matrix, scores)}
-        cost = json.loads((run.directory / "tables" / "cost.json").read_text(encoding="utf-8"))
+        file = run.directory / "tables" / "cost.json"
+        cost = read_json(file, "remove it: costs are then left empty") if file.exists() else dict.fromkeys(COSTS)
         rows.append(values | {name: np.nan if v is None else v for name, v in cost.items()})
     return pd.concat([table, pd.DataFrame(rows)], axis=1)
 

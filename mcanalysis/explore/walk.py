@@ -20,7 +20,7 @@ from mcanalysis.params.spaces import space_names
 from mcanalysis.paths import Path
 from mcanalysis.run import Minimum, Run
 from mcanalysis.store.measurements import Measurement, MeasurementStore
-from mcanalysis.store.tables import read_table
+from mcanalysis.store.small_files import read_table
 
 NUM_EXAMPLES = 50
 """Test examples per task where nothing is measured yet; elsewhere as many as the stored profile has."""

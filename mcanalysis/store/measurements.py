@@ -168,15 +168,21 @@ class MeasurementStore:
         if row is None:
             return None
         loss, score, num_examples, num_targets, nll, targets, scores = row
-        return Measurement(
-            loss=math.nan if loss is None else loss,
-            score=math.nan if score is None else score,
-            num_examples=num_examples,
-            num_targets=num_targets,
-            nll=np.frombuffer(nll, dtype="<f8"),
-            targets=np.frombuffer(targets, dtype="<i4"),
-            scores=np.frombuffer(scores, dtype="<f4"),
-        )
+        try:
+            return Measurement(
+                loss=math.nan if loss is None else loss,
+                score=math.nan if score is None else score,
+                num_examples=num_examples,
+                num_targets=num_targets,
+                nll=np.frombuffer(nll, dtype="<f8"),
+                targets=np.frombuffer(targets, dtype="<i4"),
+                scores=np.frombuffer(scores, dtype="<f4"),
+            )
+        except (TypeError, ValueError) as error:  # never written so
+            raise UserError(
+                f"Expected whole measurements at {self.path}, got a damaged row ({error}); "
+                "move the file away to have it measured again."
+            ) from None
 
     def put(self, key: tuple[str, str, str, str], measurement: Measurement) -> None:
         """Store one measurement, replacing what was under `key`; on return it is safe from a kill."""

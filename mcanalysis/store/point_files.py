@@ -6,11 +6,13 @@ together.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -28,23 +30,35 @@ def write_tensors(file: str | Path, tensors: Mapping[str, Tensor], header: Mappi
     ...     read_tensors(Path(folder, "a.safetensors"))
     ({'w': tensor([1.])}, {'step': 3})
     """
-    metadata = None if header is None else {"json": json.dumps(header)}
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-    write_bytes_atomic(file, content)
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps({} if header is None else header)
+    write_bytes_atomic(file, save(stored, {"json": text, "sha256": _content_hash(stored, text)}))
 
 
 def read_tensors(file: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a file (on the CPU) and its JSON object; raises `DataError` for a file that is none."""
+    """Return the tensors of a file (on the CPU) and its JSON object; raises `DataError` for a file that is damaged."""
     try:
         with safe_open(str(file), framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        text = metadata.get("json", "{}")
+        is_old = metadata.keys() <= {"json"}  # version 0.1 wrote no hash
+        if not is_old and metadata != {"json": text, "sha256": _content_hash(tensors, text)}:
+            raise ValueError("other content than was written")
+        return tensors, json.loads(text)
+    except (OSError, ValueError, SafetensorError) as error:
         raise DataError(
             f"Expected a safetensors file at {file}, got: {' '.join(str(error).split())}; remove it to have it "
             "computed again."
         ) from None
-    return tensors, json.loads(metadata.get("json", "{}"))
+
+
+def _content_hash(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def write_points(file: str | Path, points: Sequence[Mapping[str, Tensor]]) -> None:

@@ -117,37 +117,41 @@ class ContinualTrainer:
             self.num_cut[task.task.name] = cut
         return make_stages(train, self.strategy.schedule, self.config.num_steps)
 
-    def run(self) -> None:
+    def run(self, is_trained: bool = False) -> None:
         """Train what is not trained yet, then write the tables; the caller's random states are left as they were.
 
-        Raises `Stopped`, with a checkpoint written, after SIGTERM or Ctrl-C.
+        `is_trained`: the run is finished, and only its tables are written, from its minima and its store. Raises
+        `Stopped`, with a checkpoint written, after SIGTERM or Ctrl-C.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         states = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(), listening() as self._scoring.stop:
             try:
                 reset_peak_memory()
-                self._run()
+                self._run(is_trained)
             finally:
                 random.setstate(states[0])
                 np.random.set_state(states[1])
 
-    def _run(self) -> None:
+    def _run(self, is_trained: bool) -> None:
         if self.processes.is_main:
             clear_partial_files(self.directory)
             if any(self.num_cut.values()):
                 cut = {f"{task}/train": number for task, number in self.num_cut.items() if number}
                 record_evaluation(self.directory, {"cut_prompts": cut})
         self.strategy.begin(self.model, len(self.tasks))
-        position = read_checkpoint(self.directory / "checkpoint", self.model, self.strategy, self.processes)
+        position = Position(len(self._stages))
+        if not is_trained:
+            position = read_checkpoint(self.directory / "checkpoint", self.model, self.strategy, self.processes)
         if position == Position() and self.processes.is_main and (self.directory / "minima").exists():
             logger.warning("no checkpoint in '%s': training starts again from the first task", self.directory)
         self._seconds = position.seconds
         stages, first = self._stages, position.stage
-        resumed = f", from step {len(position.losses)} of task {first + 1}" if first or position.losses else ""
+        goes_on = not is_trained and (first or position.losses)
+        resumed = f", from step {len(position.losses)} of task {first + 1}" if goes_on else ""
         bar = self.progress(
             total=sum(s.num_steps for s in stages[first:]) - len(position.losses),
-            desc=f"train {self.strategy.name} (seed {self.seed}){resumed}",
+            desc=f"{'tables of' if is_trained else 'train'} {self.strategy.name} (seed {self.seed}){resumed}",
         )
         with ExitStack() as stack:
             store = None
@@ -156,7 +160,9 @@ class ContinualTrainer:
             self._score(store, 0, "base")
             for stage in stages[:first]:
                 self._score(store, stage.row, stage.label)
-            if first or not stages:  # a run stopped while its last row was filled has no task left that would write
+            if is_trained:
+                self.processes.on_main(self._scoring.write_tables)
+            elif first or not stages:  # a run stopped while its last row was filled has no task left that would write
                 self._write_tables()
             for number, stage in enumerate(stages[first:], start=first):
                 self._train_stage(stage, position if number == first else Position(number), bar.update)
@@ -169,6 +175,11 @@ class ContinualTrainer:
         bar.close()
         if self.processes.is_main:
             recover_directory(self.directory / "checkpoint")
+
+    @property
+    def table_names(self) -> list[str]:
+        """The files in `tables/` that tell of the scores."""
+        return self._scoring.table_names
 
     def _train_stage(self, stage: Stage, start: Position, on_step: Callable[[], None]) -> None:
         if not start.within:
@@ -315,10 +326,10 @@ def train(
 ) -> bool:
     """Train one run into its directory; returns False where a finished run of the same configuration was there.
 
-    Under `accelerate launch` or `torchrun` every process calls this with the same arguments. `general`: tasks that are
-    only measured, before and after. Raises `RunDirectoryError` before anything is written if the directory belongs to
-    another configuration, holds an unfinished run and `resume` is not asked for, or is in use by another process;
-    `Stopped` after a signal, with a checkpoint written.
+    Tables that a finished run lacks are written again. Under `accelerate launch` or `torchrun` every process calls this
+    with the same arguments. `general`: tasks that are only measured, before and after. Raises `RunDirectoryError`
+    before anything is written if the directory belongs to another configuration, holds an unfinished run and `resume`
+    is not asked for, or is in use by another process; `Stopped` after a signal, with a checkpoint written.
     """
     execution = execution or Execution()
     processes = Processes(device or execution.device or default_device())
@@ -349,8 +360,10 @@ def train(
             return claim_run_directory(run_directory, resume=resume, execution=how, **_identity(config, tasks))
 
         if processes.on_main(claim) == "finished":
-            if general and not (Path(run_directory) / "tables" / "general.csv").exists():
-                trainer.run()
+            tables = Path(run_directory) / "tables"
+            needed = [*trainer.table_names, *(["general.csv"] if general else [])]
+            if not processes.on_main(lambda: all((tables / name).exists() for name in needed)):
+                trainer.run(is_trained=True)
             return False
         trainer.run()
         if processes.is_main:

@@ -114,6 +114,14 @@ class Scoring:
                 return self._engine.evaluate(point, objectives)
             return self.processes.map(lambda o: self._engine.evaluate(point, [o])[0], objectives)
 
+    @property
+    def table_names(self) -> list[str]:
+        """What `write_tables` writes."""
+        return [*(self._matrix_name(learner) for learner in self._matrices), "metrics.json"]
+
+    def _matrix_name(self, learner: str) -> str:
+        return f"accuracy_matrix{'' if learner == self.strategy.answering_learner else f'_{learner}'}.csv"
+
     def write_tables(self) -> None:
         """Write matrices and metrics as they stand; for the main process."""
         answering = self.strategy.answering_learner
@@ -124,8 +132,7 @@ class Scoring:
             table.insert(0, "after", range(len(matrix)))
             if self.strategy.schedule == "joint":
                 table = table.iloc[[0, -1]]
-            suffix = "" if learner == answering else f"_{learner}"
-            write_text_atomic(self.directory / "tables" / f"accuracy_matrix{suffix}.csv", table.to_csv(index=False))
+            write_text_atomic(self.directory / "tables" / self._matrix_name(learner), table.to_csv(index=False))
             metrics[learner] = continual_metrics(matrix)
         write_json_atomic(self.directory / "tables" / "metrics.json", {**metrics[answering], "learners": metrics})
 
