@@ -165,7 +165,9 @@ def test_a_number_is_a_third_learner_between_fast_and_slow_in_factors(trained, a
     fast, slow, blend = (numbers(saved(2, learner)) for learner in strategy.learners)
     assert max(np.abs(fast[k] - slow[k]).max() for k in fast) > 1e-4
     for name in fast:
-        np.testing.assert_allclose(blend[name], fast[name] + a * (slow[name] - fast[name]), rtol=20 * EPS, atol=20 * EPS)
+        np.testing.assert_allclose(
+            blend[name], fast[name] + a * (slow[name] - fast[name]), rtol=20 * EPS, atol=20 * EPS
+        )
 
 
 def test_a_blend_in_product_space_is_straight_in_the_weight_changes(trained):

@@ -356,7 +356,7 @@ def test_two_processes_train_what_one_does(run_config, make_tasks, mean_apart, t
         command = [sys.executable, "-c", WORKER, str(tmp_path / "job")]
         workers.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     try:
-        outputs = [w.communicate(timeout=180)[0].decode() for w in workers]
+        outputs = [w.communicate(timeout=600)[0].decode() for w in workers]
     finally:
         for w in workers:
             w.kill()
