@@ -339,6 +339,7 @@ train(config, folder, device="cpu", tasks=tasks)
 """
 
 
+@pytest.mark.slow  # training/test_two_processes.py trains this strategy, too, in make test
 def test_two_processes_train_what_one_does(run_config, make_tasks, mean_apart, tmp_path):
     """Each computes half of the rows, on both lines; the gradients of all places are added up."""
     tasks = make_tasks(num_train=10, num_test=1)
