@@ -16,7 +16,6 @@ from mcanalysis.strategies.strategy import Step, Totals
 from mcanalysis.training.config import Execution, TrainingConfig
 from mcanalysis.training.continual_trainer import ContinualTrainer, train
 
-
 EPS = torch.finfo(torch.float32).eps  # adapters are stored in float32
 
 
