@@ -14,8 +14,8 @@ from hypothesis import settings
 
 from mcanalysis.tasks.task import Example, Task, TaskData
 
-# The digits of one machine are no test: the suite has to pass under ATEN_CPU_CAPABILITY=default and avx2, with one thread
-# and with two (MCANALYSIS_TEST_THREADS), and without oneDNN (MCANALYSIS_TEST_ONEDNN=0).
+# No test may rest on one machine's digits: the suite has to pass under ATEN_CPU_CAPABILITY=default and avx2, with one
+# thread and with two (MCANALYSIS_TEST_THREADS), and without oneDNN (MCANALYSIS_TEST_ONEDNN=0).
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 if os.environ.get("MCANALYSIS_TEST_ONEDNN") == "0":
     torch.backends.mkldnn.set_flags(False)
