@@ -3,7 +3,7 @@
 import gc
 import os
 
-os.environ["OMP_NUM_THREADS"] = os.environ.get("MCANALYSIS_TEST_THREADS", "1")  # for the processes that tests start
+os.environ["OMP_NUM_THREADS"] = os.environ.get("MCANALYSIS_TEST_THREADS", "1")  # also of processes that tests start
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may wait for a network
 
 from random import Random
@@ -14,8 +14,8 @@ from hypothesis import settings
 
 from mcanalysis.tasks.task import Example, Task, TaskData
 
-# The digits of one machine are nobody's: the suite passes under ATEN_CPU_CAPABILITY=default and avx2, with one thread
-# and with two (MCANALYSIS_TEST_THREADS), and without oneDNN (MCANALYSIS_TEST_ONEDNN=0).
+# No test may rest on one machine's digits: the suite has to pass under ATEN_CPU_CAPABILITY=default and avx2, with one
+# thread and with two (MCANALYSIS_TEST_THREADS), and without oneDNN (MCANALYSIS_TEST_ONEDNN=0).
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 if os.environ.get("MCANALYSIS_TEST_ONEDNN") == "0":
     torch.backends.mkldnn.set_flags(False)

@@ -216,7 +216,7 @@ def test_your_own_strategy(empty_folder, monkeypatch):
     variable, folder = words[0].split("=")
     done = subprocess.run(
         [sys.executable, str(script), *with_flags(flags, TRAINING)],
-        env={**os.environ, variable: folder}, capture_output=True, text=True, timeout=300,
+        env={**os.environ, variable: folder}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "runs/half" in done.stdout and (empty_folder / "runs/half/manifest.json").exists()
@@ -294,7 +294,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
         pytest.skip("needs the extra docs: pip install -e '.[docs]'")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path / "site")],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "ends with" not in done.stderr

@@ -279,7 +279,7 @@ def test_under_torchrun_one_process_prints(tmp_path):
 
     def launch(*more):
         return subprocess.run(
-            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180
+            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
         )
 
     done = launch()

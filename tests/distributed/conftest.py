@@ -14,9 +14,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def python():
-    """python(*arguments, seconds=300, **environment) -> (exit code, stdout, stderr); leaves no process behind."""
+    """python(*arguments, seconds=600, **environment) -> (exit code, stdout, stderr); leaves no process behind."""
 
-    def run(*arguments, seconds=300, **environment):
+    def run(*arguments, seconds=600, **environment):
         process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MPLBACKEND": "Agg"} | environment,
@@ -39,7 +39,7 @@ def python():
 def launch(python):
     """launch(number of processes, script, *arguments) -> (exit code, stdout, stderr) under `torch.distributed.run`."""
 
-    def run(number, script, *arguments, seconds=300):
+    def run(number, script, *arguments, seconds=600):
         # "--" keeps torchrun's parser from taking a flag of the script's, such as --run, for one of its own.
         start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", number, "--", script)
         return python(*start, *arguments, seconds=seconds)

@@ -158,7 +158,7 @@ def test_a_world_larger_than_what_was_started_is_told_in_time(python, rank, expe
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     told = {**TOLD, "RANK": rank, "MASTER_PORT": port, "MCANALYSIS_JOIN_SECONDS": "3"}
-    code, out, err = python(REPOSITORY / "analyses" / "connectivity.py", "--run", "none", seconds=120, **told)
+    code, out, err = python(REPOSITORY / "analyses" / "connectivity.py", "--run", "none", **told)
     assert (code, out) == (2, "")
     lines = [line for line in err.splitlines() if "error: " in line]
     assert len(lines) == 1 and expected in lines[0]

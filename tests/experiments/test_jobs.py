@@ -176,7 +176,7 @@ def test_whoever_stops_the_jobs_leaves_no_worker_behind_and_each_has_saved(tmp_p
     )
 
     def until(condition, what):
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not condition():
             assert time.monotonic() < end, f"waited in vain for {what}"
             time.sleep(0.05)

@@ -63,7 +63,7 @@ def test_peft_loads_what_is_saved_and_gives_the_same_loss(make_model, random_poi
     with torch.no_grad():
         expected = model.forward_at(a if point is None else point, batch).nll
     loaded = PeftModel.from_pretrained(fresh_base(), tmp_path / "adapter").eval()
-    torch.testing.assert_close(nll(loaded, batch), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(nll(loaded, batch), expected, rtol=1e-5, atol=1e-5)
     if kind == "point":
         assert all(torch.allclose(v, a[k]) for k, v in model.point().items())  # saving moves nothing
 
@@ -179,7 +179,8 @@ def test_the_written_configuration_is_for_inference_and_sorted(make_model, tmp_p
 
 def dense_truncation(point, rank):
     """The error of cutting every ΔW to a rank, from the singular values of the dense matrices."""
-    singular = [torch.linalg.svdvals(d.double()) for d in delta_weights(point).values()]
+    deltas = delta_weights({k: v.double() for k, v in point.items()})
+    singular = [torch.linalg.svdvals(d) for d in deltas.values()]
     lost = sum(float(s[rank:].square().sum()) for s in singular)
     return (lost / sum(float(s.square().sum()) for s in singular)) ** 0.5
 
@@ -197,7 +198,7 @@ def test_any_point_of_any_path_is_saved_for_peft_without_a_model(
     merged = plain_model_at(point)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     with torch.no_grad():
-        torch.testing.assert_close(loaded(**inputs).logits, merged(**inputs).logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(loaded(**inputs).logits, merged(**inputs).logits, rtol=1e-5, atol=1e-4)
     with torch.no_grad(), model.merged(point) as network:
         torch.testing.assert_close(nll(loaded, batch), forward(network, batch).nll, rtol=1e-5, atol=1e-5)
 

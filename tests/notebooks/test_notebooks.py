@@ -43,7 +43,7 @@ def test_every_cell_runs(file, folder, monkeypatch):
     for name in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(name, "1")
     book = nbformat.read(file, as_version=4)
-    client = nbclient.NotebookClient(book, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}})
+    client = nbclient.NotebookClient(book, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}})
     client.execute(env=dict(os.environ))
     shown = [o for cell in book.cells if cell.cell_type == "code" for o in cell.outputs]
     assert not [o for o in shown if o.output_type == "error"]

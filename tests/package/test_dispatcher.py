@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def run(folder, *command):
-    return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dist")
     done = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-d", str(folder)],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
@@ -65,11 +65,11 @@ def test_the_scripts_run_from_the_wheel_alone(built, tmp_path):
     flags = [*small.split(), "--strategy", "sequential", "--paths", "linear-delta", "--output-dir", "out"]
     done = subprocess.run(
         [sys.executable, "-c", program, "connectivity", *flags],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        cwd=tmp_path, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "out").glob("*/figures/connectivity_fast.png"))
-    listed = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    listed = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert str(site) in listed.stdout  # the wheel's scripts, not the checkout's
 
 

@@ -17,7 +17,7 @@ from mcanalysis.store.lock import LOCK_NAME, lock_measurements
 def test_another_process_is_refused_and_told_who_has_it(tmp_path):
     ask = f"from mcanalysis.store.lock import lock_measurements\nwith lock_measurements({str(tmp_path)!r}): pass"
     with lock_measurements(tmp_path):
-        done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     assert f"process {os.getpid()} on {socket.gethostname()} has had since" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -64,7 +64,7 @@ def environment(tmp_path_factory):
 def run_script(environment, tmp_path):
     def run(name, *arguments):
         command = [sys.executable, str(REPOSITORY / "analyses" / f"{name}.py"), *arguments]
-        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600)
 
     return run
 
@@ -136,7 +136,7 @@ def told(tmp_path_factory):
             (folder / file).write_text(text)
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", NAMES, *map(str, folders)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and not done.stderr, done.stderr
     return dict(zip(WRONG, done.stdout.splitlines(), strict=True))
 

@@ -339,6 +339,7 @@ train(config, folder, device="cpu", tasks=tasks)
 """
 
 
+@pytest.mark.slow  # training/test_two_processes.py trains this strategy, too, in make test
 def test_two_processes_train_what_one_does(run_config, make_tasks, mean_apart, tmp_path):
     """Each computes half of the rows, on both lines; the gradients of all places are added up."""
     tasks = make_tasks(num_train=10, num_test=1)
@@ -356,7 +357,7 @@ def test_two_processes_train_what_one_does(run_config, make_tasks, mean_apart, t
         command = [sys.executable, "-c", WORKER, str(tmp_path / "job")]
         workers.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     try:
-        outputs = [w.communicate(timeout=180)[0].decode() for w in workers]
+        outputs = [w.communicate(timeout=600)[0].decode() for w in workers]
     finally:
         for w in workers:
             w.kill()

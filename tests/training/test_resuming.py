@@ -93,7 +93,7 @@ def killed(request, run_config, three_tasks, uninterrupted, tmp_path_factory):
         input=pickle.dumps((configs, three_tasks, str(folder), seconds, request.param)),
         env=environment,
         capture_output=True,
-        timeout=300,
+        timeout=600,
     )
     assert process.returncode == 0, process.stderr.decode()[-2000:]
     return folder

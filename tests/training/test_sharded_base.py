@@ -82,7 +82,7 @@ def test_a_sharded_base_trains_and_measures_as_a_whole_one(base_folder, make_tas
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for name, config in configs.items():
