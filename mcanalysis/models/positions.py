@@ -54,7 +54,7 @@ def positions_of(model: nn.Module) -> Positions:
 
 
 def _find(lm: Any) -> Positions:
-    config = getattr(lm, "config", None)
+    config: Any = getattr(lm, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     number = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
     if not isinstance(number, int) or number < 1:  # XLNet says -1
