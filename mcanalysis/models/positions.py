@@ -19,7 +19,7 @@ from mcanalysis.models.encoding import EncodedExample
 
 logger = logging.getLogger(__name__)
 
-_told: set[tuple] = set()  # which warnings this process has given
+_told: set[tuple] = set()  # of which models this process has warned
 
 
 class Positions(NamedTuple):
@@ -108,7 +108,7 @@ def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int =
     way = f"lower --max-length to {remedy}" if remedy > longest else "choose a model with more positions"
     if is_table:
         raise UserError(f"Expected at most the {number} tokens that the model has positions for, got {got}; {way}.")
-    key = (type(causal_lm(model)).__name__, number, worst)
+    key = (type(causal_lm(model)).__name__, number)
     if key not in _told:
         _told.add(key)
         logger.warning("the model was made for %d tokens, got %s: such numbers mean little; %s", number, got, way)

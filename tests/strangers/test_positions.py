@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from mcanalysis.errors import UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
+from mcanalysis.models import positions
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import EncodedExample, collate
 from mcanalysis.models.forward import forward
@@ -69,14 +70,14 @@ def test_the_positions_found_are_those_at_which_the_model_ends(architecture):
         return True
 
     most = max(n for n in range(1, MOST + 4) if reads(n))
-    positions = positions_of(model)
-    assert positions.is_table == (most < MOST + 3)
-    if positions.is_table:
-        assert positions.number == most
+    found = positions_of(model)
+    assert found.is_table == (most < MOST + 3)
+    if found.is_table:
+        assert found.number == most
     else:
-        assert positions.number == getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        assert found.number == getattr(model.config.get_text_config(), "max_position_embeddings", None)
     with torch.device("meta"):
-        assert positions_of(AutoModelForCausalLM.from_config(CONFIGS[architecture]())) == positions
+        assert positions_of(AutoModelForCausalLM.from_config(CONFIGS[architecture]())) == found
 
 
 @pytest.fixture
@@ -171,7 +172,8 @@ def test_where_no_length_helps_the_refusal_says_so(tiny_base, tokenizer):
         Engine(model).evaluate(model.base_point(), [objective])
 
 
-def test_a_rotary_model_goes_on_and_says_once_what_it_was_made_for(tiny_base, tokenizer, caplog):
+def test_a_rotary_model_goes_on_and_says_once_what_it_was_made_for(tiny_base, tokenizer, caplog, monkeypatch):
+    monkeypatch.setattr(positions, "_told", set())
     model = LoraModel.attach(tiny_base("gemma"), tokenizer, LoraSettings(2), 0, "gemma")
     objective = make_objective(long_task(600, 7, ("test",)), "test", tokenizer, 400)
     with caplog.at_level(logging.WARNING):
