@@ -23,10 +23,14 @@ _told: set[tuple] = set()  # of which models this process has warned
 
 
 class Positions(NamedTuple):
-    """`number` of positions that a model was made for (None: it does not say); `is_table`: there are no more."""
+    """`number` of positions that a model was made for (None: it does not say); `is_table`: there are no more.
+
+    `first` is where the model counts them from, if they are not given to it: not from 0 in RoBERTa and its like.
+    """
 
     number: int | None
     is_table: bool
+    first: int = 0
 
 
 class Texts(NamedTuple):
@@ -64,15 +68,15 @@ def _find(lm: Any) -> Positions:
         if not isinstance(module, nn.Embedding) or module is tokens:
             continue
         if module.num_embeddings - getattr(module, "offset", 0) == number:
-            # RoBERTa's first position is behind that of padding.
-            return Positions(number - (0 if module.padding_idx is None else module.padding_idx + 1), True)
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            return Positions(number - first, True, first)
     buffers = any(b.dim() == 2 and b.shape[0] == number for b in lm.buffers())
     return Positions(number, buffers or getattr(text, "model_type", None) == "mpt")
 
 
 def check_length(model: nn.Module, columns: int) -> None:
     """Raise `UserError` for a batch of more columns than the model has positions for."""
-    number, is_table = positions_of(model)
+    number, is_table, _ = positions_of(model)
     if is_table and number is not None and columns > number:
         raise UserError(
             f"Expected at most the {number} tokens that the model has positions for, got an example of {columns}; "
@@ -86,7 +90,12 @@ def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int =
     Read are `num_prompts` trained vectors, a prompt, and its answer or all that is written but the last token. The
     remedy named is the largest maximal length at which every example fits.
     """
-    number, is_table = positions_of(model)
+    number, is_table, first = positions_of(model)
+    if first:  # padded rows and what is written are given positions that count from 0
+        raise UserError(
+            f"Expected a model that counts positions from 0, got {type(causal_lm(model)).__name__}, which counts them "
+            f"from {first}; choose another model."
+        )
     if number is None:
         return
     room = number - num_prompts

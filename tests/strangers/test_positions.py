@@ -172,6 +172,13 @@ def test_where_no_length_helps_the_refusal_says_so(tiny_base, tokenizer):
         Engine(model).evaluate(model.base_point(), [objective])
 
 
+def test_a_model_that_counts_from_elsewhere_is_refused():
+    """RoBERTa's positions begin behind that of padding; those we give to padded rows would be others."""
+    model = AutoModelForCausalLM.from_config(CONFIGS["roberta"]())
+    with pytest.raises(UserError, match="RobertaForCausalLM, which counts them from 2"):
+        positions.check_positions(model, [])
+
+
 def test_a_rotary_model_goes_on_and_says_once_what_it_was_made_for(tiny_base, tokenizer, caplog, monkeypatch):
     monkeypatch.setattr(positions, "_told", set())
     model = LoraModel.attach(tiny_base("gemma"), tokenizer, LoraSettings(2), 0, "gemma")
