@@ -11,7 +11,13 @@ import numpy as np
 import pandas as pd
 from console import answer, say, table, warn
 
-from mcanalysis.connectivity.summaries import ensemble_summary, front_summary, seeds_summary, simplex_summary
+from mcanalysis.connectivity.summaries import (
+    cut_prompts,
+    ensemble_summary,
+    front_summary,
+    seeds_summary,
+    simplex_summary,
+)
 from mcanalysis.experiments.attribution import AttributionResult
 from mcanalysis.experiments.connectivity import ConnectivityResult
 from mcanalysis.experiments.curvature import CurvatureResult
@@ -173,7 +179,8 @@ def connectivity(result: ConnectivityResult) -> None:
         over_seeds(result.tables["barriers_over_seeds"])
     if len(result.metrics):
         strategies(result.metrics)
-    answer({"barriers": result.barriers, "metrics": result.metrics, **result.tables})
+    tables = {"barriers": result.barriers, "metrics": result.metrics, **result.tables}
+    answer(tables, cut_prompts=cut_prompts(result.profiles))
 
 
 def front(rows: pd.DataFrame) -> None:
@@ -390,6 +397,7 @@ def run(finished: Run) -> None:
     answer(
         {"accuracy_matrix": matrix}, runs=[str(finished.directory)], tasks=finished.task_names,
         learners=finished.metrics["learners"],
+        cut_prompts=finished.manifest.get("evaluation", {}).get("cut_prompts", {}),
     )  # fmt: skip
 
 

@@ -11,6 +11,18 @@ _PATH = ["strategy", "learner", "path", "space"]
 _MEASURES = ["loss", "accuracy", "target_accuracy", "ece", "brier"]
 
 
+def cut_prompts(profiles: pd.DataFrame) -> dict[str, int]:
+    """How many prompts lost their middle, by `<task>/<split>`, where any did.
+
+    >>> cut_prompts(pd.DataFrame({"task": ["A", "A", "mean"], "split": ["eval", "test", "test"], "num_cut": [0, 3, 3]}))
+    {'A/test': 3}
+    """
+    if "num_cut" not in profiles:
+        return {}
+    cut = profiles[~profiles.task.isin(("mean_old", "mean")) & (profiles.num_cut > 0)]
+    return {f"{r['task']}/{r['split']}": int(r["num_cut"]) for r in cut.to_dict("records")}
+
+
 def front_summary(front: pd.DataFrame) -> pd.DataFrame:
     """Per path, over transitions and seeds, on the test split: mean `hypervolume` and `hypervolume_gain` over the ends,
     and in how many of the `transitions` the gain's interval lies above 0."""

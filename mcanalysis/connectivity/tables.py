@@ -63,7 +63,7 @@ def transition_rows(
     curves: dict[str, dict[str, Curves]] = {}
     for split, of_split in profiles.items():
         curves[split] = {q: Curves(of_split, old, new, q) for q in ("loss", "score")}
-        cut = num_cut and num_cut[split]
+        cut = None if num_cut is None else num_cut[split]
         profile_rows += _profile_rows(of_split, old, curves[split], {**labels, "split": split}, deviation, cut)
     for name in curves["test"]["loss"].point:
         for quantity in ("loss", "score"):

@@ -51,7 +51,7 @@ def adapter_objective(
 
     Raises:
         PointMismatchError: if a point is not a LoRA point, or does not fit the base.
-        UserError: for no adapter, a model that is not there, or a device that is not.
+        UserError: for no adapter, a model that is not there or has too few positions, or a device that is not.
         DataError: for a file that is not there or not of this form.
     """
     task = load_examples(data_file, score, max_new_tokens)
@@ -59,6 +59,7 @@ def adapter_objective(
     slot = attach_slot(base, tokenizer, adapters, model)
     chosen = make_objective(task, "test", tokenizer, max_length, num_examples)
     engine = Engine(slot)
+    engine.check_room([chosen])
 
     def measure_at(point: Mapping[str, Tensor]) -> Measurement:
         return engine.evaluate(point, [chosen])[0].measurement

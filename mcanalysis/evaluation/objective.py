@@ -9,7 +9,7 @@ from typing import Any
 from mcanalysis.errors import DataError
 from mcanalysis.evaluation.reach import reach, warn_of_unreachable
 from mcanalysis.models.encoding import EncodedExample, encode_each
-from mcanalysis.models.end_tokens import end_ids, split_end
+from mcanalysis.models.end_tokens import end_ids, reference
 from mcanalysis.models.positions import Texts
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.tasks.task import Example, Task, TaskData
@@ -23,10 +23,10 @@ _told: set[tuple] = set()  # of which splits this process has said that their pr
 class Objective:
     """The first `len(examples)` examples of a split with their token ids.
 
-    The answers of `examples` are what an output is scored against: without an end token written at their end. `num_cut`
-    prompts have lost their middle. `settings_key` identifies everything that could change a measured number besides the
-    point: the examples, their tokens (hence the tokenizer and the maximal length), the score and the length of
-    generation, and what ends it where that is more than the tokenizer's end token.
+    The answers of `examples` are what an output is scored against (`reference`), the `encoded` ones what is read.
+    `num_cut` prompts have lost their middle. `settings_key` identifies everything that could change a measured number
+    besides the point: the examples, their tokens (hence the tokenizer and the maximal length), the score and the length
+    of generation, and what ends it where that is more than the tokenizer's end token.
     """
 
     task: Task
@@ -60,7 +60,7 @@ def make_objective(
             f"it has {', '.join(data.splits) or 'no split'}."
         )
     encoded, num_cut = encode_split(data, split, tokenizer, max_length, num_examples)
-    examples = [replace(e, answer=split_end(e.answer, tokenizer)[0]) for e in data.splits[split][:num_examples]]
+    examples = [replace(e, answer=reference(e.answer, tokenizer)) for e in data.splits[split][:num_examples]]
     warn_of_unreachable(data.task, split, reach(data.task, examples, encoded, tokenizer))
     key: dict[str, Any] = {
         "examples": [[e.prompt, e.answer] for e in examples],

@@ -16,7 +16,7 @@ from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import encode_split, make_objective
 from mcanalysis.metrics.scores import get_score
 from mcanalysis.models.adapter_files import LoraSettings
-from mcanalysis.models.end_tokens import split_end
+from mcanalysis.models.end_tokens import reference
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.progress import Progress, silent
@@ -90,7 +90,7 @@ def bag_of_words_score(data: TaskData, tokenizer: Any) -> float:
     except ImportError:
         raise MissingPackageError("scikit-learn", "for the bag-of-words baseline", "classics") from None
     train, test = (
-        [replace(e, answer=split_end(e.answer, tokenizer)[0]) for e in data.splits[split]]
+        [replace(e, answer=reference(e.answer, tokenizer)) for e in data.splits[split]]
         for split in ("train", "test")
     )
     counter = CountVectorizer(tokenizer=tokenizer.tokenize, token_pattern=None, lowercase=False)  # type: ignore[arg-type]

@@ -48,3 +48,25 @@ def split_end(answer: str, tokenizer: Any) -> tuple[str, int]:
         if text is None or tokenizer(stripped, add_special_tokens=False)["input_ids"][-1:] != [texts[text]]:
             return answer, end
         answer, end = stripped.removesuffix(text), texts[text]
+
+
+def reference(answer: str, tokenizer: Any) -> str:
+    """What an output is scored against: an answer without special tokens at its edges, of which no output holds any.
+
+    A start token, padding, or the end of a turn that the model does not stop at stay in the answer's tokens, and in the
+    loss. White space beside what is taken off goes with it.
+    """
+    answer = split_end(answer, tokenizer)[0]
+    if getattr(tokenizer, "split_special_tokens", False):  # to it they are text
+        return answer
+    special = {
+        i: t.content for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items() if t.special and t.content
+    }
+    ends = end_ids(tokenizer)  # one in front is no edge: generation stops there
+    while True:
+        stripped = answer.strip()
+        before = next((t for i, t in special.items() if stripped.startswith(t) and i not in ends), "")
+        behind = next((t for t in special.values() if stripped.endswith(t)), "")
+        if not (before or behind):
+            return answer
+        answer = stripped.removeprefix(before).removesuffix(behind).strip()

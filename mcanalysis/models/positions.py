@@ -19,14 +19,18 @@ from mcanalysis.models.encoding import EncodedExample
 
 logger = logging.getLogger(__name__)
 
-_told: set[tuple] = set()  # which warnings this process has given
+_told: set[tuple] = set()  # of which models this process has warned
 
 
 class Positions(NamedTuple):
-    """`number` of positions that a model was made for (None: it does not say); `is_table`: there are no more."""
+    """`number` of positions that a model was made for (None: it does not say); `is_table`: there are no more.
+
+    `first` is where the model counts them from, if they are not given to it: not from 0 in RoBERTa and its like.
+    """
 
     number: int | None
     is_table: bool
+    first: int = 0
 
 
 class Texts(NamedTuple):
@@ -54,7 +58,7 @@ def positions_of(model: nn.Module) -> Positions:
 
 
 def _find(lm: Any) -> Positions:
-    config = getattr(lm, "config", None)
+    config: Any = getattr(lm, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     number = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
     if not isinstance(number, int) or number < 1:  # XLNet says -1
@@ -64,15 +68,15 @@ def _find(lm: Any) -> Positions:
         if not isinstance(module, nn.Embedding) or module is tokens:
             continue
         if module.num_embeddings - getattr(module, "offset", 0) == number:
-            # RoBERTa's first position is behind that of padding.
-            return Positions(number - (0 if module.padding_idx is None else module.padding_idx + 1), True)
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            return Positions(number - first, True, first)
     buffers = any(b.dim() == 2 and b.shape[0] == number for b in lm.buffers())
     return Positions(number, buffers or getattr(text, "model_type", None) == "mpt")
 
 
 def check_length(model: nn.Module, columns: int) -> None:
     """Raise `UserError` for a batch of more columns than the model has positions for."""
-    number, is_table = positions_of(model)
+    number, is_table, _ = positions_of(model)
     if is_table and number is not None and columns > number:
         raise UserError(
             f"Expected at most the {number} tokens that the model has positions for, got an example of {columns}; "
@@ -86,7 +90,12 @@ def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int =
     Read are `num_prompts` trained vectors, a prompt, and its answer or all that is written but the last token. The
     remedy named is the largest maximal length at which every example fits.
     """
-    number, is_table = positions_of(model)
+    number, is_table, first = positions_of(model)
+    if first:  # padded rows and what is written are given positions that count from 0
+        raise UserError(
+            f"Expected a model that counts positions from 0, got {type(causal_lm(model)).__name__}, which counts them "
+            f"from {first}; choose another model."
+        )
     if number is None:
         return
     room = number - num_prompts
@@ -108,7 +117,7 @@ def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int =
     way = f"lower --max-length to {remedy}" if remedy > longest else "choose a model with more positions"
     if is_table:
         raise UserError(f"Expected at most the {number} tokens that the model has positions for, got {got}; {way}.")
-    key = (type(causal_lm(model)).__name__, number, worst)
+    key = (type(causal_lm(model)).__name__, number)
     if key not in _told:
         _told.add(key)
         logger.warning("the model was made for %d tokens, got %s: such numbers mean little; %s", number, got, way)

@@ -123,7 +123,7 @@ def cut_prompts(rows: pd.DataFrame) -> str:
     if "num_cut" not in rows:
         return ""
     cut = rows[~rows.task.isin(MEANS) & (rows.num_cut > 0)].drop_duplicates("task")
-    told = [f"{int(r.num_cut)} of {int(r.num_examples)} prompts of {r.task}" for r in cut.itertuples()]
+    told = [f"{r['num_cut']:.0f} of {r['num_examples']:.0f} prompts of {r['task']}" for r in cut.to_dict("records")]
     return f"Too long for the maximal length, and cut in their middle: {', '.join(told)}." if told else ""
 
 

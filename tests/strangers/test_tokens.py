@@ -164,6 +164,27 @@ def test_an_answer_that_ends_a_turn_ends_there(written, changed, tokenizer):
     assert objective.examples[0].answer == "green"
 
 
+SPECIAL = {
+    "start": "{s}green",
+    "padding": "green{p}{p}",
+    "turn": "green{t}",
+    "turn, line": "green{t}\n",
+    "both": "{s}green{t}",
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_other_special_tokens_are_read_but_no_output_is_compared_with_them(kind, changed):
+    """decode leaves them out of outputs: the score is that of the plain answer, the loss that of all tokens."""
+    folder = changed(lambda tokenizer: (turns(tokenizer), adds(f"{START} $A")(tokenizer)))
+    tokenizer = load_tokenizer(str(folder))
+    answer = SPECIAL[kind].format(s=START, p=tokenizer.pad_token, t=TURN)
+    objective = make_objective(data_of([("apple:", answer)]), "test", tokenizer)
+    ids = objective.encoded[0].answer_ids
+    assert ids == (*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
+    assert objective.examples[0].answer == "green" == tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
 def adds(template):
     def change(tokenizer):
         tokenizer.add_special_tokens({"bos_token": START})
