@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mcanalysis.errors import DataError, UserError
+from mcanalysis.evaluation.reach import reach, warn_of_unreachable
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import EncodedExample, encode_all
 from mcanalysis.models.loading import check_base, model_source
@@ -244,7 +245,9 @@ def _tests(tasks: Sequence[TaskData], tokenizer: Any, config: RunConfig) -> tupl
     """Per task the number of its test prompts, and how many of all are cut."""
     counts, cut = [], 0
     for task in tasks:
-        encoded, of_task = encode_all(task.splits["test"][: config.num_test], tokenizer, config.training.max_length)
+        examples = task.splits["test"][: config.num_test]
+        encoded, of_task = encode_all(examples, tokenizer, config.training.max_length)
+        warn_of_unreachable(task.task, "test", reach(task.task, examples, encoded, tokenizer))
         counts.append(len(encoded))
         cut += of_task
     return counts, cut

@@ -103,6 +103,16 @@ def test_one_line_says_how_many_of_which_task_and_the_remedy(caplog, monkeypatch
     ]
 
 
+def test_a_dry_run_says_it_too(run_config, make_tasks, caplog, monkeypatch):
+    from mcanalysis.training.dry_run import dry_run
+
+    monkeypatch.setattr(reach_module, "_told", set())
+    tasks = [replace(t, task=t.task.with_limit(1)) for t in make_tasks(("zeta",))]
+    with caplog.at_level(logging.WARNING):
+        dry_run(run_config(), tasks=tasks)
+    assert "zeta, test split: " in caplog.text and "raise --max-new-tokens to" in caplog.text
+
+
 def test_a_model_that_has_learned_a_long_answer_scores_once_the_limit_is_raised(
     make_model, base_folder, train_task, tokenizer, tmp_path, caplog
 ):
