@@ -327,7 +327,7 @@ def landscape(result: LandscapeResult) -> None:
         losses = of_run.pivot_table(index=["anchor", "x", "y"], columns="task", values="loss", dropna=False)
         losses = losses.dropna(subset=["mean"])
         is_node = losses.index.get_level_values("anchor") == ""
-        shown = [(str(anchor), (anchor, x, y)) for anchor, x, y in losses.index[~is_node]]
+        shown: list[tuple[str, Any]] = [(str(anchor), (anchor, x, y)) for anchor, x, y in losses.index[~is_node]]
         if is_node.any():
             nodes = losses[is_node]
             shown.append(("lowest node, old tasks", nodes.mean_old.idxmin()))
