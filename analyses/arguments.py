@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
                 pairs_ = tree.value if isinstance(tree, yaml.MappingNode) else []
                 stream.seek(0)
                 values = yaml.safe_load(stream) or {}
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise UserError(f"Expected a YAML file at '{file}', got: {reason}; check --config.") from None
         if not isinstance(values, dict):

@@ -33,10 +33,17 @@ class Objective:
 
 
 def make_objective(
-    data: TaskData, split: str, tokenizer: Any, max_length: int = 1024, num_examples: int | None = None
+    data: TaskData,
+    split: str,
+    tokenizer: Any,
+    max_length: int = 1024,
+    num_examples: int | None = None,
+    *,
+    base_marker: str = "",
 ) -> Objective:
     """Make the objective of one split; `num_examples` keeps the first ones (all of them where there are fewer).
 
+    `base_marker` goes into the key where the store's folder does not say which base it is of.
     Raises `DataError` for a split that is missing or empty.
     """
     examples = data.splits.get(split, ())[:num_examples]
@@ -52,6 +59,7 @@ def make_objective(
             "ids": [[e.prompt_ids, e.answer_ids] for e in encoded],
             "score": data.task.score,
             "max_new_tokens": data.task.max_new_tokens,
+            **({"base": base_marker} if base_marker else {}),
         }
     )
     return Objective(data.task, split, tuple(examples), tuple(encoded), num_cut, key[:16])

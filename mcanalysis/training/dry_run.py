@@ -15,7 +15,7 @@ from torch import nn
 from mcanalysis.errors import DataError, UserError
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import EncodedExample, encode_all
-from mcanalysis.models.loading import check_base, model_source
+from mcanalysis.models.loading import load_shape, load_tokenizer
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.tasks.task import TaskData
@@ -249,22 +249,7 @@ def _tests(tasks: Sequence[TaskData], tokenizer: Any, config: RunConfig) -> tupl
 
 def _without_weights(config: RunConfig) -> tuple[Any, Any, int]:
     """The base on the meta device, which holds shapes only, its tokenizer, and the bytes its weights would take."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    check_base(config.model, config.dtype, "cpu")
-    source = model_source(config.model)
-    try:
-        shape = AutoConfig.from_pretrained(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        dtype = shape.dtype or torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
-        with torch.device("meta"):
-            base = AutoModelForCausalLM.from_config(shape, dtype=dtype)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"Expected the configuration and tokenizer of a causal language model at '{config.model}', got: {reason}; "
-            "give --model a folder with config.json and a tokenizer, or an id this machine can download."
-        ) from None
+    base, tokenizer = load_shape(config.model, config.dtype), load_tokenizer(config.model)
     quantised = set()
     if config.quantization:
         output = base.get_output_embeddings()
