@@ -30,6 +30,7 @@ from mcanalysis.explore.walk import start_walk
 from mcanalysis.models import base_identity as identity_module
 from mcanalysis.models.adapter_files import save_adapter
 from mcanalysis.models.base_identity import _former_hash, base_identity
+from mcanalysis.models.loading import load_base
 from mcanalysis.run import load_run
 from mcanalysis.store import hashing
 from mcanalysis.tasks import trace_files
@@ -200,6 +201,11 @@ SETTINGS = {
 }
 
 
+def _fast(names, fast):
+    """All of them, one in `make test`."""
+    return [name if name == fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def _again(measure, name, **given):
     """What a second call into the first one's folder gives: the values of a fresh folder, or a refusal."""
     try:
@@ -210,7 +216,7 @@ def _again(measure, name, **given):
     pd.testing.assert_frame_equal(found, measure("fresh", **given))
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", _fast(FILES, "base weights"))
 def test_a_changed_file_gets_no_stored_value(two_adapters, tmp_path, name):
     first = two_adapters("out")
     FILES[name](tmp_path)
@@ -223,12 +229,13 @@ def test_a_changed_file_gets_no_stored_value(two_adapters, tmp_path, name):
         two_adapters("out")
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", _fast(SETTINGS, "max_length"))
 def test_a_changed_setting_gets_no_stored_value(two_adapters, name):
     two_adapters("out")
     _again(two_adapters, name, **SETTINGS[name])
 
 
+@pytest.mark.slow
 def test_a_changed_limit_of_generation_gets_no_stored_value(two_adapters, monkeypatch):
     two_adapters("out")
     monkeypatch.setattr(trace_files, "unknown_task", lambda name: replace(_UNKNOWN(name), max_new_tokens=1))
@@ -238,6 +245,7 @@ def test_a_changed_limit_of_generation_gets_no_stored_value(two_adapters, monkey
 _UNKNOWN = trace_files.unknown_task
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"curve_steps": 2}, {"curve_learning_rate": 0.3}, {"num_bends": 2}])
 def test_a_changed_setting_of_a_curve_gets_no_stored_curve(two_adapters, change):
     curve = replace(PATHS, paths=("bezier-factor",), curve_steps=1)
@@ -257,7 +265,8 @@ def _train(base, folder, root):
             (root / "data" / task / f"{split}.json").write_text(json.dumps(examples))
     training = TrainingConfig(num_steps=2, batch_size=2, max_length=64)
     config = RunConfig(
-        strategy="sequential", model=str(base), benchmark="trace", data_dir=str(root / "data"), lora_rank=2, tasks=("one", "two", "three"),
+        strategy="sequential", model=str(base), benchmark="trace", data_dir=str(root / "data"), lora_rank=2,
+        tasks=("one", "two", "three"),
         target_modules=("q_proj",), training=training,
     )  # fmt: skip
     train(config, folder, device="cpu")
@@ -266,11 +275,11 @@ def _train(base, folder, root):
 
 @pytest.fixture(scope="module")
 def trained(base_folder, tmp_path_factory):
-    """A finished run on a copy of the tiny base, measured along its path."""
+    """A finished run on a copy of the tiny base, with values stored along its path."""
     root = tmp_path_factory.mktemp("run")
     base = Path(shutil.copytree(base_folder, root / "base"))
     config = _train(base, root / "runs" / "a", root)
-    analyse_connectivity([load_run(root / "runs" / "a", "cpu")], root / "runs", STUDY)
+    start_walk(load_run(root / "runs" / "a", "cpu")).read(0.5)
     return root, base, config
 
 
@@ -315,6 +324,7 @@ def test_training_does_not_go_on_with_another_base(trained):
     assert is_finished(config, root / "runs" / "a", list(load_run(root / "runs" / "a").tasks.values()), False)
 
 
+@pytest.mark.slow
 def test_general_tasks_are_measured_again_when_their_data_change(trained, tmp_path):
     root, _, config = trained
     folder = shutil.copytree(root / "runs" / "a", tmp_path / "a")
@@ -373,11 +383,14 @@ def test_a_base_that_version_0_1_did_not_see_whole_is_measured_anew_with_one_war
             for content, anew in (("one", True), ("one", False), ("two", True)):
                 (base / "vocab.txt").write_text(content)
                 evaluated.clear(), caplog.clear(), identity_module._warn_once.cache_clear()
-                analyse_connectivity([load_run(folder, "cpu")], tmp_path, STUDY)
+                start_walk(load_run(folder, "cpu")).read(0.5)
                 assert bool(evaluated) == anew
                 told = [r for r in caplog.records if "does not tell which contents the base" in r.getMessage()]
                 assert len(told) == 1
             assert is_finished(config, folder, list(load_run(folder).tasks.values()), False)  # nor is it refused
+            table = {"t": [0.5], "task": ["two"], "learner": ["fast"], "space": ["factor"], "path": ["linear"]}
+            table |= {"start": ["1-one"], "end": ["2-two"], "split": ["test"], "num_examples": [3]}
+            pd.DataFrame(table | {"loss": 1.0, "score": 1.0}).to_csv(folder / "tables" / "profiles.csv", index=False)
             assert start_walk(load_run(folder, "cpu")).known_ts == []
     finally:
         (base / "vocab.txt").unlink()
@@ -422,9 +435,9 @@ def test_a_run_stays_with_its_commit_when_the_branch_moves(hub, tmp_path):
     run = load_run(tmp_path / "runs" / "a", "cpu")
     assert run.objective("one")(run.minima[0].point).loss == loss
     assert not train(config, tmp_path / "runs" / "a", resume=True, device="cpu")
-    _train("org/tiny", tmp_path / "runs" / "b", tmp_path)  # a new one takes what is there now
-    other = load_run(tmp_path / "runs" / "b", "cpu")
-    assert not torch.equal(*(r.model.base.get_submodule("model.layers.0.mlp.up_proj").weight for r in (run, other)))
+    now, _ = load_base("org/tiny")  # what a new run takes
+    name = "model.layers.0.mlp.up_proj"
+    assert torch.equal(run.model.base.get_submodule(name).weight, -now.get_submodule(name).weight)
 
 
 def test_two_adapters_on_a_branch_that_moved_are_refused(hub, tmp_path, two_adapters):

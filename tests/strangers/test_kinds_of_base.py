@@ -203,6 +203,7 @@ def test_a_base_that_transformers_knows_is_loaded_by_its_own_code(with_code, mon
     assert type(model).__module__.startswith("transformers.models.llama") and not mark.exists()
 
 
+@pytest.mark.slow
 def test_a_yes_on_standard_input_runs_nothing(with_code, tmp_path):
     folder, mark = with_code("own")
     answer = subprocess.run(
