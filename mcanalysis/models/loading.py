@@ -102,7 +102,7 @@ def _one_line(name: str) -> Iterator[None]:
     import torch
     from safetensors import SafetensorError
 
-    unreadable = (EOFError, RuntimeError, SafetensorError, torch.serialization.pickle.UnpicklingError)
+    unreadable = (EOFError, RuntimeError, SafetensorError, torch.serialization.pickle.UnpicklingError)  # type: ignore[reportPrivateImportUsage]
     try:
         yield
     except (UserError, torch.OutOfMemoryError):

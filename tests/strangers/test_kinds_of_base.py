@@ -1,5 +1,6 @@
 """What is given as a base and is none, brings its own code, or is spelled in another way than in an adapter."""
 
+import ast
 import importlib.util
 import json
 import logging
@@ -313,3 +314,14 @@ def test_adapters_whose_bases_cannot_be_compared_are_measured_with_one_warning(
         assert len(lines) == 1 and all(names[f] in lines[0] for f in folders)
     with pytest.raises(PointMismatchError, match="Expected adapters of one base model"):
         told("hub", "other")
+
+
+def test_only_one_file_loads_models_and_never_with_their_code():
+    package = Path(__file__).parents[2] / "mcanalysis"
+    for file in package.rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", "") in ("from_pretrained", "from_config"):
+                assert file.name == "loading.py", f"{file}:{call.lineno}"
+                passed = ast.unparse(call)
+                assert "_source_settings(" in passed or "trust_remote_code=False" in passed, f"{file}:{call.lineno}"
+            assert not (isinstance(call, ast.Attribute) and ast.unparse(call) == "torch.load"), f"{file}:{call.lineno}"
