@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from glob import escape
 from html import escape as escape_html
+from multiprocessing import parent_process
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -20,8 +21,15 @@ from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.objective import Objective, encode_split, make_objective
 from mcanalysis.models.adapter_files import LoraSettings, load_adapter, save_adapter
+from mcanalysis.models.base_identity import (
+    base_identity,
+    check_identity,
+    established,
+    identity_marker,
+    recorded_commit,
+)
 from mcanalysis.models.encoding import EncodedExample
-from mcanalysis.models.loading import base_hash, default_device, load_base, load_tokenizer
+from mcanalysis.models.loading import default_device, load_base, load_tokenizer
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.point import Point, content_hash
 from mcanalysis.params.spaces import Space
@@ -252,13 +260,9 @@ class Run:
     def model(self) -> LoraModel:
         """The base model with an adapter slot of this run's shape."""
         c = self.config
-        recorded = self.manifest["hashes"]["base"]
-        if recorded != base_hash(c["model"]):
-            raise RunDirectoryError(
-                f"Expected the base model '{c['model']}' that '{self.directory}' was trained on, got other contents; "
-                "restore the base or train a new run."
-            )
-        base, tokenizer = load_base(c["model"], c["dtype"], self.device or default_device(), c.get("quantization"))
+        self._check_base()
+        device, commit = self.device or default_device(), recorded_commit(self._recorded_base)
+        base, tokenizer = load_base(c["model"], c["dtype"], device, c.get("quantization"), commit)
         settings = LoraSettings(
             c["lora_rank"], c["lora_alpha"], 0.0, c["target_modules"] and tuple(c["target_modules"])
         )
@@ -272,7 +276,32 @@ class Run:
     @cached_property
     def tokenizer(self) -> Any:
         """The base's tokenizer (without its weights)."""
-        return load_tokenizer(self.config["model"])
+        self._check_base()
+        return load_tokenizer(self.config["model"], recorded_commit(self._recorded_base))
+
+    @property
+    def _recorded_base(self) -> str | None:
+        return self.manifest.get("hashes", {}).get("base")
+
+    def _check_base(self) -> None:
+        check_identity(self._recorded_base, self.config["model"], self.directory)
+
+    @property
+    def base_id(self) -> str | None:
+        """What tells this run's base from others, as far as it is recorded; nothing is compared with files of now."""
+        return established(self._recorded_base, self.config["model"])
+
+    @cached_property
+    def base_marker(self) -> str:
+        """What the keys of stored values bear where the manifest does not establish the base, mostly nothing.
+
+        Raises `RunDirectoryError` if the base has changed since.
+        """
+        self._check_base()
+        name = self.config["model"]
+        if base_identity(name, recorded_commit(self._recorded_base)) is None:
+            _ = self.tokenizer  # brings a model of the hub here
+        return identity_marker(self._recorded_base, name, self.directory, warn=parent_process() is None)
 
     def task_objective(self, task: str, split: str = "test", num_examples: int | None = None) -> Objective:
         """The tokenised examples of a split (made once)."""
@@ -281,7 +310,12 @@ class Run:
         key = (task, split, num_examples)
         if key not in self._objectives:
             self._objectives[key] = make_objective(
-                self.tasks[task], split, self.tokenizer, self.config["training"]["max_length"], num_examples
+                self.tasks[task],
+                split,
+                self.tokenizer,
+                self.config["training"]["max_length"],
+                num_examples,
+                base_marker=self.base_marker,
             )
         return self._objectives[key]
 

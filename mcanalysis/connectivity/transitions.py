@@ -75,6 +75,7 @@ def _transition(run: Run, minima: list[Minimum] | tuple[Minimum, ...], num_old: 
         tuple(m.key for m in minima),
         tuple(run.task_names[:num_old]),
         minima[-1].task,
+        run.base_marker,
     )
 
 

@@ -48,11 +48,18 @@ class Objective:
 
 
 def make_objective(
-    data: TaskData, split: str, tokenizer: Any, max_length: int = 1024, num_examples: int | None = None
+    data: TaskData,
+    split: str,
+    tokenizer: Any,
+    max_length: int = 1024,
+    num_examples: int | None = None,
+    *,
+    base_marker: str = "",
 ) -> Objective:
     """Make the objective of one split; `num_examples` keeps the first ones (all of them where there are fewer).
 
-    Warns of answers that no model can give (`reach`). Raises `DataError` for a split that is missing or empty.
+    Warns of answers that no model can give (`reach`). `base_marker` goes into the key where the store's folder does not
+    say which base it is of. Raises `DataError` for a split that is missing or empty.
     """
     if not data.splits.get(split, ())[:num_examples]:
         raise DataError(
@@ -71,6 +78,8 @@ def make_objective(
     ends = end_ids(tokenizer)
     if len(ends) > 1:
         key["ends"] = sorted(ends)
+    if base_marker:
+        key["base"] = base_marker
     return Objective(data.task, split, tuple(examples), tuple(encoded), num_cut, hash_json(key)[:16])
 
 

@@ -17,7 +17,7 @@ from mcanalysis.connectivity.settings import ConnectivitySettings
 from mcanalysis.connectivity.stored_ensemble import ensemble_rows
 from mcanalysis.connectivity.stored_path import StoredPath
 from mcanalysis.connectivity.transitions import Transition
-from mcanalysis.errors import PointMismatchError, UserError
+from mcanalysis.errors import UserError
 from mcanalysis.evaluation.adapter_objective import attach_slot
 from mcanalysis.evaluation.differentiable import WholeLoss
 from mcanalysis.evaluation.engine import Engine
@@ -25,13 +25,15 @@ from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.experiments.connectivity import ConnectivityResult, draw_paths
 from mcanalysis.models.adapter_files import load_adapter, warn_of_missing
-from mcanalysis.models.loading import base_hash, default_device, load_base, model_source
+from mcanalysis.models.base_identity import accepted_identities, identity_marker
+from mcanalysis.models.base_names import check_same_base, same_base
+from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.params.point import content_hash
 from mcanalysis.params.spaces import get_space
 from mcanalysis.paths import Curve
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.hashing import hash_json
-from mcanalysis.store.manifest import claim_run_directory, mark_finished, record_evaluation
+from mcanalysis.store.manifest import claim_run_directory, mark_finished, record_evaluation, recorded_base
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.tasks.trace_files import load_files
 
@@ -71,26 +73,28 @@ def connect_adapters(
         raise UserError("Expected --simplex with runs, got it with --minima; two adapters span a line.")
     tasks = load_files(data_files, score, max_new_tokens)
     adapters = [load_adapter(d) for d in directories]
-    bases = {a.base_name for a in adapters if a.base_name}
-    if len(bases) > 1:
-        raise PointMismatchError(
-            f"Expected adapters of one base model, got {' and '.join(sorted(bases))}; a path between adapters of "
-            "different bases has no meaning."
-        )
-    for base_name in bases - {model_name}:
-        if Path(base_name).name.lower() != Path(model_source(model_name)).name.lower():  # a folder may have been moved
-            logger.warning(
-                "the adapters were trained on '%s', and --model is '%s': what is measured means something only if "
-                "these are the same weights",
-                base_name,
-                model_name,
-            )
+    bases = [a.base_name for a in adapters if a.base_name]
+    unknown = check_same_base(bases)
     base, tokenizer = load_base(model_name, dtype, device or default_device())
     for adapter, directory in zip(adapters, directories, strict=True):
         warn_of_missing(adapter, base, directory)
+    others = [b for b in dict.fromkeys(bases) if same_base(b, model_name) is not True]
+    if others or unknown:
+        logger.warning(
+            "the adapters were trained on %s, and --model is '%s': that these are the same weights could not be "
+            "established, and what is measured means something only if they are; to make sure, give --model a folder "
+            "or id that both adapter_config.json name as base_model_name_or_path",
+            " and ".join(f"'{name}'" for name in dict.fromkeys(bases)),
+            model_name,
+        )
     points = (adapters[0].point, adapters[1].point)
     model = attach_slot(base, tokenizer, points, model_name)
-    objectives = [make_objective(t, "test", tokenizer, max_length, settings.num_examples) for t in tasks]
+    output = Path(output_dir)
+    recorded = recorded_base(output, model_name)
+    marker = "" if recorded is None else identity_marker(recorded, model_name, output)
+    objectives = [
+        make_objective(t, "test", tokenizer, max_length, settings.num_examples, base_marker=marker) for t in tasks
+    ]
     names = [re.sub(r"^\d+-", "", name) for name in _short_names(directories)]  # a run's minima have numbers already
     start, end = (f"{k}-{name}" for k, name in enumerate(names, start=1))
     transition = Transition(
@@ -115,7 +119,6 @@ def connect_adapters(
             checkpoint_steps=CHECKPOINT_STEPS,
         )
 
-    output = Path(output_dir)
     paths = [StoredPath(transition, name, settings, output / "curves", fit) for name in settings.paths]
     for path in paths:  # refuses adapters that a space cannot join, before anything is written
         get_space(path.kind.space).embed(points)
@@ -129,7 +132,8 @@ def connect_adapters(
         identity["max_new_tokens"] = max_new_tokens
     evaluator = Engine(model, engine)
     evaluator.check_room(objectives)
-    claim_run_directory(output, identity, resume=True, base_hash=base_hash(model_name))
+    now, former = accepted_identities(model_name, None) or [None, None]
+    claim_run_directory(output, identity, resume=True, base_hash=now, former_base_hash=former)
     bar = progress(total=len(paths) * settings.num_points, desc="paths")
     record_evaluation(output, evaluator.choices(objectives))
     tables = ResultTables()

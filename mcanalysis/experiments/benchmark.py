@@ -90,8 +90,7 @@ def bag_of_words_score(data: TaskData, tokenizer: Any) -> float:
     except ImportError:
         raise MissingPackageError("scikit-learn", "for the bag-of-words baseline", "classics") from None
     train, test = (
-        [replace(e, answer=reference(e.answer, tokenizer)) for e in data.splits[split]]
-        for split in ("train", "test")
+        [replace(e, answer=reference(e.answer, tokenizer)) for e in data.splits[split]] for split in ("train", "test")
     )
     counter = CountVectorizer(tokenizer=tokenizer.tokenize, token_pattern=None, lowercase=False)  # type: ignore[arg-type]
     train_counts = counter.fit_transform([e.prompt for e in train])

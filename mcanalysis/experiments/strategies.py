@@ -25,7 +25,7 @@ from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
 from mcanalysis.tasks.trace_files import load_examples, split_file
 from mcanalysis.training.config import Execution, RunConfig
-from mcanalysis.training.continual_trainer import is_finished, load_tasks, train
+from mcanalysis.training.continual_trainer import is_finished, is_general_measured, load_tasks, train
 
 METRICS = ("average_accuracy", "backward_transfer", "forgetting", "learning_accuracy")
 AGAINST_REFERENCE = ("intransigence", "relative_gain")
@@ -151,13 +151,11 @@ def train_runs(
         directories = [Path(output_dir) / name for name in names]
     first = configs[0]
     check_base(first.model, first.dtype, execution.device or default_device())
-    if general is not None:
-        general.load()
+    held_out = [] if general is None else general.load()
     tasks = load_tasks(first)
     jobs = []
     for config, directory in zip(configs, directories, strict=True):
-        measured = general is None or (directory / "tables" / "general.csv").exists()
-        if not (is_finished(config, directory, tasks, resume) and measured):
+        if not (is_finished(config, directory, tasks, resume) and is_general_measured(directory, held_out)):
             jobs.append(Job(_train, (config, directory, resume, execution, general)))
     if jobs:
         run_jobs(jobs, lambda job, result: [], workers, progress, initializer, len(jobs))

@@ -145,6 +145,8 @@ class Walk:
     def _stored(self) -> pd.DataFrame:
         columns = ["t", "task", "loss", "score", "num_examples"]
         rows = profiles(self.run)
+        if self.run.base_marker:  # of a base that may have been another: what is shown is measured anew
+            rows = rows.iloc[:0]
         labels = {"learner": self.start.learner, "path": self.kind.path, "space": self.kind.space}
         labels |= {"start": self.start.label, "end": self.end.label, "split": "test"}
         for name, value in labels.items():

@@ -148,7 +148,7 @@ def plane_corners(run: Run, transition: int, third: Run | None = None) -> tuple[
 
 
 def _of_other_run(run: Run, transition: int, third: Run) -> Corner:
-    if third.manifest["hashes"]["base"] != run.manifest["hashes"]["base"]:
+    if third.base_id != run.base_id:
         raise PointMismatchError(
             f"Expected a third minimum on the base of '{run.directory}', got one of another base in "
             f"'{third.directory}'; name a run of the same --model."

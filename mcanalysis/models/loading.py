@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from mcanalysis.errors import UnknownNameError, UserError
-from mcanalysis.store.hashing import hash_files, hash_json
 
 EMBEDDED = "embedded"
 EMBEDDED_DIRECTORY = Path(__file__).parent / "embedded_base"
@@ -29,33 +29,33 @@ def model_source(name: str) -> str:
 
 
 def load_base(
-    name: str = EMBEDDED, dtype: str = "auto", device: str = "cpu", quantization: str | None = None
+    name: str = EMBEDDED,
+    dtype: str = "auto",
+    device: str = "cpu",
+    quantization: str | None = None,
+    commit: str | None = None,
 ) -> tuple[Any, Any]:
     """Load (model, tokenizer) in evaluation mode.
 
     `name` is `embedded`, a folder or a hub id; `auto` keeps the dtype the weights were saved in; `quantization`,
-    "4bit" (NF4, computing in bfloat16, as QLoRA) or "8bit", needs bitsandbytes and an NVIDIA GPU. Raises `UserError` in
-    one line for a model that is not there, a folder without a model, an unknown dtype or device.
+    "4bit" (NF4, computing in bfloat16, as QLoRA) or "8bit", needs bitsandbytes and an NVIDIA GPU; `commit` is that of
+    a model of the hub (None: of its main branch). No code that comes with a model is run. Raises `UserError` in one
+    line for a model that is not there or brings its own code, a folder without a model, a PEFT adapter, an unknown
+    dtype or device.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     check_base(name, dtype, device)
-    _check_connection(name)
-    source = model_source(name)
     settings = _quantized(quantization, device)
-    try:
-        tokenizer = load_tokenizer(name)
-        with _without_bar() if name == EMBEDDED else nullcontext():  # it is loaded in a moment
-            model = AutoModelForCausalLM.from_pretrained(
-                source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), **settings
-            )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"Expected a causal language model at '{name}', got: {reason}; give --model a folder with config.json, "
-            "model.safetensors and a tokenizer, or an id this machine can download."
-        ) from None
+    tokenizer = load_tokenizer(name, commit)
+    with _one_line(name), _without_bar() if name == EMBEDDED else nullcontext():  # it is loaded in a moment
+        model = AutoModelForCausalLM.from_pretrained(
+            model_source(name),
+            dtype="auto" if dtype == "auto" else getattr(torch, dtype),
+            **_source_settings(commit),
+            **settings,
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"Expected a tokenizer with an end token at '{name}', got none; set eos_token in its tokenizer_config.json."
@@ -66,26 +66,74 @@ def load_base(
     return model.eval(), tokenizer
 
 
-def load_tokenizer(name: str) -> Any:
-    """A model's tokenizer, which knows at which tokens the model stops; loads no weights.
+def load_tokenizer(name: str, commit: str | None = None) -> Any:
+    """The tokenizer of a base, which knows at which tokens the model stops; loads no weights.
 
-    The model is what `load_base` takes; raises what `from_pretrained` of transformers does.
+    Raises `UserError` as `load_base` does.
     """
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     from mcanalysis.models.end_tokens import remember_ends
 
-    source = model_source(name)
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    try:
-        generation = GenerationConfig.from_pretrained(source)
-    except OSError:  # as transformers does for a model without the file
-        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(source, trust_remote_code=False))
+    _check_source(name)
+    _check_connection(name, commit)
+    source, settings = model_source(name), _source_settings(commit)
+    with _one_line(name):
+        _check_no_adapter(name, commit)
+        tokenizer = AutoTokenizer.from_pretrained(source, **settings)
+        try:
+            generation = GenerationConfig.from_pretrained(source, revision=commit or "main")
+        except OSError:  # as transformers does for a model without the file
+            generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(source, **settings))
     remember_ends(tokenizer, generation)
     return tokenizer
 
 
-def _check_connection(name: str) -> None:
+def load_shape(name: str, dtype: str = "auto") -> Any:
+    """A base on the meta device, which holds shapes and no weights; raises `UserError` as `load_base` does."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    check_base(name, dtype, "cpu")
+    _check_connection(name)
+    with _one_line(name), torch.device("meta"):
+        _check_no_adapter(name)
+        shape = AutoConfig.from_pretrained(model_source(name), **_source_settings())
+        chosen = shape.dtype or torch.float32 if dtype == "auto" else getattr(torch, dtype)
+        return AutoModelForCausalLM.from_config(shape, dtype=chosen, trust_remote_code=False)
+
+
+def _source_settings(commit: str | None = None) -> dict[str, Any]:
+    """Arguments of every `from_pretrained`: never the code of a model, where transformers would ask on the terminal."""
+    return {"trust_remote_code": False, **({} if commit is None else {"revision": commit})}
+
+
+@contextmanager
+def _one_line(name: str) -> Iterator[None]:
+    """What loading raises, as a `UserError` of one line."""
+    import torch
+    from safetensors import SafetensorError
+
+    unreadable = (EOFError, RuntimeError, SafetensorError, torch.serialization.pickle.UnpicklingError)  # type: ignore[reportPrivateImportUsage]
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (OSError, ValueError, KeyError, ImportError, *unreadable) as error:
+        text = str(error).strip()
+        if "trust_remote_code" in text:
+            raise UserError(
+                f"Expected a model whose code transformers has, got '{name}', which brings its own (auto_map in its "
+                "configuration) and is not run here; give --model one that transformers knows by itself."
+            ) from None
+        reason = text.splitlines()[0].rstrip(".") if text else type(error).__name__
+        raise UserError(
+            f"Expected a causal language model at '{name}', got: {reason}; give --model a folder with config.json, "
+            "model.safetensors and a tokenizer, or an id this machine can download."
+        ) from None
+
+
+def _check_connection(name: str, commit: str | None = None) -> None:
     """Raise `UserError` for a model of the hub that is neither on this machine nor can be asked for.
 
     `from_pretrained` would try again for a minute, with a line for every time.
@@ -96,7 +144,7 @@ def _check_connection(name: str) -> None:
         Path(model_source(name)).exists() or constants.HF_HUB_OFFLINE or getproxies()
     ):  # a proxy may reach what we cannot
         return
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=commit), str):
         return
     hub = urlsplit(constants.ENDPOINT)
     try:
@@ -175,11 +223,52 @@ def check_base(name: str, dtype: str, device: str) -> None:
     if dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
     check_device(device)
+    _check_source(name)
+
+
+def _check_source(name: str) -> None:
+    """Raise `UserError` for a name that is no folder and no hub id, and for a folder that holds an adapter."""
     source = model_source(name)
+    if Path(source).is_file():
+        if source.lower().endswith(".gguf"):
+            raise UserError(
+                f"Expected a model folder or a hub id, got the GGUF file '{name}', and such files are not read yet; "
+                "load it with transformers (gguf_file=…), save it with save_pretrained and give --model that folder."
+            )
+        raise UserError(
+            f"Expected a model folder or a hub id, got the file '{name}'; give --model the folder that holds "
+            "config.json, the weights and the tokenizer."
+        )
     if not Path(source).exists() and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
         if "/" in source or os.sep in source:
             raise UserError(f"Expected a model folder, got '{name}', which does not exist; check the path of --model.")
         raise UnknownNameError("model", name, [EMBEDDED, "<folder>", "<organisation>/<model>"])
+    if Path(source).is_dir():
+        _check_no_adapter(name)
+
+
+def _check_no_adapter(name: str, commit: str | None = None) -> None:
+    """Raise `UserError` for a PEFT adapter: transformers would load its base, adapt it, and call that the base."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    source = model_source(name)
+    found = find_adapter_config_file(source, revision=commit)
+    if found is None:
+        return
+    if (Path(found).parent / "config.json").exists():
+        raise UserError(
+            f"Expected a base without an adapter, got '{name}', which holds a model and a PEFT adapter beside it; take "
+            "adapter_config.json and the adapter's weights out of the folder."
+        )
+    try:
+        base = json.loads(Path(found).read_text(encoding="utf-8-sig"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    raise UserError(
+        f"Expected a base model, got '{name}', which is a PEFT adapter"
+        + (f" of the base '{base}'; give --model {base}" if base else "; give --model its base")
+        + ", and the adapter with --minima."
+    )
 
 
 def check_device(device: str) -> None:
@@ -200,12 +289,3 @@ def default_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def base_hash(name: str) -> str:
-    """A hash of the model's files, or of its name where it lies on the hub."""
-    source = Path(model_source(name))
-    if source.is_dir():
-        files = [p for p in sorted(source.iterdir()) if p.suffix in (".safetensors", ".json", ".model")]
-        return hash_files(files)
-    return hash_json(name)

@@ -37,4 +37,5 @@ def comparison(runs: Sequence[Run], matrices: Sequence[pd.DataFrame]) -> dict[st
 
 def _benchmark(run: Run) -> str:
     """What must agree for scores to be comparable."""
-    return json.dumps([run.task_names, run.manifest["hashes"], run.config.get("scores"), run.config.get("num_test")])
+    contents = [run.base_id, run.manifest["hashes"]["data"]]
+    return json.dumps([run.task_names, contents, run.config.get("scores"), run.config.get("num_test")])

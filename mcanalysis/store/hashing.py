@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+_SETTLED_SECONDS = 2.0  # file systems stamp changes no finer than this
+_known: dict[tuple[int, ...], str] = {}  # hashes of this process, by what a change of the file would change
 
 
 def hash_json(obj: Any) -> str:
@@ -38,6 +42,29 @@ def hash_file(path: str | os.PathLike[str]) -> str:
     """
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_file_once(path: str | os.PathLike[str]) -> str:
+    """Return what `hash_file` does, without reading a file again that this process has hashed and nobody touched since.
+
+    A file is known by device, inode, size and the times of its last change, of which the system sets one whatever
+    program writes; a file that was changed a moment ago is read each time.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "a.txt").write_bytes(b"abc")
+    ...     hash_file_once(Path(folder, "a.txt")) == hash_file(Path(folder, "a.txt"))
+    True
+    """
+    found = Path(path).stat()
+    key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    is_settled = time.time() - max(found.st_mtime, found.st_ctime) > _SETTLED_SECONDS
+    if key in _known and is_settled:
+        return _known[key]
+    value = hash_file(path)
+    if is_settled:
+        _known[key] = value
+    return value
 
 
 def hash_files(paths: Iterable[str | os.PathLike[str]]) -> str:

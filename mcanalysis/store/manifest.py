@@ -88,6 +88,21 @@ def read_manifest(run_directory: str | os.PathLike[str]) -> dict[str, Any]:
     return manifest
 
 
+def recorded_base(run_directory: str | os.PathLike[str], model: str) -> str | None:
+    """The identity of the base in a run's manifest; None where there is no manifest, or one of another model.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_manifest(folder, new_manifest({"model": "my/base"}, base_hash="ab"))
+    ...     recorded_base(folder, "my/base"), recorded_base(folder, "another/base")
+    ('ab', None)
+    """
+    if not (Path(run_directory) / MANIFEST_NAME).exists():
+        return None
+    manifest = read_manifest(run_directory)
+    return manifest.get("hashes", {}).get("base") if manifest["config"].get("model") == model else None
+
+
 def claim_run_directory(
     path: str | os.PathLike[str],
     config: Mapping[str, Any],
@@ -95,6 +110,7 @@ def claim_run_directory(
     *,
     seed: int | None = None,
     base_hash: str | None = None,
+    former_base_hash: str | None = None,
     data_hashes: Mapping[str, str] | None = None,
     execution: Mapping[str, Any] | None = None,
 ) -> Literal["new", "resume", "finished"]:
@@ -103,7 +119,8 @@ def claim_run_directory(
     An absent or empty directory is made and given a manifest: "new", whatever `resume` says. A directory
     whose manifest holds an equal configuration is "finished", or, with `resume`, "resume". Seed and hashes
     are compared like the configuration where both the manifest and the caller have them; versions and the
-    commit are not compared.
+    commit are not compared. `former_base_hash`: the hash of the same base by an earlier formula, which the manifest may
+    hold instead.
 
     Raises `RunDirectoryError`, with nothing touched, for an unfinished run without `resume`, for a run of
     another configuration (naming each field that differs), and for a directory of something else.
@@ -122,6 +139,8 @@ def claim_run_directory(
         write_manifest(directory, manifest)
         return "new"
     recorded = read_manifest(directory)
+    if former_base_hash is not None and recorded.get("hashes", {}).get("base") == former_base_hash:
+        manifest["hashes"]["base"] = former_base_hash
     differences = list(_differences(recorded, manifest))
     if differences:
         raise RunDirectoryError(
@@ -192,6 +211,13 @@ def mark_finished(run_directory: str | os.PathLike[str]) -> None:
     write_manifest(run_directory, {**manifest, "status": "finished", "finished": _now()})
 
 
+def record_hashes(run_directory: str | os.PathLike[str], what: str, hashes: Mapping[str, str]) -> None:
+    """State under `hashes` of the manifest what was measured beside the run's own data; nothing for no hashes."""
+    if hashes:
+        manifest = read_manifest(run_directory)
+        write_manifest(run_directory, {**manifest, "hashes": {**manifest.get("hashes", {}), what: dict(hashes)}})
+
+
 def record_evaluation(run_directory: str | os.PathLike[str], choices: Mapping[str, Any]) -> None:
     """State in the manifest, under `evaluation`, how points were evaluated last; tasks are added to those stated.
 
@@ -243,7 +269,8 @@ def _differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iter
     for what in before:
         old, new = before[what], now.get(what)
         if old is not None and new is not None and old != new:
-            yield f"expected {what} {_short(str(old), 13)}, got {_short(str(new), 13)}"
+            old, new = (_short(str(value).rpartition(":")[2], 13) for value in (old, new))  # without its formula
+            yield f"expected {what} {old}, got {new}"
 
 
 def _contents(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from mcanalysis.errors import DataError
 from mcanalysis.evaluation.objective import Objective, encode_split, make_objective
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.adapter_files import LoraSettings
-from mcanalysis.models.loading import base_hash, default_device, load_base
+from mcanalysis.models.base_identity import accepted_identities, identity_marker, recorded_commit
+from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.positions import Texts, check_positions, positions_of
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.atomic import (
@@ -33,12 +34,16 @@ from mcanalysis.store.atomic import (
     replace_directory_atomic,
     write_json_atomic,
 )
+from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.manifest import (
     MANIFEST_NAME,
     claim_run_directory,
     lock_run_directory,
     mark_finished,
+    read_manifest,
     record_evaluation,
+    record_hashes,
+    recorded_base,
 )
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.strategies import make_strategy
@@ -75,6 +80,7 @@ class ContinualTrainer:
         seed: int = 0,
         num_test: int | None = None,
         general: Sequence[TaskData] = (),
+        base_marker: str = "",
         execution: Execution | None = None,
         processes: Processes | None = None,
         progress: Progress = silent,
@@ -95,7 +101,10 @@ class ContinualTrainer:
         self.num_cut: dict[str, int] = {}
         self._stages = self._make_stages()
         objectives, others = (
-            [make_objective(t, "test", model.tokenizer, config.max_length, num_test) for t in data]
+            [
+                make_objective(t, "test", model.tokenizer, config.max_length, num_test, base_marker=base_marker)
+                for t in data
+            ]
             for data in (tasks, general)
         )
         check_run_positions(
@@ -291,17 +300,33 @@ def is_finished(config: RunConfig, run_directory: str | Path, tasks: Sequence[Ta
     directory = Path(run_directory)
     if not (directory / MANIFEST_NAME).exists():
         return False
-    return claim_run_directory(directory, resume=resume, **_identity(config, tasks)) == "finished"
+    return claim_run_directory(directory, resume=resume, **_identity(config, tasks, directory)) == "finished"
 
 
-def _identity(config: RunConfig, tasks: Sequence[TaskData]) -> dict[str, Any]:
+def _identity(config: RunConfig, tasks: Sequence[TaskData], directory: Path) -> dict[str, Any]:
     """What makes two runs the same run, as `claim_run_directory` takes it."""
+    bases = accepted_identities(config.model, recorded_base(directory, config.model)) or [None, None]
     return {
         "config": {**config.resolved(), "tasks": [t.task.name for t in tasks]},
         "seed": config.seed,
-        "base_hash": base_hash(config.model),
+        "base_hash": bases[0],
+        "former_base_hash": bases[1],
         "data_hashes": {t.task.name: t.content_hash for t in tasks},
     }
+
+
+def is_general_measured(run_directory: str | Path, general: Sequence[TaskData]) -> bool:
+    """Whether a run's `tables/general.csv` is of these held-out tasks as they are now; True for none."""
+    if not general:
+        return True
+    directory = Path(run_directory)
+    if not (directory / "tables" / "general.csv").exists():
+        return False
+    return read_manifest(directory).get("hashes", {}).get("general") == _general_hashes(general)
+
+
+def _general_hashes(general: Sequence[TaskData]) -> dict[str, str]:
+    return {g.task.name: hash_json([g.content_hash, g.task.score, g.task.max_new_tokens]) for g in general}
 
 
 def load_tasks(config: RunConfig) -> list[TaskData]:
@@ -336,7 +361,10 @@ def train(
     if tasks is None:
         tasks = load_tasks(config)
     strategy = make_strategy(config.strategy, config.seed, **config.strategy_settings)
-    base, tokenizer = load_base(config.model, config.dtype, processes.device, config.quantization)
+    directory = Path(run_directory)
+    recorded = recorded_base(directory, config.model)
+    commit = recorded_commit(recorded)
+    base, tokenizer = load_base(config.model, config.dtype, processes.device, config.quantization, commit)
     settings = LoraSettings(config.lora_rank, config.lora_alpha, config.lora_dropout, config.target_modules)
     model = strategy.attach(base, tokenizer, settings, config.model)
     trainer = ContinualTrainer(
@@ -344,10 +372,11 @@ def train(
         tasks,
         strategy,
         config.training,
-        run_directory,
+        directory,
         seed=config.seed,
         num_test=config.num_test,
         general=general,
+        base_marker="" if recorded is None else identity_marker(recorded, config.model, directory),
         execution=execution,
         processes=processes,
         progress=progress,
@@ -355,18 +384,22 @@ def train(
     with ExitStack() as stack:
 
         def claim() -> str:
-            stack.enter_context(lock_run_directory(run_directory))
+            stack.enter_context(lock_run_directory(directory))
             how = {"threads": torch.get_num_threads(), "processes": processes.count, "device": processes.device}
-            return claim_run_directory(run_directory, resume=resume, execution=how, **_identity(config, tasks))
+            identity = _identity(config, tasks, directory)
+            return claim_run_directory(directory, resume=resume, execution=how, **identity)
 
         if processes.on_main(claim) == "finished":
-            tables = Path(run_directory) / "tables"
-            needed = [*trainer.table_names, *(["general.csv"] if general else [])]
-            if not processes.on_main(lambda: all((tables / name).exists() for name in needed)):
+            tables = directory / "tables"
+            is_whole = processes.on_main(lambda: all((tables / name).exists() for name in trainer.table_names))
+            if not is_whole or not processes.on_main(lambda: is_general_measured(directory, general)):
                 trainer.run(is_trained=True)
+                if general and processes.is_main:
+                    record_hashes(directory, "general", _general_hashes(general))
             return False
         trainer.run()
         if processes.is_main:
-            mark_finished(run_directory)
+            mark_finished(directory)
+            record_hashes(directory, "general", _general_hashes(general))
     processes.wait()
     return True

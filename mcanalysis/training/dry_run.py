@@ -16,7 +16,7 @@ from mcanalysis.errors import DataError, UserError
 from mcanalysis.evaluation.objective import encode_split, make_objective
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import EncodedExample
-from mcanalysis.models.loading import check_base, load_tokenizer, model_source
+from mcanalysis.models.loading import load_shape, load_tokenizer
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.tasks.names import check_distinct
@@ -248,22 +248,7 @@ def _count(batches: Iterator[list[EncodedExample]]) -> _Counts:
 
 def _without_weights(config: RunConfig) -> tuple[Any, Any, int]:
     """The base on the meta device, which holds shapes only, its tokenizer, and the bytes its weights would take."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    check_base(config.model, config.dtype, "cpu")
-    source = model_source(config.model)
-    try:
-        shape = AutoConfig.from_pretrained(source)
-        tokenizer = load_tokenizer(config.model)
-        dtype = shape.dtype or torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
-        with torch.device("meta"):
-            base = AutoModelForCausalLM.from_config(shape, dtype=dtype)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"Expected the configuration and tokenizer of a causal language model at '{config.model}', got: {reason}; "
-            "give --model a folder with config.json and a tokenizer, or an id this machine can download."
-        ) from None
+    base, tokenizer = load_shape(config.model, config.dtype), load_tokenizer(config.model)
     quantised = set()
     if config.quantization:
         output = base.get_output_embeddings()

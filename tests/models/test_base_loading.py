@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mcanalysis.errors import UnknownNameError, UserError
-from mcanalysis.models.loading import base_hash, check_device, load_base
+from mcanalysis.models.base_identity import base_identity
+from mcanalysis.models.loading import check_device, load_base
 
 
 def test_a_saved_folder_loads_in_evaluation_mode(base_folder):
@@ -73,5 +74,5 @@ def test_the_hash_of_a_base_depends_on_its_weights(base_folder, tmp_path):
         tokenizer.save_pretrained(tmp_path / name)
         with torch.no_grad():
             model.get_input_embeddings().weight[0, 0] += 1
-    assert base_hash(str(tmp_path / "a")) != base_hash(str(tmp_path / "b"))
-    assert base_hash(str(tmp_path / "a")) == base_hash(str(tmp_path / "a"))
+    assert base_identity(str(tmp_path / "a")) != base_identity(str(tmp_path / "b"))
+    assert base_identity(str(tmp_path / "a")) == base_identity(str(tmp_path / "a"))

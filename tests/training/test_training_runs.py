@@ -247,7 +247,9 @@ def test_a_device_that_is_not_there_is_refused(run_config, make_tasks, tmp_path)
 def test_without_a_device_the_machine_decides(run_config, make_tasks, tmp_path, monkeypatch):
     asked = []
     load_base = continual_trainer.load_base
-    monkeypatch.setattr(continual_trainer, "load_base", lambda n, d, device, q: asked.append(device) or load_base(n, d))
+    monkeypatch.setattr(
+        continual_trainer, "load_base", lambda n, d, device, *_: asked.append(device) or load_base(n, d)
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     train(run_config(num_steps=1), tmp_path / "run", tasks=make_tasks(("zeta",)))
     assert asked == ["cpu"]
