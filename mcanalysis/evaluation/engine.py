@@ -125,6 +125,10 @@ class Engine:
         nll, targets = np.empty(total), np.empty(total, dtype=np.int64)
         outputs: list[str] = [""] * total
         tokenizer = self.model.tokenizer
+        if not all(bool(tensor.isfinite().all()) for tensor in point.values()):
+            nll.fill(np.nan)  # PyTorch's attention would make zeros of queries that are NaN, and a loss of them
+            targets[:] = [len(e.answer_ids) for o in objectives for e in o.encoded]
+            return nll, targets, outputs
         with self._evaluating(), self._in_place(point) as network:
             while True:
                 try:
