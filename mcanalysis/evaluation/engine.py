@@ -137,6 +137,10 @@ class Engine:
         outputs: list[str] = [""] * total
         tokenizer = self.model.tokenizer
         self._check_positions(objectives, generate, self.model.num_prompts(point))
+        if not all(bool(tensor.isfinite().all()) for tensor in point.values()):
+            nll.fill(np.nan)  # PyTorch's attention would make zeros of queries that are NaN, and a loss of them
+            targets[:] = [len(e.answer_ids) for o in objectives for e in o.encoded]
+            return nll, targets, outputs
         with self._evaluating(), self._in_place(point) as network:
             while True:
                 try:

@@ -76,7 +76,7 @@ _REMEDIES = {
     "target_parameters": "train an adapter of linear layers (target_modules), such as the attention's",
 }
 _PLAIN = "train a plain one (bias='none', no modules_to_save, init_lora_weights=True)"
-_PATTERN_SECONDS = 1.0
+_PATTERN_SECONDS = 0.2
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,12 @@ def missing_modules(adapter: SavedAdapter, base: nn.Module) -> list[str]:
         targets = [] if targets == "all-linear" else [name for name in names if fits(targets, name)]
     if not targets:
         return []
-    layers = {name: said.get(name) for name in ("layers_to_transform", "layers_pattern")}
-    asked = LoraConfig(target_modules=targets, exclude_modules=excluded, **layers)
+    asked = LoraConfig(
+        target_modules=targets,
+        exclude_modules=excluded,
+        layers_to_transform=said.get("layers_to_transform"),
+        layers_pattern=said.get("layers_pattern"),
+    )
     has = set(module_names(adapter.point))
     return [name for name in names if name not in has and check_target_module_exists(asked, name) is True]
 

@@ -6,9 +6,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -39,24 +37,19 @@ def widened(tensor: Tensor) -> Tensor:
 
 
 def _read_tensors(directory: Path) -> dict[str, Tensor]:
-    """What the adapter's file holds: `adapter_model.safetensors`, or the `adapter_model.bin` of older PEFT."""
-    file, pickled = directory / "adapter_model.safetensors", directory / "adapter_model.bin"
+    file = directory / "adapter_model.safetensors"
+    if not file.exists() and (directory / "adapter_model.bin").exists():
+        raise UserError(
+            f"Expected adapter_model.safetensors in '{directory}', got adapter_model.bin, a pickle, which is not "
+            "opened here; load the adapter with PEFT and save it again, which writes safetensors."
+        )
     try:
-        if not file.exists() and pickled.exists():
-            tensors = torch.load(pickled, map_location="cpu", weights_only=True)
-        else:
-            tensors = load_file(file)
-    except (OSError, ValueError, SafetensorError, RuntimeError, EOFError, UnpicklingError, BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return load_file(file)
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"Expected a PEFT adapter (adapter_config.json, adapter_model.safetensors) in '{directory}', got: "
-            f"{reason}; give the folder that PEFT's save_pretrained wrote."
+            f"{getattr(error, 'strerror', None) or error}; give the folder that PEFT's save_pretrained wrote."
         ) from None
-    if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
-        raise UserError(
-            f"Expected a dict of tensors in '{pickled}', got other things; save the adapter again with PEFT."
-        )
-    return tensors
 
 
 def read_factors(directory: Path) -> dict[str, Tensor]:

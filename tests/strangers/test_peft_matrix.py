@@ -175,7 +175,6 @@ SETTINGS = {
     "saved in bfloat16": Setting(lambda m: {"r": 3, "lora_alpha": 16}, save=_in(torch.bfloat16)),
     "saved in float16": Setting(lambda m: {"r": 3, "lora_alpha": 16}, save=_in(torch.float16)),
     "saved in float8": Setting(save=_in(torch.float8_e4m3fn)),
-    "saved as adapter_model.bin": Setting(save=lambda n, f: n.save_pretrained(f, safe_serialization=False)),
     "the first of two adapters": Setting(save=_second),
     # Refused, each by its name.
     "use_dora": Setting(lambda m: {"use_dora": True}, "DoRA"),
@@ -218,6 +217,9 @@ SETTINGS = {
         lambda m: {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]},
         "target_parameters",
         architectures=EXPERTS,
+    ),
+    "saved as adapter_model.bin": Setting(
+        refused="adapter_model.bin", save=lambda n, f: n.save_pretrained(f, safe_serialization=False)
     ),
     "task_type 'SEQ_CLS'": Setting(lambda m: {"task_type": "SEQ_CLS"}, "modules_to_save"),
 }
