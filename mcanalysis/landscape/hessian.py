@@ -66,7 +66,7 @@ class HessianOperator(LinearOperator):
         check_point(point)
         parts: Any = getattr(losses, "batch_losses", None)
         if callable(parts):
-            losses, held = parts(), held_names(losses)
+            held, losses = held_names(losses), parts()  # pyright: ignore
         else:
             held = frozenset()
         self.losses: list[BatchLoss] = [losses] if callable(losses) else list(losses)  # type: ignore
