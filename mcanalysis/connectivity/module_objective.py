@@ -27,7 +27,7 @@ class ModuleMeasurement:
 
     nll: NDArray[np.float64]
     targets: NDArray[np.float64]
-    loss: float | Tensor
+    loss: Any
     scores: NDArray[np.float64] | None = None
     score: float | None = None
 

@@ -180,6 +180,34 @@ def test_one_objective_serves_curves_curvature_and_ensembles(data, recalibrate):
     torch.testing.assert_close(objective.predict(mc.snapshot(b), data[0][0]), logits, rtol=1e-10, atol=1e-12)
 
 
+def test_sharpness_leaves_buffers_where_they_are(data):
+    seen = []
+
+    class Watching(type(mc.module_objective(network(1), loss, data))):
+        def terms(self, point):
+            seen.append(point["1.running_var"].detach().clone())
+            return super().terms(point)
+
+    point = mc.snapshot(network(2))
+    found = mc.epsilon_sharpness(Watching(network(1), loss, data), point, num_steps=2, num_starts=2)
+    assert found.value > 0 and all(torch.equal(var, point["1.running_var"]) for var in seen)
+
+
+def test_a_loss_of_ones_own_that_cannot_be_differentiated_by_statistics_is_told_the_remedy(data):
+    a, b = network(1).eval(), mc.snapshot(network(2))
+
+    def own(point):
+        return cross_entropy(torch.func.functional_call(a, point, (data[0][0],)), data[0][1])
+
+    for use in (
+        lambda: mc.fit_curve(mc.Bezier(mc.snapshot(a), b), own, num_steps=2),
+        lambda: mc.HessianOperator(own, b).gradient(),
+        lambda: mc.epsilon_sharpness(own, b),
+    ):
+        with pytest.raises(UserError, match=r"running statistics of BatchNorm.*mc\.module_objective"):
+            use()
+
+
 def test_predicted_forgetting_measures_each_end_with_its_own_statistics(data):
     a, b = network(1), network(2)
     operator = mc.HessianOperator(mc.module_objective(a, loss, data), mc.snapshot(a))

@@ -57,7 +57,7 @@ def measure_jordan(seeds: Sequence[int], settings: Settings | None = None) -> Me
     train, test = load_digits()
     whole = [(train.inputs, train.labels)]
     net = new_network(settings.hidden)
-    ts = np.linspace(0.0, 1.0, settings.num_points)
+    ts = np.linspace(0.0, 1.0, settings.num_points).tolist()
     values, curves = [], []
     for seed in seeds:
         a, b = (_trained(train, settings, seed, member) for member in (0, 1))
@@ -85,8 +85,8 @@ def measure_jordan(seeds: Sequence[int], settings: Settings | None = None) -> Me
             },
         )
         for name in HOW:
-            curves += curve_rows(seed, "loss", name, ts.tolist(), found[name].losses.tolist())
-        curves += curve_rows(seed, "variance", "inputs of the last BatchNorm", ts.tolist(), relative.tolist())
+            curves += curve_rows(seed, "loss", name, ts, found[name].losses.tolist())
+        curves += curve_rows(seed, "variance", "inputs of the last BatchNorm", ts, relative.tolist())
     return Measured(pd.DataFrame(values), pd.DataFrame(curves))
 
 
