@@ -1,7 +1,7 @@
 """Reproduce classic results of mode connectivity on scikit-learn's digits, with the published claims beside them.
 
 garipov: curves between minima. frankle: shared first steps. mirzadeh: continual and multitask minima. ainsworth:
-permutations (and Entezari's conjecture).
+permutations (and Entezari's conjecture). jordan: the statistics of BatchNorm between networks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from running import run_script
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument("result", nargs="?", default="all", help="garipov, frankle, mirzadeh, ainsworth, or all")
+    parser.add_argument(
+        "result", nargs="?", default="all", help="garipov, frankle, mirzadeh, ainsworth, jordan, or all"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on")
     parser.add_argument("--output-dir", default="runs/classics", help="for classics.csv, classics.md and the figures")
     args = parser.parse()

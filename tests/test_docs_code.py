@@ -4,8 +4,10 @@ A block below `<!-- not run: reason -->` is not run; the flags of its commands a
 """
 
 import contextlib
+import importlib
 import importlib.util
 import io
+import pkgutil
 import re
 import runpy
 import shlex
@@ -25,6 +27,12 @@ TRAINING = "--steps 2 --num-train 8 --num-test 4 --batch-size 4"
 PATHS = "--num-points 2 --num-examples 2 --curve-steps 2 --workers 1"
 SMALLER = {"connectivity": f"{TRAINING} {PATHS}", "train": TRAINING, "benchmark": "--steps 2"}
 SMALLER["early"] = f"{TRAINING} --tasks FOMC,ScienceQA,MedMCQA --num-points 2 --workers 1"
+PUBLIC_MODULES = {  # beside what the packages' `__all__` name
+    "connectivity": "adaptive early ensemble losses module_objective simplex_grid",
+    "landscape": "eigenvalues grid hessian predicted_forgetting sharpness slices spectral_density trace trajectory_pca",
+    "metrics": "calibration front prediction_similarity representation_similarity",
+    "params": "merging subspace_overlap weight_distance",
+}
 NEEDS_TWO_RUNS = "docs/report.md", "docs/figures.md"
 
 
@@ -197,6 +205,17 @@ def test_your_own_model(empty_folder, monkeypatch):
     assert names["run"].config["model"] == "my-model"
 
 
+def test_your_own_network(empty_folder, capsys):
+    (python,) = [text for language, text, _, _ in blocks("docs/your-own-network.md") if language == "python"]
+    assert len([line for line in python.splitlines() if line.strip()]) <= 20
+    names: dict = {}
+    exec(python, names)
+    line, curve = names["line_profile"], names["curve_profile"]
+    assert curve.chord_barrier() < 0.2 * line.chord_barrier()
+    assert line.chord_barrier_interval()[0] > 0.0
+    assert capsys.readouterr().out
+
+
 def test_your_own_task(empty_folder, monkeypatch):
     run_page("docs/your-own-task.md", monkeypatch)
     matrix = (empty_folder / "runs/my-data/trace-sequential-seed0/tables/accuracy_matrix.csv").read_text()
@@ -240,13 +259,26 @@ def test_every_python_block_is_in_a_test_above():
 
 
 def test_every_public_name_is_in_the_reference():
-    import mcanalysis
-
     shown = "".join(read(page) for page in PAGES if page.startswith("docs/reference/"))
     shown = set(re.findall(r"^::: (\S+)$", shown, re.MULTILINE))
-    for name in mcanalysis.__all__:
-        home = getattr(mcanalysis, name).__module__
-        assert {home, f"{home}.{name}"} & shown, f"{home}.{name}"
+
+    def is_missing(name, found):
+        home = getattr(found, "__module__", "builtins")
+        return home != "builtins" and not {home, f"{home}.{name}"} & shown  # an alias of a type is in no module
+
+    packages = ["mcanalysis", *(f"mcanalysis.{part}" for part in ("params", "paths", "metrics", "symmetry"))]
+    missing = []
+    for package in map(importlib.import_module, packages):
+        missing += [f"{package.__name__}.{n}" for n in package.__all__ if is_missing(n, getattr(package, n))]
+    for part, names in PUBLIC_MODULES.items():
+        for name in names.split():
+            home = f"mcanalysis.{part}.{name}"
+            for own, found in vars(importlib.import_module(home)).items():
+                if not own.startswith("_") and getattr(found, "__module__", "") == home and is_missing(own, found):
+                    missing.append(f"{home}.{own}")
+    assert not missing
+    for target in shown:  # and nothing is shown that is not there
+        pkgutil.resolve_name(target)
 
 
 class Parsed(Exception):  # noqa: N818  (no error: what ends a script once its flags are read)

@@ -163,7 +163,10 @@ def fit_curve(
     fitted = curve.with_bends([{name: tensor.detach() for name, tensor in bend.items()} for bend in bends])
     fitted.history, fitted.converged = tuple(convergence.history), convergence.converged()
     if not fitted.converged:
-        logger.warning("The curve is not at rest after %d steps: raise num_steps or the learning rate.", num_steps)
+        logger.warning(
+            "The curve is not at rest after %d steps: with more of them (num_steps, --curve-steps) it may be lower.",
+            num_steps,
+        )
     return fitted
 
 

@@ -94,7 +94,7 @@ def ensemble_along(
     [0.018, 4.018, 0.693]
     """
     own: Any = getattr(predict, "predict", None)
-    predict = own if callable(own) else predict
+    predict = own if callable(own) else predict  # pyright: ignore
     places = np.asarray(ts, dtype=np.float64).reshape(-1)
     if not len(places):
         raise UserError("Expected at least one t to average over, got none; pass a few, such as 0, 0.5 and 1.")

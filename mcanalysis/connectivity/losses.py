@@ -92,8 +92,25 @@ def terms_of(loss: Any, point: Mapping[str, Tensor]) -> Iterator[Any]:
     [tensor(2.)]
     """
     own = getattr(loss, "terms", None)
-    value = own(point) if callable(own) else loss(point)
+    value = own(point) if callable(own) else value_at(loss, point)
     return value if isinstance(value, Iterator) else iter((loss_of(value),))
+
+
+def value_at(loss: Callable[[Mapping[str, Tensor]], Any], point: Mapping[str, Tensor]) -> Any:
+    """Return loss(point); raises `UserError` where it would have to be differentiated by running statistics.
+
+    >>> value_at(len, {})
+    0
+    """
+    try:
+        return loss(point)
+    except RuntimeError as error:
+        if "not differentiable with respect to argument 'running_" not in str(error):
+            raise
+        raise UserError(
+            "Expected a loss that can be differentiated by every tensor of the point, got running statistics of "
+            "BatchNorm among them; make the loss with mc.module_objective, which holds buffers."
+        ) from None
 
 
 def held_names(loss: Any) -> frozenset[str]:

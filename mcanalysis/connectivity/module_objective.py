@@ -27,7 +27,7 @@ class ModuleMeasurement:
 
     nll: NDArray[np.float64]
     targets: NDArray[np.float64]
-    loss: float | Tensor
+    loss: Any
     scores: NDArray[np.float64] | None = None
     score: float | None = None
 
@@ -134,7 +134,7 @@ def module_objective(
     score: PerExampleFunction | None = None,
     recalibrate: Iterable[Any] | None = None,
 ) -> ModuleObjective:
-    """Return one objective of a network, for `profile` with intervals, `fit_curve`, `HessianOperator`, `ensemble_along`.
+    """Return one objective of a network for `profile`, `fit_curve`, `HessianOperator`, and `ensemble_along`.
 
     Called at a point it gives `nll` (n,), `targets` (n,), `loss`, `scores` (n,) and `score`. The network computes in
     evaluation mode and is left exactly as it was: parameters, buffers, modes, and the global random state.

@@ -14,7 +14,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mcanalysis.connectivity.losses import held_names
+from mcanalysis.connectivity.losses import held_names, value_at
 from mcanalysis.connectivity.network import Network
 from mcanalysis.connectivity.objective_result import loss_of
 from mcanalysis.errors import UserError
@@ -66,7 +66,7 @@ class HessianOperator(LinearOperator):
         check_point(point)
         parts: Any = getattr(losses, "batch_losses", None)
         if callable(parts):
-            losses, held = parts(), held_names(losses)
+            held, losses = held_names(losses), parts()  # pyright: ignore
         else:
             held = frozenset()
         self.losses: list[BatchLoss] = [losses] if callable(losses) else list(losses)  # type: ignore
@@ -161,7 +161,7 @@ class HessianOperator(LinearOperator):
 
     def _loss(self, number: int, point: Mapping[str, Tensor]) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):
-            loss = loss_of(self.losses[number](point))
+            loss = loss_of(value_at(self.losses[number], point))
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise UserError(f"Expected losses that return one number as a tensor, got {got}; take the sum or the mean.")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcanalysis.connectivity.losses import terms_of
+from mcanalysis.connectivity.losses import held_names, terms_of
 from mcanalysis.connectivity.objective_result import number_of
 from mcanalysis.errors import UserError
 from mcanalysis.landscape.slices import Slice, filter_direction
@@ -117,9 +117,10 @@ def epsilon_sharpness(
     weights.
 
     Args:
-        loss: a differentiable function of a point that gives one number, the same one each time it is asked at the same
-            point (a whole set of examples, not a new minibatch per call), or an iterator of terms whose sum it is
-            (`Run.whole_loss`): one term's activations are then held at a time.
+        loss: what `module_objective` makes (buffers then stay put), or a differentiable function of a point that
+            gives one number, the same one each time it is asked at the same point (a whole set of examples, not a new
+            minibatch per call), or an iterator of terms whose sum it is (`Run.whole_loss`): one term's activations are
+            then held at a time.
         point: θ, plain or a LoRA point.
         epsilon: positive.
         num_steps: of ascent from each start, at least 1; each costs a loss and a gradient.
@@ -144,7 +145,8 @@ def epsilon_sharpness(
         ("num_starts", num_starts, num_starts >= 1, "at least 1"),
     )
     theta = balance(point) if holds_lora_tensors(point) else _copied(point)
-    width = {name: epsilon * (tensor.abs() + 1.0) for name, tensor in theta.items()}
+    held = held_names(loss)
+    width = {name: epsilon * (tensor.abs() + 1.0) * (name not in held) for name, tensor in theta.items()}
     generator = torch.Generator().manual_seed(seed)
     centre = highest = math.nan
     for start in range(num_starts):
@@ -169,7 +171,8 @@ def _value_and_gradient(
     """L at θ + width·place and, unless it is the last step, dL/dplace up to positive factors per coordinate."""
     total, gradient = 0.0, {name: torch.zeros_like(t) for name, t in theta.items()}
     with torch.set_grad_enabled(not last):
-        here = {name: (t + width[name] * place[name]).requires_grad_() for name, t in theta.items()}
+        moved = {name: t + width[name] * place[name] for name, t in theta.items()}
+        here = {name: t.requires_grad_(bool(width[name].any())) for name, t in moved.items()}
         for term in terms_of(loss, here):
             if not isinstance(term, Tensor) or term.numel() != 1:
                 got = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
@@ -182,8 +185,9 @@ def _value_and_gradient(
                     "Expected a loss that is differentiable with respect to the point, got one without a gradient; "
                     "compute it from the given tensors, outside of torch.no_grad()."
                 )
-            slopes = torch.autograd.grad(term.reshape(()), list(here.values()), allow_unused=True)
-            for name, slope in zip(here, slopes, strict=True):
+            free = {name: t for name, t in here.items() if t.requires_grad}
+            slopes = torch.autograd.grad(term.reshape(()), list(free.values()), allow_unused=True)
+            for name, slope in zip(free, slopes, strict=True):
                 if slope is not None:
                     gradient[name] += slope
     return total, gradient

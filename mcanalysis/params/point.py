@@ -50,6 +50,18 @@ def check_point(point: Mapping[str, Tensor]) -> None:
             )
 
 
+def first_not_finite(point: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor that holds NaN or ∞, or None; raises `UserError` for what is no point.
+
+    >>> first_not_finite({"w": torch.tensor([1.0]), "v": torch.tensor([float("nan")])})
+    'v'
+    """
+    check_point(point)
+    # float8 knows no isfinite
+    whole = (name for name, t in point.items() if not bool(t.to(working_dtype([t])).isfinite().all()))
+    return next(whole, None)
+
+
 def check_compatible(
     a: Mapping[str, Tensor],
     b: Mapping[str, Tensor],

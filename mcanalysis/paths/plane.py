@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mcanalysis.errors import UserError
-from mcanalysis.params.point import Point, check_distinct, check_point
+from mcanalysis.params.point import Point, check_distinct, first_not_finite
 from mcanalysis.params.spaces import Space, get_space
 
 # Three float32 points on one line, stored, miss it by about 1e-7 of their size.
@@ -60,7 +60,7 @@ class Plane:
     ) -> None:
         self.space = get_space(space)
         for label, point in zip("abc", (a, b, c), strict=True):
-            name = _first_not_finite(point)
+            name = first_not_finite(point)
             if name is not None:
                 raise UserError(
                     f"Expected three points of finite numbers, got NaN or ∞ in '{name}' of {label}; "
@@ -147,7 +147,7 @@ class Plane:
         Raises:
             PointMismatchError: if the point cannot be joined with the three in this space.
         """
-        if _first_not_finite(point) is not None:
+        if first_not_finite(point) is not None:
             return math.nan, math.nan, math.nan
         first, second, third = self._corners
         placed = self.space.place(point, first)
@@ -167,8 +167,3 @@ class Plane:
 
     def __repr__(self) -> str:
         return f"Plane(b=({self._width:.4g}, 0), c=({self._foot:.4g}, {self._height:.4g}), space='{self.space.name}')"
-
-
-def _first_not_finite(point: Mapping[str, Tensor]) -> str | None:
-    check_point(point)
-    return next((name for name, tensor in point.items() if not bool(tensor.isfinite().all())), None)

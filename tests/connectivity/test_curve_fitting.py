@@ -1,8 +1,11 @@
 """Curve fitting against problems whose best curve is known, and what it must leave alone."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from mcanalysis.connectivity.convergence import Convergence
 from mcanalysis.connectivity.curve_fitting import fit_curve
 from mcanalysis.errors import UserError
 from mcanalysis.params import (
@@ -68,6 +71,77 @@ def test_curve_goes_round_a_barrier_from_a_saddle(make):
     assert mean_loss(fit_curve(curve, circle_loss, **options), circle_loss) < 0.1 * straight
     stuck = fit_curve(curve, circle_loss, jitter=0.0, **options)
     assert all(float(bend["w"][1]) == 0.0 for bend in stuck.bends)
+
+
+def ring_loss(point):
+    """0 on the unit circle, 20 in its middle."""
+    return 20.0 * (point["w"].norm() - 1.0) ** 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_defaults_find_the_ring_and_say_so(seed, caplog):
+    """A Bezier curve of one bend is no half circle: the best one in the mean over t has a barrier of about 0.3."""
+    curve = Bezier(vector(-1.0, 0.0), vector(1.0, 0.0))
+    fitted = fit_curve(curve, ring_loss, seed=seed)
+    ts = [i / 100 for i in range(101)]
+    assert max(float(ring_loss(Linear(*curve.anchors[::2])(t))) for t in ts) == 20.0
+    assert max(float(ring_loss(fitted(t))) for t in ts) < 1.0
+    assert fitted.converged and not caplog.records
+    assert curve.history == () and curve.converged is None
+    assert fitted.with_bends(fitted.bends).history == ()
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_steps": 100, "learning_rate": 1e-2}, {"learning_rate": 1e-5}, {"num_steps": 5}]
+)
+def test_a_fit_that_is_not_at_rest_says_so_also_where_its_loss_stands_still(options, caplog):
+    """With a tiny rate the loss does not fall either: it is the gradient that tells (off the saddle in the middle)."""
+    fitted = fit_curve(Bezier(vector(-1.0, 0.0), vector(1.0, 0.0), bends=[vector(0.1, 0.5)]), ring_loss, **options)
+    assert not fitted.converged
+    (record,) = caplog.records
+    assert "not at rest after" in record.getMessage()
+
+
+def test_history_is_the_mean_loss_over_the_ts_of_each_step():
+    seen = []
+
+    def loss(point):
+        seen.append(float(ring_loss(point).detach()))
+        return ring_loss(point)
+
+    fitted = fit_curve(Bezier(vector(-1.0, 0.0), vector(1.0, 0.0)), loss, num_steps=6, ts_per_step=3)
+    assert list(fitted.history) == pytest.approx(torch.tensor(seen).reshape(6, 3).mean(1).tolist(), rel=1e-6)
+
+
+def test_the_slope_is_the_mean_gradient_without_the_noise_of_steps():
+    """Gradients of mean 0 and of mean (3, 4) with the same noise: relative slopes of about 0 and of 5·length/loss."""
+    generator = torch.Generator().manual_seed(0)
+    for mean, expected in ((torch.zeros(2), 0.0), (torch.tensor([3.0, 4.0]), 5.0 * 2.0 / 10.0)):
+        parameter = torch.zeros(2, requires_grad=True)
+        convergence = Convergence([parameter], 4000, length=2.0)
+        for _ in range(4000):
+            parameter.grad = mean + torch.randn(2, generator=generator)
+            convergence.add(10.0, [parameter])
+        # 1000 gradients tell the square of a mean of 0 to 2/1000, that is 0.009 in the slope.
+        assert convergence.slope() == pytest.approx(expected, abs=0.05)
+
+
+def test_scaling_all_weights_gives_the_same_curve_in_other_units():
+    """The default rate goes with the distance of the ends (above its floor)."""
+    ends = vector(-1.0, 0.0), vector(1.0, 0.0)
+    far = vector(-100.0, 0.0), vector(100.0, 0.0)
+    near = fit_curve(Bezier(*ends), ring_loss)
+    wide = fit_curve(Bezier(*far), lambda point: ring_loss({"w": point["w"] / 100.0}))
+    torch.testing.assert_close(wide.bends[0]["w"] / 100.0, near.bends[0]["w"], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda x: {"loss": x}, lambda x: SimpleNamespace(loss=x), lambda x: x.reshape(1, 1)], ids=str
+)
+def test_something_with_a_loss_is_that_loss(wrap):
+    curve = Bezier(vector(-1.0, 0.0), vector(1.0, 0.0))
+    plain, wrapped = (fit_curve(curve, f, num_steps=9) for f in (ring_loss, lambda point: wrap(ring_loss(point))))
+    assert content_hash(plain.bends[0]) == content_hash(wrapped.bends[0])
 
 
 def test_everything_given_is_left_alone():

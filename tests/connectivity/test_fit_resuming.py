@@ -1,5 +1,6 @@
 """A fit that is stopped and resumed gives the bits of one that was not; sums of objectives and of terms."""
 
+import math
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from mcanalysis.connectivity.losses import WeightedSum
 from mcanalysis.errors import UserError
 from mcanalysis.params import content_hash, distance, norm
 from mcanalysis.paths import Bezier, PolyChain
+from mcanalysis.store.point_files import read_tensors, write_tensors
 
 OPTIMIZERS = [
     torch.optim.Adam,
@@ -65,9 +67,24 @@ def test_resumed_bends_are_the_same_bits(tmp_path, optimizer, stop_at):
     loss = Minibatches()
     resumed = fit(loss, file, optimizer=optimizer, checkpoint_steps=3)
     assert bits(resumed) == bits(whole)
+    assert resumed.history == whole.history and resumed.converged == whole.converged
     done = (stop_at - 1) // 2  # whole steps of two losses each
     assert loss.calls == 2 * (20 - 3 * (done // 3)), "no more than three steps were lost"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_version_0_1_goes_on_and_its_steps_have_no_loss(tmp_path):
+    """Such a file holds neither losses nor sums of gradients."""
+    file = tmp_path / "fit.checkpoint"
+    with pytest.raises(KeyboardInterrupt):
+        fit(Minibatches(stop_at=15), file, checkpoint_steps=2)
+    tensors, header = read_tensors(file)
+    del header["convergence"]
+    write_tensors(file, {n: t for n, t in tensors.items() if not n.startswith("slope/")}, header)
+    resumed, whole = fit(Minibatches(), file), fit(Minibatches())
+    assert bits(resumed) == bits(whole)
+    assert [math.isnan(x) for x in resumed.history] == [True] * 6 + [False] * 14
+    assert resumed.history[6:] == whole.history[6:]
 
 
 def test_a_checkpoint_changes_nothing_by_being_written(tmp_path):

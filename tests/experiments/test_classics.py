@@ -23,6 +23,8 @@ from mcanalysis.experiments.classics.frankle import FIRST, FRANKLE, LAST, measur
 from mcanalysis.experiments.classics.frankle import Settings as FrankleSettings
 from mcanalysis.experiments.classics.garipov import CURVE, GARIPOV, LINE, measure_garipov
 from mcanalysis.experiments.classics.garipov import Settings as GaripovSettings
+from mcanalysis.experiments.classics.jordan import JORDAN, SHARE, VARIANCE, measure_jordan, new_network, permutations_of
+from mcanalysis.experiments.classics.jordan import Settings as JordanSettings
 from mcanalysis.experiments.classics.mirzadeh import (
     FIRST_ANCESTOR,
     FIRST_TO_BOTH,
@@ -35,6 +37,7 @@ from mcanalysis.experiments.classics.mirzadeh import Settings as MirzadehSetting
 from mcanalysis.metrics.over_seeds import student_interval
 from mcanalysis.params import content_hash
 from mcanalysis.plotting.classics import Panel, plot_classic
+from mcanalysis.symmetry import permute, random_permutations
 
 SHORT = digits.Recipe(num_steps=150, batch_size=32)
 TINY = {
@@ -45,6 +48,9 @@ TINY = {
     MIRZADEH: lambda seeds: measure_mirzadeh(seeds, MirzadehSettings(hidden=(24,), recipe=SHORT)),
     AINSWORTH: lambda seeds: measure_ainsworth(
         seeds, AinsworthSettings(widths=(8, 32), num_hidden=1, copy_width=8, recipe=SHORT)
+    ),
+    JORDAN: lambda seeds: measure_jordan(
+        seeds, JordanSettings(hidden=(16, 16), recipe=digits.Recipe(num_steps=60, batch_size=32), num_points=3)
     ),
 }
 
@@ -176,6 +182,24 @@ def test_even_tiny_settings_show_a_curve_below_the_line_and_an_exact_match():
     assert mirzadeh[FIRST_ANCESTOR] > 0.1 and mirzadeh[SECOND_ANCESTOR] > 0.1
 
 
+def test_permuting_a_network_with_batchnorm_and_its_statistics_changes_no_output():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = new_network([7, 5]).double()
+        net(3 * torch.randn(30, 64, dtype=torch.float64) + 1)
+    point, spec, x = mc.snapshot(net), permutations_of(2), torch.randn(9, 64, dtype=torch.float64)
+    moved = permute(point, spec, random_permutations(point, spec, 1))
+    assert content_hash(moved) != content_hash(point)
+    outputs = [torch.func.functional_call(net.eval(), p, (x,)) for p in (point, moved)]
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_variance_collapses_between_deep_networks_and_re_estimating_lowers_the_barrier():
+    values = measure_jordan([100], JordanSettings(num_points=5)).values.set_index("measure").value
+    assert values[VARIANCE] < 0.5 and values[SHARE] > 0.3
+
+
 def test_the_interval_is_scipys_of_a_one_sample_t_test():
     values = [0.3, 0.1, 0.5, 0.2, 0.9]
     expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
@@ -298,5 +322,5 @@ def test_the_page_of_docs_runs_as_it_stands():
     torch.testing.assert_close(after, before, rtol=0, atol=1e-12)
 
 
-def test_all_four_are_there():
-    assert classic_names() == ["garipov", "frankle", "mirzadeh", "ainsworth"]
+def test_all_are_there():
+    assert classic_names() == ["garipov", "frankle", "mirzadeh", "ainsworth", "jordan"]

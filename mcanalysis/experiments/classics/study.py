@@ -14,13 +14,14 @@ from mcanalysis.experiments.classics.classic import judge, with_means
 from mcanalysis.experiments.classics.digits import load_digits
 from mcanalysis.experiments.classics.frankle import FRANKLE
 from mcanalysis.experiments.classics.garipov import GARIPOV
+from mcanalysis.experiments.classics.jordan import JORDAN
 from mcanalysis.experiments.classics.mirzadeh import MIRZADEH
 from mcanalysis.plotting.classics import plot_classic
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.atomic import write_text_atomic
 
-CLASSICS = {classic.name: classic for classic in (GARIPOV, FRANKLE, MIRZADEH, AINSWORTH)}
+CLASSICS = {classic.name: classic for classic in (GARIPOV, FRANKLE, MIRZADEH, AINSWORTH, JORDAN)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ def classic_names() -> list[str]:
     """Return the names of the results that can be reproduced.
 
     >>> classic_names()
-    ['garipov', 'frankle', 'mirzadeh', 'ainsworth']
+    ['garipov', 'frankle', 'mirzadeh', 'ainsworth', 'jordan']
     """
     return list(CLASSICS)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.params.lora import holds_lora_tensors, key_a, key_b, module_names, ranks, share_modules
 from mcanalysis.params.low_rank import balance
-from mcanalysis.params.point import Point, working_dtype
+from mcanalysis.params.point import Point, first_not_finite, working_dtype
 from mcanalysis.params.spaces.base import Space
 
 
@@ -93,12 +93,12 @@ class AlignedSpace(Space):
 
 
 def _check_finite(point: Mapping[str, Tensor], which: str) -> None:
-    for name, tensor in point.items():
-        if not bool(tensor.isfinite().all()):
-            raise UserError(
-                f"Expected finite numbers to align, got NaN or ∞ in '{name}' of {which}; take a minimum of a run that "
-                "did not diverge, or space='factor'."
-            )
+    name = first_not_finite(point)
+    if name is not None:
+        raise UserError(
+            f"Expected finite numbers to align, got NaN or ∞ in '{name}' of {which}; take a minimum of a run that "
+            "did not diverge, or space='factor'."
+        )
 
 
 def _turned(point: Point, first: Point) -> Point:
