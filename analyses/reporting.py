@@ -290,13 +290,19 @@ def early(results: Sequence[EarlyResult], settings: EarlySettings) -> None:
         whose = f"{first.strategy} / {first.learner} / seed {first.seed}, {first.space} space"
         say(f"\n{whose}, {first.start} → {first.end}, {first.split} split; loss in nats per target token")
         table(rows)
-        if result.tasks.half_width.any():
+        if (result.tasks.saving > 0).any():
             say(
-                f"With {settings.confidence:.0%} confidence no loss of these tasks along the path differs by more than "
-                "± from that on all examples, and no barrier by more than twice that."
+                f"An estimate at {settings.confidence:.0%} confidence: no loss of these tasks along the path differs "
+                "by more than ± from that on all"
+            )
+            say(
+                "examples, and no barrier by more than twice that, if the others are like those measured; a share of "
+                f"up to {result.tasks.unseen.max():.2g} may not be."
             )
         else:
-            say("All examples were measured: so tight a tolerance needs them, and nothing is estimated.")
+            say("All examples were measured: this tolerance needs them, and nothing is estimated.")
+        if result.tasks.half_width.isna().any():
+            say("Where ± is a dash, a loss on the path is not a finite number.")
     say("\ntables: <run directory>/tables/early.csv")
     joined = {name: pd.concat([getattr(r, name) for r in results]) for name in ("tasks", "losses")}
     answer({"tasks": joined["tasks"], "early": joined["losses"]})

@@ -38,6 +38,7 @@ __all__ = [
     "Interval",
     "argmax_interval",
     "contrast_intervals",
+    "half_width",
     "maximum_interval",
     "mean_interval",
     "paired_difference_interval",
@@ -188,6 +189,17 @@ def paired_difference_interval(
         estimate = Estimate.of(Sample(a - b, denominators))
     found = mean_interval(estimate, confidence).at(0)
     return float(estimate.point[0]), float(found.low), float(found.high)
+
+
+def half_width(estimate: Estimate, risk: float) -> Array:
+    """Return the half-widths of two-sided intervals that each miss with probability `risk`, (points,).
+
+    The longer side of `mean_interval` counts for both; ∞ where an interval would be flagged `few_events`.
+    """
+    spread = _spread(estimate, lambda values: values)
+    critical = _student_quantile(1 - risk / 2, estimate.smallest - 1)
+    few = (spread.events < FEWEST_EVENTS) | (estimate.smallest < FEWEST_EXAMPLES)
+    return np.where(few, np.inf, np.maximum(_distance(spread, critical, 1), _distance(spread, critical, -1)))
 
 
 def contrast_intervals(estimate: Estimate, contrasts: Contrasts) -> Interval:
