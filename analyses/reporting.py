@@ -21,6 +21,7 @@ from mcanalysis.experiments.similarity import SimilarityResult
 from mcanalysis.experiments.strategies import METRICS, comparison_notes, difference, summary_cells, summary_table
 from mcanalysis.plotting.ablation import QUANTITIES
 from mcanalysis.run import Run
+from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.strategies import get_strategy
 from mcanalysis.training.dry_run import DryRun
 
@@ -317,6 +318,24 @@ def closed_forms(found: pd.DataFrame) -> None:
     table(rows)
     say(f"{int(found.holds.sum())} of {len(found)} hold; errors are the largest over the seeds, § of geometry.md")
     answer({"closed_forms": found})
+
+
+def coverage(found: pd.DataFrame, output_dir: str) -> pd.DataFrame:
+    """Per interval and kind of population how often it holds the truth; writes tables, returns what misses a bar."""
+    from mcanalysis.experiments.coverage.study import missed_bars, missed_words, summary_cells, summary_markdown
+
+    say("\nLowest coverage of 95 % intervals over the true values, at each number of examples; then of the percentile")
+    say("bootstrap from 50 on, the largest ratio of widths, and how often a barrier of three standard errors is seen")
+    table(summary_cells(found))
+    missed = missed_bars(found)
+    for row in missed.to_dict("records"):
+        say(f"missed: {missed_words(row)}")
+    folder = Path(output_dir)
+    write_text_atomic(folder / "coverage.csv", found.to_csv(index=False))
+    write_text_atomic(folder / "coverage.md", summary_markdown(found))
+    say(f"\ntables: {folder}/coverage.csv, coverage.md")
+    answer({"coverage": found, "missed": missed})
+    return missed
 
 
 def landscape(result: LandscapeResult) -> None:

@@ -319,7 +319,8 @@ def raised_interval(
 class _Spread(NamedTuple):
     """Of each contrast: standard error, skewness of the mean, how many examples make the variance, `rare`, `unit`.
 
-    `rare`: of a score, whether changes of the size `unit`, the most that one example does, are too few to be counted.
+    `rare`: of a score, whether little varies there, compared with the others or at all, and changes of the size `unit`,
+    the most that one example does, are too few to be counted.
     """
 
     error: Array
@@ -350,7 +351,8 @@ def _spread(estimate: Estimate, contrasts: Contrasts) -> _Spread:
         if np.isnan(estimate.step):
             return found
         unit = float(np.abs(each).max()) if found.num_events >= FEWEST_EVENTS else estimate.step
-        return found._replace(rare=second < FEWEST_EVENTS * unit**2, unit=unit)
+        little = (events < FEWEST_EVENTS) | (error < error.max(initial=0.0) / 2)
+        return found._replace(rare=little & (second < FEWEST_EVENTS * unit**2), unit=unit)
 
 
 def _ratios(estimate: Estimate, contrasts: Contrasts, spread: _Spread) -> Array:

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 KINDS = ("smooth", "rough", "tied", "rare")
 TS = np.linspace(0.0, 1.0, 21)
 HUMP = 4 * TS * (1 - TS)
-_LENGTHS = np.arange(1, 9)
+LENGTHS = np.arange(1, 9)
 _TAIL = 0.75  # of the log-normal losses: skewness 3.3
 _RARE = 0.02
 
@@ -47,9 +47,9 @@ def losses(kind: str, height: float) -> Population:
     truth = 1 + slope * TS + height * HUMP
 
     def draw(n: int, rng: np.random.Generator) -> Sample:
-        lengths = rng.choice(_LENGTHS, n)
+        lengths = rng.choice(LENGTHS, n)
         tail = np.exp(rng.normal(0, _TAIL, n) - _TAIL**2 / 2) * lengths**-0.3
-        tail *= _LENGTHS.sum() / (_LENGTHS**0.7).sum()  # mean per token 1, longer answers lower
+        tail *= LENGTHS.sum() / (LENGTHS**0.7).sum()  # mean per token 1, longer answers lower
         moves = rng.random(n) < share
         if kind == "rough":
             own = rng.standard_t(5, (len(TS), n)) / np.sqrt(5 / 3)
@@ -85,22 +85,23 @@ def scores(kind: str, depth: float) -> Population:
     return Population(draw, truth, True)
 
 
-@lru_cache
-def unit(make: Callable[[str, float], Population], kind: str) -> float:
-    """The standard deviation of one example's influence on the height above the chord at t = ½, without a hump."""
-    sample = make(kind, 0.0).draw(200_000, np.random.default_rng(7))
-    values, lengths = np.asarray(sample.values), sample.denominators
-    sizes = np.ones(values.shape[1]) if lengths is None else np.asarray(lengths, dtype=float)
-    influence = (values - sample.mean()[:, None] * sizes) / sizes.mean()
-    return float((influence[10] - (influence[0] + influence[-1]) / 2).std())
-
-
+@lru_cache(maxsize=256)
 def of_size(make: Callable[[str, float], Population], kind: str, errors: float, n: int) -> Population:
-    """A population whose hump or valley is `errors` standard errors of a sample of n high."""
-    sd = unit(make, kind)
-    height = errors * sd / np.sqrt(n)
-    if make is losses:  # the hump itself differs between examples, by a tenth of its square
-        share = {"tied": 0.3, "rare": _RARE}.get(kind, 1.0)
-        left = 1 - errors**2 * (1.1 / share - 1) / n
-        height = height / np.sqrt(left) if left > 0.2 else height / np.sqrt(0.2)
+    """A population whose hump or valley is `errors` standard errors high, its own in a sample of n.
+
+    Where there is none (the larger, the more it varies) it is three times as high as that of the flat one.
+    """
+    flat = errors * _deviation(make(kind, 0.0)) / np.sqrt(n)
+    height = flat
+    for _ in range(12 if errors else 0):
+        height = min(errors * _deviation(make(kind, height)) / np.sqrt(n), 3 * flat)
     return make(kind, height)
+
+
+def _deviation(population: Population) -> float:
+    """The standard deviation of one example's influence on the height above the chord at t = ½."""
+    sample = population.draw(20_000, np.random.default_rng(7))
+    values = np.asarray(sample.values)
+    sizes = np.ones(values.shape[1]) if sample.denominators is None else np.asarray(sample.denominators, dtype=float)
+    influence = (values - sample.mean()[:, None] * sizes) / sizes.mean()
+    return float((influence[len(TS) // 2] - (influence[0] + influence[-1]) / 2).std())
