@@ -32,10 +32,11 @@ def number(value: Any, digits: int = 2) -> str:
 
 
 def interval(row: Any, name: str) -> str:
-    """`value [low, high]`."""
+    """`value [low, high]`, with a star where too few examples or events promise no 95 %."""
     if pd.isna(row[name]):
         return "–"
-    return f"{row[name]:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]"
+    star = "*" if row.get("few_events", False) else ""
+    return f"{row[name]:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]{star}"
 
 
 def strategies(metrics: pd.DataFrame) -> None:
@@ -163,6 +164,8 @@ def connectivity(result: ConnectivityResult) -> None:
             say(f"\n{strategy} / {learner} / seed {seed}, test split; loss in nats per target token;")
             say("gain = S̄(t*) − max(S̄(0), S̄(1)) with S̄ = ½(old tasks + new task) and t* chosen on the eval split")
         table(rows)
+    if tests.get("few_events", pd.Series(dtype=bool)).any():
+        say("* under 50 examples, or under five of them make most of the variance: no 95 % is promised")
     gains(tests)
     if "front" in result.tables:
         front(result.tables["front"])
