@@ -27,6 +27,7 @@ from mcanalysis.experiments.similarity import SimilarityResult
 from mcanalysis.experiments.strategies import METRICS, comparison_notes, difference, summary_cells, summary_table
 from mcanalysis.plotting.ablation import QUANTITIES
 from mcanalysis.run import Run
+from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.strategies import get_strategy
 from mcanalysis.training.dry_run import DryRun
 
@@ -37,10 +38,11 @@ def number(value: Any, digits: int = 2) -> str:
 
 
 def interval(row: Any, name: str) -> str:
-    """`value [low, high]`."""
+    """`value [low, high]`, with a star where too few examples or events promise no 95 %."""
     if pd.isna(row[name]):
         return "–"
-    return f"{row[name]:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]"
+    star = "*" if row.get("few_events", False) else ""
+    return f"{row[name]:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]{star}"
 
 
 def strategies(metrics: pd.DataFrame) -> None:
@@ -168,6 +170,8 @@ def connectivity(result: ConnectivityResult) -> None:
             say(f"\n{strategy} / {learner} / seed {seed}, test split; loss in nats per target token;")
             say("gain = S̄(t*) − max(S̄(0), S̄(1)) with S̄ = ½(old tasks + new task) and t* chosen on the eval split")
         table(rows)
+    if tests.get("few_events", pd.Series(dtype=bool)).any():
+        say("* under 50 examples, or under five of them make most of the variance: no 95 % is promised")
     gains(tests)
     if "front" in result.tables:
         front(result.tables["front"])
@@ -297,13 +301,19 @@ def early(results: Sequence[EarlyResult], settings: EarlySettings) -> None:
         whose = f"{first.strategy} / {first.learner} / seed {first.seed}, {first.space} space"
         say(f"\n{whose}, {first.start} → {first.end}, {first.split} split; loss in nats per target token")
         table(rows)
-        if result.tasks.half_width.any():
+        if (result.tasks.saving > 0).any():
             say(
-                f"With {settings.confidence:.0%} confidence no loss of these tasks along the path differs by more than "
-                "± from that on all examples, and no barrier by more than twice that."
+                f"An estimate at {settings.confidence:.0%} confidence: no loss of these tasks along the path differs "
+                "by more than ± from that on all"
+            )
+            say(
+                "examples, and no barrier by more than twice that, if the others are like those measured; a share of "
+                f"up to {result.tasks.unseen.max():.2g} may not be."
             )
         else:
-            say("All examples were measured: so tight a tolerance needs them, and nothing is estimated.")
+            say("All examples were measured: this tolerance needs them, and nothing is estimated.")
+        if result.tasks.half_width.isna().any():
+            say("Where ± is a dash, a loss on the path is not a finite number.")
     say("\ntables: <run directory>/tables/early.csv")
     joined = {name: pd.concat([getattr(r, name) for r in results]) for name in ("tasks", "losses")}
     answer({"tasks": joined["tasks"], "early": joined["losses"]})
@@ -318,6 +328,24 @@ def closed_forms(found: pd.DataFrame) -> None:
     table(rows)
     say(f"{int(found.holds.sum())} of {len(found)} hold; errors are the largest over the seeds, § of geometry.md")
     answer({"closed_forms": found})
+
+
+def coverage(found: pd.DataFrame, output_dir: str) -> pd.DataFrame:
+    """Per interval and kind of population how often it holds the truth; writes tables, returns what misses a bar."""
+    from mcanalysis.experiments.coverage.study import missed_bars, missed_words, summary_cells, summary_markdown
+
+    say("\nLowest coverage of 95 % intervals over the true values, at each number of examples; then of the percentile")
+    say("bootstrap from 50 on, the largest ratio of widths, and how often a barrier of three standard errors is seen")
+    table(summary_cells(found))
+    missed = missed_bars(found)
+    for row in missed.to_dict("records"):
+        say(f"missed: {missed_words(row)}")
+    folder = Path(output_dir)
+    write_text_atomic(folder / "coverage.csv", found.to_csv(index=False))
+    write_text_atomic(folder / "coverage.md", summary_markdown(found))
+    say(f"\ntables: {folder}/coverage.csv, coverage.md")
+    answer({"coverage": found, "missed": missed})
+    return missed
 
 
 def landscape(result: LandscapeResult) -> None:

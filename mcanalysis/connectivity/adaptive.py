@@ -8,6 +8,7 @@ tolerance above the highest measured.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from torch import Tensor
 from mcanalysis.connectivity.profile import PerExample, Profile, assemble
 from mcanalysis.errors import UserError
 
+logger = logging.getLogger(__name__)
 Barrier = Literal["chord_barrier", "mean_barrier", "max_barrier", "chord_dip"]
 _ALL: tuple[Barrier, ...] = ("chord_barrier", "mean_barrier", "max_barrier")
 SAFETY = 2.0
@@ -42,7 +44,7 @@ class Refinement:
     knots: Sequence[float] = (0.0, 1.0)
     measured: dict[float, NDArray[np.float64]] = field(default_factory=dict)
     remaining: float = np.inf
-    """By how much the highest barrier may still lie above the one found, by the bound."""
+    """By how much the highest barrier may still lie above the one found, by the bound; NaN if a curve is not finite."""
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.tolerance) and self.tolerance > 0):
@@ -61,8 +63,17 @@ class Refinement:
 
     @property
     def converged(self) -> bool:
-        """Whether no barrier may be more than the tolerance above the one found, by the bound."""
+        """Whether no barrier may be more than the tolerance above the one found, by the bound.
+
+        Proven if `curvature` is a true bound. False where a curve is not finite somewhere (`undefined`): no bound holds
+        for it.
+        """
         return self.remaining <= self.tolerance
+
+    @property
+    def undefined(self) -> tuple[float, ...]:
+        """Every t at which a curve was measured and is not finite."""
+        return tuple(t for t in sorted(self.measured) if not np.isfinite(self.measured[t]).all())
 
     def next(self) -> float | None:
         """The t to measure next; None when the tolerance is reached, or `max_points` are measured."""
@@ -70,7 +81,7 @@ class Refinement:
             if t not in self.measured:
                 return t
         excess, t = self._worst()
-        self.remaining = excess
+        self.remaining = np.nan if self.undefined else excess
         return None if excess <= self.tolerance or len(self.measured) >= self.max_points else t
 
     def tell(self, t: float, values: Any) -> None:
@@ -81,8 +92,9 @@ class Refinement:
         """The largest possible excess of a maximum over the highest measured value, and the middle of its interval."""
         ts = np.array(sorted(self.measured))
         values = np.stack([self.measured[t] for t in ts])  # (points, curves)
-        if not np.isfinite(values).all():
-            return 0.0, np.nan  # a barrier of a curve that is not finite is known: no bound can mend it
+        values = values[:, np.isfinite(values).all(axis=0)]  # no bound holds for the others; these are searched on
+        if values.shape[1] == 0:
+            return 0.0, np.nan
         chord = (1 - ts[:, None]) * values[0] + ts[:, None] * values[-1]
         targets = {"chord_barrier": values - chord, "chord_dip": chord - values}
         bent = self._curvatures(ts, values)
@@ -135,7 +147,7 @@ def adaptive_profile(
     where `refinement.converged`. Without it the bound is estimated from the measured points (twice the largest second
     divided difference), so that this holds only for curves that the first points do not miss: five on a smooth path,
     three on each piece of one with knots. Losses are smooth along a path; scores of single examples jump, so that no
-    such bound exists for them.
+    such bound exists for them. A loss that is not finite ends the search, not converged, and a warning names its t.
 
     Args:
         path: a map from t in [0, 1] to points.
@@ -162,5 +174,8 @@ def adaptive_profile(
     while (t := refinement.next()) is not None:
         results[t] = objective(path(t))
         refinement.tell(t, results[t].loss if hasattr(results[t], "nll") else float(results[t]))
+    if refinement.undefined:
+        places = ", ".join(f"{t:g}" for t in refinement.undefined)
+        logger.warning("The loss is not finite at t = %s: its barriers are not known to any tolerance.", places)
     ts = sorted(results)
     return assemble(path, np.array(ts), [results[t] for t in ts]), refinement

@@ -9,10 +9,10 @@ import numpy as np
 
 from mcanalysis.connectivity.profile import Profile, Quantity
 from mcanalysis.connectivity.stored_path import Lengths
-from mcanalysis.connectivity.tables import Curves, interval_columns
+from mcanalysis.connectivity.tables import Curves
 from mcanalysis.metrics import barriers
-from mcanalysis.metrics.bootstrap import percentile_interval
-from mcanalysis.metrics.front import hypervolume, non_dominated
+from mcanalysis.metrics.front import hypervolume, hypervolume_intervals, non_dominated
+from mcanalysis.metrics.intervals import mean_interval
 
 _QUANTITIES: tuple[Quantity, ...] = ("loss", "score")
 
@@ -44,7 +44,7 @@ def summary_rows(
     rows = []
     for split, of_split in profiles.items():
         for quantity in _QUANTITIES:
-            curves = Curves(of_split, old, new, quantity, num_resamples=1)
+            curves = Curves(of_split, old, new, quantity)
             for name, values in curves.point.items():
                 along = Profile(curves.ts, values, arc_lengths=None if lengths is None else lengths.arc).summary()
                 rows.append({**labels, "task": name, "split": split, "quantity": quantity, **along, **of_path})
@@ -57,8 +57,9 @@ def front_rows(
     """One row per split and t: stability, plasticity, whether the point is on the front; none without old tasks.
 
     `hypervolume` is that of the whole path, `hypervolume_gain` what it has over the two ends alone (≥ 0: more points
-    dominate more, so that a positive one says little by itself); both with 95 % bootstrap intervals over examples and
-    repeated in every row. `is_t_star` marks t*, chosen on the eval split.
+    dominate more, so that a positive one says little by itself); both with 95 % intervals over examples and repeated in
+    every row. `few_events`: an interval of the row cannot promise its 95 %. `is_t_star` marks t*, chosen on the eval
+    split.
     """
     if not old:
         return []
@@ -69,18 +70,20 @@ def front_rows(
         x, y = curves.point["mean_old"], curves.point[new]
         if split == "eval" and len(curves.ts) > 2:
             t_star = barriers.t_star(curves.ts, curves.point["mean"])
-        xs, ys = curves.resampled["mean_old"], curves.resampled[new]
-        volume, volumes = hypervolume(x, y), hypervolume(xs, ys)
-        ends = [0, -1]
+        estimates = {"stability": curves.estimates["mean_old"], "plasticity": curves.estimates[new]}
+        whole, more = hypervolume_intervals(*estimates.values())
+        volume, ends = hypervolume(x, y), [0, -1]
         gain = volume - hypervolume(x[ends], y[ends])
-        gains = volumes - hypervolume(xs[:, ends], ys[:, ends])
-        of_path = {"hypervolume": float(volume), **interval_columns("hypervolume", volumes)}
-        of_path |= {"hypervolume_gain": float(gain), **interval_columns("hypervolume_gain", gains)}
-        intervals = {"stability": percentile_interval(xs), "plasticity": percentile_interval(ys)}
+        of_path = {"hypervolume": float(volume), **whole.columns("hypervolume")}
+        of_path |= {"hypervolume_gain": float(gain), **more.columns("hypervolume_gain")}
+        intervals = {name: mean_interval(estimate) for name, estimate in estimates.items()}
         on_front = non_dominated(x, y)
         for i, t in enumerate(curves.ts):
             row = {**labels, "split": split, "t": float(t), "stability": float(x[i]), "plasticity": float(y[i])}
-            for name, (low, high) in intervals.items():
-                row |= {f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
-            rows.append(row | {"on_front": bool(on_front[i]), "is_t_star": bool(t == t_star), **of_path})
+            few_events = bool(whole.few_events)
+            for name, interval in intervals.items():
+                row |= interval.at(i).columns(name)
+                few_events |= bool(interval.few_events[i])
+            row |= {"on_front": bool(on_front[i]), "is_t_star": bool(t == t_star), **of_path}
+            rows.append(row | {"few_events": few_events})
     return rows

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -14,10 +14,12 @@ from torch import Tensor
 from mcanalysis.connectivity.objective_result import examples_of, has_examples, number_of
 from mcanalysis.errors import UserError
 from mcanalysis.metrics import barriers
-from mcanalysis.metrics.bootstrap import Sample, bootstrap_interval
+from mcanalysis.metrics.bootstrap import Sample
+from mcanalysis.metrics.intervals import FEWEST_EVENTS, FEWEST_EXAMPLES, Estimate
 from mcanalysis.paths import Path
 from mcanalysis.paths.base import at_ends
 
+logger = logging.getLogger(__name__)
 Quantity = Literal["loss", "score"]
 
 
@@ -56,7 +58,7 @@ class Profile:
 
     `losses` (n,); where the objective gave per-example values also `nll` (n, examples) with `targets` (examples,), and
     `scores` (n,) with `example_scores` (n, examples). Every barrier has a method, and one with `_interval` that
-    gives the 95 % percentile bootstrap over examples, paired along the path. For scores, where higher is better, a
+    gives its 95 % interval over examples (`mcanalysis.metrics.intervals`). For scores, where higher is better, a
     barrier is how far the score falls below the chord. `arc_lengths` (n,): the length of the path up to each t, where
     the path could tell it.
     """
@@ -115,6 +117,10 @@ class Profile:
             )
         return Sample(values, self.targets if quantity == "loss" else None)
 
+    def estimate(self, quantity: Quantity = "loss", seed: int = 0) -> Estimate:
+        """What intervals are made from; errors as for `sample`."""
+        return Estimate.of(self.sample(quantity), is_score=quantity == "score", seed=seed)
+
     def chord_barrier(self, quantity: Quantity = "loss") -> float:
         """max_t [L(t) − ((1−t)L(0) + tL(1))], ≥ 0 (Entezari et al. 2022)."""
         return self._value(barriers.chord_barrier, quantity)
@@ -132,20 +138,20 @@ class Profile:
         return self._value(barriers.chord_dip, quantity)
 
     def chord_barrier_interval(self, quantity: Quantity = "loss", seed: int = 0) -> tuple[float, float]:
-        """95 % bootstrap interval of `chord_barrier`."""
-        return self._interval(barriers.chord_barrier, quantity, seed)
+        """95 % interval of `chord_barrier` over examples."""
+        return self._interval("chord_barrier", quantity, seed)
 
     def mean_barrier_interval(self, quantity: Quantity = "loss", seed: int = 0) -> tuple[float, float]:
-        """95 % bootstrap interval of `mean_barrier`."""
-        return self._interval(barriers.mean_barrier, quantity, seed)
+        """95 % interval of `mean_barrier` over examples."""
+        return self._interval("mean_barrier", quantity, seed)
 
     def max_barrier_interval(self, quantity: Quantity = "loss", seed: int = 0) -> tuple[float, float]:
-        """95 % bootstrap interval of `max_barrier`."""
-        return self._interval(barriers.max_barrier, quantity, seed)
+        """95 % interval of `max_barrier` over examples."""
+        return self._interval("max_barrier", quantity, seed)
 
     def chord_dip_interval(self, quantity: Quantity = "loss", seed: int = 0) -> tuple[float, float]:
-        """95 % bootstrap interval of `chord_dip`."""
-        return self._interval(barriers.chord_dip, quantity, seed)
+        """95 % interval of `chord_dip` over examples."""
+        return self._interval("chord_dip", quantity, seed)
 
     def summary(self, quantity: Quantity = "loss") -> dict[str, float]:
         """Mean over t and over arc length, extremes and the t where they are first reached.
@@ -195,10 +201,17 @@ class Profile:
     def _value(self, barrier: Callable[..., Any], quantity: Quantity) -> float:
         return float(barrier(self.ts, self.values(quantity), higher_is_better=quantity == "score"))
 
-    def _interval(self, barrier: Callable[..., Any], quantity: Quantity, seed: int) -> tuple[float, float]:
-        statistic = partial(barrier, self.ts, higher_is_better=quantity == "score")
-        low, high = bootstrap_interval(statistic, self.sample(quantity), seed=seed)
-        return float(low), float(high)
+    def _interval(self, name: str, quantity: Quantity, seed: int) -> tuple[float, float]:
+        found = barriers.barrier_interval(
+            name, self.ts, self.estimate(quantity, seed), higher_is_better=quantity == "score"
+        )
+        if found.few_events:
+            logger.warning(
+                "The interval of %s (%s) may not hold in 95 %% of samples: under %d examples, or under %d of them make "
+                "most of its variance.",
+                name, quantity, FEWEST_EXAMPLES, FEWEST_EVENTS,
+            )  # fmt: skip
+        return float(found.low), float(found.high)
 
 
 def grid(num_points: int = 21) -> np.ndarray:

@@ -9,38 +9,30 @@ import numpy as np
 
 from mcanalysis.connectivity.profile import Profile, Quantity
 from mcanalysis.metrics import barriers
-from mcanalysis.metrics.bootstrap import percentile_interval, resampled_means
-
-NUM_RESAMPLES = 1000
+from mcanalysis.metrics.intervals import Estimate, mean_interval, weighted
 
 
 class Curves:
-    """One quantity of all tasks of a transition: the measured curves and their resamples.
+    """One quantity of all tasks of a transition: the measured curves and what their intervals are made from.
 
-    `point[name]` has shape (n,), `resampled[name]` shape (resamples, n); names are the tasks and, where there are old
-    tasks, `mean_old` and `mean`, S̄ = ½(mean over the old tasks + new task). Tasks are resampled independently, the
-    points of one task together.
+    `point[name]` has shape (n,), `estimates[name]` is of the same; names are the tasks and, where there are old tasks,
+    `mean_old` and `mean`, S̄ = ½(mean over the old tasks + new task). Tasks are independent samples, the points of one
+    task belong together.
     """
 
-    def __init__(
-        self,
-        profiles: Mapping[str, Profile],
-        old: Sequence[str],
-        new: str,
-        quantity: Quantity,
-        num_resamples: int = NUM_RESAMPLES,
-    ) -> None:
+    def __init__(self, profiles: Mapping[str, Profile], old: Sequence[str], new: str, quantity: Quantity) -> None:
         self.ts = profiles[new].ts
-        self.point: dict[str, np.ndarray] = {}
-        self.resampled: dict[str, np.ndarray] = {}
-        for seed, name in enumerate([*old, new]):
-            sample = profiles[name].sample(quantity)
-            self.point[name] = profiles[name].values(quantity)
-            self.resampled[name] = resampled_means(*sample, num_resamples=num_resamples, rng=seed)
-        for table in (self.point, self.resampled) if old else ():
-            stacked = np.stack([table[name] for name in old])
-            table["mean_old"] = stacked.mean(axis=0)
-            table["mean"] = barriers.balanced_score(stacked, table[new])
+        self.point: dict[str, np.ndarray] = {name: profiles[name].values(quantity) for name in [*old, new]}
+        self.estimates: dict[str, Estimate] = {
+            name: profiles[name].estimate(quantity, seed) for seed, name in enumerate([*old, new])
+        }
+        if old:
+            stacked = np.stack([self.point[name] for name in old])
+            self.point["mean_old"] = stacked.mean(axis=0)
+            self.point["mean"] = barriers.balanced_score(stacked, self.point[new])
+            mean_old = weighted([(1 / len(old), self.estimates[name]) for name in old])
+            self.estimates["mean"] = weighted([(0.5, mean_old), (0.5, self.estimates[new])])
+            self.estimates["mean_old"] = mean_old
 
 
 def transition_rows(
@@ -55,8 +47,9 @@ def transition_rows(
 
     `profiles[split][task]`. `interpolation_gain`: t* is chosen on eval, the gain is taken on test with t* held fixed;
     it stands in the row of task `mean`, quantity `score`, and is NaN without an eval split or an old task. `labels` are
-    the columns that say which path this is. `num_cut[split][task]`: prompts that lost their middle (None: not known,
-    and no column).
+    the columns that say which path this is. `few_events` (of `profiles.csv`: one per quantity) says where an interval
+    cannot promise its 95 % (`mcanalysis.metrics.intervals`). `num_cut[split][task]`: prompts that lost their middle
+    (None: not known, and no column).
     """
     profile_rows: list[dict[str, Any]] = []
     barrier_rows: list[dict[str, Any]] = []
@@ -69,11 +62,12 @@ def transition_rows(
         for quantity in ("loss", "score"):
             row = {**labels, "task": name, "split": "test", "quantity": quantity}
             row |= _barrier_columns(curves["test"][quantity], name, quantity == "score")
+            few_events = row.pop("few_events")
             if name == "mean" and quantity == "score" and "eval" in curves:
                 row |= _gain_columns(curves["eval"]["score"], curves["test"]["score"])
             else:
                 row |= _NO_GAIN
-            barrier_rows.append(row)
+            barrier_rows.append(row | {"few_events": few_events or bool(row.pop("few_events", False))})
     return profile_rows, barrier_rows
 
 
@@ -95,46 +89,47 @@ def _profile_rows(
         }
         if num_cut is not None:
             sizes["num_cut"] = sum(num_cut[task] for task in behind)
-        intervals = {q: percentile_interval(curves[q].resampled[name]) for q in curves}
+        intervals = {q: mean_interval(curves[q].estimates[name]) for q in curves}
         for i, t in enumerate(curves["loss"].ts):
             row = {**labels, "t": float(t), "task": name}
             row |= {q: float(curves[q].point[name][i]) for q in curves} | sizes
-            for q, (low, high) in intervals.items():
-                row |= {f"{q}_low": float(low[i]), f"{q}_high": float(high[i])}
+            for q, interval in intervals.items():
+                row |= {f"{q}_low": float(interval.low[i]), f"{q}_high": float(interval.high[i])}
             row["factor_delta_deviation"] = float(deviation[i])
+            row |= {f"{q}_few_events": bool(interval.few_events[i]) for q, interval in intervals.items()}
             rows.append(row)
     return rows
 
 
-def _barrier_columns(curves: Curves, name: str, higher_is_better: bool) -> dict[str, float]:
-    columns: dict[str, float] = {}
+def _barrier_columns(curves: Curves, name: str, higher_is_better: bool) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    few_events = False
     for quantity, barrier in barriers.BY_NAME.items():
         columns[quantity] = float(barrier(curves.ts, curves.point[name], higher_is_better=higher_is_better))
-        resampled = barrier(curves.ts, curves.resampled[name], higher_is_better=higher_is_better)
-        columns |= interval_columns(quantity, resampled)
-    return columns
+        interval = barriers.barrier_interval(
+            quantity, curves.ts, curves.estimates[name], higher_is_better=higher_is_better
+        )
+        columns |= interval.columns(quantity)
+        few_events |= bool(interval.few_events)
+    return columns | {"few_events": few_events}
 
 
-def _gain_columns(eval_scores: Curves, test_scores: Curves) -> dict[str, float]:
+def _gain_columns(eval_scores: Curves, test_scores: Curves) -> dict[str, Any]:
     ts = eval_scores.ts
     if len(ts) < 3:
         return _NO_GAIN  # there is no point strictly between the ends
     best = barriers.t_star(ts, eval_scores.point["mean"])
     gain = barriers.interpolation_gain(ts, test_scores.point["mean"], best)
-    gains = barriers.interpolation_gain(ts, test_scores.resampled["mean"], best)
-    bests = np.array([barriers.t_star(ts, row) for row in eval_scores.resampled["mean"]])
+    interval = barriers.gain_interval(ts, test_scores.estimates["mean"], best)
+    first, last = barriers.t_star_interval(ts, eval_scores.estimates["mean"])
     return {
         "interpolation_gain": float(gain),
-        **interval_columns("interpolation_gain", gains),
+        **interval.columns("interpolation_gain"),
         "t_star": best,
-        **interval_columns("t_star", bests),
+        "t_star_low": first,
+        "t_star_high": last,
+        "few_events": bool(interval.few_events),
     }
-
-
-def interval_columns(name: str, resampled: np.ndarray) -> dict[str, float]:
-    """`<name>_low` and `<name>_high`: the 95 % interval of resampled values, shape (resamples,)."""
-    low, high = percentile_interval(resampled)
-    return {f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 _NO_GAIN: dict[str, float] = {

@@ -29,7 +29,8 @@ from mcanalysis.evaluation.measuring import measure
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.experiments.jobs import Job, run_jobs
 from mcanalysis.experiments.point_jobs import PointJobs
-from mcanalysis.metrics.bootstrap import percentile_interval
+from mcanalysis.metrics import barriers
+from mcanalysis.metrics.intervals import Estimate, Interval, contrast_intervals
 from mcanalysis.params.groups import by_layer, by_module, by_module_kind, places
 from mcanalysis.params.point import Point
 from mcanalysis.params.spaces import get_space
@@ -49,7 +50,6 @@ GROUPINGS: Mapping[str, Callable[..., dict[str, tuple[str, ...]]]] = {
     "kind": by_module_kind,
     "module": by_module,
 }
-_WITH_INTERVAL = ("chord_barrier", "above_chord", "end_change")
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,8 @@ def attribution_tables(subject: Subject) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Both tables say whose they are (`strategy`, `learner`, `seed`, `space`, `start`, `end`), which group moves (`hold`,
     `grouping`: all, layer, kind or module; `group`, `layer`, `kind`) and of which `task` (`mean_old` and `mean` as in
-    `barriers.csv`). Barriers have 95 % bootstrap intervals over examples for `chord_barrier`, `above_chord` and
-    `end_change`.
+    `barriers.csv`). Barriers have 95 % intervals over examples for `chord_barrier`, `above_chord` and `end_change`,
+    and `few_events` where these cannot promise it (`mcanalysis.metrics.intervals`).
     """
     run, transition = subject.run, subject.transition
     labels = {
@@ -240,12 +240,21 @@ def _barrier_rows(
             far = farthest(ts, whole[quantity].point[task])
             row = {**labels, "task": task, "split": "test", "quantity": quantity, "t_farthest": float(ts[far])}
             found = barrier_values(ts, of_quantity.point[task], hold, far, quantity)
-            resampled = barrier_values(ts, of_quantity.resampled[task], hold, far, quantity)
             row |= {name: float(value) for name, value in found.items()}
-            for name in _WITH_INTERVAL:
-                low, high = percentile_interval(resampled[name])
-                row |= {f"{name}_low": float(low), f"{name}_high": float(high)}
-            yield row
+            few_events = False
+            for name, interval in _intervals(ts, of_quantity.estimates[task], hold, far, quantity).items():
+                row |= interval.columns(name)
+                few_events |= bool(interval.few_events)
+            yield row | {"few_events": few_events}
+
+
+def _intervals(ts: np.ndarray, estimate: Estimate, hold: Hold, far: int, quantity: Quantity) -> dict[str, Interval]:
+    """95 % intervals by column; that of `above_chord` holds at all t at once, since `far` was chosen by the values."""
+    end = -1 if held_t(hold) == 0.0 else 0
+    above = contrast_intervals(estimate, lambda values: above_chord(ts, values))
+    change_ = contrast_intervals(estimate, lambda values: change(values, hold)[..., [end]])
+    barrier = barriers.barrier_interval("chord_barrier", ts, estimate, higher_is_better=quantity == "score")
+    return {"chord_barrier": barrier, "above_chord": above.at(far), "end_change": change_.at(0)}
 
 
 @dataclass(frozen=True)

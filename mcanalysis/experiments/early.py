@@ -28,7 +28,7 @@ class EarlySettings:
     """Which path, and how closely its losses are wanted.
 
     `transition`: the number of the minimum it starts from. `tolerance`: nats per target token; `confidence` that no
-    loss of any task is farther off.
+    loss of any task is farther off, as estimated from the examples measured.
     """
 
     transition: int = 1
@@ -47,7 +47,10 @@ class EarlySettings:
 
 @dataclass(frozen=True)
 class EarlyResult:
-    """`losses`: a row per task and t; `tasks`: a row per task, with what it took."""
+    """`losses`: a row per task and t; `tasks`: a row per task, with what it took.
+
+    `unseen`: the share of examples that may be unlike all that were measured; half-widths are estimates without them.
+    """
 
     losses: pd.DataFrame
     tasks: pd.DataFrame
@@ -74,7 +77,12 @@ def look_early(run: Run, settings: EarlySettings, *, progress: Progress = silent
             losses.append({**labels, "task": task, "t": t, "loss": loss, "half_width": half_width})
         told = {"task": task, "is_new": task == transition.new, "examples": len(found.examples)}
         told |= {"of": found.num_full // len(profile.ts), "saving": found.saving}
-        told |= {"half_width": found.half_widths.max(), "start_loss": profile.losses[0], "end_loss": profile.losses[-1]}
+        told |= {
+            "unseen": found.unseen,
+            "half_width": found.half_widths.max(),
+            "start_loss": profile.losses[0],
+            "end_loss": profile.losses[-1],
+        }
         told["chord_barrier"] = float(chord_barrier(profile.ts, profile.losses))
         tasks.append(labels | told)
     result = EarlyResult(pd.DataFrame(losses), pd.DataFrame(tasks))

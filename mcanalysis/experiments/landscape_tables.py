@@ -9,12 +9,12 @@ import numpy as np
 
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.landscape.grid import Node, stored
-from mcanalysis.metrics.bootstrap import percentile_interval, resampled_means
+from mcanalysis.metrics.bootstrap import Sample
+from mcanalysis.metrics.intervals import Estimate, mean_interval, weighted
 from mcanalysis.paths.plane import Plane
 from mcanalysis.store.measurements import Measurement, MeasurementStore
 from mcanalysis.training.trajectory import read_snapshot, snapshot_files
 
-NUM_RESAMPLES = 1000
 _NOT_MEASURED: Mapping[str, Any] = {"loss": np.nan, "score": np.nan, "num_examples": 0, "num_targets": 0}
 
 
@@ -63,17 +63,17 @@ def mean_slice_rows(
     objectives: Sequence[Objective],
     labels: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """The mean over directions at each α, with a 95 % bootstrap interval over examples, per task and for the means.
+    """The mean over directions at each α, with a 95 % interval over examples, per task and for the means.
 
-    `directions`: the nodes of each, at the same α in the same order. Tasks are resampled independently, the directions
-    and points of one task together: the interval is that of the data, the directions held fixed. Raises `LookupError`
-    where something is not measured.
+    `directions`: the nodes of each, at the same α in the same order. The interval is that of the data, the directions
+    held fixed; `<quantity>_few_events` says where it cannot promise its 95 % (`mcanalysis.metrics.intervals`). Raises
+    `LookupError` where something is not measured.
     """
     rows = []
     points: dict[str, dict[str, np.ndarray]] = {"loss": {}, "score": {}}  # (n,) by task
-    draws: dict[str, dict[str, np.ndarray]] = {"loss": {}, "score": {}}  # (resamples, n)
+    estimates: dict[str, dict[str, Estimate]] = {"loss": {}, "score": {}}
     sizes: dict[str, dict[str, int]] = {}
-    for seed, objective in enumerate(objectives):
+    for objective in objectives:
         found = [[stored(store, node, [objective])[0] for node in nodes] for nodes in directions]
         measured = [[m for m in of_direction if m is not None] for of_direction in found]
         if sum(map(len, measured)) < sum(map(len, found)):
@@ -86,25 +86,25 @@ def mean_slice_rows(
             for quantity, values, weights in (("loss", nll, first.targets), ("score", scores, None)):
                 own = np.mean([[getattr(m, quantity) for m in d] for d in measured], axis=0)
                 points[quantity][objective.name] = own
-                draws[quantity][objective.name] = resampled_means(
-                    values, weights, num_resamples=NUM_RESAMPLES, rng=seed
-                )
+                estimates[quantity][objective.name] = Estimate.of(Sample(values, weights), is_score=weights is None)
     names = [o.name for o in objectives]
     if len(names) > 1:
         for quantity in ("loss", "score"):
-            for table in (points[quantity], draws[quantity]):
-                table["mean_old"] = np.mean([table[name] for name in names[:-1]], axis=0)
-                table["mean"] = (table["mean_old"] + table[names[-1]]) / 2
+            table, own = points[quantity], estimates[quantity]
+            table["mean_old"] = np.mean([table[name] for name in names[:-1]], axis=0)
+            table["mean"] = (table["mean_old"] + table[names[-1]]) / 2
+            own["mean_old"] = weighted([(1 / len(names[:-1]), own[name]) for name in names[:-1]])
+            own["mean"] = weighted([(0.5, own["mean_old"]), (0.5, own[names[-1]])])
         for mean, parts in (("mean_old", names[:-1]), ("mean", names)):
             sizes[mean] = {q: sum(sizes[n][q] for n in parts) for q in ("num_examples", "num_targets")}
     for name in points["loss"]:
-        intervals = {q: percentile_interval(draws[q][name]) for q in draws}
+        intervals = {q: mean_interval(estimates[q][name]) for q in estimates}
         for i, node in enumerate(directions[0]):
             row = {**labels, "x": node.x, "y": node.y, "anchor": node.anchor, "task": name}
             row |= {"split": objectives[-1].split, **sizes[name], "measured": True}
-            for quantity, (low, high) in intervals.items():
+            for quantity, interval in intervals.items():
                 row[quantity] = float(points[quantity][name][i])
-                row |= {f"{quantity}_low": float(low[i]), f"{quantity}_high": float(high[i])}
+                row |= interval.at(i).columns(quantity) | {f"{quantity}_few_events": bool(interval.few_events[i])}
             rows.append(row)
     return rows
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcanalysis.metrics.bootstrap import Sample, bootstrap_interval
+from mcanalysis.metrics.bootstrap import Sample
+from mcanalysis.metrics.intervals import Estimate, mean_interval, weighted
 from mcanalysis.params.point import Point
 from mcanalysis.params.spaces import space_names
 from mcanalysis.params.subspace_overlap import SIDES, subspace_overlap
@@ -129,9 +130,10 @@ def cka_rows(told: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> lis
 
 
 def prediction_row(told: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Churn (share of examples) and divergences (nats per target token), with 95 % bootstrap intervals over examples.
+    """Churn (share of examples) and divergences (nats per target token), with 95 % intervals over examples.
 
-    Of several tasks it is the mean of the tasks' values.
+    Of several tasks it is the mean of the tasks' values. `<name>_few_events` says where an interval cannot promise its
+    95 % (`mcanalysis.metrics.intervals`).
     """
     targets = [np.array(t["targets"]) for t in tasks]
     row = {**told, "num_examples": sum(map(len, targets)), "num_targets": sum(int(t.sum()) for t in targets)}
@@ -140,9 +142,11 @@ def prediction_row(told: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) 
             Sample(_per_example(t, name), None if name == "churn" else of_task)
             for t, of_task in zip(tasks, targets, strict=True)
         ]
-        low, high = bootstrap_interval(lambda *means: np.mean(means, axis=0), *samples)
-        value = float(np.mean([s.mean() for s in samples]))
-        row |= {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
+        interval = mean_interval(
+            weighted([(1 / len(samples), Estimate.of(s, is_score=name == "churn")) for s in samples])
+        ).at(0)
+        row |= {name: float(np.mean([s.mean() for s in samples])), **interval.columns(name)}
+        row[f"{name}_few_events"] = bool(interval.few_events)
     return row
 
 

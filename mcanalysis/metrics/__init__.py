@@ -2,17 +2,19 @@
 
 from mcanalysis.metrics.barriers import (
     balanced_score,
+    barrier_interval,
     chord_barrier,
     chord_dip,
+    gain_interval,
     interpolation_gain,
     max_barrier,
     mean_barrier,
     t_star,
+    t_star_interval,
 )
 from mcanalysis.metrics.bootstrap import (
     Sample,
     bootstrap_interval,
-    paired_difference_interval,
     percentile_interval,
     resampled_means,
 )
@@ -29,28 +31,34 @@ from mcanalysis.metrics.continual import (
     stability,
     stability_skipped,
 )
+from mcanalysis.metrics.intervals import Estimate, Interval, mean_interval, paired_difference_interval, weighted
 from mcanalysis.metrics.scores import SCORES, Score, get_score
 
 __all__ = [
     "SCORES",
+    "Estimate",
+    "Interval",
     "Sample",
     "Score",
     "average_accuracy",
     "average_anytime_accuracy",
     "backward_transfer",
     "balanced_score",
+    "barrier_interval",
     "bootstrap_interval",
     "chord_barrier",
     "chord_dip",
     "continual_metrics",
     "forgetting",
     "forward_transfer",
+    "gain_interval",
     "get_score",
     "interpolation_gain",
     "intransigence",
     "learning_accuracy",
     "max_barrier",
     "mean_barrier",
+    "mean_interval",
     "paired_difference_interval",
     "percentile_interval",
     "relative_gain",
@@ -58,4 +66,6 @@ __all__ = [
     "stability",
     "stability_skipped",
     "t_star",
+    "t_star_interval",
+    "weighted",
 ]

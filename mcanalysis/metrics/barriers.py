@@ -14,15 +14,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mcanalysis.errors import UserError
+from mcanalysis.metrics.intervals import Estimate, Interval, argmax_interval, maximum_interval
 
 __all__ = [
     "balanced_score",
+    "barrier_interval",
     "chord_barrier",
     "chord_dip",
+    "gain_interval",
     "interpolation_gain",
     "max_barrier",
     "mean_barrier",
     "t_star",
+    "t_star_interval",
 ]
 
 _TIE = 1e-12  # scores this close are one score: means of the same numbers differ by rounding
@@ -51,9 +55,7 @@ def chord_barrier(ts: ArrayLike, values: ArrayLike, *, higher_is_better: bool = 
     >>> float(chord_barrier([0, 0.5, 1], [0.75, 0.25, 0.25], higher_is_better=True))
     0.25
     """
-    loss, chord = _losses_and_chord(ts, values, higher_is_better)
-    with np.errstate(invalid="ignore"):
-        return np.max(loss - chord, axis=-1)
+    return _highest(above_chord(ts, values, higher_is_better=higher_is_better))
 
 
 def mean_barrier(ts: ArrayLike, values: ArrayLike, *, higher_is_better: bool = False) -> NDArray[np.float64]:
@@ -77,9 +79,7 @@ def mean_barrier(ts: ArrayLike, values: ArrayLike, *, higher_is_better: bool = F
     >>> float(mean_barrier([0, 0.5, 1], [1.0, 3.5, 2.0]))
     2.0
     """
-    _, loss = _checked(ts, values, higher_is_better)
-    with np.errstate(invalid="ignore"):
-        return np.max(loss, axis=-1) - (loss[..., 0] + loss[..., -1]) / 2
+    return _highest(above_mean(ts, values, higher_is_better=higher_is_better))
 
 
 def max_barrier(ts: ArrayLike, values: ArrayLike, *, higher_is_better: bool = False) -> NDArray[np.float64]:
@@ -102,9 +102,7 @@ def max_barrier(ts: ArrayLike, values: ArrayLike, *, higher_is_better: bool = Fa
     >>> float(max_barrier([0, 0.5, 1], [1.0, 3.5, 2.0]))
     1.5
     """
-    _, loss = _checked(ts, values, higher_is_better)
-    with np.errstate(invalid="ignore"):
-        return np.max(loss, axis=-1) - np.maximum(loss[..., 0], loss[..., -1])
+    return _highest(above_ends(ts, values, higher_is_better=higher_is_better))
 
 
 def chord_dip(ts: ArrayLike, values: ArrayLike, *, higher_is_better: bool = False) -> NDArray[np.float64]:
@@ -127,9 +125,7 @@ def chord_dip(ts: ArrayLike, values: ArrayLike, *, higher_is_better: bool = Fals
     >>> float(chord_dip([0, 0.5, 1], [1.0, 0.5, 2.0]))
     1.0
     """
-    loss, chord = _losses_and_chord(ts, values, higher_is_better)
-    with np.errstate(invalid="ignore"):
-        return np.max(chord - loss, axis=-1)
+    return _highest(above_chord(ts, values, higher_is_better=not higher_is_better))
 
 
 BY_NAME: Mapping[str, Callable[..., NDArray[np.float64]]] = {
@@ -139,6 +135,79 @@ BY_NAME: Mapping[str, Callable[..., NDArray[np.float64]]] = {
     "chord_dip": chord_dip,
 }
 """Everything that a table says of a curve, by the name of its column."""
+
+
+def above_chord(ts: ArrayLike, values: ArrayLike, *, higher_is_better: bool = False) -> NDArray[np.float64]:
+    """Return L(t) − ((1−t)·L(0) + t·L(1)) at each t, (..., n, 1): `chord_barrier` is its maximum.
+
+    Of −L it is what `chord_dip` is the maximum of. Arguments and errors as for the barriers.
+
+    >>> above_chord([0, 0.5, 1], [1.0, 3.5, 2.0])[:, 0].tolist()
+    [0.0, 2.0, 0.0]
+    """
+    loss, chord = _losses_and_chord(ts, values, higher_is_better)
+    with np.errstate(invalid="ignore"):
+        return (loss - chord)[..., None]
+
+
+def above_mean(ts: ArrayLike, values: ArrayLike, *, higher_is_better: bool = False) -> NDArray[np.float64]:
+    """Return L(t) − ½·(L(0) + L(1)) at each t, (..., n, 1): `mean_barrier` is its maximum. Else as `above_chord`."""
+    _, loss = _checked(ts, values, higher_is_better)
+    with np.errstate(invalid="ignore"):
+        return (loss - (loss[..., :1] + loss[..., -1:]) / 2)[..., None]
+
+
+def above_ends(ts: ArrayLike, values: ArrayLike, *, higher_is_better: bool = False) -> NDArray[np.float64]:
+    """Return L(t) − L(0) and L(t) − L(1) at each t, (..., n, 2): `max_barrier` is the maximum of the smaller one.
+
+    Else as `above_chord`.
+    """
+    _, loss = _checked(ts, values, higher_is_better)
+    with np.errstate(invalid="ignore"):
+        return np.stack([loss - loss[..., :1], loss - loss[..., -1:]], axis=-1)
+
+
+def barrier_interval(name: str, ts: ArrayLike, estimate: Estimate, *, higher_is_better: bool = False) -> Interval:
+    """Return the 95 % interval over examples of a barrier or of the dip, by its name.
+
+    Args:
+        name: one of `BY_NAME`.
+        ts: shape `(n,)`, strictly increasing from 0 to 1.
+        estimate: means at these points (`mcanalysis.metrics.intervals`).
+        higher_is_better: of a score; the interval is then cut off at 1, if values lie in [0, 1].
+
+    Raises:
+        UserError: as for the barriers.
+
+    >>> from mcanalysis.metrics.bootstrap import Sample
+    >>> curves = np.array([[0.0], [2.0], [0.0]]) + np.random.default_rng(0).normal(size=100)
+    >>> low, high, few_events = barrier_interval("chord_barrier", [0, 0.5, 1], Estimate.of(Sample(curves)))
+    >>> round(float(low), 6), round(float(high), 6)  # noise that is the same at all points is not in the barrier
+    (2.0, 2.0)
+    """
+    flipped = higher_is_better != (name == "chord_dip")
+    contrasts = {"mean_barrier": above_mean, "max_barrier": above_ends}.get(name, above_chord)
+    most = 1.0 if not np.isnan(estimate.step) else np.inf
+    return maximum_interval(
+        estimate, lambda values: contrasts(ts, values, higher_is_better=flipped), least=0.0, most=most
+    )
+
+
+def gain_interval(ts: ArrayLike, estimate: Estimate, t_star: float) -> Interval:
+    """Return the 95 % interval over examples of `interpolation_gain`, t* held fixed; NaN where t* is.
+
+    The gain is the smaller of S(t*) − S(0) and S(t*) − S(1). Where the ends tie it is estimated too low, since the
+    better of two equally good ends is better by chance; the interval allows for that.
+    """
+    if np.isnan(t_star):
+        return Interval(np.asarray(np.nan), np.asarray(np.nan), np.asarray(True))
+    index = _index_of(_checked(ts, estimate.point, False)[0], t_star)
+
+    def contrasts(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        return scores[..., [index], None] - scores[..., None, [0, -1]]
+
+    bound = np.inf if np.isnan(estimate.step) else 1.0
+    return maximum_interval(estimate, contrasts, least=-bound, most=bound)
 
 
 def balanced_score(old: ArrayLike, new: ArrayLike) -> NDArray[np.float64]:
@@ -230,14 +299,36 @@ def interpolation_gain(ts: ArrayLike, s_test: ArrayLike, t_star: float) -> NDArr
     ts, scores = _checked(ts, s_test, False)
     if np.isnan(t_star):
         return np.full(scores.shape[:-1], np.nan)[()]
+    index = _index_of(ts, t_star)
+    with np.errstate(invalid="ignore"):
+        return scores[..., index] - np.maximum(scores[..., 0], scores[..., -1])
+
+
+def t_star_interval(ts: ArrayLike, estimate: Estimate) -> tuple[float, float]:
+    """Return the first and the last t between the ends that may be t*, the best one of all examples, with 95 %.
+
+    Those that no other one beats by more than chance (`argmax_interval`); NaN when a score between the ends is.
+    """
+    inner = _checked(ts, estimate.point, False)[0][1:-1]
+    if not np.isfinite(estimate.point[1:-1]).all():
+        return float("nan"), float("nan")
+    first, last = argmax_interval(estimate, slice(1, -1))
+    return float(inner[first]), float(inner[last])
+
+
+def _index_of(ts: NDArray[np.float64], t_star: float) -> int:
     index = int(np.argmin(np.abs(ts - t_star)))
     if abs(ts[index] - t_star) > _SAME_T:
         raise UserError(
             f"Expected t_star to be one of the {len(ts)} measured ts, got {t_star} (the nearest is "
             f"{ts[index]}); do measure the test split at the ts of the eval split."
         )
-    with np.errstate(invalid="ignore"):
-        return scores[..., index] - np.maximum(scores[..., 0], scores[..., -1])
+    return index
+
+
+def _highest(contrasts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The maximum over points of the smallest contrast at each: (..., n, j) to (...)."""
+    return contrasts.min(axis=-1).max(axis=-1)
 
 
 def _losses_and_chord(

@@ -2,8 +2,9 @@
 
 A `Sample` holds what each example of one task gave at each point of a path. `resampled_means` draws examples
 with replacement, **the same ones at every point**, and returns whole resampled curves; any statistic of a
-curve (barrier, dip, gain at a fixed t*) then has its interval by `percentile_interval`. `bootstrap_interval`
-does both. The method is the percentile interval of Efron & Tibshirani 1993, chapter 13.
+curve then has its percentile interval (Efron & Tibshirani 1993, chapter 13) by `percentile_interval`;
+`bootstrap_interval` does both. It is for smooth statistics of many examples. **It does not cover maxima**, such as
+barriers and dips, nor rare events: `mcanalysis.metrics.intervals` is for these, and what all tables use.
 
 A NaN of one example makes its point NaN in every resample: it is never silently dropped. An infinite value
 makes the resamples infinite that draw it.
@@ -12,6 +13,7 @@ makes the resamples infinite that draw it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,12 +24,12 @@ from mcanalysis.errors import UserError
 __all__ = [
     "Sample",
     "bootstrap_interval",
-    "paired_difference_interval",
     "percentile_interval",
     "resampled_means",
 ]
 
 _BLOCK = 4_000_000  # counts held at once: bounds the memory for large test sets
+_KEPT = 1_000_000  # counts kept from one curve to the next, of each seed
 
 
 class Sample(NamedTuple):
@@ -87,17 +89,19 @@ def resampled_means(
     values, denominators = _checked(values, denominators)
     if num_resamples < 1:
         raise UserError(f"Expected num_resamples of 1 or more, got {num_resamples}; do ask for about 1000.")
-    generator = np.random.default_rng(rng)
     columns = np.concatenate([np.atleast_2d(values), denominators[None, :]]).T  # (examples, points + 1)
     num_examples = len(columns)
     rows_at_once = max(1, _BLOCK // num_examples)
     sums = np.empty((num_resamples, columns.shape[1]))
     with np.errstate(invalid="ignore", divide="ignore"):
+        if isinstance(rng, int) and num_resamples * num_examples <= _KEPT:
+            sums = _weighted_sums(_counts_of_seed(num_resamples, num_examples, rng), columns)
+            return _means(sums, values)
+        generator = np.random.default_rng(rng)
         for start in range(0, num_resamples, rows_at_once):
             stop = min(start + rows_at_once, num_resamples)
             sums[start:stop] = _weighted_sums(_counts(stop - start, num_examples, generator), columns)
-        means = sums[:, :-1] / sums[:, -1:]
-    return means if values.ndim == 2 else means[:, 0]
+        return _means(sums, values)
 
 
 def percentile_interval(
@@ -147,9 +151,9 @@ def bootstrap_interval(
 
     Within a sample (one task) the same examples are drawn at every point; samples are drawn independently of
     each other. `statistic` is called once, on all resamples: it gets one array of shape
-    `(num_resamples, points)` per sample and must return shape `(num_resamples, ...)`. All functions of
-    `mcanalysis.metrics.barriers` do. Its point estimate is `statistic(*(sample.mean() for sample in
-    samples))`.
+    `(num_resamples, points)` per sample and must return shape `(num_resamples, ...)`. Its point estimate is
+    `statistic(*(sample.mean() for sample in samples))`. For smooth statistics only: of a barrier use
+    `barrier_interval`, since percentiles of a maximum exclude 0 in about half of the samples where it is 0.
 
     Args:
         statistic: a vectorised function of the resampled curves.
@@ -186,54 +190,25 @@ def bootstrap_interval(
     return percentile_interval(resampled, confidence)
 
 
-def paired_difference_interval(
-    a: ArrayLike,
-    b: ArrayLike,
-    denominators: ArrayLike | None = None,
-    *,
-    num_resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """Return mean(a) − mean(b) with its percentile interval, both measured on the same examples.
-
-    Args:
-        a: shape `(examples,)`.
-        b: shape `(examples,)`, entry j from the same example as entry j of `a`.
-        denominators: shape `(examples,)`, as in `Sample`; None for plain means.
-        num_resamples: how many resamples.
-        confidence: the share of resamples inside, in (0, 1).
-        seed: seed of the draws.
-
-    Returns:
-        `(difference, low, high)` in the unit of the means; NaN when a value is.
-
-    Raises:
-        UserError: the two do not hold the same number of examples.
-
-    >>> paired_difference_interval([2.0, 3.0, 4.0], [1.0, 2.0, 3.0])
-    (1.0, 1.0, 1.0)
-    """
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a.ndim != 1 or a.shape != b.shape:
-        raise UserError(
-            f"Expected two arrays of shape (examples,) over the same examples, got {a.shape} and {b.shape}; "
-            "do measure both on one split."
-        )
-    with np.errstate(invalid="ignore"):
-        difference = Sample(a - b, denominators)
-    low, high = bootstrap_interval(
-        lambda means: means, difference, num_resamples=num_resamples, confidence=confidence, seed=seed
-    )
-    return float(difference.mean()), float(low), float(high)
-
-
 def _counts(num_resamples: int, num_examples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """How often each resample draws each example: uniform multinomial rows, by counting drawn indices."""
     drawn = rng.integers(num_examples, size=(num_resamples, num_examples))
     drawn += num_examples * np.arange(num_resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=num_resamples * num_examples)
     return counts.reshape(num_resamples, num_examples).astype(np.float64)
+
+
+@lru_cache(maxsize=8)
+def _counts_of_seed(num_resamples: int, num_examples: int, seed: int) -> NDArray[np.float64]:
+    """`_counts` by a seed, kept for the next curve of as many examples: drawing takes most of a bootstrap's time."""
+    counts = _counts(num_resamples, num_examples, np.random.default_rng(seed))
+    counts.flags.writeable = False
+    return counts
+
+
+def _means(sums: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    means = sums[:, :-1] / sums[:, -1:]
+    return means if values.ndim == 2 else means[:, 0]
 
 
 def _weighted_sums(counts: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:

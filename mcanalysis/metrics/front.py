@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mcanalysis.errors import UserError
+from mcanalysis.metrics.intervals import Estimate, Interval, contrast_intervals, raised_interval
 
-__all__ = ["hypervolume", "non_dominated"]
+__all__ = ["hypervolume", "hypervolume_intervals", "non_dominated"]
 
 
 def non_dominated(stability: ArrayLike, plasticity: ArrayLike) -> NDArray[np.bool_]:
@@ -66,6 +67,28 @@ def hypervolume(
     steps = x - np.concatenate([x[..., 1:], np.zeros_like(x[..., :1])], axis=-1)
     area = (steps * np.maximum.accumulate(y, axis=-1)).sum(axis=-1)
     return np.where(lost, np.nan, area)[()]
+
+
+def hypervolume_intervals(stability: Estimate, plasticity: Estimate) -> tuple[Interval, Interval]:
+    """Return the 95 % intervals over examples of `hypervolume`, and of what it has over that of the two ends alone.
+
+    Of the tasks' scores, each in [0, 1], along one path. Noise makes a front larger, never smaller, where many points
+    are about equally good; `raised_interval` allows for that. Where a score rests on few right or wrong answers the
+    first one also reaches as far as a band around both curves does.
+    """
+
+    def of_ends(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        return hypervolume(x[..., [0, -1]], y[..., [0, -1]])
+
+    both = (stability, plasticity)
+    whole = raised_interval(hypervolume, both, least=0.0, most=1.0)
+    gain = raised_interval(hypervolume, both, of_ends, least=0.0, most=1.0)
+    if any(estimate.rests_on_few for estimate in both):
+        bands = [contrast_intervals(estimate, lambda values: values) for estimate in both]
+        ends = [np.clip([band[i] for band in bands], 0.0, 1.0) for i in range(2)]
+        low, high = np.minimum(whole.low, hypervolume(*ends[0])), np.maximum(whole.high, hypervolume(*ends[1]))
+        whole = Interval(np.asarray(low), np.asarray(high), whole.few_events)
+    return whole, gain
 
 
 def _checked(stability: ArrayLike, plasticity: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

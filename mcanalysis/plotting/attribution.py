@@ -122,7 +122,7 @@ def attribution_caption(barriers: pd.DataFrame, role: Role = "old") -> str:
         "the other. Last column: all modules of a layer; last row: one kind of module in all layers; corner: the whole "
         "path. If the loss were a sum over modules, cells would add up to the margins and the corner; what they lack "
         "is interaction. Layer 1 is the first block, `layers.0` in module names. Colours are scaled to the largest "
-        "number of a row of panels, however small. Brackets: 95 % bootstrap intervals over examples."
+        "number of a row of panels, however small. Brackets: 95 % intervals over examples."
     ]
     for hold in ("start", "end"):
         of_hold = rows[rows.hold == hold]

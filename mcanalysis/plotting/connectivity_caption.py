@@ -30,7 +30,7 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
     number = " ".join(filter(None, (examples_per_task(every), cut_prompts(every))))
     drawn = (
         f"Lines: {'; '.join(line.label for line in lines.values())}. "
-        f"Bands: 95 % bootstrap interval over examples ({first}). {number} "
+        f"Bands: 95 % interval over examples ({first}). {number} "
         "The axis of the loss is logarithmic where it says so. "
     )
     barrier = "Chord barrier: max over t of L(t) − ((1−t)L(0) + tL(1)), 0 or more. "
@@ -43,7 +43,7 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
             + "No t* and "
             "no gain are given: chosen and measured on the same examples they would be positive by selection. For the "
             "same reason a fitted curve that runs low here says nothing about other examples. "
-            "Brackets: 95 % bootstrap intervals."
+            "Brackets: 95 % intervals."
         ]
     else:
         paragraphs = [
@@ -54,7 +54,7 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
             "new task) is largest on the eval split for 0 < t < 1. "
             + barrier
             + "Gain: S̄(t*) − max(S̄(0), S̄(1)) on the test split; it can be negative. "
-            "Brackets: 95 % bootstrap intervals."
+            "Brackets: 95 % intervals."
         ]
     for transition in shown:
         told = [f"{label_name(transition.start)} → {label_name(transition.end)}:"]

@@ -93,7 +93,7 @@ def plot_predictions(predictions: pd.DataFrame, learner: str) -> Figure:
     """Draw churn (left) and KL divergence (right, nats per target token) on the tasks learned before each minimum.
 
     Against the minimum before (circles), the base (squares) and, where there are several, between learners (triangles):
-    means over these tasks with 95 % bootstrap intervals. The axis of KL is logarithmic, and linear below 0.001 where
+    means over these tasks with 95 % intervals. The axis of KL is logarithmic, and linear below 0.001 where
     intervals reach that far.
     """
     rows = rows_of_learner(predictions, PREDICTION_COLUMNS, "prediction_similarity", learner)

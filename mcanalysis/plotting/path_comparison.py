@@ -123,7 +123,7 @@ def path_comparison_caption(barriers: pd.DataFrame) -> str:
         f"{row.seed}, test split). (a) Chord barrier of the mean loss of the tasks before the transition, max over t "
         "of L(t) − ((1−t)L(0) + tL(1)), in nats per target token; the axis is linear below 0.01 and logarithmic above "
         "where large and small ones occur. (b) Gain S̄(t*) − max(S̄(0), S̄(1)) of S̄ = ½(old tasks + new task), t* "
-        "chosen on the eval split; it can be negative. Bars: 95 % bootstrap intervals over examples. Bezier curves "
+        "chosen on the eval split; it can be negative. Bars: 95 % intervals over examples. Bezier curves "
         "are fitted on train examples of old and new tasks."
     )
 

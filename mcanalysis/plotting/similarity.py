@@ -45,7 +45,7 @@ def captions(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
         "the final norm where the model has one. 1: alike up to rotation and scale; about 0: unrelated.",
         "predictions": f"Share of examples with another greedy answer (churn), and KL divergence of the next-token "
         f"distributions at the reference answer's tokens ({run}, LEARNER adapter), {number} test examples per task. "
-        "Mean over the tasks learned before the minimum named, with 95 % bootstrap intervals over examples. KL is "
+        "Mean over the tasks learned before the minimum named, with 95 % intervals over examples. KL is "
         "from the earlier point (the base, the minimum before, the fast adapter) to the later.",
         "distances": f"Frobenius norm of ΔW_b − ΔW_a and cosine of ΔW_a and ΔW_b over all adapted modules, for all "
         f"pairs of minima ({run}, LEARNER adapter). Distances in the other spaces and per module are in the table.",

@@ -84,7 +84,7 @@ def slices_caption(landscape: pd.DataFrame) -> str:
     told = [
         f"{_whose(rows)}. Loss (nats per target token) along {len(directions)} random directions from each minimum; a "
         "step of 1 moves each filter of ΔW by its own length (Li et al. 2018, arXiv 1712.09913, in ΔW). Thick: mean "
-        "over directions, with a 95 % bootstrap interval over examples, directions held fixed; thin: each direction. "
+        "over directions, with a 95 % interval over examples, directions held fixed; thin: each direction. "
         f"Axes have different ranges, and a logarithmic one says so. {examples_per_task(rows)}".rstrip()
     ]
     for (strategy, learner), own in rows[rows.direction == "mean"].groupby(["strategy", "learner"], sort=False):

@@ -177,7 +177,7 @@ def stability_plasticity_caption(profiles: pd.DataFrame, transition: tuple[str, 
         f"Mean score of the old tasks against score of {new_task(rows, end)} at the transition "
         f"{label_name(start)} → {label_name(end)}, seed {rows.seed.iloc[0]}, test split. Curves: paths between the two "
         f"minima of {CURVE_STRATEGY}, a dot per measured t, larger at the named ones of the first path. Markers: each "
-        "strategy after the transition, of the learners that were measured, with 95 % bootstrap intervals over "
+        "strategy after the transition, of the learners that were measured, with 95 % intervals over "
         "examples; one within another has nearly the same scores. Diagonals: equal S̄ = ½(x + y). Grey steps: the "
         "Pareto front, what no other marker or dot beats in one score without losing in the other. "
         f"{examples_per_task(rows)}".rstrip()

@@ -115,10 +115,22 @@ def test_no_more_than_max_points_and_it_says_what_is_left(max_points):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_ends_the_search(value):
+def test_a_loss_that_is_not_finite_ends_the_search_which_has_not_converged(value, caplog):
     found, search = adaptive_profile(LINE, along(lambda t: value if t == 0.5 else t), 0.1)
     assert len(found.ts) == 5 and search.next() is None
     assert not np.isfinite(found.chord_barrier())
+    assert not search.converged and np.isnan(search.remaining) and search.undefined == (0.5,)
+    (record,) = caplog.records
+    assert "not finite at t = 0.5" in record.getMessage()
+
+
+def test_a_curve_that_is_not_finite_does_not_end_the_search_of_another():
+    search = Refinement(0.01, 200)
+    while (t := search.next()) is not None:
+        search.tell(t, [np.nan if t == 0.5 else t, two_bumps(t)])
+    values = np.array([search.measured[t][1] for t in sorted(search.measured)])
+    assert max_barrier(sorted(search.measured), values) == pytest.approx(max_barrier(DENSE, two_bumps(DENSE)), abs=0.01)
+    assert not search.converged
 
 
 def test_the_points_of_a_coarse_tolerance_are_among_those_of_a_fine_one():

@@ -55,7 +55,7 @@ def test_columns_are_the_contract(rows):
     profiles, barriers = rows
     assert set(CONTRACT_PROFILES) <= set(profiles.columns)
     expected = {f"{q}{end}" for q in QUANTITIES for end in ("", "_low", "_high")}
-    assert expected | set(LABELS) | {"task", "split", "quantity"} == set(barriers.columns)
+    assert expected | set(LABELS) | {"task", "split", "quantity", "few_events"} == set(barriers.columns)
     assert set(profiles.task) == {"A", "B", "C", "mean_old", "mean"}
     assert set(barriers.split) == {"test"}
 

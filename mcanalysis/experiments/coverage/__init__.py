@@ -1,0 +1,5 @@
+"""How often the intervals of the package hold the truth: simulated samples of populations that are known."""
+
+from mcanalysis.experiments.coverage.study import coverage_table, missed_bars, summary_cells, summary_markdown
+
+__all__ = ["coverage_table", "missed_bars", "summary_cells", "summary_markdown"]
