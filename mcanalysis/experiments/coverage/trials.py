@@ -170,5 +170,5 @@ def cases() -> Iterator[tuple[str, str, Trial]]:
 
 
 def _outcome(name: str, truth: float, found: Interval, old: tuple[Array, Array]) -> Outcome:
-    low, high, few_events = (v.item() for v in map(np.asarray, found))
-    return Outcome(name, float(truth), low, high, few_events, float(old[0]), float(old[1]))
+    low, high = float(found.low), float(found.high)
+    return Outcome(name, float(truth), low, high, bool(found.few_events), float(old[0]), float(old[1]))
