@@ -133,7 +133,8 @@ def of_cka(correlation: float, width: int = 8) -> Trial:
         x, noise = rng.normal(size=(2, n, width))
         cka = CKA()
         cka.update(x, correlation * x + np.sqrt(1 - correlation**2) * noise)
-        yield Outcome("cka", correlation**2, *cka.interval())
+        low, high = cka.interval()
+        yield Outcome("cka", correlation**2, low, high)
 
     return trial
 
