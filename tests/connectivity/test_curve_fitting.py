@@ -136,7 +136,9 @@ def test_scaling_all_weights_gives_the_same_curve_in_other_units():
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda x: {"loss": x}, lambda x: SimpleNamespace(loss=x), lambda x: x.reshape(1, 1)], ids=str
+    "wrap",
+    [lambda x: {"loss": x}, lambda x: SimpleNamespace(loss=x), lambda x: x.reshape(1, 1)],
+    ids=["dict", "object", "1x1"],
 )
 def test_something_with_a_loss_is_that_loss(wrap):
     curve = Bezier(vector(-1.0, 0.0), vector(1.0, 0.0))
