@@ -98,8 +98,21 @@ class Parser(argparse.ArgumentParser):
         if first.config:
             self.set_defaults(**self._read_config(first.config))
         args = self.parse_args()
+        self._check_of_use(args)
         answer_in_json(args.json)
         return args
+
+    def _check_of_use(self, args: argparse.Namespace) -> None:
+        """Raise `UserError` for what is given by name beside what does not look at it."""
+        from mcanalysis.errors import UserError
+
+        beside = next((f"--{name}" for name in ("run", "minima") if getattr(args, name, None)), None)
+        for name in ("settings", "scores", "max_new_tokens"):
+            if beside is None or not getattr(args, name, None) or (name == "max_new_tokens" and beside == "--minima"):
+                continue
+            flag = f"--{name.replace('_', '-')}"
+            remedy = "name the score with --score" if (name, beside) == ("scores", "--minima") else "leave it out"
+            raise UserError(f"Expected {flag} with runs that are to be trained, got it with {beside}; {remedy}.")
 
     def _read_config(self, file: str) -> dict[str, Any]:
         import yaml

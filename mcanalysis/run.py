@@ -80,6 +80,10 @@ class Run:
                 f"Expected a finished run in '{directory}', got an unfinished one (its manifest says "
                 f"'{self.manifest.get('status')}'); finish it with train.py --resume."
             )
+        if not isinstance(self.manifest.get("hashes", {}).get("data"), dict):
+            raise RunDirectoryError(
+                f"Expected the hashes of base and data in '{directory}/manifest.json', got none; restore the file."
+            )
         self.config: dict[str, Any] = self.manifest["config"]
         self.device = device
         self.engine_settings = engine

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mcanalysis.connectivity.objective_result import number_of
 from mcanalysis.connectivity.profile import PerExample, Profile, assemble
 from mcanalysis.errors import UserError
 
@@ -173,7 +174,7 @@ def adaptive_profile(
     results: dict[float, Any] = {}
     while (t := refinement.next()) is not None:
         results[t] = objective(path(t))
-        refinement.tell(t, results[t].loss if hasattr(results[t], "nll") else float(results[t]))
+        refinement.tell(t, number_of(results[t]))
     if refinement.undefined:
         places = ", ".join(f"{t:g}" for t in refinement.undefined)
         logger.warning("The loss is not finite at t = %s: its barriers are not known to any tolerance.", places)

@@ -63,7 +63,9 @@ def load_base(
     _check_vocabulary(model, tokenizer, name)
     if quantization is None:  # a quantised model is put in place as it is loaded
         model = model.to(device)  # type: ignore[arg-type]
-    return model.eval(), tokenizer
+    model.eval()
+    _check_causal(model, name)
+    return model, tokenizer
 
 
 def load_tokenizer(name: str, commit: str | None = None) -> Any:
@@ -187,6 +189,25 @@ def _check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
             f"Expected a tokenizer of at most the {number} tokens that the model at '{name}' has embeddings for, got "
             f"{len(beyond)} more, the first is '{text}' with id {first}; use the tokenizer the model was saved with, "
             "or resize its embeddings and save it again."
+        )
+
+
+def _check_causal(model: Any, name: str) -> None:
+    """Raise `UserError` for a model whose predictions depend on later tokens, hence on the answers it is scored on.
+
+    Encoders that are loaded as a causal LM without being set up as a decoder (BERT) do so, and say nothing.
+    """
+    import torch
+
+    ids = torch.tensor([[3, 5, 7, 4], [3, 5, 6, 8]], device=model.device)  # alike in the first two columns
+    ids %= model.get_input_embeddings().weight.shape[0]
+    with torch.no_grad():
+        one, other = model(input_ids=ids).logits[:, :2].float()
+    apart = 1e-4 if model.dtype in (torch.float32, torch.float64) else 0.02  # of the largest logit: rounding is less
+    if not torch.allclose(one, other, rtol=0.0, atol=apart * float(one.abs().max())):
+        raise UserError(
+            f"Expected a causal language model at '{name}', got one whose predictions depend on later tokens; give "
+            "--model one that reads from left to right (a BERT-like one: set is_decoder in its config.json)."
         )
 
 

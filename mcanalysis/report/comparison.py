@@ -38,4 +38,5 @@ def comparison(runs: Sequence[Run], matrices: Sequence[pd.DataFrame]) -> dict[st
 def _benchmark(run: Run) -> str:
     """What must agree for scores to be comparable."""
     contents = [run.base_id, run.manifest["hashes"]["data"]]
-    return json.dumps([run.task_names, contents, run.config.get("scores"), run.config.get("num_test")])
+    settings = [run.config.get(name) for name in ("scores", "num_test", "max_new_tokens")]
+    return json.dumps([run.task_names, contents, *settings])

@@ -76,3 +76,21 @@ def test_the_hash_of_a_base_depends_on_its_weights(base_folder, tmp_path):
             model.get_input_embeddings().weight[0, 0] += 1
     assert base_identity(str(tmp_path / "a")) != base_identity(str(tmp_path / "b"))
     assert base_identity(str(tmp_path / "a")) == base_identity(str(tmp_path / "a"))
+
+
+def test_a_model_that_sees_later_tokens_is_refused(tokenizer, tmp_path):
+    """transformers loads BERT as a causal LM and only warns; the oracle is the model's own output for two endings."""
+    from transformers import BertConfig, BertLMHeadModel
+
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    for folder, is_decoder in (("encoder", False), ("decoder", True)):
+        BertLMHeadModel(BertConfig(intermediate_size=64, is_decoder=is_decoder, **shape)).save_pretrained(
+            tmp_path / folder
+        )
+        tokenizer.save_pretrained(tmp_path / folder)
+    with pytest.raises(UserError, match="depend on later tokens"):
+        load_base(str(tmp_path / "encoder"))
+    model, _ = load_base(str(tmp_path / "decoder"))
+    with torch.no_grad():
+        one, other = model(torch.tensor([[3, 5, 7]])).logits, model(torch.tensor([[3, 5, 8]])).logits
+    torch.testing.assert_close(one[:, :2], other[:, :2])

@@ -173,3 +173,8 @@ def test_settings_of_several_strategies(refused):
     refused("connectivity", *two, "--settings", "ema_decy=0.9", pieces=("ema_decy", "Did you mean 'ema_decay'?"))
     refused("compare", *two, "--settings", "ilora.ema_decy=0.9", pieces=("of ilora", "Did you mean 'ema_decay'?"))
     refused("compare", *two, "--settings", "irola.ema_decay=0.9", pieces=("irola", "Did you mean 'ilora'?"))
+
+
+@pytest.mark.parametrize("flag", ["--settings=ema_decay=0.9", "--scores=FOMC=accuracy", "--max-new-tokens=FOMC=4"])
+def test_what_finished_runs_do_not_look_at_is_refused(refused, flag):
+    refused("connectivity", "--run", "nowhere", flag, pieces=[f"Expected {flag.split('=')[0]} with runs that"])
