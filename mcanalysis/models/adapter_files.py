@@ -70,16 +70,27 @@ def load_adapter(directory: str | Path) -> SavedAdapter:
     `target_parameters` (experts), trained embeddings, convolutions. `docs/adapters-read.md` has them all.
     """
     directory = Path(directory)
+    adapter, factors = _read(directory)
+    warn_of_lacks(directory, adapter.config, factors)
+    for name in unknown_settings(adapter.config.settings):
+        logger.warning(
+            "the adapter in '%s' has a setting '%s', which is not known here: it is ignored", directory, name
+        )
+    return adapter
+
+
+def read_point(directory: str | Path) -> Point:
+    """The point of an adapter that a run has just written: what `load_adapter` reads, and nothing is said of it."""
+    return _read(Path(directory))[0].point
+
+
+def _read(directory: Path) -> tuple[SavedAdapter, Point]:
+    """An adapter, and its factors before α/r is multiplied in."""
     config = read_config(directory)
     factors = read_factors(directory)
     point = absorb_scaling(factors, {module: config.scaling(module, rank) for module, rank in ranks(factors).items()})
     settings = LoraSettings(config.rank, config.alpha, 0.0, tuple(module_names(factors)))
-    warn_of_lacks(directory, config, factors)
-    for name in unknown_settings(config.settings):
-        logger.warning(
-            "the adapter in '%s' has a setting '%s', which is not known here: it is ignored", directory, name
-        )
-    return SavedAdapter(point, settings, config.base_name, config)
+    return SavedAdapter(point, settings, config.base_name, config), factors
 
 
 def missing_modules(adapter: SavedAdapter, base: nn.Module) -> list[str]:

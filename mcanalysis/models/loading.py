@@ -79,14 +79,15 @@ def load_tokenizer(name: str, commit: str | None = None) -> Any:
 
     _check_source(name)
     _check_connection(name, commit)
-    source, settings = model_source(name), _source_settings(commit)
+    source = model_source(name)
     with _one_line(name):
         _check_no_adapter(name, commit)
-        tokenizer = AutoTokenizer.from_pretrained(source, **settings)
+        tokenizer = AutoTokenizer.from_pretrained(source, **_source_settings(commit))
         try:
-            generation = GenerationConfig.from_pretrained(source, revision=commit or "main")
+            generation = GenerationConfig.from_pretrained(source, **_source_settings(commit))
         except OSError:  # as transformers does for a model without the file
-            generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(source, **settings))
+            shape = AutoConfig.from_pretrained(source, **_source_settings(commit))
+            generation = GenerationConfig.from_model_config(shape)
     remember_ends(tokenizer, generation)
     return tokenizer
 

@@ -27,7 +27,7 @@ from torch.nn.functional import linear
 
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.models.adapted_model import AdaptedModel
-from mcanalysis.models.adapter_files import LoraSettings, absorb_scaling, load_adapter
+from mcanalysis.models.adapter_files import LoraSettings, absorb_scaling, read_point
 from mcanalysis.models.adapter_tensors import PREFIX, widened
 from mcanalysis.models.encoding import Batch
 from mcanalysis.models.forward import Forward, forward
@@ -190,7 +190,7 @@ class LoraModel(AdaptedModel):
 
     def read(self, directory: str | Path) -> Point:
         """The adapter in a folder, as a point."""
-        return load_adapter(directory).point
+        return read_point(directory)
 
     def base_point(self) -> Point:
         """The point of the base model itself: this adapter's A with B = 0."""

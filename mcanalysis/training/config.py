@@ -67,7 +67,6 @@ class RunConfig:
     data_dir: str | None = None
     tasks: tuple[str, ...] | None = None
     scores: Mapping[str, str] = field(default_factory=dict)
-    max_new_tokens: Mapping[str, int] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     num_test: int | None = None
     quantization: Literal["4bit", "8bit"] | None = None
@@ -76,6 +75,7 @@ class RunConfig:
     lora_dropout: float = 0.0
     target_modules: tuple[str, ...] | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    max_new_tokens: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.lora_rank < 1:

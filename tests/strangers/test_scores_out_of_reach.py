@@ -172,7 +172,7 @@ def test_the_flag_takes_a_number_or_a_number_by_task(monkeypatch):
 
     monkeypatch.syspath_prepend(RUNS.parents[1] / "analyses")
     arguments = __import__("arguments")
-    assert arguments.limits("64") == {"": 64} and arguments.limits("A=8,B=9") == {"A": 8, "B": 9}
+    assert arguments.limits("64") == [("", 64)] and arguments.limits("A=8,B=9") == [("A", 8), ("B", 9)]
     for wrong in ("many", "A=many", "A=1,B"):
         with pytest.raises(argparse.ArgumentTypeError, match="expected"):
             arguments.limits(wrong)
