@@ -7,8 +7,8 @@ from mcanalysis.experiments.coverage import coverage_table, missed_bars, summary
 from mcanalysis.experiments.coverage.populations import TS, losses, of_size, scores
 from mcanalysis.experiments.coverage.trials import cases
 
-KNOWN = {"above_chord, score", "chord_dip, score"}
-"""Wider than twice the percentile interval for tied scores of 50 examples, of which few change: docs/coverage.md."""
+KNOWN = {("above_chord, score", "tied"), ("chord_dip, score", "tied"), ("hypervolume", "rare")}
+"""Wider than twice the percentile interval, which is too narrow there, where few answers change: docs/coverage.md."""
 
 
 @pytest.mark.parametrize("make", [losses, scores])
@@ -46,8 +46,12 @@ def test_seeds_are_fixed():
 @pytest.mark.slow
 def test_every_interval_meets_the_bars():
     missed = missed_bars(coverage_table())
-    of_width = missed.bar.str.startswith("width") & missed.interval.isin(KNOWN) & (missed.kind == "tied")
-    assert missed[~of_width].empty, missed[~of_width].to_string()
+    of_width = missed.bar.str.startswith("width")
+    known = [
+        w and pair in KNOWN for w, pair in zip(of_width, zip(missed.interval, missed.kind, strict=True), strict=True)
+    ]
+    unknown = missed[[not k for k in known]]
+    assert unknown.empty, unknown.to_string()
 
 
 def test_every_kind_of_population_is_tried():
