@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mcanalysis.connectivity.network import Batches, Network
+from mcanalysis.connectivity.network import Batches, Network, forward_pass
 from mcanalysis.errors import UserError
 
 PerExampleFunction = Callable[[nn.Module, Any], Tensor]
@@ -114,7 +114,7 @@ class ModuleObjective:
     def predict(self, point: Mapping[str, Tensor], inputs: Any) -> Tensor:
         """The module's output for some inputs at a point, without a gradient: for `ensemble_along`."""
         with torch.no_grad():
-            return self._network.at(point)(_forward, inputs)
+            return self._network.at(point)(forward_pass, inputs)
 
     def _count(self) -> int:
         if not self._num_examples:
@@ -168,10 +168,6 @@ def module_objective(
     ([1.0, 9.0], 5.0)
     """
     return ModuleObjective(module, loss, batches, score, recalibrate)
-
-
-def _forward(module: nn.Module, inputs: Any) -> Any:
-    return module(inputs)
 
 
 def _per_example(values: Any, what: str) -> Tensor:

@@ -266,6 +266,11 @@ class Network:
         }
 
 
+def forward_pass(module: nn.Module, inputs: Any) -> Any:
+    """The module's output: the function of `Network.at` that is no loss."""
+    return module(inputs)
+
+
 class _Applied(nn.Module):
     """What lets `functional_call` run any function of a module, not only its forward pass."""
 

@@ -127,7 +127,10 @@ def _array(values: Any, name: str) -> NDArray[np.float64]:
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise UserError(f"Expected {name} to be an array of numbers, got {type(values).__name__}.") from None
+        raise UserError(
+            f"Expected {name} to be an array of numbers, got a {type(values).__name__} of something else; return one "
+            "number per example."
+        ) from None
     if array.ndim != 1:
         raise UserError(f"Expected {name} of shape (n,), one per example, got {array.shape}; flatten it.")
     return array

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -37,7 +36,7 @@ from mcanalysis.metrics.scores import get_score
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.causal_lm import causal_lm
 from mcanalysis.models.encoding import pad_id
-from mcanalysis.models.end_tokens import stops_at
+from mcanalysis.models.end_tokens import stops_at, text_until
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.models.positions import check_positions
 from mcanalysis.store.measurements import Measurement
@@ -148,7 +147,7 @@ class Engine:
                         nll[rows] = result.nll.cpu().numpy()
                         targets[rows] = result.num_targets.cpu().numpy()
                         for row, ids in zip(rows, result.outputs, strict=generate):
-                            outputs[row] = _text(tokenizer, ids, self._ends)
+                            outputs[row] = text_until(tokenizer, ids, self._ends)
                     return nll, targets, outputs
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     if not _is_out_of_memory(error):
@@ -241,12 +240,6 @@ class Engine:
                 example = objective.examples[row]
                 known[row, output] = score.per_example(output, example.answer, objective.task.source(example.prompt))
         return np.array([known[row, output] for row, output in enumerate(outputs)])
-
-
-def _text(tokenizer: Any, ids: Sequence[int], ends: Collection[int]) -> str:
-    """The text up to the first end token (a reference may contain its text)."""
-    kept = list(takewhile(lambda i: i not in ends, ids))
-    return tokenizer.decode(kept, skip_special_tokens=True)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 from mcanalysis.errors import UserError
 from mcanalysis.metrics.scores import get_score
 from mcanalysis.models.encoding import EncodedExample
-from mcanalysis.models.end_tokens import end_ids
+from mcanalysis.models.end_tokens import end_ids, text_until
 from mcanalysis.tasks.task import Example, Task
 
 logger = logging.getLogger(__name__)
@@ -57,12 +56,12 @@ def reach(task: Task, examples: Sequence[Example], encoded: Sequence[EncodedExam
     The rule is `SHARE`, and an answer that scores 0 against itself is out of reach. `encoded` are the examples' tokens
     in order, as `encode_all` gives them. What is given back letter for letter counts as 1 in the mean.
     """
-    score = get_score(task.score)
+    score, ends = get_score(task.score), end_ids(tokenizer)
     counts, longest, total, normalized = {"empty": 0, "cut": 0, "changed": 0}, 0, 0.0, True
     for example, of_example in zip(examples, encoded, strict=True):
         answer, ids = example.answer, of_example.answer_ids
         source = task.source(example.prompt)
-        given, whole = _text(tokenizer, ids[: task.max_new_tokens]), _text(tokenizer, ids)
+        given, whole = (text_until(tokenizer, part, ends) for part in (ids[: task.max_new_tokens], ids))
         if given == answer and score.parses(answer):  # nearly all of them
             total += 1
             continue
@@ -108,9 +107,3 @@ def warn_of_unreachable(task: Task, split: str, found: Reach) -> None:
 
 
 _told: set[str] = set()  # objectives are made anew in many places
-
-
-def _text(tokenizer: Any, ids: Sequence[int]) -> str:
-    """What these tokens read back as, up to the first end token."""
-    ends = end_ids(tokenizer)
-    return tokenizer.decode(list(takewhile(lambda i: i not in ends, ids)), skip_special_tokens=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mcanalysis.connectivity.losses import held_names, value_at
-from mcanalysis.connectivity.network import Network
+from mcanalysis.connectivity.network import Network, forward_pass
 from mcanalysis.connectivity.objective_result import loss_of
 from mcanalysis.errors import UserError
 from mcanalysis.params.point import Point, check_compatible, check_point, flatten, unflatten, working_dtype
@@ -276,8 +276,4 @@ class _BatchMean:
 
     def __call__(self, point: Mapping[str, Tensor]) -> Tensor:
         inputs, targets = self.batch
-        return self.loss(self.network.at(point)(_forward, inputs), targets) * self.share
-
-
-def _forward(module: nn.Module, inputs: Any) -> Any:
-    return module(inputs)
+        return self.loss(self.network.at(point)(forward_pass, inputs), targets) * self.share

@@ -183,7 +183,7 @@ def paired_difference_interval(
     if a.ndim != 1 or a.shape != b.shape:
         raise UserError(
             f"Expected two arrays of shape (examples,) over the same examples, got {a.shape} and {b.shape}; "
-            "do measure both on one split."
+            "measure both on one split."
         )
     with np.errstate(invalid="ignore"):
         estimate = Estimate.of(Sample(a - b, denominators))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from itertools import takewhile
 from typing import Any
 
 _NAME = "mcanalysis_ends"  # on a tokenizer: that of the model it came with is told nowhere in it
@@ -32,6 +34,11 @@ def stops_at(tokenizer: Any, generation_config: Any) -> tuple[int, ...]:
 def remember_ends(tokenizer: Any, generation_config: Any) -> None:
     """Let `end_ids` know what the model that a tokenizer came with stops at."""
     setattr(tokenizer, _NAME, stops_at(tokenizer, generation_config))
+
+
+def text_until(tokenizer: Any, ids: Sequence[int], ends: Collection[int]) -> str:
+    """The text of ids up to the first of `ends`, without special tokens (a reference may contain an end's text)."""
+    return tokenizer.decode(list(takewhile(lambda i: i not in ends, ids)), skip_special_tokens=True)
 
 
 def split_end(answer: str, tokenizer: Any) -> tuple[str, int]:

@@ -71,7 +71,8 @@ def hash_files(paths: Iterable[str | os.PathLike[str]]) -> str:
     """Return one SHA-256 (64 hex digits) over several files: their contents and their names.
 
     A name is taken relative to the files' deepest common folder, so moving that folder changes nothing,
-    while renaming a file or swapping the contents of two files does. The order of `paths` does not matter.
+    while renaming a file or swapping the contents of two files does. The order of `paths` does not matter. Files are
+    read as by `hash_file_once`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -85,4 +86,4 @@ def hash_files(paths: Iterable[str | os.PathLike[str]]) -> str:
     if not files:
         return hash_json([])
     root = os.path.commonpath([file.parent for file in files])
-    return hash_json(sorted((file.relative_to(root).as_posix(), hash_file(file)) for file in files))
+    return hash_json(sorted((file.relative_to(root).as_posix(), hash_file_once(file)) for file in files))

@@ -151,7 +151,7 @@ def _read_examples(file: Path) -> tuple[Example, ...]:
         raise DataError(f"Expected at least one example in {file}, got an empty list; add examples.")
     for place, record in places.items():
         if not isinstance(record, dict):
-            raise DataError(f"Expected {form} in {file}, got {_kind(record)} at {place}.")
+            raise DataError(f"Expected {form} in {file}, got {_kind(record)} at {place}; rewrite or remove it.")
         for key in _KEYS:
             if key not in record:
                 raise DataError(
@@ -166,7 +166,7 @@ def _read_examples(file: Path) -> tuple[Example, ...]:
             if not _is_unicode(value):
                 raise DataError(
                     f'Expected Unicode text at key "{key}" in {file} at {place}, got half of a '
-                    "surrogate pair; mend the text."
+                    "surrogate pair; correct the text."
                 )
     return _through_datasets(list(places.values()))
 
@@ -196,7 +196,9 @@ def _parse(text: str, file: Path, line: int | None = None) -> Any:
             f"{must}{hint}."
         ) from error
     except RecursionError as error:
-        raise DataError(f"Expected {_FORM} in {file}, got JSON nested too deeply.") from error
+        raise DataError(
+            f"Expected {_FORM} in {file}, got JSON nested too deeply; write prompts and answers as plain text."
+        ) from error
 
 
 def _read_text(file: Path) -> str:

@@ -181,6 +181,6 @@ def test_the_paired_difference_of_losses_is_per_token():
     ],
 )
 def test_bad_input_is_refused_in_one_line(call):
-    with pytest.raises(UserError, match=r"^Expected .*got .*; do ") as error:
+    with pytest.raises(UserError, match=r"^Expected .*got .*; ") as error:
         call()
     assert "\n" not in str(error.value)

@@ -139,6 +139,19 @@ def test_files_are_hashed_once_and_a_change_with_size_and_time_kept_is_noticed(t
     assert hashing.hash_file_once(file) == hashlib.sha256(b"two").hexdigest()
 
 
+def test_asking_again_for_the_identities_of_a_base_reads_no_file_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(hashing, "_SETTLED_SECONDS", -1.0)
+    reads, plain = [], hashing.hash_file
+    monkeypatch.setattr(hashing, "hash_file", lambda path: reads.append(path) or plain(path))
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_text(f"{name} of {tmp_path}")
+    first = identity_module.accepted_identities(str(tmp_path), None)
+    assert len(reads) == 3
+    assert identity_module.accepted_identities(str(tmp_path), None) == first
+    identity_module.check_identity(first[0], str(tmp_path), "a run")
+    assert len(reads) == 3
+
+
 def test_a_file_changed_a_moment_ago_is_read_each_time(tmp_path, monkeypatch):
     file, reads = tmp_path / "weights.bin", []
     plain = hashing.hash_file

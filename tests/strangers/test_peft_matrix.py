@@ -46,7 +46,7 @@ _gemma = {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16, **_g
 _experts = {"sliding_window": None, **_grouped}
 ARCHITECTURES = {
     "Llama": lambda: t.LlamaConfig(**_grouped),
-    "Llama, tied": lambda: t.LlamaConfig(tie_word_embeddings=True, **_grouped),
+    "tied Llama": lambda: t.LlamaConfig(tie_word_embeddings=True, **_grouped),
     "Qwen2": lambda: t.Qwen2Config(**_grouped),
     "Qwen3": lambda: t.Qwen3Config(head_dim=16, **_grouped),
     "Gemma 2": lambda: t.Gemma2Config(attn_logit_softcapping=5.0, final_logit_softcapping=3.0, **_gemma),
@@ -62,7 +62,7 @@ ARCHITECTURES = {
     ),
 }
 EXPERTS = ("Mixtral", "Qwen3 MoE")
-TIED = ("Llama, tied", "Gemma 2", "Gemma 3", "GPT-2", "OPT")
+TIED = ("tied Llama", "Gemma 2", "Gemma 3", "GPT-2", "OPT")
 
 
 def base(architecture):
@@ -211,7 +211,7 @@ SETTINGS = {
     "layer_replication": Setting(
         lambda m: {"layer_replication": [[0, 2], [0, 2]]},
         "layer_replication",
-        architectures=("Llama", "Llama, tied", "Mistral"),
+        architectures=("Llama", "tied Llama", "Mistral"),
     ),
     "target_parameters (experts)": Setting(
         lambda m: {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]},

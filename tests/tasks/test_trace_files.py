@@ -92,7 +92,7 @@ BAD_FILES = {
         '{"prompt": "p", "answer": "A"}\n{"prompt": "q", "answer": "B"}\n',
         "Expected JSON in FILE, got: Extra data at line 2, column 1; the file must be a list of",
     ),
-    "not_an_object": ([*GOOD, "A"], "in FILE, got the text 'A' at index 2."),
+    "not_an_object": ([*GOOD, "A"], "in FILE, got the text 'A' at index 2; rewrite or remove it."),
     "key_absent": (
         [*GOOD, {"question": "p", "answer": "A"}],
         "Expected the key \"prompt\" in FILE at index 2, got 'question', 'answer'; add it or rename",
@@ -118,7 +118,7 @@ BAD_FILES = {
         '[{"prompt": "p", "answer": "\\ud800"}]',
         'Expected Unicode text at key "answer" in FILE at index 0, got half of a surrogate pair;',
     ),
-    "deep": ("[" * 200_000, "in FILE, got JSON nested too deeply."),
+    "deep": ("[" * 200_000, "in FILE, got JSON nested too deeply; write prompts"),
 }
 
 
