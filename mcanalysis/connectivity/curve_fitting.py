@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -163,11 +164,18 @@ def fit_curve(
     fitted = curve.with_bends([{name: tensor.detach() for name, tensor in bend.items()} for bend in bends])
     fitted.history, fitted.converged = tuple(convergence.history), convergence.converged()
     if not fitted.converged:
-        logger.warning(
-            "The curve is not at rest after %d steps: with more of them (num_steps, --curve-steps) it may be lower.",
-            num_steps,
-        )
+        _say_once(num_steps)
     return fitted
+
+
+@cache
+def _say_once(num_steps: int) -> None:
+    """A study fits many curves of as many steps; each says by itself whether it converged."""
+    logger.warning(
+        "a curve is not at rest after %d steps (as its `converged` says): with more of them (num_steps, --curve-steps) it "
+        "may be lower; other such curves are not told",
+        num_steps,
+    )
 
 
 def _set_gradients(

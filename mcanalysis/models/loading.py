@@ -204,6 +204,12 @@ def _check_causal(model: Any, name: str) -> None:
     ids %= model.get_input_embeddings().weight.shape[0]
     with torch.no_grad():
         one, other = model(input_ids=ids).logits[:, :2].float()
+    if bool(one.isnan().any()):
+        raise UserError(
+            f"Expected a causal language model at '{name}' whose predictions are numbers, got NaN; check its weights, or "
+            "choose a wider --dtype."
+        )
+    one, other = (logits.nan_to_num(posinf=0.0, neginf=0.0) for logits in (one, other))  # padded vocabularies
     apart = 1e-4 if model.dtype in (torch.float32, torch.float64) else 0.02  # of the largest logit: rounding is less
     if not torch.allclose(one, other, rtol=0.0, atol=apart * float(one.abs().max())):
         raise UserError(

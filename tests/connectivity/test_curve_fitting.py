@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mcanalysis.connectivity import curve_fitting
 from mcanalysis.connectivity.convergence import Convergence
 from mcanalysis.connectivity.curve_fitting import fit_curve
 from mcanalysis.errors import UserError
@@ -96,6 +97,7 @@ def test_defaults_find_the_ring_and_say_so(seed, caplog):
 )
 def test_a_fit_that_is_not_at_rest_says_so_also_where_its_loss_stands_still(options, caplog):
     """With a tiny rate the loss does not fall either: it is the gradient that tells (off the saddle in the middle)."""
+    curve_fitting._say_once.cache_clear()  # other tests of this process may have been told
     fitted = fit_curve(Bezier(vector(-1.0, 0.0), vector(1.0, 0.0), bends=[vector(0.1, 0.5)]), ring_loss, **options)
     assert not fitted.converged
     (record,) = caplog.records
