@@ -206,8 +206,8 @@ def _check_causal(model: Any, name: str) -> None:
         one, other = model(input_ids=ids).logits[:, :2].float()
     if bool(one.isnan().any()):
         raise UserError(
-            f"Expected a causal language model at '{name}' whose predictions are numbers, got NaN; check its weights, or "
-            "choose a wider --dtype."
+            f"Expected a causal language model at '{name}' whose predictions are numbers, got NaN; check its weights, "
+            "or choose a wider --dtype."
         )
     one, other = (logits.nan_to_num(posinf=0.0, neginf=0.0) for logits in (one, other))  # padded vocabularies
     apart = 1e-4 if model.dtype in (torch.float32, torch.float64) else 0.02  # of the largest logit: rounding is less
