@@ -172,7 +172,7 @@ def fit_curve(
 def _say_once(num_steps: int) -> None:
     """A study fits many curves of as many steps; each says by itself whether it converged."""
     logger.warning(
-        "a curve is not at rest after %d steps (its `converged` is false): with more of them (num_steps, --curve-steps) "
+        "a curve is not at rest after %d steps (its `converged` is false): with more (num_steps, --curve-steps) "
         "it may be lower; other such curves are not told",
         num_steps,
     )
