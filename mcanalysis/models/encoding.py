@@ -119,10 +119,24 @@ def added_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
 
     Found on a text that brings no special token itself. Nothing is written behind an end, so a prompt has none there.
     """
-    own, whole = (list(tokenizer("a", add_special_tokens=adds)["input_ids"]) for adds in (False, True))
+    text = _plain_text(tokenizer)
+    own, whole = (list(tokenizer(text, add_special_tokens=adds)["input_ids"]) for adds in (False, True))
     start = next((i for i in range(len(whole)) if whole[i : i + len(own)] == own), 0)
     front, back = whole[:start], whole[start + len(own) :]
     return front, back[:-1] if back[-1:] == [tokenizer.eos_token_id] else back
+
+
+def _plain_text(tokenizer: Any) -> str:
+    """A text that has tokens, none of them special: "a", or a token of a vocabulary that drops it, as those of DNA."""
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+
+    def is_plain(text: str) -> bool:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return bool(ids) and special.isdisjoint(ids)
+
+    if is_plain("a"):
+        return "a"
+    return next((text for text, i in sorted(tokenizer.get_vocab().items()) if i not in special and is_plain(text)), "a")
 
 
 def encode_each(examples: Iterable[Example], tokenizer: Any, max_length: int) -> list[tuple[EncodedExample, int]]:
