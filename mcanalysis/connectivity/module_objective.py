@@ -95,7 +95,7 @@ class ModuleObjective:
             return
         call = self._network.at(point)
         for batch in self._batches:
-            yield _per_example(call(self._loss, batch), "loss").sum() / total
+            yield _wide(_per_example(call(self._loss, batch), "loss")).sum() / total
 
     def batch_losses(self) -> list[Callable[[Mapping[str, Tensor]], Tensor]]:
         """Functions of a point whose sum is the loss, as `HessianOperator` takes them, one per batch.
@@ -107,7 +107,7 @@ class ModuleObjective:
         total = self._count()
 
         def make(batch: Any) -> Callable[[Mapping[str, Tensor]], Tensor]:
-            return lambda point: _per_example(self._network.at(point)(self._loss, batch), "loss").sum() / total
+            return lambda point: _wide(_per_example(self._network.at(point)(self._loss, batch), "loss")).sum() / total
 
         return [make(batch) for batch in list(self._batches)]
 
@@ -119,11 +119,21 @@ class ModuleObjective:
     def _count(self) -> int:
         if not self._num_examples:
             module = self._network.module
-            own = {name: t for name, t in module.state_dict().items() if t.is_floating_point()}
+            own = {name: t for name, t in module.state_dict().items() if _is_number(t)}
             with torch.no_grad():
                 call = Network(module).at(own)
                 self._num_examples = sum(len(_per_example(call(self._loss, batch), "loss")) for batch in self._batches)
         return self._num_examples
+
+
+def _is_number(entry: Any) -> bool:
+    """Whether an entry of a state dict is a tensor of a point; a module may keep anything as its extra state."""
+    return isinstance(entry, Tensor) and entry.is_floating_point()
+
+
+def _wide(losses: Tensor) -> Tensor:
+    """In float32 at least, in which a sum over a batch neither overflows nor loses what a profile shows."""
+    return losses.to(torch.promote_types(losses.dtype, torch.float32))
 
 
 def module_objective(

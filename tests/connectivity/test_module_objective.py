@@ -305,3 +305,20 @@ def test_points_of_other_networks_and_modules_without_statistics_are_refused(dat
         mc.module_objective(nn.Sequential(nn.InstanceNorm1d(2, track_running_stats=True)), loss, data, recalibrate=data)
     with pytest.raises(UserError, match=r"torch.nn.Module, got function"):
         mc.module_objective(loss, loss, data)
+
+
+class _WithExtraState(torch.nn.Linear):
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_extra_state_is_no_part_of_a_point_and_half_precision_losses_are_summed_in_float32():
+    """The oracle is the mean in float64; 40 losses of 4,000 make more than float16 holds, 65,504."""
+    module = _WithExtraState(1, 1)
+    rows = torch.full((40, 1), 4000.0)
+    objective = mc.module_objective(module, lambda net, x: (net(x) * 0 + x).half()[:, 0], [rows])
+    (term,) = objective.terms(mc.snapshot(module))
+    assert float(term.detach()) == 4000.0 and float(objective.batch_losses()[0](mc.snapshot(module)).detach()) == 4000.0
