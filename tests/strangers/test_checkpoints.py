@@ -1,6 +1,5 @@
 """A checkpoint of which a part is missing, cut or changed is refused by name; the remedy that is said works."""
 
-import importlib.util
 import json
 import logging
 import os
@@ -88,27 +87,6 @@ def run(interrupted, tmp_path):
         return folder
 
     return copy
-
-
-@pytest.fixture
-def script(monkeypatch, capsys):
-    """script("train", *flags) -> (exit code, stdout, stderr)."""
-
-    def call(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        monkeypatch.syspath_prepend(str(REPOSITORY / "analyses"))
-        spec = importlib.util.spec_from_file_location(f"script_{name}", REPOSITORY / "analyses" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        code = 0
-        try:
-            module.run_script(module.main)
-        except SystemExit as end:
-            code = end.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def files(folder):

@@ -3,10 +3,8 @@
 What can be made again is made again once the file is removed, as the line says.
 """
 
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,27 +28,6 @@ DAMAGES = {
     "garbage": lambda file: file.write_bytes(bytes(range(256)) * 40),
 }
 damages = pytest.mark.parametrize("damage", DAMAGES)
-
-
-@pytest.fixture
-def script(monkeypatch, capsys):
-    """script("train", *flags) -> (exit code, stdout, stderr)."""
-
-    def call(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        monkeypatch.syspath_prepend(str(REPOSITORY / "analyses"))
-        spec = importlib.util.spec_from_file_location(f"script_{name}", REPOSITORY / "analyses" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        code = 0
-        try:
-            module.run_script(module.main)
-        except SystemExit as end:
-            code = end.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A flag given twice, or beside a `--config` block: pairs are put together, two values for one thing are refused."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -9,26 +8,9 @@ import pytest
 ANALYSES = Path(__file__).parents[2] / "analyses"
 
 
-@pytest.fixture
-def script(monkeypatch, capsys, tmp_path):
-    """script("train", *flags) -> (exit code, stdout, stderr), in an empty working folder."""
-
-    def call(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        monkeypatch.syspath_prepend(str(ANALYSES))
-        spec = importlib.util.spec_from_file_location(f"script_{name}", ANALYSES / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        code = 0
-        try:
-            module.run_script(module.main)
-        except SystemExit as end:
-            code = end.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
+@pytest.fixture(autouse=True)
+def empty_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    return call
 
 
 @pytest.fixture

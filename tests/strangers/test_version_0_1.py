@@ -1,10 +1,8 @@
 """Two runs that version 0.1 wrote stay what they are: read, measured no second time, gone on with."""
 
-import importlib.util
 import json
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,27 +22,6 @@ TRAINED = (
     "--tasks", ",".join(TASKS), "--num-train", 12, "--num-test", 4, "--steps", 4, "--batch-size", 4, "--lora-rank", 1,
     "--target-modules", "q_proj",
 )  # fmt: skip
-
-
-@pytest.fixture
-def script(monkeypatch, capsys):
-    """script("train", *flags) -> (exit code, stdout, stderr)."""
-
-    def call(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        monkeypatch.syspath_prepend(str(REPOSITORY / "analyses"))
-        spec = importlib.util.spec_from_file_location(f"script_{name}", REPOSITORY / "analyses" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        code = 0
-        try:
-            module.run_script(module.main)
-        except SystemExit as end:
-            code = end.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
