@@ -76,12 +76,12 @@ class Batches:
 
 
 def _mark(batch: Any) -> str:
-    """A few values of the first tensor of a batch, which tell batches apart."""
+    """A few values of each tensor of a batch, which tell batches apart; the first alone may be a constant mask."""
     if isinstance(batch, Tensor):
         flat = batch.detach().reshape(-1)
         return f"{tuple(batch.shape)} {flat[:: max(1, len(flat) // 61)].tolist()}"
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
-    return next((mark for part in parts if (mark := _mark(part))), "")
+    return " ".join(map(_mark, parts))
 
 
 class Network:

@@ -322,3 +322,14 @@ def test_extra_state_is_no_part_of_a_point_and_half_precision_losses_are_summed_
     objective = mc.module_objective(module, lambda net, x: (net(x) * 0 + x).half()[:, 0], [rows])
     (term,) = objective.terms(mc.snapshot(module))
     assert float(term.detach()) == 4000.0 and float(objective.batch_losses()[0](mc.snapshot(module)).detach()) == 4000.0
+
+
+def test_another_order_is_seen_where_the_first_tensor_is_the_same_for_all_examples():
+    data = TensorDataset(torch.ones(12, 1), torch.arange(12.0)[:, None])
+    loader = DataLoader(data, batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(0))
+    module = nn.Linear(1, 1)
+    objective = mc.module_objective(module, lambda net, batch: net(batch[1])[:, 0].square(), loader)
+    point = mc.snapshot(module)
+    with pytest.raises(UserError, match="same batches in the same order"):
+        objective(point)
+        objective(point)
