@@ -2,13 +2,14 @@
 # make test   unit and integration tests;  make test-all adds the slow ones
 # make lint   ruff (lint and format) and pyright
 # make docs   the site, into site/; a warning is an error.  make build  wheel and sdist, into dist/
+# make accelerator  the same numbers on a GPU as on the CPU, and how fast it trains and evaluates; see docs/development.md
 # make bench  speed and memory into BENCHMARKS.md; MCANALYSIS_TRACE_DIR=<folder of tasks> for real text
 PYTHON ?= python3
 VENV   := .venv
 PIP    := $(VENV)/bin/pip --disable-pip-version-check
 ARGS   ?=
 
-.PHONY: demo test test-all lint format docs build bench clean
+.PHONY: demo test test-all accelerator lint format docs build bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -27,6 +28,10 @@ test: $(VENV)/.installed-test
 
 test-all: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n 2 $(ARGS)
+
+accelerator: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest -n 4 tests/accelerator
+	$(VENV)/bin/python tests/performance --only accelerator,accelerator_evaluation $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

@@ -97,13 +97,20 @@ class LoraModel(AdaptedModel):
         return concatenate([self.frozen, self.point()], [1.0, 1.0]) if self.frozen else self.point()
 
     def fresh(self, seed: int) -> None:
-        """Start the adapter anew: A random by `seed`, B zero, all of it trainable."""
+        """Start the adapter anew: A random by `seed`, the same on every device, B zero, all of it trainable."""
+        device = self.device
+        self._move_adapter("cpu")  # PEFT draws where the factors lie, and each kind of device draws other numbers
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for module in self.scaling:
                 self.peft.get_submodule(PREFIX + module).reset_lora_parameters(_ADAPTER, True)  # type: ignore[operator]
+        self._move_adapter(device)
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
+
+    def _move_adapter(self, device: torch.device | str) -> None:
+        for parameter in self.parameters.values():
+            parameter.data = parameter.data.to(device)
 
     def freeze(self, point: Mapping[str, Tensor]) -> None:
         """Make a point, of any rank, the fixed part; an empty one takes it away."""
