@@ -50,7 +50,7 @@ class Batches:
                 f"empty after one pass; pass list({name})."
             )
         one = isinstance(batches, tuple) and any(isinstance(part, Tensor | np.ndarray) for part in batches)
-        if one or isinstance(batches, Mapping | Tensor | np.ndarray):
+        if one or isinstance(batches, Mapping | Tensor | np.ndarray | str):
             raise UserError(
                 f"Expected {name} to be a list of batches or a DataLoader, got a {type(batches).__name__}, which looks "
                 f"like one batch; pass [{name}], or a list."
@@ -58,6 +58,7 @@ class Batches:
         self._batches = batches
         self._name = name
         self._marks: list[int] = []  # one per batch, from the first pass
+        self._whole = False  # whether one pass came to its end
 
     def __iter__(self) -> Iterator[Any]:
         state, iterator, number = None, None, 0
@@ -79,7 +80,7 @@ class Batches:
 
     def _compare(self, number: int, mark: int | None) -> None:
         """Refuse a pass that differs from an earlier one: values per example would belong to other examples."""
-        if mark is not None and number == len(self._marks):
+        if mark is not None and number == len(self._marks) and not self._whole:
             self._marks.append(mark)
         elif number == 0 == len(self._marks):
             raise UserError(f"Expected at least one batch in {self._name}, got none; check the data set.")
@@ -88,6 +89,7 @@ class Batches:
                 f"Expected the same {self._name} in the same order each time, got another batch {number + 1}; "
                 "switch shuffling and random augmentation off."
             )
+        self._whole |= mark is None
 
 
 def _mark(batch: Any) -> int:
@@ -206,7 +208,8 @@ class Network:
                     for name, (mean, var) in statistics.items():
                         hook = partial(_carry_gradients, mean, var)
                         stack.callback(self._layers[name].register_forward_pre_hook(hook, with_kwargs=True).remove)
-                return self._apply(tensors, function, batch)
+                result = self._apply(tensors, function, batch)
+            return result.detach() if isinstance(result, Tensor) and not differentiable else result
 
         return call
 
@@ -225,6 +228,11 @@ class Network:
             try:
                 return functional_call(self._wrapped, named, (function, batch), tie_weights=False)
             except RuntimeError as error:
+                if not live and "does not require grad" in str(error):
+                    raise UserError(
+                        "Expected a function of the module without derivatives inside, got one that takes some, with "
+                        "gradients off; put torch.enable_grad() around that part."
+                    ) from error
                 widened = any(t.dtype == torch.float64 != self._own[name].dtype for name, t in tensors.items())
                 if not (widened and "dtype" in str(error)):
                     raise

@@ -172,7 +172,12 @@ class HessianOperator(LinearOperator):
         self._check_finite(loss, "loss", number)
         return loss.reshape(())
 
+    @torch.enable_grad()
     def _gradient(self, number: int, create_graph: bool) -> list[Tensor | None]:
+        if torch.is_inference_mode_enabled():
+            raise UserError(
+                "Expected gradients to be possible, got torch.inference_mode(); use the Hessian outside of it."
+            )
         loss = self._loss(number, self._leaves | self._held)
         inputs = list(self._leaves.values())
         return list(torch.autograd.grad(loss, inputs, create_graph=create_graph, allow_unused=True))
@@ -250,6 +255,12 @@ def module_losses(
     array([3.5])
     """
     kept = list(batches)
+    for batch in kept:
+        if not isinstance(batch, tuple | list) or len(batch) != 2 or not np.ndim(batch[1]):
+            raise UserError(
+                f"Expected batches that are pairs (inputs, targets), one target per example, got a "
+                f"{type(batch).__name__}; make a list of such pairs, or use mc.module_objective, which takes any batch."
+            )
     sizes = [len(targets) for _, targets in kept]
     total = sum(sizes)
     if total == 0:

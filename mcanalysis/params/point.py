@@ -118,6 +118,8 @@ def check_distinct(points: Sequence[Mapping[str, Tensor]]) -> None:
     ...     error.args[0].split(";")[0]
     'Expected points of their own, got the same tensors in memory as points 1 and 2, such as two checkpoints loaded into one module'
     """  # noqa: E501
+    for point in points:
+        check_point(point)
     for j, other in enumerate(points):
         for i, point in enumerate(points[:j]):
             is_other = point is not other and point.keys() == other.keys()
@@ -130,15 +132,13 @@ def check_distinct(points: Sequence[Mapping[str, Tensor]]) -> None:
 
 def _are_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     """Whether all tensors of two points are one in memory, but for empty ones, of which at least one is not."""
-    full = [name for name, tensor in a.items() if not isinstance(tensor, Tensor) or tensor.numel()]
+    full = [name for name, tensor in a.items() if tensor.numel()]
     return bool(full) and all(_is_same(a[name], b[name]) for name in full)
 
 
 def _is_same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are one in memory."""
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.device != b.device:
-        return False
-    there = a.data_ptr() == b.data_ptr() != 0
+    there = a.device == b.device and a.data_ptr() == b.data_ptr() != 0
     return there and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
 
 

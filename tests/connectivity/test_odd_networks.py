@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import mcanalysis as mc
 from mcanalysis.errors import UserError
+from mcanalysis.landscape.hessian import module_losses
 from mcanalysis.params import content_hash
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -324,7 +325,7 @@ def test_means_of_half_precision_losses_are_taken_in_float32():
     """The mean of 2048 and 2050 is no number of float16."""
     net, rows = nn.Linear(1, 1), [torch.tensor([[2048.0], [2050.0]])]
     objective = mc.module_objective(net, lambda net, x: (net(x) * 0 + x).half()[:, 0], rows)
-    assert float(objective({n: t.requires_grad_() for n, t in mc.snapshot(net).items()}).loss) == 2049.0
+    assert float(objective({n: t.requires_grad_() for n, t in mc.snapshot(net).items()}).loss.detach()) == 2049.0
 
 
 class LazyOrNot(nn.Module):
@@ -353,3 +354,38 @@ def test_losses_of_other_shapes_and_kinds(values, message):
     net = Base()
     with pytest.raises(UserError, match=message):
         mc.module_objective(net, lambda net, batch: values(loss(net, batch)), BATCHES)(mc.snapshot(net))
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.enable_grad])
+def test_curvature_is_to_be_had_without_gradients_around_it(around):
+    net = Base()
+    operator = mc.HessianOperator(mc.module_objective(net, loss, BATCHES), mc.snapshot(net))
+    expected = operator @ np.ones(10)
+    with around():
+        again = mc.HessianOperator(mc.module_objective(net, loss, BATCHES), mc.snapshot(net))
+        assert (again @ np.ones(10)).tolist() == expected.tolist()
+        assert again.gradient()["head.bias"].tolist() == operator.gradient()["head.bias"].tolist()
+    with torch.inference_mode(), pytest.raises(UserError, match=r"got torch.inference_mode\(\)"):
+        mc.HessianOperator(mc.module_objective(net, loss, BATCHES), mc.snapshot(net)).gradient()
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [[{"x": BATCHES[0][0], "y": BATCHES[0][1]}], BATCHES[0], [(*BATCHES[0], 1)], [(BATCHES[0][0], torch.ones(()))]],
+)
+def test_batches_of_module_losses_are_pairs(batches):
+    with pytest.raises(UserError, match=r"pairs \(inputs, targets\)"):
+        module_losses(Base(), nn.functional.mse_loss, batches)
+
+
+def test_modules_and_objectives_in_the_place_of_points_paths_and_hessians():
+    net = Base()
+    objective, point = mc.module_objective(net, loss, BATCHES), mc.snapshot(net)
+    with pytest.raises(UserError, match=r"Expected a point .* got Base; take mc.snapshot"):
+        mc.Linear(net, Base())
+    with pytest.raises(UserError, match="a path that can be called, got tuple"):
+        mc.profile((point, point), objective)
+    with pytest.raises(UserError, match="the Hessian of the old task's loss, got ModuleObjective"):
+        mc.predicted_forgetting(objective, point)
+    with pytest.raises(UserError, match="at least two values of t, got 1"):
+        mc.profile(mc.Linear(point, mc.snapshot(Base())), objective, ts=0.5)
