@@ -364,8 +364,8 @@ def _slots(module: nn.Module) -> dict[str, list[str]]:
 def _as_it_was(module: nn.Module) -> Iterator[None]:
     """Every part has its attributes back afterwards: modes, caches, counters, and what `_parameters` and lists hold."""
     parts = [(part, part.training, dict(vars(part))) for part in module.modules()]
-    held = {id(own): own for _, _, attributes in parts for own in attributes.values() if type(own) in _EMPTIED}
-    contents = [(own, own.copy()) for own in held.values()]
+    held = {id(own): own for _, _, attributes in parts for own in attributes.values() if type(own) in _REFILL}
+    contents = [(own, own.copy() if own else ()) for own in held.values()]
     try:
         yield
     finally:
@@ -374,11 +374,12 @@ def _as_it_was(module: nn.Module) -> Iterator[None]:
             vars(part).update(attributes)
             part.training = training
         for own, before in contents:
-            own.clear()
-            _EMPTIED[type(own)](own, before)
+            if own or before:
+                own.clear()
+                _REFILL[type(own)](own, before)
 
 
-_EMPTIED: dict[type, Callable[[Any, Any], None]] = {
+_REFILL: dict[type, Callable[[Any, Any], None]] = {
     dict: dict.update,
     OrderedDict: OrderedDict.update,
     defaultdict: defaultdict.update,
