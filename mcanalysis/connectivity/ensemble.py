@@ -101,17 +101,22 @@ def ensemble_along(
     parts: list[list[tuple[NDArray, ...]]] = [[] for _ in range(len(places) + 1)]
     all_rows: list[NDArray[np.int64]] = []
     num_examples = 0
-    for inputs, labels, *given in batches:
-        rows = given[0].cpu().numpy() if given else np.arange(len(labels))
+    for inputs, labels, rows in map(_checked, batches):
         all_rows.append(rows + num_examples)
         num_examples += int(rows.max()) + 1
         total: Tensor | None = None
         for i, t in enumerate(places):
             logits = predict(path(float(t)), inputs)
-            if logits.ndim != 2 or len(logits) != len(labels):
+            if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels) or len(logits[0]) < 2:
+                got = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
                 raise UserError(
-                    f"Expected logits of shape ({len(labels)}, classes), one row per label, got "
-                    f"{tuple(logits.shape)}; flatten what predict returns."
+                    f"Expected logits of shape ({len(labels)}, classes), one row per label and at least two classes, "
+                    f"got {got}; let predict return such a tensor."
+                )
+            if int(labels.max()) >= len(logits[0]):
+                raise UserError(
+                    f"Expected labels below {len(logits[0])}, the number of classes that predict returns, got "
+                    f"{int(labels.max())}; check the labels."
                 )
             log_p = logits.double().log_softmax(-1) if logits.dtype == torch.float64 else logits.float().log_softmax(-1)
             parts[i].append(_per_target(log_p, labels))
@@ -124,6 +129,27 @@ def ensemble_along(
     columns = [[np.concatenate(column) for column in zip(*part, strict=True)] for part in parts]
     made = [Predictions(nll, confidence, correct, brier, joint) for nll, confidence, correct, brier in columns]
     return Ensemble(places, tuple(made[:-1]), made[-1])
+
+
+def _checked(batch: Any) -> tuple[Any, Tensor, NDArray[np.int64]]:
+    """Inputs, labels (n,) and the example of each (n,) of a batch; raises `UserError` for what is no such batch."""
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        raise UserError(
+            f"Expected batches (inputs, labels) or (inputs, labels, rows), got a {type(batch).__name__}; make a list "
+            "of such tuples."
+        )
+    labels = torch.as_tensor(batch[1])
+    rows = torch.as_tensor(batch[2]) if len(batch) == 3 else torch.arange(len(labels) if labels.ndim else 0)
+    for name, values in (("labels", labels), ("rows", rows)):
+        whole = not values.is_floating_point() and not values.is_complex()
+        negative = whole and bool((values < 0).any())
+        if values.ndim != 1 or len(values) != len(labels) or not len(values) or not whole or negative:
+            got = f"{'negative ones of ' if negative else ''}{values.dtype} and shape {tuple(values.shape)}"
+            raise UserError(
+                f"Expected {name} of shape (n,), n > 0, whole numbers from 0, one per row of logits, got {got}; leave "
+                "out what has no label."
+            )
+    return batch[0], labels.long(), rows.cpu().numpy()
 
 
 def _per_target(log_p: Tensor, labels: Tensor) -> tuple[NDArray, ...]:

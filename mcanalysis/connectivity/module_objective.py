@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mcanalysis.connectivity.network import Batches, Network, forward_pass
 from mcanalysis.errors import UserError
+from mcanalysis.params.point import snapshot
 
 PerExampleFunction = Callable[[nn.Module, Any], Tensor]
 
@@ -76,7 +77,7 @@ class ModuleObjective:
         values = torch.cat([own.to(losses[0].device) for own in losses])
         self._num_examples = len(values)
         nll = values.detach().cpu().double().numpy()
-        loss = values.mean() if values.requires_grad else float(nll.mean())
+        loss = _wide(values).mean() if values.requires_grad else float(nll.mean())
         measured = ModuleMeasurement(nll, np.ones_like(nll), loss)
         if self._score is None:
             return measured
@@ -91,7 +92,7 @@ class ModuleObjective:
         total = self._count()
         if self._network.recalibrates:
             loss = self(point).loss
-            yield loss if isinstance(loss, Tensor) else torch.tensor(loss)
+            yield loss if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
             return
         call = self._network.at(point)
         for batch in self._batches:
@@ -119,16 +120,10 @@ class ModuleObjective:
     def _count(self) -> int:
         if not self._num_examples:
             module = self._network.module
-            own = {name: t for name, t in module.state_dict().items() if _is_number(t)}
             with torch.no_grad():
-                call = Network(module).at(own)
+                call = Network(module).at(snapshot(module))
                 self._num_examples = sum(len(_per_example(call(self._loss, batch), "loss")) for batch in self._batches)
         return self._num_examples
-
-
-def _is_number(entry: Any) -> bool:
-    """Whether an entry of a state dict is a tensor of a point; a module may keep anything as its extra state."""
-    return isinstance(entry, Tensor) and entry.is_floating_point()
 
 
 def _wide(losses: Tensor) -> Tensor:
@@ -147,7 +142,9 @@ def module_objective(
     """Return one objective of a network for `profile`, `fit_curve`, `HessianOperator`, and `ensemble_along`.
 
     Called at a point it gives `nll` (n,), `targets` (n,), `loss`, `scores` (n,) and `score`. The network computes in
-    evaluation mode and is left exactly as it was: parameters, buffers, modes, and the global random state.
+    evaluation mode and is left exactly as it was: parameters, buffers, modes, and the global random state. Each batch
+    starts from there, and random draws of a forward pass are the same at every point: the value of a batch does not
+    depend on what was computed before.
 
     A point may hold floating-point buffers, as `mcanalysis.snapshot(module)` does: a path then interpolates the running
     statistics of BatchNorm as it does the weights. Where it lacks them the module's own are used at every point, hence
@@ -184,5 +181,9 @@ def _per_example(values: Any, what: str) -> Tensor:
     if not isinstance(values, Tensor) or values.dim() != 1 or not len(values):
         got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         remedy = 'pass reduction="none" to the loss function' if what == "loss" else "compare without a mean"
+        if isinstance(values, Tensor) and values.dim() > 1:
+            remedy = "take the mean or the sum over the other dimensions, values.flatten(1).mean(1) say"
         raise UserError(f"Expected one {what} per example, a tensor of shape (n,), got {got}; {remedy}.")
+    if values.is_complex():
+        raise UserError(f"Expected real values of the {what}, got {values.dtype}; take their size or real part.")
     return values

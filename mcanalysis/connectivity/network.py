@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+import zlib
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.parameter import is_lazy
+from torch.utils import checkpoint
 
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.params.point import check_point, working_dtype
@@ -20,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 Function = Callable[[nn.Module, Any], Any]
 _END = object()
+_NUM_MARKED = 997
 
 
 class Batches:
@@ -40,9 +49,16 @@ class Batches:
                 f"Expected {name} that can be gone through more than once, got a {type(batches).__name__}, which is "
                 f"empty after one pass; pass list({name})."
             )
+        one = isinstance(batches, tuple) and any(isinstance(part, Tensor | np.ndarray) for part in batches)
+        if one or isinstance(batches, Mapping | Tensor | np.ndarray | str):
+            raise UserError(
+                f"Expected {name} to be a list of batches or a DataLoader, got a {type(batches).__name__}, which looks "
+                f"like one batch; pass [{name}], or a list."
+            )
         self._batches = batches
         self._name = name
-        self._marks: list[str] = []  # one per batch, from the first pass
+        self._marks: list[int] = []  # one per batch, from the first pass
+        self._whole = False  # whether one pass came to its end
 
     def __iter__(self) -> Iterator[Any]:
         state, iterator, number = None, None, 0
@@ -62,9 +78,9 @@ class Batches:
             number += 1
         self._compare(number, None)
 
-    def _compare(self, number: int, mark: str | None) -> None:
+    def _compare(self, number: int, mark: int | None) -> None:
         """Refuse a pass that differs from an earlier one: values per example would belong to other examples."""
-        if mark is not None and number == len(self._marks):
+        if mark is not None and number == len(self._marks) and not self._whole:
             self._marks.append(mark)
         elif number == 0 == len(self._marks):
             raise UserError(f"Expected at least one batch in {self._name}, got none; check the data set.")
@@ -73,19 +89,43 @@ class Batches:
                 f"Expected the same {self._name} in the same order each time, got another batch {number + 1}; "
                 "switch shuffling and random augmentation off."
             )
+        self._whole |= mark is None
 
 
-def _mark(batch: Any) -> str:
-    """A few values of each tensor of a batch, which tell batches apart; the first alone may be a constant mask."""
-    if isinstance(batch, Tensor):
-        flat = batch.detach().reshape(-1)
-        return f"{tuple(batch.shape)} {flat[:: max(1, len(flat) // 61)].tolist()}"
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
-    return " ".join(map(_mark, parts))
+def _mark(batch: Any) -> int:
+    """A number that tells batches apart, from up to a thousand values of each tensor in them."""
+    return zlib.crc32(_shown(batch).encode())
+
+
+def _shown(part: Any, depth: int = 0) -> str:
+    if isinstance(part, np.ndarray) and part.dtype.kind in "biufc":
+        part = torch.as_tensor(part.astype(part.dtype.newbyteorder("=")))
+    elif isinstance(part, np.ndarray):
+        part = part.tolist()
+    if isinstance(part, Tensor):
+        if part.is_nested:
+            return _shown(part.unbind(), depth)
+        flat = part.detach().to_dense().reshape(-1)
+        step = max(1, len(flat) // _NUM_MARKED)
+        while math.gcd(step, len(flat)) > 1:  # no column that is the same in all rows
+            step += 1
+        return f"{tuple(part.shape)} {flat[::step].tolist()}"
+    if depth > 5 or part is None or isinstance(part, str | bytes | int | float | complex):
+        return repr(part) if depth <= 5 else ""
+    if is_dataclass(part):
+        part = [getattr(part, field.name) for field in fields(part)]
+    elif not isinstance(part, Mapping | list | tuple):
+        part = getattr(part, "__dict__", {})
+    parts = part.values() if isinstance(part, Mapping) else part
+    return f"({', '.join(_shown(own, depth + 1) for own in parts)})"
 
 
 class Network:
     """A module that computes at points, in evaluation mode: dropout is off, statistics stay as they are.
+
+    Nothing that a call leaves in the module, in the point or in the random state outlives it, so that the value of a
+    batch depends on the point and the batch alone: each starts from the buffers of the point, and a forward pass that
+    draws random numbers draws the same ones at every point.
 
     A point may hold some of the module's parameters and floating-point buffers; the rest is the module's own. Tensors
     are cast to the module's device, and to its precision where that is below float32. Where `recalibrate` is given, the
@@ -104,6 +144,9 @@ class Network:
     def __init__(self, module: nn.Module, function: Function | None = None, recalibrate: Any = None) -> None:
         if not isinstance(module, nn.Module):
             raise UserError(f"Expected a torch.nn.Module, got {type(module).__name__}; pass the network itself.")
+        lazy = [name for name, tensor in _tensors(module).items() if is_lazy(tensor)]
+        if lazy:
+            raise UserError(f"Expected a module with shapes, got '{lazy[0]}' of a lazy layer; call it on a batch once.")
         self.module = module
         self._function = function
         self._recalibrate = None if recalibrate is None else Batches(recalibrate, "recalibrate")
@@ -161,32 +204,54 @@ class Network:
         def call(function: Function, batch: Any) -> Any:
             with ExitStack() as stack:
                 stack.enter_context(torch.set_grad_enabled(differentiable))
-                stack.enter_context(_modes(self.module, training=()))
                 if differentiable:  # F.batch_norm cannot be differentiated by its statistics
                     for name, (mean, var) in statistics.items():
-                        hook = partial(_normalise, mean, var)
-                        layer = self._layers[name]
-                        stack.callback(layer.register_forward_hook(hook, with_kwargs=True).remove)
-                return self._apply(tensors, function, batch)
+                        hook = partial(_carry_gradients, mean, var)
+                        stack.callback(self._layers[name].register_forward_pre_hook(hook, with_kwargs=True).remove)
+                result = self._apply(tensors, function, batch)
+            return result.detach() if isinstance(result, Tensor) and not differentiable else result
 
         return call
 
-    def _apply(self, tensors: Mapping[str, Tensor], function: Function, batch: Any) -> Any:
-        named = {f"module.{name}": tensor for name, tensor in tensors.items()}
-        return functional_call(self._wrapped, named, (function, batch))
+    def _apply(
+        self, tensors: Mapping[str, Tensor], function: Function, batch: Any, training: Container[nn.Module] = ()
+    ) -> Any:
+        """One call, in evaluation mode but for some layers, of which nothing stays."""
+        live = torch.is_grad_enabled()
+        copies = {id(t): t if live and t.requires_grad else t.detach().clone() for t in tensors.values()}
+        named = {f"module.{slot}": copies[id(t)] for name, t in tensors.items() for slot in self._slots[name]}
+        with _as_it_was(self.module), _same_random_numbers(self.module, _mark(batch)), _no_checkpointing():
+            for part in self.module.modules():  # not eval(): a module's own may write into its weights
+                part.training = part in training
+                if isinstance(part, nn.Embedding | nn.EmbeddingBag):
+                    part.sparse = False
+            try:
+                return functional_call(self._wrapped, named, (function, batch), tie_weights=False)
+            except RuntimeError as error:
+                if not live and "does not require grad" in str(error):
+                    raise UserError(
+                        "Expected a function of the module without derivatives inside, got one that takes some, with "
+                        "gradients off; put torch.enable_grad() around that part."
+                    ) from error
+                widened = any(t.dtype == torch.float64 != self._own[name].dtype for name, t in tensors.items())
+                if not (widened and "dtype" in str(error)):
+                    raise
+                raise UserError(
+                    "Expected batches in float64, as the point is, got others, which the module cannot join with it; "
+                    "cast the floating-point tensors of the batches to float64, or the point to float32."
+                ) from error
 
     def _placed(self, point: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors that the module is to compute with: the point's, and copies of its own buffers."""
-        parameters = dict(self.module.named_parameters(remove_duplicate=False))
-        buffers = dict(self.module.named_buffers(remove_duplicate=False))
-        own = parameters | buffers
+        self._own, self._slots = _tensors(self.module), _slots(self.module)
+        own, buffers = self._own, self.held_names
         unknown = [name for name in point if name not in own]
         if unknown:
             raise PointMismatchError(
                 f"Expected names of {type(self.module).__name__}'s parameters and buffers, got '{unknown[0]}' "
                 f"({len(unknown)} unknown in all); take the points with mc.snapshot(module) of the same network."
             )
-        in_double = working_dtype(point.values()) == torch.float64
+        in_double = any(t.dtype == torch.float64 != own[name].dtype for name, t in point.items())
         placed: dict[str, Tensor] = {}
         of_tied: dict[int, str] = {}
         for name, tensor in point.items():
@@ -203,14 +268,13 @@ class Network:
                         "them out, as mc.snapshot(module) does."
                     )
                 continue
-            placed[name] = _cast(tensor.detach() if name in buffers else tensor, own[name], in_double)
+            placed[self._slots[name][0]] = _cast(tensor.detach() if name in buffers else tensor, own[name], in_double)
         there = {id(own[name]) for name in point}
-        for name, tensor in buffers.items():
-            if id(tensor) not in there:
+        for name, tensor in own.items():
+            widened = in_double and tensor.dtype == torch.float32
+            if id(tensor) not in there and (name in buffers or widened):
                 there.add(id(tensor))
-                placed[name] = tensor.detach().clone()
-                if in_double and tensor.dtype == torch.float32:
-                    placed[name] = placed[name].double()
+                placed[self._slots[name][0]] = tensor.detach().double() if widened else tensor.detach()
         return placed
 
     def _warn_of_missing(self, point: Mapping[str, Tensor]) -> None:
@@ -238,7 +302,6 @@ class Network:
     def _estimated(self, tensors: Mapping[str, Tensor], batches: Batches) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and unbiased variance of what each BatchNorm layer is given, averaged over the batches."""
         seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self._layers}
-        copies = {name: t.clone() if name in self.held_names else t for name, t in tensors.items()}  # updated in place
 
         def collect(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = _input(args, kwargs)
@@ -253,12 +316,11 @@ class Network:
 
         assert self._function is not None
         with ExitStack() as stack:
-            stack.enter_context(_modes(self.module, training=self._layers.values()))
             for name, layer in self._layers.items():
                 hook = layer.register_forward_pre_hook(partial(collect, name), with_kwargs=True)
                 stack.callback(hook.remove)
             for batch in batches:
-                self._apply(copies, self._function, batch)
+                self._apply(tensors, self._function, batch, training=set(self._layers.values()))
         return {
             name: (torch.stack([m for m, _ in values]).mean(0), torch.stack([v for _, v in values]).mean(0))
             for name, values in seen.items()
@@ -282,18 +344,79 @@ class _Applied(nn.Module):
         return function(self.module, batch)
 
 
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, under each of their names."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    return parameters | dict(module.named_buffers(remove_duplicate=False))
+
+
+def _slots(module: nn.Module) -> dict[str, list[str]]:
+    """Where the tensor of each name has to be put: one name per place, also of modules that are there twice."""
+    own, once = _tensors(module), {name for name, _ in module.named_modules()}
+    places: dict[int, list[str]] = defaultdict(list)
+    for name, tensor in own.items():
+        if name.rpartition(".")[0] in once:
+            places[id(tensor)].append(name)
+    return {name: places[id(tensor)] for name, tensor in own.items()}
+
+
 @contextmanager
-def _modes(module: nn.Module, training: Iterable[nn.Module]) -> Iterator[None]:
-    """Evaluation mode but for some layers; every part has its own mode back afterwards."""
-    before = [(part, part.training) for part in module.modules()]
+def _as_it_was(module: nn.Module) -> Iterator[None]:
+    """Every part has its attributes back afterwards: modes, caches, counters, and what `_parameters` and lists hold."""
+    parts = [(part, part.training, dict(vars(part))) for part in module.modules()]
+    held = {id(own): own for _, _, attributes in parts for own in attributes.values() if type(own) in _REFILL}
+    contents = [(own, own.copy() if own else ()) for own in held.values()]
     try:
-        module.eval()
-        for layer in training:
-            layer.training = True
         yield
     finally:
-        for part, mode in before:
-            part.training = mode
+        for part, training, attributes in parts:
+            vars(part).clear()
+            vars(part).update(attributes)
+            part.training = training
+        for own, before in contents:
+            if own or before:
+                own.clear()
+                _REFILL[type(own)](own, before)
+
+
+_REFILL: dict[type, Callable[[Any, Any], None]] = {
+    dict: dict.update,
+    OrderedDict: OrderedDict.update,
+    defaultdict: defaultdict.update,
+    set: set.update,
+    list: list.extend,
+    deque: deque.extend,
+}
+
+
+@contextmanager
+def _same_random_numbers(module: nn.Module, seed: int) -> Iterator[None]:
+    """Random numbers that depend on the seed alone; the global random state is left as it was."""
+    devices = {t.device.index or 0 for t in _tensors(module).values() if t.is_cuda}
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _no_checkpointing() -> Iterator[None]:
+    """Activation checkpointing is off: its second forward pass would run on the module's own weights, after the call.
+
+    `torch.utils.checkpoint` then calls the function where it stands.
+    """
+
+    def generator(*_: Any, **__: Any) -> Iterator[None]:
+        yield
+
+    class Plain:
+        @staticmethod
+        def apply(function: Callable[..., Any], _: bool, *args: Any) -> Any:
+            return function(*args)
+
+    with patch.multiple(checkpoint, CheckpointFunction=Plain, _checkpoint_without_reentrant_generator=generator):
+        yield
 
 
 def _cast(tensor: Tensor, own: Tensor, in_double: bool) -> Tensor:
@@ -305,9 +428,11 @@ def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return args[0] if args else kwargs["input"]
 
 
-def _normalise(mean: Tensor, var: Tensor, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> Tensor:
-    """What a BatchNorm layer gives in evaluation mode, as a differentiable function of its statistics."""
+def _carry_gradients(mean: Tensor, var: Tensor, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The input of a BatchNorm layer, made such that what it does with constant statistics is a differentiable function
+    of them, whatever else a class of one's own does."""
     x = _input(args, kwargs)
     shape = (1, -1, *(1,) * (x.dim() - 2))
-    result = (x - mean.to(x).view(shape)) * torch.rsqrt(var.to(x) + layer.eps).view(shape)
-    return result if layer.weight is None else result * layer.weight.view(shape) + layer.bias.view(shape)
+    scale = torch.rsqrt(var + layer.eps) * torch.sqrt(var.detach() + layer.eps)
+    moved = (x - mean.to(x).view(shape)) * scale.to(x).view(shape) + mean.detach().to(x).view(shape)
+    return ((moved, *args[1:]), kwargs) if args else (args, {**kwargs, "input": moved})

@@ -248,7 +248,12 @@ def profile(
     >>> profile(line, lambda p: float(1 - p["w"] ** 2), ts=[0, 0.5, 1]).chord_barrier()
     1.0
     """
-    places = grid() if ts is None else np.array([at_ends(float(t)) for t in ts])
+    for what, given in (("a path", path), ("an objective", objective)):
+        if not callable(given):
+            raise UserError(
+                f"Expected {what} that can be called, got {type(given).__name__}; see mc.Linear and mc.profile."
+            )
+    places = grid() if ts is None else np.array([at_ends(float(t)) for t in np.ravel(ts)])
     if len(places) < 2:
         raise UserError(f"Expected at least two values of t, got {len(places)}; t = 0 and t = 1 are always measured.")
     if not (np.diff(places) > 0).all():

@@ -74,8 +74,7 @@ class HessianOperator(LinearOperator):
             raise UserError("Expected at least one loss, got none; pass one function per batch.")
         held = held.union(*(held_names(loss) for loss in self.losses))
         names = sorted(point)
-        dtype = working_dtype(point.values())
-        copied = {name: point[name].detach().to(dtype, copy=True) for name in names}
+        copied = {name: point[name].detach().to(working_dtype([point[name]]), copy=True) for name in names}
         self._held = {name: tensor for name, tensor in copied.items() if name in held}
         self._leaves = {name: tensor.requires_grad_(True) for name, tensor in copied.items() if name not in held}
         if not self._leaves:
@@ -140,8 +139,8 @@ class HessianOperator(LinearOperator):
         >>> HessianOperator(lambda p: p["w"].sum(), {"w": torch.ones(2)}).as_point(np.array([1.0, 2.0]))
         {'w': tensor([1., 2.])}
         """
-        first = next(iter(self._leaves.values()))
-        return unflatten(torch.from_numpy(np.array(vector, dtype=np.float64)).to(first.dtype), self._leaves)
+        pieces = unflatten(torch.from_numpy(np.array(vector, dtype=np.float64)), self._leaves)
+        return {name: piece.to(self._leaves[name].dtype) for name, piece in pieces.items()}
 
     def _matvec(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
         vector = self.as_point(np.asarray(x).reshape(-1))
@@ -173,7 +172,12 @@ class HessianOperator(LinearOperator):
         self._check_finite(loss, "loss", number)
         return loss.reshape(())
 
+    @torch.enable_grad()
     def _gradient(self, number: int, create_graph: bool) -> list[Tensor | None]:
+        if torch.is_inference_mode_enabled():
+            raise UserError(
+                "Expected gradients to be possible, got torch.inference_mode(); use the Hessian outside of it."
+            )
         loss = self._loss(number, self._leaves | self._held)
         inputs = list(self._leaves.values())
         return list(torch.autograd.grad(loss, inputs, create_graph=create_graph, allow_unused=True))
@@ -251,6 +255,12 @@ def module_losses(
     array([3.5])
     """
     kept = list(batches)
+    for batch in kept:
+        if not isinstance(batch, tuple | list) or len(batch) != 2 or not np.ndim(batch[1]):
+            raise UserError(
+                f"Expected batches that are pairs (inputs, targets), one target per example, got a "
+                f"{type(batch).__name__}; make a list of such pairs, or use mc.module_objective, which takes any batch."
+            )
     sizes = [len(targets) for _, targets in kept]
     total = sum(sizes)
     if total == 0:

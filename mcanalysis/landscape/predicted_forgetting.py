@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mcanalysis.errors import UserError
 from mcanalysis.landscape.hessian import HessianOperator
 from mcanalysis.params.lora import is_lora_point, key_a, key_b, module_names, ranks
 from mcanalysis.params.point import Point, check_compatible, dot, norm, subtract
@@ -48,12 +49,18 @@ def predicted_forgetting(old_loss: HessianOperator, end: Mapping[str, Tensor]) -
 
     Raises:
         PointMismatchError: if the points differ in names or shapes.
+        UserError: if `old_loss` is no Hessian.
 
     >>> import torch
     >>> old = HessianOperator(lambda p: 2 * p["w"].square().sum(), {"w": torch.zeros(1)})
     >>> predicted_forgetting(old, {"w": torch.tensor([3.0])})
     PredictedForgetting(first_order=0.0, second_order=18.0, measured=18.0, distance=3.0, curvature=4.0)
     """
+    if not isinstance(old_loss, HessianOperator):
+        raise UserError(
+            f"Expected the Hessian of the old task's loss, got {type(old_loss).__name__}; make a mc.HessianOperator of "
+            "it and of the point."
+        )
     start = old_loss.point
     check_compatible(start, end, remedy="pass adapters of different ranks through same_ranks first")
     step = {name: tensor for name, tensor in subtract(end, start).items() if name in old_loss.coordinates}

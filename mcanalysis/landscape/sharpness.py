@@ -58,7 +58,8 @@ def expected_sharpness(
     ±radius. Each direction is taken both ways, which cancels the slope at θ exactly.
 
     For LoRA δ is a perturbation of ΔW of the adapter's rank (`random_delta_direction`): the value is the same for
-    (B·R, R⁻¹·A). Biases and other tensors of one dimension are not moved.
+    (B·R, R⁻¹·A). Biases and other tensors of one dimension are not moved, nor are the buffers of what
+    `module_objective` makes.
 
     Args:
         loss: a function of a point that gives a number, a tensor with one number, an object with `loss`, or an iterator
@@ -87,7 +88,7 @@ def expected_sharpness(
     samples = np.empty(num_samples)
     with torch.no_grad():
         for index in range(num_samples):
-            line = Slice(point, filter_direction(point, generator))
+            line = Slice(point, filter_direction(point, generator, held_names(loss)))
             samples[index] = 0.5 * (_number(loss(line(radius))) + _number(loss(line(-radius))))
         centre = _number(loss(_copied(point)))
     with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, and may be
@@ -146,7 +147,7 @@ def epsilon_sharpness(
     )
     theta = balance(point) if holds_lora_tensors(point) else _copied(point)
     held = held_names(loss)
-    width = {name: epsilon * (tensor.abs() + 1.0) * (name not in held) for name, tensor in theta.items()}
+    width = {n: torch.zeros_like(t) if n in held else epsilon * (t.abs() + 1.0) for n, t in theta.items()}
     generator = torch.Generator().manual_seed(seed)
     centre = highest = math.nan
     for start in range(num_starts):

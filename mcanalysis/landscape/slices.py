@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -89,7 +89,9 @@ class Slice:
         return f"Slice(num_directions={len(self.directions)}, space='{self.space.name}')"
 
 
-def random_slice(point: Mapping[str, Tensor], num_directions: int = 2, seed: int = 0) -> Slice:
+def random_slice(
+    point: Mapping[str, Tensor], num_directions: int = 2, seed: int = 0, held: Collection[str] = ()
+) -> Slice:
     """Return a slice around a point along filter-normalised random directions (Li et al. 2018, arXiv 1712.09913).
 
     A step of 1 moves each filter by its own length. For a LoRA point directions are of its rank, normalised in ΔW
@@ -100,6 +102,8 @@ def random_slice(point: Mapping[str, Tensor], num_directions: int = 2, seed: int
         point: θ, plain or a LoRA point.
         num_directions: 1 or 2.
         seed: of the directions; on every device the same ones.
+        held: names of tensors that stay where they are, such as the `held_names` of a `module_objective`: without them
+            buffers of two dimensions or more, a mask say, are moved as weights are.
 
     Raises:
         UserError: if directions are degenerate (θ = 0, or ΔW = 0 as in a fresh adapter), or it is not one or two.
@@ -111,11 +115,12 @@ def random_slice(point: Mapping[str, Tensor], num_directions: int = 2, seed: int
     if num_directions not in (1, 2):
         raise UserError(f"Expected one or two directions, got {num_directions}; a slice is a line or a plane.")
     generator = torch.Generator().manual_seed(seed)
-    return Slice(point, *(filter_direction(point, generator) for _ in range(num_directions)))
+    return Slice(point, *(filter_direction(point, generator, held) for _ in range(num_directions)))
 
 
-def filter_direction(point: Mapping[str, Tensor], generator: torch.Generator) -> Point:
-    """Return a filter-normalised random direction: of ΔW for a LoRA point, of the weights for a plain one.
+def filter_direction(point: Mapping[str, Tensor], generator: torch.Generator, held: Collection[str] = ()) -> Point:
+    """Return a filter-normalised random direction: of ΔW for a LoRA point, of the weights for a plain one; 0 for
+    what is held.
 
     Raises as `random_delta_direction` and `random_direction` do.
 
@@ -125,7 +130,8 @@ def filter_direction(point: Mapping[str, Tensor], generator: torch.Generator) ->
     """
     if holds_lora_tensors(point):
         return random_delta_direction(point, generator)
-    return random_direction(point, generator)
+    still = {name: torch.zeros_like(tensor) for name, tensor in point.items() if name in held}
+    return random_direction({name: t for name, t in point.items() if name not in held}, generator) | still
 
 
 def _detached(point: Mapping[str, Tensor]) -> Point:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from mcanalysis.errors import PointMismatchError, UserError
 
@@ -43,6 +44,15 @@ def check_point(point: Mapping[str, Tensor]) -> None:
     for name, tensor in point.items():
         if not isinstance(tensor, Tensor):
             raise UserError(f"Expected a tensor at '{name}', got {type(tensor).__name__}; convert it to a tensor.")
+        if is_lazy(tensor):
+            raise UserError(
+                f"Expected tensors with shapes, got '{name}' of a lazy layer; call the module on a batch once."
+            )
+        if tensor.is_complex():
+            raise UserError(
+                f"Expected real tensors, got {tensor.dtype} at '{name}'; let the module hold real and imaginary parts "
+                "as one real parameter (torch.view_as_real)."
+            )
         if not tensor.is_floating_point():
             raise UserError(
                 f"Expected floating-point tensors, got {tensor.dtype} at '{name}'; "
@@ -108,21 +118,27 @@ def check_distinct(points: Sequence[Mapping[str, Tensor]]) -> None:
     ...     error.args[0].split(";")[0]
     'Expected points of their own, got the same tensors in memory as points 1 and 2, such as two checkpoints loaded into one module'
     """  # noqa: E501
+    for point in points:
+        check_point(point)
     for j, other in enumerate(points):
         for i, point in enumerate(points[:j]):
             is_other = point is not other and point.keys() == other.keys()
-            if is_other and all(_is_same(tensor, other[name]) for name, tensor in point.items()):
+            if is_other and _are_same(point, other):
                 raise PointMismatchError(
                     f"Expected points of their own, got the same tensors in memory as points {i + 1} and {j + 1}, such "
                     "as two checkpoints loaded into one module; take mc.snapshot(module) after loading each."
                 )
 
 
+def _are_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether all tensors of two points are one in memory, but for empty ones, of which at least one is not."""
+    full = [name for name, tensor in a.items() if tensor.numel()]
+    return bool(full) and all(_is_same(a[name], b[name]) for name in full)
+
+
 def _is_same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are one in memory."""
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.device != b.device or not a.numel():
-        return False
-    there = a.data_ptr() == b.data_ptr() != 0
+    there = a.device == b.device and a.data_ptr() == b.data_ptr() != 0
     return there and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
 
 

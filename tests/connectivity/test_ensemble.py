@@ -116,6 +116,38 @@ def test_bad_input_is_refused():
         ensemble_along(line, [1.5], predict, [(x, y)])
 
 
+X, Y = data(3)
+BAD = {
+    "negative": ((X, torch.tensor([0, -100, 1])), "labels .* got negative ones of torch.int64"),
+    "too large": ((X, torch.tensor([0, 4, 1])), "labels below 4, .* got 4"),
+    "a column": ((X, Y[:, None]), r"labels of shape .* shape \(3, 1\)"),
+    "no whole numbers": ((X, Y.double()), "labels .* got torch.float64"),
+    "none": ((X[:0], Y[:0]), "labels .* n > 0"),
+    "a dict": ({"x": X, "y": Y}, r"\(inputs, labels\) or .* got a dict"),
+    "other rows": ((X, Y, torch.tensor([0, 1])), "rows of shape"),
+}
+
+
+@pytest.mark.parametrize(("batch", "message"), BAD.values(), ids=BAD)
+def test_batches_of_other_forms_are_refused(batch, message):
+    with pytest.raises(UserError, match=message):
+        ensemble_along(Linear(network(0), network(1)), TS, predict, [batch])
+
+
+def test_labels_of_any_kind_of_whole_numbers():
+    line = Linear(network(0), network(1))
+    expected = ensemble_along(line, TS, predict, [(X, Y)]).together.nll.tolist()
+    for labels in (Y.int(), Y.numpy(), Y.tolist()):
+        assert ensemble_along(line, TS, predict, [[X, labels]]).together.nll.tolist() == expected
+
+
+@pytest.mark.parametrize("answer", [lambda logits: logits[:, :1], lambda logits: {"logits": logits}])
+def test_one_column_and_what_is_no_tensor_are_no_logits(answer):
+    """One logit per example has probability 1, whatever it is."""
+    with pytest.raises(UserError, match="at least two classes"):
+        ensemble_along(Linear(network(0), network(1)), TS, lambda p, x: answer(predict(p, x)), [(X, 0 * Y)])
+
+
 def test_a_language_model_is_averaged_over_the_tokens_of_its_answers(
     make_model, make_tasks, random_point, plain_model_at
 ):

@@ -2,10 +2,11 @@
 
 import copy
 import logging
+from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import nn
+from torch import autograd, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -40,7 +41,7 @@ def data():
 
 
 def loss(net, batch):
-    return cross_entropy(net(batch[0]), batch[1], reduction="none")
+    return cross_entropy(net(torch.as_tensor(batch[0])), torch.as_tensor(batch[1]), reduction="none")
 
 
 def right(net, batch):
@@ -258,12 +259,29 @@ def test_a_shuffling_loader_gives_one_order_and_leaves_the_random_state_alone(da
 class Changing:
     """Another order in every pass, from a generator of its own."""
 
-    def __init__(self, batches):
-        self.batches, self.passes = batches, 0
+    def __init__(self, batches, again=lambda *batch: batch):
+        self.batches, self.passes = [again(*batch) for batch in batches], 0
 
     def __iter__(self):
         self.passes += 1
         return iter(self.batches if self.passes % 2 else self.batches[::-1])
+
+
+class Growing(Changing):
+    """One batch more in every pass but the first."""
+
+    def __iter__(self):
+        self.passes += 1
+        return iter(self.batches if self.passes == 1 else [*self.batches, self.batches[0]])
+
+
+@dataclass
+class Labelled:
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def __getitem__(self, i):
+        return (self.x, self.y)[i]
 
 
 @pytest.mark.parametrize(
@@ -273,6 +291,14 @@ class Changing:
         ({"recalibrate": lambda d: iter(d)}, r"recalibrate that can be gone.*list\(recalibrate\)"),
         ({"batches": lambda d: []}, "at least one batch in batches, got none"),
         ({"batches": Changing}, "the same batches in the same order"),
+        ({"batches": lambda d: Changing(d, again=Labelled)}, "the same batches in the same order"),
+        ({"batches": lambda d: Changing([(x.numpy(), y.numpy()) for x, y in d])}, "the same batches in the same order"),
+        ({"batches": lambda d: Growing(d)}, "the same batches .* got another batch 3"),
+        ({"recalibrate": lambda d: Growing(d)}, "the same recalibrate .* got another batch 3"),
+        ({"batches": lambda d: d[0]}, "a list of batches or a DataLoader, got a tuple, which looks like one batch"),
+        ({"batches": lambda d: d[0][0]}, "got a Tensor, which looks like one batch"),
+        ({"recalibrate": lambda d: {"x": d[0][0]}}, "recalibrate to be a list .* got a dict, which looks like one"),
+        ({"loss": lambda n, b: autograd.grad(n(b[0]).sum(), [*n.parameters()])}, r"put torch.enable_grad\(\) around"),
         ({"loss": lambda n, b: cross_entropy(n(b[0]), b[1])}, r'one loss per example.*reduction="none"'),
         ({"loss": lambda n, b: 1.0}, "one loss per example.*got float"),
         ({"score": lambda n, b: right(n, b)[:3]}, "as many scores as losses, got 3 and 9"),
@@ -333,3 +359,27 @@ def test_another_order_is_seen_where_the_first_tensor_is_the_same_for_all_exampl
     with pytest.raises(UserError, match="same batches in the same order"):
         objective(point)
         objective(point)
+
+
+def test_another_order_is_seen_where_a_column_is_the_same_for_all_examples():
+    """122 rows of 784 pixels, the first of which is always dark: every 1568th value is one of these."""
+    x = torch.rand(122, 784, generator=torch.Generator().manual_seed(0))
+    x[:, 0] = 0
+    order = torch.randperm(122, generator=torch.Generator().manual_seed(1))
+    objective = mc.module_objective(
+        nn.Linear(784, 1), lambda net, x: net(x)[:, 0], Changing([(x,), (x[order],)], torch.Tensor)
+    )
+    point = mc.snapshot(nn.Linear(784, 1))
+    with pytest.raises(UserError, match="same batches in the same order"):
+        objective(point), objective(point)
+
+
+def test_values_keep_no_graph_where_the_point_needs_no_gradient():
+    def of_a_derivative(net, x):
+        with torch.enable_grad():
+            x = x.clone().requires_grad_()
+            return torch.autograd.grad(net(x).square().sum(), x, create_graph=True)[0].square()[:, 0]
+
+    objective = mc.module_objective(nn.Linear(1, 1), of_a_derivative, [torch.ones(3, 1)])
+    found = objective({"weight": torch.tensor([[2.0]]), "bias": torch.tensor([1.0])})
+    assert found.loss == 144.0 and isinstance(found.loss, float)  # d/dx (2x + 1)² = 12 at 1

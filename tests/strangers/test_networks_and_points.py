@@ -34,6 +34,15 @@ def two_loadings():
     return live, kept
 
 
+def test_so_are_those_of_a_module_with_an_empty_tensor():
+    net = nn.Sequential(nn.Linear(3, 2), nn.Linear(0, 2, bias=False))
+    first = dict(net.named_parameters())
+    with pytest.raises(PointMismatchError, match="the same tensors in memory"):
+        mc.Linear(first, dict(net.named_parameters()))
+    empty = {"w": torch.zeros(0)}
+    mc.Linear(empty, {"w": empty["w"]})
+
+
 def adapters_of_one_module():
     A, B = torch.randn(2, 3), torch.randn(4, 2)
     return [{"q.lora_A.weight": A, "q.lora_B.weight": B} for _ in range(2)]
