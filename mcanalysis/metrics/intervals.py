@@ -234,17 +234,18 @@ def maximum_interval(
     if not np.isfinite(value):  # NaN, or an infinite mean, which is what it is
         return Interval(np.asarray(value), np.asarray(value), np.asarray(True))
     spread = _spread(estimate, paired)
-    ratios = _ratios(estimate, paired, spread)
     student, factor = _student(estimate), _small_sample(estimate)
-    for_all = max(float(np.quantile(_largest(ratios, (1, 2)), _TAIL)) * factor, student)
-    critical = student
-    if point.shape[-1] > 1:
-        critical = np.maximum(np.quantile(_largest(ratios, 2), _TAIL, axis=0) * factor, student)[:, None]
     with np.errstate(invalid="ignore"):
         finite = np.isfinite(point)  # what is −∞ is never the maximum, what is ∞ never the minimum
-        low = (point - np.where(finite, _distance(spread, for_all, -1), 0.0)).min(axis=-1).max()
+        critical = np.quantile(_largest(_ratios(estimate, paired, spread), (1, 2)), _TAIL) * factor
+        distance = _distance(spread, max(float(critical), student), -1)
+        low = (point - np.where(finite, distance, 0.0)).min(axis=-1).max()
         if spread.num_events >= FEWEST_EVENTS:  # a point where little changes is not the true maximum
             spread = spread._replace(rare=np.zeros_like(spread.rare))
+        critical = student
+        if point.shape[-1] > 1:
+            of_pairs = _largest(_ratios(estimate, paired, spread), 2)
+            critical = np.maximum(np.quantile(of_pairs, _TAIL, axis=0) * factor, student)[:, None]
         high = (point + np.where(finite, _distance(spread, critical, 1), 0.0)).min(axis=-1).max()
     few = estimate.smallest < FEWEST_EXAMPLES or spread.num_events < FEWEST_EVENTS
     return Interval(np.clip(low, least, most), np.clip(high, least, most), np.asarray(few))
@@ -356,10 +357,14 @@ def _spread(estimate: Estimate, contrasts: Contrasts) -> _Spread:
 
 
 def _ratios(estimate: Estimate, contrasts: Contrasts, spread: _Spread) -> Array:
-    """(resamples, ...): how far each resample lies from the estimate, in standard errors; 0 where nothing varies."""
+    """(resamples, ...): the critical value with which an interval reaches a resample; 0 where nothing varies.
+
+    Standard errors, and where `rare` those with the variance of one more change, as in `_distance`.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
         apart = contrasts(estimate.resampled - estimate.point)
-        return np.where((spread.error > 0) & np.isfinite(apart), apart / spread.error, 0.0)
+        variance = spread.error**2 + np.where(spread.rare, spread.unit * np.abs(apart), 0.0)
+        return np.where((spread.error > 0) & np.isfinite(apart), apart / np.sqrt(variance), 0.0)
 
 
 def _largest(ratios: Array, axis: int | tuple[int, ...]) -> Array:

@@ -15,7 +15,9 @@ def test_quick_writes_the_tables_and_names_every_interval(script, tmp_path):
     assert {"chord_barrier", "mean_barrier", "max_barrier", "chord_dip", "interpolation_gain", "t_star"} <= names
     assert {"hypervolume", "hypervolume_gain", "above_chord", "end_change", "kl", "churn", "cka"} <= names
     assert len(pd.read_csv(tmp_path / "coverage" / "coverage.csv")) == len(rows)
-    assert "| interval | kind |" in (tmp_path / "coverage" / "coverage.md").read_text()
+    assert {"gamma, 5 points", "Pareto, 41 points", "mixture, 5 points"} <= set(rows.kind)
+    page = (tmp_path / "coverage" / "coverage.md").read_text()
+    assert "| interval | kind |" in page and "| kind | chord_barrier |" in page
 
 
 def test_bad_input_is_one_line(script):

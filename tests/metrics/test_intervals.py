@@ -214,6 +214,21 @@ def test_a_contrast_chosen_by_its_size_is_held():
     assert held / 150 >= 0.93 - SLACK
 
 
+def test_a_band_counts_the_change_that_a_rare_score_may_hide_in_its_critical_value_too():
+    right = np.ones((2, 200))
+    right[0, :60], right[1, 60:62] = 0.0, 0.0
+    found = contrast_intervals(Estimate.of(Sample(right), is_score=True), lambda v: v)
+    influence = np.sqrt(200 / 199) * (right - right.mean(1, keepdims=True)) / 200
+    errors, unit = np.sqrt((influence**2).sum(1)), np.abs(influence).max()
+    apart = np.abs(resampled_means(right, num_resamples=1000) - right.mean(1))
+    ratios = apart / np.sqrt(errors**2 + np.array([0.0, unit]) * apart)  # what reaches a resample, of either point
+    critical = np.quantile(ratios.max(1), 0.95) * stats.t.isf(0.025, 199) / stats.norm.isf(0.025)
+    half = critical**2 * unit / 2
+    reach = half + np.sqrt((critical * errors[1]) ** 2 + half**2)
+    assert found.high[1] - 0.99 == pytest.approx(reach, rel=1e-9) and found.high[1] - 0.99 < 0.037
+    assert found.high[0] - 0.7 == pytest.approx(ends_by_hand(influence[0], critical)[1], rel=1e-9)
+
+
 def test_t_star_is_among_those_that_may_be_best():
     rng, held = np.random.default_rng(12), 0
     truth = 0.5 + 0.3 * TS * (1 - TS)

@@ -1,5 +1,11 @@
 """How often the intervals of the package hold the truth: simulated samples of populations that are known."""
 
-from mcanalysis.experiments.coverage.study import coverage_table, missed_bars, summary_cells, summary_markdown
+from mcanalysis.experiments.coverage.study import (
+    cells_of_others,
+    coverage_table,
+    missed_bars,
+    summary_cells,
+    summary_markdown,
+)
 
-__all__ = ["coverage_table", "missed_bars", "summary_cells", "summary_markdown"]
+__all__ = ["cells_of_others", "coverage_table", "missed_bars", "summary_cells", "summary_markdown"]

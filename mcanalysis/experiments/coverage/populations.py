@@ -3,6 +3,8 @@
 A language model's losses are modelled by answers of unequal length, per-token losses with a heavy tail that is longer
 for shorter answers, and curves that differ between examples in smooth or rough ways; scores by thresholds of Gaussian
 curves. True curves are closed forms.
+
+The intervals were made with `losses` and `scores` in view. `others` are populations that they were not made with.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ HUMP = 4 * TS * (1 - TS)
 LENGTHS = np.arange(1, 9)
 _TAIL = 0.75  # of the log-normal losses: skewness 3.3
 _RARE = 0.02
+OTHERS = {f"{kind}, {number} points": (kind, number) for kind in ("gamma", "Pareto", "mixture") for number in (5, 41)}
+"""Kind and number of points, by the names that `others` takes."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ class Population:
     draw: Callable[[int, np.random.Generator], Sample]
     truth: Array
     is_score: bool
+
+    @property
+    def ts(self) -> Array:
+        """Where the curve is measured: evenly from 0 to 1."""
+        return np.linspace(0.0, 1.0, len(self.truth))
 
 
 def losses(kind: str, height: float) -> Population:
@@ -85,6 +94,33 @@ def scores(kind: str, depth: float) -> Population:
     return Population(draw, truth, True)
 
 
+def others(name: str, height: float) -> Population:
+    """Losses with a hump of `height` at t = ½ that share nothing with those of `losses`; `name` is one of `OTHERS`.
+
+    `gamma`: tails of gamma distributions, and each example has a height of its own; `Pareto`: losses of index 3, whose
+    skewness is infinite, and numbers of tokens with a heavy tail, up to 60; `mixture`: three of ten examples rise, and
+    noise is correlated along t.
+    """
+    kind, number = OTHERS[name]
+    hump = np.sin(np.pi * np.linspace(0.0, 1.0, number))[:, None]
+    least = {"gamma": 1.6, "Pareto": 0.5, "mixture": 1.0}[kind]
+
+    def draw(n: int, rng: np.random.Generator) -> Sample:
+        if kind == "gamma":
+            own = rng.gamma(0.7, 2.0, n) + rng.gamma(0.5, 0.4, (number, n))
+            return Sample(own + height * hump * rng.exponential(1.0, n))
+        if kind == "Pareto":
+            lengths = np.minimum(1 + np.floor(3 * rng.pareto(2.5, n)), 60)
+            own = rng.pareto(3.0, n) + 0.1 * rng.normal(size=(number, n))
+            return Sample((own + height * hump * rng.gamma(4.0, 0.25, n)) * lengths, lengths)
+        own = rng.normal(size=(number, n))
+        for i in range(1, number):
+            own[i] = 0.9 * own[i - 1] + np.sqrt(1 - 0.9**2) * own[i]
+        return Sample(1 + 0.5 * own + height / 0.3 * hump * (rng.random(n) < 0.3))
+
+    return Population(draw, least + height * hump[:, 0], False)
+
+
 @lru_cache(maxsize=256)
 def of_size(make: Callable[[str, float], Population], kind: str, errors: float, n: int) -> Population:
     """A population whose hump or valley is `errors` standard errors high, its own in a sample of n.
@@ -104,4 +140,4 @@ def _deviation(population: Population) -> float:
     values = np.asarray(sample.values)
     sizes = np.ones(values.shape[1]) if sample.denominators is None else np.asarray(sample.denominators, dtype=float)
     influence = (values - sample.mean()[:, None] * sizes) / sizes.mean()
-    return float((influence[len(TS) // 2] - (influence[0] + influence[-1]) / 2).std())
+    return float((influence[len(influence) // 2] - (influence[0] + influence[-1]) / 2).std())

@@ -10,6 +10,7 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
+from mcanalysis.experiments.coverage.populations import OTHERS
 from mcanalysis.experiments.coverage.trials import Outcome, Trial, cases
 from mcanalysis.progress import Progress, silent
 
@@ -76,8 +77,9 @@ def summary_cells(table: pd.DataFrame) -> list[list[str]]:
     """Return the table as text: per interval and kind the lowest coverage over the true values, at each n.
 
     Then that of the percentile bootstrap from 50 examples on, the largest ratio of widths there, and the share of
-    samples that tell a barrier of three standard errors from none.
+    samples that tell a barrier of three standard errors from none. Of the populations the intervals were made with.
     """
+    table = table[~table.kind.isin(OTHERS)]
     sizes = sorted(set(table.n))
     head = ["interval", "kind", *(f"n = {n}" for n in sizes), "percentile", "width", "3 s.e. seen"]
     rows = [head]
@@ -96,12 +98,32 @@ def summary_cells(table: pd.DataFrame) -> list[list[str]]:
     return rows
 
 
+def cells_of_others(table: pd.DataFrame) -> list[list[str]]:
+    """Return the same of the populations that the intervals were not made with, a row each, from 50 examples on.
+
+    The lowest coverage of each interval, one number per n, the largest ratio of widths, and how often a `chord_barrier`
+    of three standard errors is seen. Only a header where the table holds none.
+    """
+    table = table[table.kind.isin(OTHERS) & (table.n >= FROM)]
+    names = {name: str(name).removesuffix(", loss") for name in table.interval.unique()}
+    rows = [["kind", *names.values(), "width", "3 s.e. seen"]]
+    for kind, own in table.groupby("kind", sort=False):
+        lowest = own.groupby(["interval", "n"]).coverage.min()
+        cells = [" ".join(f"{v:.2f}" for v in lowest[name].sort_index()) for name in names]
+        told = own[(own.interval == "chord_barrier, loss") & (own.truth == "3 s.e.")]
+        lasts = (own.width_ratio.max(), told.positive.min())
+        rows.append([str(kind), *cells, *("–" if pd.isna(v) else f"{v:.2f}" for v in lasts)])
+    return rows
+
+
 def summary_markdown(table: pd.DataFrame) -> str:
-    """The text of `summary_cells` as a Markdown table, and what misses a bar below it."""
-    head, *rows = summary_cells(table)
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+    """The texts of `summary_cells` and `cells_of_others` as Markdown tables, and what misses a bar below them."""
+    lines: list[str] = []
+    for head, *rows in (summary_cells(table), cells_of_others(table)):
+        if rows:
+            lines += ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)] + [""]
     missed = missed_bars(table)
-    lines += ["", f"{int(table.trials.max())} samples each. Cells that miss a bar: {len(missed) or 'none'}.", ""]
+    lines += [f"{int(table.trials.max())} samples each. Cells that miss a bar: {len(missed) or 'none'}.", ""]
     lines += [f"- {told}" for told in map(missed_words, missed.to_dict("records"))]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcanalysis.connectivity.attribution import above_chord, change, farthest
-from mcanalysis.experiments.coverage.populations import LENGTHS, TS, Population, losses, of_size, scores
+from mcanalysis.experiments.coverage.populations import LENGTHS, OTHERS, TS, Population, losses, of_size, others, scores
 from mcanalysis.metrics import barriers
 from mcanalysis.metrics.bootstrap import Sample, percentile_interval
 from mcanalysis.metrics.front import hypervolume, hypervolume_intervals
@@ -40,22 +40,23 @@ Trial = Callable[[int, np.random.Generator], Iterator[Outcome]]
 def of_barriers(population: Callable[[int], Population]) -> Trial:
     """The barriers and the dip of one task, its mean at t = ½, and what attribution tells."""
     name = "score" if population(100).is_score else "loss"
+    ts = population(100).ts
 
     def trial(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
         made = population(n)
         estimate = Estimate.of(made.draw(n, rng), is_score=made.is_score)
         for barrier, measure in barriers.BY_NAME.items():
-            truth = float(measure(TS, made.truth, higher_is_better=made.is_score))
-            found = barriers.barrier_interval(barrier, TS, estimate, higher_is_better=made.is_score)
-            old = percentile_interval(measure(TS, estimate.resampled, higher_is_better=made.is_score))
+            truth = float(measure(ts, made.truth, higher_is_better=made.is_score))
+            found = barriers.barrier_interval(barrier, ts, estimate, higher_is_better=made.is_score)
+            old = percentile_interval(measure(ts, estimate.resampled, higher_is_better=made.is_score))
             yield _outcome(f"{barrier}, {name}", truth, found, old)
-        middle = len(TS) // 2
+        middle = len(ts) // 2
         old = percentile_interval(estimate.resampled[:, middle])
         yield _outcome(f"mean {name}", made.truth[middle], mean_interval(estimate).at(middle), old)
-        far = farthest(TS, estimate.point)
-        above = contrast_intervals(estimate, lambda values: above_chord(TS, values)).at(far)
-        old = percentile_interval(above_chord(TS, estimate.resampled)[:, far])
-        yield _outcome(f"above_chord, {name}", above_chord(TS, made.truth)[far], above, old)
+        far = farthest(ts, estimate.point)
+        above = contrast_intervals(estimate, lambda values: above_chord(ts, values)).at(far)
+        old = percentile_interval(above_chord(ts, estimate.resampled)[:, far])
+        yield _outcome(f"above_chord, {name}", above_chord(ts, made.truth)[far], above, old)
         ends = contrast_intervals(estimate, lambda values: change(values, "start")[..., [-1]]).at(0)
         old = percentile_interval(change(estimate.resampled, "start")[:, -1])
         yield _outcome(f"end_change, {name}", change(made.truth, "start")[-1], ends, old)
@@ -168,6 +169,9 @@ def cases() -> Iterator[tuple[str, str, Trial]]:
     for number in (3, 5):
         yield "normal", "", of_seeds(number, 0.0)
         yield "log-normal", "", of_seeds(number, 0.5)
+    for kind in OTHERS:  # last, so that the seeds of all above stay what they are
+        for errors, value in ((0.0, "0"), (3.0, "3 s.e.")):
+            yield kind, value, of_barriers(lambda n, k=kind, e=errors: of_size(others, k, e, n))
 
 
 def _outcome(name: str, truth: float, found: Interval, old: tuple[Array, Array]) -> Outcome:
