@@ -76,7 +76,7 @@ def front_rows(
         gain = volume - hypervolume(x[ends], y[ends])
         of_path = {"hypervolume": float(volume), **whole.columns("hypervolume")}
         of_path |= {"hypervolume_gain": float(gain), **more.columns("hypervolume_gain")}
-        intervals = {name: mean_interval(estimate) for name, estimate in estimates.items()}
+        intervals = {name: mean_interval(estimate, least=0.0) for name, estimate in estimates.items()}
         on_front = non_dominated(x, y)
         for i, t in enumerate(curves.ts):
             row = {**labels, "split": split, "t": float(t), "stability": float(x[i]), "plasticity": float(y[i])}

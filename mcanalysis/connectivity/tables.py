@@ -89,7 +89,7 @@ def _profile_rows(
         }
         if num_cut is not None:
             sizes["num_cut"] = sum(num_cut[task] for task in behind)
-        intervals = {q: mean_interval(curves[q].estimates[name]) for q in curves}
+        intervals = {q: mean_interval(curves[q].estimates[name], least=0.0) for q in curves}
         for i, t in enumerate(curves["loss"].ts):
             row = {**labels, "t": float(t), "task": name}
             row |= {q: float(curves[q].point[name][i]) for q in curves} | sizes

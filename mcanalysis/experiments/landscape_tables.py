@@ -98,7 +98,7 @@ def mean_slice_rows(
         for mean, parts in (("mean_old", names[:-1]), ("mean", names)):
             sizes[mean] = {q: sum(sizes[n][q] for n in parts) for q in ("num_examples", "num_targets")}
     for name in points["loss"]:
-        intervals = {q: mean_interval(estimates[q][name]) for q in estimates}
+        intervals = {q: mean_interval(estimates[q][name], least=0.0) for q in estimates}
         for i, node in enumerate(directions[0]):
             row = {**labels, "x": node.x, "y": node.y, "anchor": node.anchor, "task": name}
             row |= {"split": objectives[-1].split, **sizes[name], "measured": True}

@@ -143,11 +143,11 @@ def weighted(parts: Sequence[tuple[float, Estimate]]) -> Estimate:
         )
 
 
-def mean_interval(estimate: Estimate, confidence: float = 0.95) -> Interval:
+def mean_interval(estimate: Estimate, confidence: float = 0.95, *, least: float = -np.inf) -> Interval:
     """Return the interval of the mean at each point, (points,), each by itself.
 
-    NaN where the mean is, and with a single example; an infinite mean is its own interval. Raises `UserError` for a
-    confidence outside (0, 1).
+    No end lies below `least`, or above 1 for a score. NaN where the mean is, and with a single example; an infinite
+    mean is its own interval. Raises `UserError` for a confidence outside (0, 1).
 
     >>> low, high, few = mean_interval(Estimate.of(Sample(np.arange(100.0) % 5)))
     >>> [round(float(v), 3) for v in (low[0], high[0])], bool(few[0])
@@ -156,7 +156,9 @@ def mean_interval(estimate: Estimate, confidence: float = 0.95) -> Interval:
     if not 0 < confidence < 1:
         raise UserError(f"Expected a confidence in (0, 1), got {confidence}; pass 0.95 for 95 %.")
     student = _student_quantile((1 + confidence) / 2, estimate.smallest - 1)
-    return _around(estimate, lambda values: values, _spread(estimate, lambda values: values), student)
+    found = _around(estimate, lambda values: values, _spread(estimate, lambda values: values), student)
+    most = np.inf if np.isnan(estimate.step) else 1.0
+    return found._replace(low=np.clip(found.low, least, most), high=np.clip(found.high, least, most))
 
 
 def paired_difference_interval(

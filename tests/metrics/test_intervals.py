@@ -245,3 +245,15 @@ def test_the_maximum_of_smaller_ones_needs_both():
     values = np.random.default_rng(13).normal(size=(4, 400)) * 0.1 + np.array([[0.0], [3.0], [1.0], [2.0]])
     found = maximum_interval(Estimate.of(Sample(values)), lambda v: np.stack([v[..., :2], v[..., 2:]], axis=-1))
     assert covered(found, 2.0) and found.high - found.low < 0.05  # max(min(0, 1), min(3, 2))
+
+
+def test_no_end_of_a_mean_lies_outside_what_the_mean_can_be():
+    none_right, all_right = np.zeros(50), np.ones(50)
+    few_losses = np.zeros(50)
+    few_losses[0] = 5.0
+    scores = mean_interval(Estimate.of(Sample([none_right, all_right]), is_score=True), least=0.0)
+    assert scores.low[0] == 0 and 0 < scores.high[0] < 0.15  # unseen changes may be
+    assert 0.85 < scores.low[1] < 1 == scores.high[1]
+    losses = Estimate.of(Sample(few_losses))
+    assert mean_interval(losses).low[0] < 0 == mean_interval(losses, least=0.0).low[0]
+    assert mean_interval(losses, least=0.0).high[0] == mean_interval(losses).high[0]
