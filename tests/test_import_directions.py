@@ -40,6 +40,11 @@ BELOW |= {
 }
 BELOW["explore"] = _RUN_AND_BELOW | {"connectivity", "landscape", "plotting", "fonts"}
 BELOW["experiments"] = set(BELOW)
+BELOW |= {  # for any network, nothing of runs
+    "classics": {"connectivity", "symmetry", "paths", "params", "metrics", "store", "plotting"},
+    "closed_forms": {"connectivity", "models", "paths", "params"},
+    "coverage": {"connectivity", "metrics"},
+}
 BELOW["report"] = {"experiments", "plotting", "fonts", "run", "strategies", "tasks", "store"}
 BELOW["__main__"] = set()  # the door to the scripts, which alone reads the command line
 ANYWHERE = {"errors", "progress"}

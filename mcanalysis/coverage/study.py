@@ -10,8 +10,8 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from mcanalysis.experiments.coverage.populations import OTHERS
-from mcanalysis.experiments.coverage.trials import Outcome, Trial, cases
+from mcanalysis.coverage.populations import OTHERS
+from mcanalysis.coverage.trials import Outcome, Trial, cases
 from mcanalysis.progress import Progress, silent
 
 SIZES = (20, 50, 100, 500)

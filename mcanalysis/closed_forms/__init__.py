@@ -10,7 +10,7 @@ import pkgutil
 
 import pandas as pd
 
-from mcanalysis.experiments.closed_forms.registry import ClosedForm, closed_form, closed_forms
+from mcanalysis.closed_forms.registry import ClosedForm, closed_form, closed_forms
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
