@@ -15,6 +15,7 @@ BELOW = {
     "errors": set(),
     "progress": set(),
     "registry": set(),
+    "numbers_as_text": set(),
     "fonts": set(),
     "params": set(),
     "metrics": set(),
@@ -48,7 +49,7 @@ BELOW |= {  # for any network, nothing of runs
 }
 BELOW["report"] = {"experiments", "plotting", "fonts", "run", "strategies", "tasks", "store"}
 BELOW["__main__"] = set()  # the door to the scripts, which alone reads the command line
-ANYWHERE = {"errors", "progress", "registry"}
+ANYWHERE = {"errors", "progress", "registry", "numbers_as_text"}
 DOORS = {("run", "explore")}  # the one import upwards, when `run.explore()` is called
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
