@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--output-dir", default="runs/classics", help="for classics.csv, classics.md and the figures")
     args = parser.parse()
 
-    from mcanalysis.experiments.classics import claims_cells, reproduce_classics
+    from mcanalysis.classics import claims_cells, reproduce_classics
 
     result = reproduce_classics(args.result, range(args.seeds), args.output_dir, progress=bar)
     table(claims_cells(result.claims))

@@ -16,7 +16,7 @@ def main() -> None:
 
     import reporting
 
-    from mcanalysis.experiments.closed_forms import check_closed_forms
+    from mcanalysis.closed_forms import check_closed_forms
 
     found = check_closed_forms()
     reporting.closed_forms(found)

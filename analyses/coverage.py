@@ -22,7 +22,7 @@ def main() -> None:
 
     import reporting
 
-    from mcanalysis.experiments.coverage import study
+    from mcanalysis.coverage import study
 
     trials = args.trials or (12 if args.quick else study.NUM_TRIALS)
     table = study.coverage_table(trials, (50, 100) if args.quick else study.SIZES, progress=bar)

@@ -21,15 +21,21 @@ class UnknownNameError(UserError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], remedy: str = "") -> None:
         names = sorted(known)
-        meant = [n.lower() for n in names if not n.startswith("<")]  # <folder> stands for any
-        close = difflib.get_close_matches(name.lower(), meant, n=1, cutoff=0.6)
-        match = next((n for n in names if close and n.lower() == close[0]), None)
-        hint = f" Did you mean '{match}'?" if match else ""
-        text = f"Unknown {kind} '{name}'.{hint} Expected one of: {', '.join(names)}."
+        text = f"Unknown {kind} '{name}'.{did_you_mean(name, names)} Expected one of: {', '.join(names)}."
         super().__init__(f"{text} {remedy}" if remedy else text)
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str]]:
         return UserError, (str(self),)  # a worker process sends it as text
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest of the known names as a question after a space; nothing where none is near.
+
+    >>> did_you_mean("fomcc", ["FOMC", "C-STANCE"])
+    " Did you mean 'FOMC'?"
+    """
+    names = {n.lower(): n for n in known if not n.startswith("<")}  # <folder> stands for any
+    return "".join(f" Did you mean '{names[n]}'?" for n in difflib.get_close_matches(name.lower(), names, n=1))
 
 
 class MissingPackageError(UserError):

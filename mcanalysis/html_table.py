@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mcanalysis.numbers_as_text import fixed
+
 _CELL = "padding:2px 8px;text-align:right;border:0"
 _HEAD = f"{_CELL};border-bottom:1px solid currentColor;font-weight:600"
 
@@ -21,11 +23,7 @@ def number(value: Any, digits: int = 3) -> str:
     """
     if isinstance(value, str):
         return value
-    if value is None or pd.isna(value):
-        return "–"
-    if isinstance(value, (bool, int, np.integer)):
-        return str(value)
-    return f"{value:.{digits}f}".replace("-", "−")
+    return str(value) if isinstance(value, (bool, int, np.integer)) else fixed(value, digits)
 
 
 def shade(value: float) -> str:

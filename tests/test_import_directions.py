@@ -10,10 +10,12 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "mcanalysis"
 
-# What each part of the package may import besides itself; `errors` and `progress` may be imported anywhere.
+# What each part of the package may import besides itself; `ANYWHERE` may be imported by all.
 BELOW = {
     "errors": set(),
     "progress": set(),
+    "registry": set(),
+    "numbers_as_text": set(),
     "fonts": set(),
     "params": set(),
     "metrics": set(),
@@ -40,9 +42,14 @@ BELOW |= {
 }
 BELOW["explore"] = _RUN_AND_BELOW | {"connectivity", "landscape", "plotting", "fonts"}
 BELOW["experiments"] = set(BELOW)
+BELOW |= {  # for any network, nothing of runs
+    "classics": {"connectivity", "symmetry", "paths", "params", "metrics", "store", "plotting"},
+    "closed_forms": {"connectivity", "models", "paths", "params"},
+    "coverage": {"connectivity", "metrics"},
+}
 BELOW["report"] = {"experiments", "plotting", "fonts", "run", "strategies", "tasks", "store"}
 BELOW["__main__"] = set()  # the door to the scripts, which alone reads the command line
-ANYWHERE = {"errors", "progress"}
+ANYWHERE = {"errors", "progress", "registry", "numbers_as_text"}
 DOORS = {("run", "explore")}  # the one import upwards, when `run.explore()` is called
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -140,6 +147,9 @@ import mcanalysis
 heavy = {"torch", "transformers", "peft", "matplotlib", "pandas", "scipy"}
 assert not heavy & set(sys.modules), ("import mcanalysis", heavy & set(sys.modules))
 assert "train" in dir(mcanalysis)
+from mcanalysis import benchmarks, metrics, strategies, tasks
+assert benchmarks.benchmark_names() and metrics.SCORES and strategies.strategy_names() and tasks.task_names()
+assert not heavy & set(sys.modules), ("names", heavy & set(sys.modules))
 import mcanalysis.params, mcanalysis.paths, mcanalysis.metrics
 heavy = {"transformers", "peft", "matplotlib"}
 assert not heavy & set(sys.modules), ("params, paths, metrics", heavy & set(sys.modules))

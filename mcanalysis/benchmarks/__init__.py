@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import os
-import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mcanalysis.benchmarks.benchmark import Benchmark, require_data_dir
 from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.registry import Registry
 from mcanalysis.tasks import SPLITS, TaskData
 from mcanalysis.tasks.names import check_distinct
 
 __all__ = ["Benchmark", "benchmark_names", "get_benchmark", "load_benchmark", "require_data_dir"]
+
+_BENCHMARKS: Registry[Benchmark] = Registry("benchmark", __name__, "BENCHMARK")
 
 
 def get_benchmark(name: str) -> Benchmark:
@@ -24,10 +24,7 @@ def get_benchmark(name: str) -> Benchmark:
     >>> get_benchmark("ilora").tasks[-2:]
     ('MedMCQA', 'JEC-QA')
     """
-    known = _registry()
-    if name not in known:
-        raise UnknownNameError("benchmark", name, known)
-    return known[name]
+    return _BENCHMARKS.get(name)
 
 
 def benchmark_names() -> list[str]:
@@ -36,7 +33,7 @@ def benchmark_names() -> list[str]:
     >>> benchmark_names()
     ['embedded', 'ilora', 'trace']
     """
-    return sorted(_registry())
+    return _BENCHMARKS.names()
 
 
 def load_benchmark(
@@ -101,16 +98,3 @@ def _check_sizes(sizes: Mapping[str, int]) -> None:
             raise UnknownNameError("split", split, SPLITS)
         if size < 1:
             raise UserError(f"Expected at least 1 example for the split {split}, got {size}; raise its size.")
-
-
-@functools.cache
-def _registry() -> Mapping[str, Benchmark]:
-    benchmarks: dict[str, Benchmark] = {}
-    for module in pkgutil.iter_modules(__path__):
-        benchmark = getattr(importlib.import_module(f"{__name__}.{module.name}"), "BENCHMARK", None)
-        if benchmark is None:
-            continue
-        if benchmark.name in benchmarks:
-            raise RuntimeError(f"Two files of {__name__} define the benchmark {benchmark.name!r}.")
-        benchmarks[benchmark.name] = benchmark
-    return benchmarks

@@ -1,8 +1,5 @@
 """Paths between minima; every file here that defines a `Path` with a `name` adds one."""
 
-import importlib
-import pkgutil
-
 from mcanalysis.paths.base import Curve, Path, get_path, path_names
 from mcanalysis.paths.bezier import Bezier
 from mcanalysis.paths.linear import Linear
@@ -10,9 +7,6 @@ from mcanalysis.paths.plane import Plane
 from mcanalysis.paths.polychain import PolyChain
 from mcanalysis.paths.segmented_bezier import SegmentedBezier
 from mcanalysis.paths.simplex import Simplex
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "Bezier",

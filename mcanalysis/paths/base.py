@@ -12,11 +12,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.errors import UserError
 from mcanalysis.params.point import Point, check_compatible, check_distinct, combine
 from mcanalysis.params.spaces import Space, get_space
+from mcanalysis.registry import Registry
 
-_PATHS: dict[str, type[Path]] = {}
+_PATHS: Registry[type[Path]] = Registry("path", "mcanalysis.paths")
 _ROUNDING = 1e-12  # of t and of weights: what sums of steps, or shares of whole numbers, are off by
 
 
@@ -45,7 +46,7 @@ class Path(ABC):
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in cls.__dict__:
-            _PATHS[cls.name] = cls
+            _PATHS.add(cls.name, cls)
 
     def __init__(self, anchors: Sequence[Point], space: Space, extrapolate: bool = False) -> None:
         self._anchors = tuple(anchors)
@@ -254,9 +255,7 @@ def get_path(name: str) -> type[Path]:
     >>> get_path("linear").name
     'linear'
     """
-    if name not in _PATHS:
-        raise UnknownNameError("path", name, _PATHS)
-    return _PATHS[name]
+    return _PATHS.get(name)
 
 
 def path_names() -> list[str]:
@@ -265,4 +264,4 @@ def path_names() -> list[str]:
     >>> path_names()
     ['bezier', 'linear', 'polychain', 'segmented_bezier']
     """
-    return sorted(_PATHS)
+    return _PATHS.names()

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
+from mcanalysis.numbers_as_text import shown_number
 from mcanalysis.plotting.style import PathLine, shortened
-from mcanalysis.plotting.transition_rows import TransitionRows, are_adapters, shown_number
+from mcanalysis.plotting.transition_rows import TransitionRows, are_adapters
 
 LINE = 0.122  # inches from one line of the table to the next
 _CELLS = {  # line of the table: task (None: the new one), quantity and column of the barriers

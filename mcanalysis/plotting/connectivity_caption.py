@@ -6,15 +6,10 @@ import math
 
 import pandas as pd
 
+from mcanalysis.numbers_as_text import shown_number
 from mcanalysis.plotting.selection import cut_prompts, examples_per_task, few_events, label_name
 from mcanalysis.plotting.style import path_lines
-from mcanalysis.plotting.transition_rows import (
-    TransitionRows,
-    are_adapters,
-    shown_number,
-    transition_rows,
-    whose,
-)
+from mcanalysis.plotting.transition_rows import TransitionRows, are_adapters, transition_rows, whose
 
 
 def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:

@@ -95,20 +95,3 @@ def whose(rows: pd.DataFrame) -> str:
         is_fitted = not set(rows.path) <= {"linear"}
         return "two adapters" + "; curve fitted on these examples" * is_fitted
     return f"{strategy_name(row.strategy)}, {row.learner} adapter, seed {row.seed}, test split"
-
-
-def shown_number(value: float, signed: bool = False) -> str:
-    """Two decimals, fewer from 10 on and three below 0.005, where two would say 0; "0" for zero and a dash for NaN.
-
-    >>> [shown_number(value) for value in (0.0, 0.0024, 0.37, 12.34, math.nan)]
-    ['0', '0.002', '0.37', '12.3', '–']
-    """
-    if math.isnan(value):
-        return "–"
-    if value == 0:
-        return "0"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    digits = 3 if abs(value) < 0.005 else 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
-    text = f"{value:{'+' if signed else ''}.{digits}f}"
-    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mcanalysis.errors import UserError
+from mcanalysis.numbers_as_text import shown_number
 from mcanalysis.plotting.selection import (
     BARRIER_KEYS,
     MEANS,
@@ -19,7 +20,6 @@ from mcanalysis.plotting.selection import (
     transitions,
 )
 from mcanalysis.plotting.style import path_lines
-from mcanalysis.plotting.transition_rows import shown_number
 from mcanalysis.report.tables import read_table
 from mcanalysis.run import Run
 

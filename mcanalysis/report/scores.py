@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mcanalysis.errors import DataError
-from mcanalysis.plotting.transition_rows import shown_number
+from mcanalysis.numbers_as_text import shown_number
 from mcanalysis.report.metric_words import METRICS
 from mcanalysis.report.tables import read_json, read_table
 from mcanalysis.run import Run

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from mcanalysis.numbers_as_text import shown_number
 from mcanalysis.plotting.style import path_lines
-from mcanalysis.plotting.transition_rows import shown_number
 from mcanalysis.report.metric_words import METRICS
 from mcanalysis.report.scores import learned_one_by_one, metric_text
 from mcanalysis.report.tables import read_json

@@ -1,78 +1,85 @@
-"""Continual-learning strategies, one file per method: a module here with a `Strategy` subclass is found by itself.
+"""Continual-learning strategies, one file per method: a file here with a `Strategy` of the same name is one.
 
-So is one in a folder named by the environment variable MCANALYSIS_STRATEGY_PATH (folders separated as in PATH), and a
-class that an installed package declares under the entry point group `mcanalysis.strategies`.
+So is a `Strategy` in a folder named by the environment variable MCANALYSIS_STRATEGY_PATH (folders separated as in
+PATH), and a class that an installed package declares under the entry point group `mcanalysis.strategies`.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.metadata
-import inspect
 import os
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module, metadata
 from pathlib import Path
-from types import ModuleType
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
-from mcanalysis.errors import UnknownNameError, UserError
-from mcanalysis.strategies.strategy import Strategy
+from mcanalysis.errors import UserError
+from mcanalysis.registry import Registry
+
+if TYPE_CHECKING:
+    from mcanalysis.strategies.strategy import Strategy
 
 SEARCH_PATH = "MCANALYSIS_STRATEGY_PATH"
 ENTRY_POINTS = "mcanalysis.strategies"
 __path__ += [folder for folder in os.environ.get(SEARCH_PATH, "").split(os.pathsep) if folder]
 
 
-@functools.cache
-def _registry() -> Mapping[str, type[Strategy]]:
-    found: dict[str, type[Strategy]] = {}
-    own, *others = __path__
-    names = {module.name for module in pkgutil.iter_modules([own])}
-    for name in sorted(names):
-        _add(found, importlib.import_module(f"{__name__}.{name}"))
-    for folder in others:
-        if not Path(folder).is_dir():
-            raise UserError(f"Expected a folder in {SEARCH_PATH}, got '{folder}'; mend the variable.")
-        for module in pkgutil.iter_modules([folder]):
-            file = f"{folder}/{module.name}.py"
-            if module.name in names:
-                raise UserError(f"Expected a strategy file of another name, got a second {module.name}; rename {file}.")
-            names.add(module.name)
-            try:
-                _add(found, importlib.import_module(f"{__name__}.{module.name}"))
-            except UserError as error:
-                raise UserError(f"{error} (in {file})") from None
-            except Exception as error:  # whatever a file of someone else raises
-                raise UserError(
-                    f"Expected a strategy file that can be imported, got {type(error).__name__}: {error}; mend {file}, "
-                    f"or take its folder out of {SEARCH_PATH}."
-                ) from error
-    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        _register(found, entry_point.load())
-    return found
+class _Strategies(Registry[Callable[[], "type[Strategy]"]]):
+    """How to get each: our own, called as their files, are imported when wanted; others' to learn their names."""
+
+    def search(self) -> dict[str, Callable[[], type[Strategy]]]:
+        own, *folders = __path__
+        files = {module.name for module in pkgutil.iter_modules([own])}
+        found: dict[str, Callable[[], type[Strategy]]] = {name: partial(_own, name) for name in files - {"strategy"}}
+
+        def add(kind: type[Strategy]) -> None:
+            name, cls = getattr(kind, "name", None), kind.__name__
+            if not isinstance(name, str):
+                raise UserError(f'Expected a strategy with a name, got {cls} without; write name = "…" in it.')
+            if name in found:
+                raise UserError(f"Expected strategies of different names, got two called {name}; rename {cls}.")
+            found[name] = lambda: kind
+
+        for folder in folders:
+            if not Path(folder).is_dir():
+                raise UserError(f"Expected a folder in {SEARCH_PATH}, got '{folder}'; mend the variable.")
+            for module in pkgutil.iter_modules([folder]):
+                file = f"{folder}/{module.name}.py"
+                if module.name in files:
+                    raise UserError(f"Expected a strategy file of another name, got a second {module.name}: {file}.")
+                files.add(module.name)
+                try:
+                    for kind in _strategies_of(module.name):
+                        add(kind)
+                except UserError as error:
+                    raise UserError(f"{error} (in {file})") from None
+                except Exception as error:  # whatever a file of someone else raises
+                    raise UserError(
+                        f"Expected a strategy file that can be imported, got {type(error).__name__}: {error}; mend "
+                        f"{file}, or take its folder out of {SEARCH_PATH}."
+                    ) from error
+        for entry_point in metadata.entry_points(group=ENTRY_POINTS):
+            add(entry_point.load())
+        return found
 
 
-def _add(found: dict[str, type[Strategy]], module: ModuleType) -> None:
-    for _, kind in inspect.getmembers(module, inspect.isclass):
-        if issubclass(kind, Strategy) and kind is not Strategy and kind.__module__ == module.__name__:
-            _register(found, kind)
+_STRATEGIES = _Strategies("strategy", __name__, remedy=f"One of your own is found through {SEARCH_PATH}.")
 
 
-def _register(found: dict[str, type[Strategy]], kind: type[Strategy]) -> None:
-    name = getattr(kind, "name", None)
-    if not isinstance(name, str):
-        raise UserError(f'Expected a strategy with a name, got {kind.__name__} without; write name = "…" in it.')
-    if name in found:
-        raise UserError(f"Expected strategies of different names, got two called {name}; rename {kind.__name__}.")
-    schedules = get_args(get_type_hints(Strategy)["schedule"])[0]
-    if kind.schedule not in get_args(schedules):
-        raise UserError(
-            f"Expected schedule of {name} to be one of {', '.join(get_args(schedules))}, got {kind.schedule!r}; change "
-            f"{kind.__name__}."
-        )
-    found[name] = kind
+def _own(name: str) -> type[Strategy]:
+    for kind in _strategies_of(name):
+        if getattr(kind, "name", None) == name:
+            return kind
+    raise UserError(f"Expected a strategy called {name} in {__path__[0]}/{name}.py, got none; give both one name.")
+
+
+def _strategies_of(file: str) -> list[type[Strategy]]:
+    from mcanalysis.strategies.strategy import Strategy
+
+    module = import_module(f"{__name__}.{file}")
+    kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Strategy)]
+    return [kind for kind in kinds if kind.__module__ == module.__name__]
 
 
 def strategy_names() -> list[str]:
@@ -81,7 +88,7 @@ def strategy_names() -> list[str]:
     >>> strategy_names()[:3]
     ['agem', 'cls_er', 'er']
     """
-    return sorted(_registry())
+    return _STRATEGIES.names()
 
 
 def get_strategy(name: str) -> type[Strategy]:
@@ -90,10 +97,7 @@ def get_strategy(name: str) -> type[Strategy]:
     >>> get_strategy("ilora").learners
     ('fast', 'slow')
     """
-    if name not in _registry():
-        remedy = f"One of your own is found through {SEARCH_PATH}."
-        raise UnknownNameError("strategy", name, _registry(), remedy)
-    return _registry()[name]
+    return _STRATEGIES.get(name)()
 
 
 def make_strategy(name: str, seed: int, **settings: Any) -> Strategy:

@@ -22,6 +22,7 @@ from mcanalysis.models.encoding import Batch, EncodedExample
 from mcanalysis.models.forward import Forward, forward
 from mcanalysis.models.lora_model import LoraModel
 
+Schedule = Literal["sequence", "joint", "none"]
 GradientOf = Callable[[Sequence[EncodedExample]], dict[str, Tensor]]
 """The gradient, by parameter name, of the cross entropy on some examples (nats per target token) where the model is."""
 
@@ -150,9 +151,15 @@ class Strategy(ABC):
     config_class: ClassVar[type[StrategyConfig]] = StrategyConfig
     learners: ClassVar[tuple[str, ...]] = ("fast",)
     resting_learners: ClassVar[tuple[str, ...]] = ()
-    schedule: ClassVar[Literal["sequence", "joint", "none"]] = "sequence"
+    schedule: ClassVar[Schedule] = "sequence"
     has_paths: ClassVar[bool] = True
     edits_gradient: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.schedule not in get_args(Schedule):
+            name, known = getattr(cls, "name", cls.__name__), ", ".join(get_args(Schedule))
+            raise UserError(f"Expected schedule of {name} to be one of {known}, got {cls.schedule!r}; change it.")
 
     def __init__(self, config: StrategyConfig, seed: int) -> None:
         self.config: Any = config

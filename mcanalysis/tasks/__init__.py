@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-import pkgutil
-from collections.abc import Mapping
-
-from mcanalysis.errors import UnknownNameError
+from mcanalysis.registry import Registry
 from mcanalysis.tasks.task import SPLITS, Example, Task, TaskData, whole_prompt
 
 __all__ = ["SPLITS", "Example", "Task", "TaskData", "get_task", "task_names", "unknown_task", "whole_prompt"]
+
+_TASKS: Registry[Task] = Registry("task", __name__, "TASK")
 
 
 def get_task(name: str) -> Task:
@@ -19,10 +16,7 @@ def get_task(name: str) -> Task:
     >>> get_task("FOMC").score
     'accuracy'
     """
-    known = _registry()
-    if name not in known:
-        raise UnknownNameError("task", name, known)
-    return known[name]
+    return _TASKS.get(name)
 
 
 def task_names() -> list[str]:
@@ -31,7 +25,7 @@ def task_names() -> list[str]:
     >>> "C-STANCE" in task_names()
     True
     """
-    return sorted(_registry())
+    return _TASKS.names()
 
 
 def unknown_task(name: str, score: str = "exact_match") -> Task:
@@ -43,18 +37,3 @@ def unknown_task(name: str, score: str = "exact_match") -> Task:
     'exact_match'
     """
     return Task(name, "und", score, max_new_tokens=64, description="A folder of prompts and answers.")
-
-
-@functools.cache
-def _registry() -> Mapping[str, Task]:
-    tasks: dict[str, Task] = {}
-    for module in pkgutil.iter_modules(__path__):
-        if module.ispkg:
-            continue
-        task = getattr(importlib.import_module(f"{__name__}.{module.name}"), "TASK", None)
-        if task is None:
-            continue
-        if task.name in tasks:
-            raise RuntimeError(f"Two files of {__name__} define the task {task.name!r}.")
-        tasks[task.name] = task
-    return tasks

@@ -5,7 +5,6 @@ A file whose name ends in `.jsonl` or `.ndjson` holds one such record a line ins
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mcanalysis.errors import DataError
+from mcanalysis.errors import DataError, did_you_mean
 from mcanalysis.tasks import get_task, task_names, unknown_task
 from mcanalysis.tasks.names import told_apart
 from mcanalysis.tasks.task import SPLITS, Example, Task, TaskData
@@ -226,13 +225,11 @@ def _what_is_at(path: Path) -> str:
 
 def _no_such_folder(root: Path, name: str) -> str:
     present = list_trace_tasks(root)
-    close = difflib.get_close_matches(name.lower(), [n.lower() for n in present], n=1)
-    hint = "".join(f" Did you mean '{n}'?" for n in present if n.lower() in close)
     found = f"only {', '.join(present)}" if present else "no task folders at all"
     remedy = "Name a folder that is there or add" if present else "Add"
     return (
-        f"Expected a folder of task '{name}' in {root}, got {found}.{hint} {remedy} {root / name} with "
-        f"{_split_files()}."
+        f"Expected a folder of task '{name}' in {root}, got {found}.{did_you_mean(name, present)} {remedy} "
+        f"{root / name} with {_split_files()}."
     )
 
 

@@ -13,9 +13,9 @@ SCRIPT = Path(__file__).parents[2] / "analyses" / "classics.py"
 @pytest.fixture
 def quick(monkeypatch):
     """The garipov study with a few steps."""
-    from mcanalysis.experiments.classics import study
-    from mcanalysis.experiments.classics.digits import Recipe
-    from mcanalysis.experiments.classics.garipov import GARIPOV, Settings, measure_garipov
+    from mcanalysis.classics import study
+    from mcanalysis.classics.digits import Recipe
+    from mcanalysis.classics.garipov import GARIPOV, Settings, measure_garipov
 
     settings = Settings(hidden=(8,), recipe=Recipe(num_steps=60), curve_steps=20)
     short = dataclasses.replace(GARIPOV, measure=lambda seeds: measure_garipov(seeds, settings))

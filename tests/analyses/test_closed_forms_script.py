@@ -1,6 +1,6 @@
 """`analyses/closed_forms.py` prints every identity with its error, and fails where one is missed."""
 
-from mcanalysis.experiments.closed_forms import closed_forms, curves
+from mcanalysis.closed_forms import closed_forms, curves
 
 
 def test_the_table_of_identities(script):

@@ -5,6 +5,7 @@ import pytest
 import mcanalysis.benchmarks as benchmarks
 from mcanalysis.benchmarks import benchmark_names, get_benchmark, load_benchmark
 from mcanalysis.errors import DataError, UnknownNameError, UserError
+from mcanalysis.registry import Registry
 from mcanalysis.tasks import SPLITS
 
 PAPER = ("C-STANCE", "FOMC", "MeetingBank", "ScienceQA", "NumGLUE-cm", "20Minuten", "MedMCQA", "JEC-QA")
@@ -42,12 +43,9 @@ def test_a_benchmark_is_added_by_adding_a_file(tmp_path, monkeypatch):
         "BENCHMARK = Benchmark('added', (), lambda names, data_dir, sizes: [])\n"
     )
     monkeypatch.setattr(benchmarks, "__path__", [*benchmarks.__path__, str(tmp_path)])
-    benchmarks._registry.cache_clear()
-    try:
-        assert "added" in benchmark_names()
-        assert load_benchmark("added") == []
-    finally:
-        benchmarks._registry.cache_clear()
+    monkeypatch.setattr(benchmarks, "_BENCHMARKS", Registry("benchmark", "mcanalysis.benchmarks", "BENCHMARK"))
+    assert "added" in benchmark_names()
+    assert load_benchmark("added") == []
 
 
 def test_trace_takes_the_folders_present_its_own_first(tmp_path):

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from mcanalysis.connectivity.profile import Profile
+from mcanalysis.coverage.populations import TS, losses, of_size, scores
 from mcanalysis.errors import UserError
-from mcanalysis.experiments.coverage.populations import TS, losses, of_size, scores
 from mcanalysis.metrics import (
     Estimate,
     Sample,

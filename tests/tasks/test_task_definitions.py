@@ -9,6 +9,7 @@ import pytest
 import mcanalysis.tasks as tasks
 from mcanalysis.errors import UnknownNameError
 from mcanalysis.metrics.scores import get_score
+from mcanalysis.registry import Registry
 from mcanalysis.tasks import Example, Task, TaskData, get_task, task_names, unknown_task
 
 KNOWN = {
@@ -43,17 +44,14 @@ def test_a_task_is_added_by_adding_a_file(tmp_path, monkeypatch):
         "from mcanalysis.tasks.task import Task\nTASK = Task('Added', 'fr', 'exact_match', 9)\n"
     )
     monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
-    tasks._registry.cache_clear()
-    try:
-        assert get_task("Added").language == "fr"
-        (tmp_path / "added_task_twice.py").write_text(
-            "from mcanalysis.tasks.task import Task\nTASK = Task('FOMC', 'fr', 'exact_match', 9)\n"
-        )
-        tasks._registry.cache_clear()
-        with pytest.raises(RuntimeError, match=r"Two files of mcanalysis\.tasks define the task 'FOMC'"):
-            get_task("Added")
-    finally:
-        tasks._registry.cache_clear()
+    monkeypatch.setattr(tasks, "_TASKS", Registry("task", "mcanalysis.tasks", "TASK"))
+    assert get_task("Added").language == "fr"
+    (tmp_path / "added_task_twice.py").write_text(
+        "from mcanalysis.tasks.task import Task\nTASK = Task('FOMC', 'fr', 'exact_match', 9)\n"
+    )
+    monkeypatch.setattr(tasks, "_TASKS", Registry("task", "mcanalysis.tasks", "TASK"))
+    with pytest.raises(RuntimeError, match=r"Two files of mcanalysis\.tasks define the task 'FOMC'"):
+        get_task("Added")
 
 
 def test_a_folder_of_the_users_own_is_scored_by_exact_match_or_as_told():

@@ -6,13 +6,11 @@ itself.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from mcanalysis.errors import UnknownNameError
+from mcanalysis.registry import Registry
 
 __all__ = ["SCORES", "PerExample", "Score", "get_score"]
 
@@ -50,23 +48,9 @@ def get_score(name: str) -> Score:
     >>> get_score("rouge_l").name
     'rouge_l'
     """
-    try:
-        return SCORES[name]
-    except KeyError:
-        raise UnknownNameError("score", name, SCORES) from None
+    return _SCORES.get(name)
 
 
-def _discover() -> dict[str, Score]:
-    found: dict[str, Score] = {}
-    for file in sorted(pkgutil.iter_modules(__path__), key=lambda file: file.name):
-        score = getattr(importlib.import_module(f"{__name__}.{file.name}"), "SCORE", None)
-        if score is None:
-            continue
-        if score.name in found:
-            raise RuntimeError(f"two files of {__name__} define a score named {score.name!r}")
-        found[score.name] = score
-    return found
-
-
-SCORES: dict[str, Score] = _discover()
+_SCORES: Registry[Score] = Registry("score", __name__, "SCORE")
+SCORES: Mapping[str, Score] = _SCORES.all()
 """Every score by name."""

@@ -10,10 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.errors import UserError
 from mcanalysis.params.point import Point, check_compatible, combine
+from mcanalysis.registry import Registry
 
-_SPACES: dict[str, type[Space]] = {}
+_SPACES: Registry[type[Space]] = Registry("space", "mcanalysis.params.spaces")
 
 
 class Space(ABC):
@@ -24,7 +25,7 @@ class Space(ABC):
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in cls.__dict__:
-            _SPACES[cls.name] = cls
+            _SPACES.add(cls.name, cls)
 
     @abstractmethod
     def embed(self, points: Sequence[Mapping[str, Tensor]]) -> list[Point]:
@@ -134,9 +135,7 @@ def get_space(space: str | Space) -> Space:
         raise UserError(
             f"Expected a space or its name, got {type(space).__name__}; pass one of: {', '.join(space_names())}."
         )
-    if space not in _SPACES:
-        raise UnknownNameError("space", space, _SPACES)
-    return _SPACES[space]()
+    return _SPACES.get(space)()
 
 
 def space_names() -> list[str]:
@@ -145,7 +144,7 @@ def space_names() -> list[str]:
     >>> space_names()
     ['aligned', 'delta', 'factor']
     """
-    return sorted(_SPACES)
+    return _SPACES.names()
 
 
 @torch.no_grad()

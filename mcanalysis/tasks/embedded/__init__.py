@@ -7,31 +7,29 @@ Each file has `NAME`, `MAX_NEW_TOKENS`, `generate(rng, index) -> (prompt, answer
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from random import Random
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.errors import UserError
+from mcanalysis.registry import Registry
 
 if TYPE_CHECKING:
     from mcanalysis.tasks.task import TaskData
 
 SPLITS = ("train", "eval", "test")
+_GRAMMARS: Registry[ModuleType] = Registry("embedded task", __name__, "NAME")
 
 
-@cache
-def grammars() -> dict[str, ModuleType]:
+def grammars() -> Mapping[str, ModuleType]:
     """The grammar modules by task name.
 
     >>> sorted(grammars())[0]
     '20Minuten'
     """
-    modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
-    return {m.NAME: m for m in modules}
+    return _GRAMMARS.all()
 
 
 def generate_task(
@@ -49,13 +47,11 @@ def generate_task(
     from mcanalysis.tasks import get_task
     from mcanalysis.tasks.task import Example, TaskData
 
-    if name not in grammars():
-        raise UnknownNameError("embedded task", name, grammars())
+    grammar = _GRAMMARS.get(name)
     sizes = dict(zip(SPLITS, (num_train, num_eval, num_test), strict=True))
     for split, size in sizes.items():
         if size < 1:
             raise UserError(f"Expected at least 1 {split} example, got {size}; ask for more.")
-    grammar = grammars()[name]
     rng = Random(f"mcanalysis-embedded-1/{name}/{seed}")
     seen: set[str] = set()
     splits: dict[str, tuple[Example, ...]] = {}

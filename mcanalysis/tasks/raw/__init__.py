@@ -5,21 +5,21 @@ Each file has `NAME` and `read(source, seed) -> RawData`, where `source` is the 
 
 from __future__ import annotations
 
-import functools
-import importlib
 import os
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.errors import UserError
+from mcanalysis.registry import Registry
 from mcanalysis.store.atomic import replace_directory_atomic, write_json_atomic
 from mcanalysis.tasks.raw.questions import RawData
 from mcanalysis.tasks.task import SPLITS
 
 __all__ = ["Conversion", "convert", "raw_names"]
+
+_READERS: Registry[ModuleType] = Registry("data set to convert", __name__, "NAME")
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,13 @@ def convert(
     ...     convert("JEC-QA", folder, Path(folder, "data")).kept
     {'train': 20, 'eval': 2, 'test': 8}
     """
-    if name not in _readers():
-        raise UnknownNameError("data set to convert", name, _readers())
+    reader = _READERS.get(name)
     folder = Path(destination) / name
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             found = "a folder with files in it" if folder.is_dir() else "a file"
             raise UserError(f"Expected no folder at {folder}, got {found}; remove it or write to another --output-dir.")
-        raw: RawData = _readers()[name].read(Path(source), seed)
+        raw: RawData = reader.read(Path(source), seed)
         with replace_directory_atomic(folder) as fresh:
             for split in SPLITS:
                 examples = [{"prompt": e.prompt, "answer": e.answer} for e in raw.splits[split]]
@@ -83,10 +82,4 @@ def raw_names() -> list[str]:
     >>> raw_names()
     ['JEC-QA', 'MedMCQA']
     """
-    return sorted(_readers())
-
-
-@functools.cache
-def _readers() -> Mapping[str, ModuleType]:
-    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
-    return {module.NAME: module for module in modules if hasattr(module, "NAME")}
+    return _READERS.names()

@@ -9,9 +9,8 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from mcanalysis.connectivity.profile import profile
-from mcanalysis.experiments.classics.classic import STABLE, Claim, Classic, Measured, curve_rows, value_rows
-from mcanalysis.experiments.classics.digits import (
+from mcanalysis.classics.classic import STABLE, Claim, Classic, Measured, curve_rows, value_rows
+from mcanalysis.classics.digits import (
     Recipe,
     batches,
     load_digits,
@@ -21,6 +20,7 @@ from mcanalysis.experiments.classics.digits import (
     stream,
     train_networks,
 )
+from mcanalysis.connectivity.profile import profile
 from mcanalysis.paths import Linear
 from mcanalysis.plotting.classics import Panel
 

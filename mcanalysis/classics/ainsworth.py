@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mcanalysis.connectivity.profile import profile
-from mcanalysis.experiments.classics.classic import HIGH, Claim, Classic, Measured, curve_rows, value_rows
-from mcanalysis.experiments.classics.digits import (
+from mcanalysis.classics.classic import HIGH, Claim, Classic, Measured, curve_rows, value_rows
+from mcanalysis.classics.digits import (
     STANDARD,
     Recipe,
     batches,
@@ -21,7 +20,8 @@ from mcanalysis.experiments.classics.digits import (
     stream,
     train_networks,
 )
-from mcanalysis.experiments.classics.frankle import rank_correlation
+from mcanalysis.classics.frankle import rank_correlation
+from mcanalysis.connectivity.profile import profile
 from mcanalysis.params.point import Point, distance
 from mcanalysis.paths import Linear
 from mcanalysis.plotting.classics import Panel

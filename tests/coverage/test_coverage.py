@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from mcanalysis.experiments.coverage import (
+from mcanalysis.coverage import (
     cells_of_others,
     coverage_table,
     missed_bars,
     summary_cells,
     summary_markdown,
 )
-from mcanalysis.experiments.coverage.populations import OTHERS, TS, losses, of_size, others, scores
-from mcanalysis.experiments.coverage.trials import cases
+from mcanalysis.coverage.populations import OTHERS, TS, losses, of_size, others, scores
+from mcanalysis.coverage.trials import cases
 
 KNOWN = {
     "width": {("chord_dip, score", "tied"), ("hypervolume", "rare"), ("above_chord, loss", "Pareto, 41 points")},

@@ -1,6 +1,6 @@
 """How often the intervals of the package hold the truth: simulated samples of populations that are known."""
 
-from mcanalysis.experiments.coverage.study import (
+from mcanalysis.coverage.study import (
     cells_of_others,
     coverage_table,
     missed_bars,

@@ -5,15 +5,12 @@ A row of the table is a function under `@closed_form(section, identity, bound)` 
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 import pandas as pd
 
-from mcanalysis.experiments.closed_forms.registry import ClosedForm, closed_form, closed_forms
+from mcanalysis.closed_forms.registry import ClosedForm, closed_form, closed_forms
+from mcanalysis.registry import import_files
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_files(__name__)
 
 
 def check_closed_forms() -> pd.DataFrame:

@@ -7,7 +7,7 @@ import tempfile
 
 import numpy as np
 
-from mcanalysis.experiments.closed_forms.examples import (
+from mcanalysis.closed_forms.examples import (
     SEEDS,
     SHAPES,
     adapter,
@@ -16,7 +16,7 @@ from mcanalysis.experiments.closed_forms.examples import (
     relative,
     rotated,
 )
-from mcanalysis.experiments.closed_forms.registry import closed_form
+from mcanalysis.closed_forms.registry import closed_form
 from mcanalysis.models.adapter_files import absorb_scaling, load_adapter, save_adapter
 from mcanalysis.params.lora import delta_distance, delta_dot, delta_norm, delta_weights, key_a, key_b
 from mcanalysis.params.low_rank import balance, concatenate, truncate

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import torch
 
-from mcanalysis.experiments.closed_forms.examples import (
+from mcanalysis.closed_forms.examples import (
     SEEDS,
     SHAPES,
     TS,
@@ -19,7 +19,7 @@ from mcanalysis.experiments.closed_forms.examples import (
     rotated,
     vector,
 )
-from mcanalysis.experiments.closed_forms.registry import closed_form
+from mcanalysis.closed_forms.registry import closed_form
 from mcanalysis.params.lora import delta_weights, factor_delta_deviation, key_a, key_b
 from mcanalysis.params.point import Point
 from mcanalysis.params.spaces import AlignedSpace

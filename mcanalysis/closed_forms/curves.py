@@ -10,10 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcanalysis.connectivity.attribution import WHOLE, attribute
-from mcanalysis.connectivity.curve_fitting import fit_curve
-from mcanalysis.connectivity.profile import profile
-from mcanalysis.experiments.closed_forms.examples import (
+from mcanalysis.closed_forms.examples import (
     SEEDS,
     SHAPES,
     TS,
@@ -25,7 +22,10 @@ from mcanalysis.experiments.closed_forms.examples import (
     relative,
     vector,
 )
-from mcanalysis.experiments.closed_forms.registry import closed_form
+from mcanalysis.closed_forms.registry import closed_form
+from mcanalysis.connectivity.attribution import WHOLE, attribute
+from mcanalysis.connectivity.curve_fitting import fit_curve
+from mcanalysis.connectivity.profile import profile
 from mcanalysis.params.groups import by_module
 from mcanalysis.params.lora import delta_weights
 from mcanalysis.params.point import Point, interpolate

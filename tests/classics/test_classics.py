@@ -14,18 +14,17 @@ from scipy import stats
 from torch import nn
 
 import mcanalysis as mc
-from mcanalysis.errors import UserError
-from mcanalysis.experiments.classics import claims_cells, classic_names, digits, reproduce_classics, study
-from mcanalysis.experiments.classics.ainsworth import AINSWORTH, COPY, COPY_DISTANCE, COPY_MATCHED, measure_ainsworth
-from mcanalysis.experiments.classics.ainsworth import Settings as AinsworthSettings
-from mcanalysis.experiments.classics.classic import HIGH, Claim, Classic, Measured, judge, with_means
-from mcanalysis.experiments.classics.frankle import FIRST, FRANKLE, LAST, measure_frankle
-from mcanalysis.experiments.classics.frankle import Settings as FrankleSettings
-from mcanalysis.experiments.classics.garipov import CURVE, GARIPOV, LINE, measure_garipov
-from mcanalysis.experiments.classics.garipov import Settings as GaripovSettings
-from mcanalysis.experiments.classics.jordan import JORDAN, SHARE, VARIANCE, measure_jordan, new_network, permutations_of
-from mcanalysis.experiments.classics.jordan import Settings as JordanSettings
-from mcanalysis.experiments.classics.mirzadeh import (
+from mcanalysis.classics import claims_cells, classic_names, digits, reproduce_classics, study
+from mcanalysis.classics.ainsworth import AINSWORTH, COPY, COPY_DISTANCE, COPY_MATCHED, measure_ainsworth
+from mcanalysis.classics.ainsworth import Settings as AinsworthSettings
+from mcanalysis.classics.classic import HIGH, Claim, Classic, Measured, judge, with_means
+from mcanalysis.classics.frankle import FIRST, FRANKLE, LAST, measure_frankle
+from mcanalysis.classics.frankle import Settings as FrankleSettings
+from mcanalysis.classics.garipov import CURVE, GARIPOV, LINE, measure_garipov
+from mcanalysis.classics.garipov import Settings as GaripovSettings
+from mcanalysis.classics.jordan import JORDAN, SHARE, VARIANCE, measure_jordan, new_network, permutations_of
+from mcanalysis.classics.jordan import Settings as JordanSettings
+from mcanalysis.classics.mirzadeh import (
     FIRST_ANCESTOR,
     FIRST_TO_BOTH,
     FIRST_TO_SECOND,
@@ -33,7 +32,8 @@ from mcanalysis.experiments.classics.mirzadeh import (
     SECOND_ANCESTOR,
     measure_mirzadeh,
 )
-from mcanalysis.experiments.classics.mirzadeh import Settings as MirzadehSettings
+from mcanalysis.classics.mirzadeh import Settings as MirzadehSettings
+from mcanalysis.errors import UserError
 from mcanalysis.metrics.over_seeds import student_interval
 from mcanalysis.params import content_hash
 from mcanalysis.plotting.classics import Panel, plot_classic

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from mcanalysis.classics.ainsworth import AINSWORTH
+from mcanalysis.classics.classic import judge, with_means
+from mcanalysis.classics.digits import load_digits
+from mcanalysis.classics.frankle import FRANKLE
+from mcanalysis.classics.garipov import GARIPOV
+from mcanalysis.classics.jordan import JORDAN
+from mcanalysis.classics.mirzadeh import MIRZADEH
 from mcanalysis.errors import UnknownNameError, UserError
-from mcanalysis.experiments.classics.ainsworth import AINSWORTH
-from mcanalysis.experiments.classics.classic import judge, with_means
-from mcanalysis.experiments.classics.digits import load_digits
-from mcanalysis.experiments.classics.frankle import FRANKLE
-from mcanalysis.experiments.classics.garipov import GARIPOV
-from mcanalysis.experiments.classics.jordan import JORDAN
-from mcanalysis.experiments.classics.mirzadeh import MIRZADEH
 from mcanalysis.plotting.classics import plot_classic
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent

@@ -1,14 +1,13 @@
 """Every identity of the design's geometry.md §1 and §7 holds to its bound, and is missed where the library is broken.
 
-§7's checks on trained networks are in tests/experiments (the classic results).
+§7's checks on trained networks are in tests/classics.
 """
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from mcanalysis.errors import UserError
-from mcanalysis.experiments.closed_forms import (
+from mcanalysis.closed_forms import (
     ClosedForm,
     adapters,
     check_closed_forms,
@@ -17,6 +16,7 @@ from mcanalysis.experiments.closed_forms import (
     curves,
     spaces,
 )
+from mcanalysis.errors import UserError
 from mcanalysis.params import AlignedSpace, balance
 from mcanalysis.paths import Bezier, Linear, Path, Simplex
 
@@ -154,7 +154,7 @@ def test_a_broken_library_is_noticed(name, monkeypatch):
 
 def test_the_table_marks_what_is_missed(monkeypatch):
     made = [ClosedForm("9", name, 1e-3, lambda e=e: e) for name, e in (("a", 0.0), ("b", 2e-3), ("c", float("nan")))]
-    monkeypatch.setattr("mcanalysis.experiments.closed_forms.closed_forms", lambda: made)
+    monkeypatch.setattr("mcanalysis.closed_forms.closed_forms", lambda: made)
     assert check_closed_forms().holds.tolist() == [True, False, False]
 
 

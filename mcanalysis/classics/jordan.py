@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mcanalysis.connectivity.module_objective import module_objective
-from mcanalysis.connectivity.profile import profile
-from mcanalysis.experiments.classics.classic import HIGH, Claim, Classic, Measured, curve_rows, value_rows
-from mcanalysis.experiments.classics.digits import (
+from mcanalysis.classics.classic import HIGH, Claim, Classic, Measured, curve_rows, value_rows
+from mcanalysis.classics.digits import (
     NUM_CLASSES,
     NUM_INPUTS,
     Data,
@@ -24,6 +22,8 @@ from mcanalysis.experiments.classics.digits import (
     load_digits,
     stream,
 )
+from mcanalysis.connectivity.module_objective import module_objective
+from mcanalysis.connectivity.profile import profile
 from mcanalysis.params.point import Point, snapshot
 from mcanalysis.paths import Linear
 from mcanalysis.plotting.classics import Panel

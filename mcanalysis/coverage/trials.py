@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcanalysis.connectivity.attribution import above_chord, change, farthest
-from mcanalysis.experiments.coverage.populations import LENGTHS, OTHERS, TS, Population, losses, of_size, others, scores
+from mcanalysis.coverage.populations import LENGTHS, OTHERS, TS, Population, losses, of_size, others, scores
 from mcanalysis.metrics import barriers
 from mcanalysis.metrics.bootstrap import Sample, percentile_interval
 from mcanalysis.metrics.front import hypervolume, hypervolume_intervals

@@ -8,10 +8,8 @@ from functools import partial
 
 import pandas as pd
 
-from mcanalysis.connectivity.curve_fitting import fit_curve
-from mcanalysis.connectivity.profile import profile
-from mcanalysis.experiments.classics.classic import HIGH, STABLE, Claim, Classic, Measured, curve_rows, value_rows
-from mcanalysis.experiments.classics.digits import (
+from mcanalysis.classics.classic import HIGH, STABLE, Claim, Classic, Measured, curve_rows, value_rows
+from mcanalysis.classics.digits import (
     STANDARD,
     Recipe,
     batches,
@@ -23,6 +21,8 @@ from mcanalysis.experiments.classics.digits import (
     stream,
     train_networks,
 )
+from mcanalysis.connectivity.curve_fitting import fit_curve
+from mcanalysis.connectivity.profile import profile
 from mcanalysis.paths import Bezier, Linear
 from mcanalysis.plotting.classics import Panel
 

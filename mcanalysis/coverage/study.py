@@ -10,8 +10,9 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from mcanalysis.experiments.coverage.populations import OTHERS
-from mcanalysis.experiments.coverage.trials import Outcome, Trial, cases
+from mcanalysis.coverage.populations import OTHERS
+from mcanalysis.coverage.trials import Outcome, Trial, cases
+from mcanalysis.numbers_as_text import fixed
 from mcanalysis.progress import Progress, silent
 
 SIZES = (20, 50, 100, 500)
@@ -94,7 +95,7 @@ def summary_cells(table: pd.DataFrame) -> list[list[str]]:
             counted[counted.truth == "3 s.e."].positive if str(interval).startswith("chord_barrier") else counted.n[:0]
         )
         lasts = (counted.percentile_coverage.min(), counted.width_ratio.max(), seen.min())
-        rows.append([str(interval), str(kind), *cells, *("–" if pd.isna(v) else f"{v:.2f}" for v in lasts)])
+        rows.append([str(interval), str(kind), *cells, *map(fixed, lasts)])
     return rows
 
 
@@ -112,7 +113,7 @@ def cells_of_others(table: pd.DataFrame) -> list[list[str]]:
         cells = [" ".join(f"{v:.2f}" for v in lowest[name].sort_index()) for name in names]
         told = own[(own.interval == "chord_barrier, loss") & (own.truth == "3 s.e.")]
         lasts = (own.width_ratio.max(), told.positive.min())
-        rows.append([str(kind), *cells, *("–" if pd.isna(v) else f"{v:.2f}" for v in lasts)])
+        rows.append([str(kind), *cells, *map(fixed, lasts)])
     return rows
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from mcanalysis.connectivity.profile import Profile, profile
-from mcanalysis.experiments.classics.classic import HIGH, Claim, Classic, Measured, curve_rows, value_rows
-from mcanalysis.experiments.classics.digits import (
+from mcanalysis.classics.classic import HIGH, Claim, Classic, Measured, curve_rows, value_rows
+from mcanalysis.classics.digits import (
     Recipe,
     batches,
     load_digits,
@@ -19,6 +18,7 @@ from mcanalysis.experiments.classics.digits import (
     stream,
     train_networks,
 )
+from mcanalysis.connectivity.profile import Profile, profile
 from mcanalysis.paths import Linear
 from mcanalysis.plotting.classics import Panel
 
