@@ -28,10 +28,11 @@ BELOW = {
     "pretraining": {"tasks", "models", "store", "metrics"},
     "strategies": {"models", "replay", "params", "paths"},
     "evaluation": {"models", "benchmarks", "tasks", "metrics", "params", "store"},
-    "run": {"strategies", "evaluation", "benchmarks", "models", "tasks", "paths", "params", "metrics", "store"},
-}
-BELOW["run"].add("html_table")
-_RUN_AND_BELOW = {"run", *BELOW["run"], "replay"}
+    "runs": {
+        "strategies", "evaluation", "benchmarks", "models", "tasks", "paths", "params", "metrics", "store", "html_table"
+    },
+}  # fmt: skip
+_RUN_AND_BELOW = {"runs", *BELOW["runs"], "replay"}
 BELOW |= {
     "training": _RUN_AND_BELOW,
     "connectivity": _RUN_AND_BELOW,
@@ -40,10 +41,10 @@ BELOW |= {
 }
 BELOW["explore"] = _RUN_AND_BELOW | {"connectivity", "landscape", "plotting", "fonts"}
 BELOW["experiments"] = set(BELOW)
-BELOW["report"] = {"experiments", "plotting", "fonts", "run", "strategies", "tasks", "store"}
+BELOW["report"] = {"experiments", "plotting", "fonts", "runs", "strategies", "tasks", "store"}
 BELOW["__main__"] = set()  # the door to the scripts, which alone reads the command line
 ANYWHERE = {"errors", "progress"}
-DOORS = {("run", "explore")}  # the one import upwards, when `run.explore()` is called
+DOORS = {("runs", "explore")}  # the one import upwards, when `run.explore()` is called
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 PARTS = sorted({f.relative_to(PACKAGE).parts[0].removesuffix(".py") for f in SOURCES} - {"__init__"})

@@ -26,7 +26,7 @@ from mcanalysis.plotting.stability_plasticity import plot_stability_plasticity
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.plotting.whole_run import plot_whole_run
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Run, load_run
+from mcanalysis.runs.run import Run, load_run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.lock import lock_measurements
 from mcanalysis.tasks.task import TaskData

@@ -23,7 +23,7 @@ from mcanalysis.plotting.landscape import plane_caption, plot_plane
 from mcanalysis.plotting.slices import plot_slices, slices_caption
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Opening, Run
+from mcanalysis.runs.run import Opening, Run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.lock import lock_measurements
 from mcanalysis.store.measurements import MeasurementStore

@@ -12,7 +12,7 @@ from mcanalysis.evaluation.differentiable import WholeLoss
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.landscape.sharpness import epsilon_sharpness, expected_sharpness
 from mcanalysis.landscape.stored_surface import Corner
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.small_files import read_table
 

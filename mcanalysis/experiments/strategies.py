@@ -16,7 +16,7 @@ from mcanalysis.experiments.jobs import Job, run_jobs
 from mcanalysis.metrics.continual import intransigence, relative_gain
 from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Run, load_run
+from mcanalysis.runs.run import Run, load_run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.manifest import MANIFEST_NAME
 from mcanalysis.store.small_files import read_json, read_table

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mcanalysis.explore.walk import Reading, Walk
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 from mcanalysis.store.small_files import read_table
 
 LOG_FROM = 8.0  # a logarithmic axis is drawn where the largest loss is so many times the smallest

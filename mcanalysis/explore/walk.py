@@ -18,7 +18,7 @@ from mcanalysis.metrics.scores import get_score
 from mcanalysis.params.point import Point, content_hash
 from mcanalysis.params.spaces import space_names
 from mcanalysis.paths import Path
-from mcanalysis.run import Minimum, Run
+from mcanalysis.runs.run import Minimum, Run
 from mcanalysis.store.measurements import Measurement, MeasurementStore
 from mcanalysis.store.small_files import read_table
 

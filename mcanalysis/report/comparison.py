@@ -10,7 +10,7 @@ import pandas as pd
 
 from mcanalysis.experiments.strategies import metrics_table, summary_cells, summary_table
 from mcanalysis.report.curves import plain
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 
 
 def comparison(runs: Sequence[Run], matrices: Sequence[pd.DataFrame]) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from mcanalysis.report.scores import matrices, matrix_rows, metric_rows, metrics
 from mcanalysis.report.summary import cards, sentences
 from mcanalysis.report.surfaces import planes
 from mcanalysis.report.tables import read_table
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 
 _BARRIER_TITLES = {"interpolation_gain": "gain", "t_star": "t*"}
 

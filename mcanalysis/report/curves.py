@@ -21,7 +21,7 @@ from mcanalysis.plotting.selection import (
 from mcanalysis.plotting.style import path_lines
 from mcanalysis.plotting.transition_rows import shown_number
 from mcanalysis.report.tables import read_table
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 
 BARRIERS = ("chord_barrier", "mean_barrier", "max_barrier", "chord_dip", "interpolation_gain", "t_star")
 _VALUES = ("score", "score_low", "score_high", "loss", "loss_low", "loss_high")

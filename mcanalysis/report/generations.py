@@ -7,7 +7,7 @@ from typing import Any
 
 from mcanalysis.errors import DataError, UserError
 from mcanalysis.report.tables import read_json
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 from mcanalysis.tasks.task import TaskData
 
 Outputs = Mapping[str, list[str]]  # by task

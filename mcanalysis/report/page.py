@@ -13,7 +13,7 @@ from mcanalysis.report.comparison import comparison
 from mcanalysis.report.contents import run_contents
 from mcanalysis.report.embedding import font_face, plotly_source, script_json, security_policy
 from mcanalysis.report.scores import matrices
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 
 # In the order in which they build on one another.
 SCRIPTS = ("page", "tables", "charts", "paths", "surfaces", "comparison", "start")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcanalysis.errors import RunDirectoryError
-from mcanalysis.run import Run, load_run
+from mcanalysis.runs.run import Run, load_run
 from mcanalysis.store.manifest import MANIFEST_NAME, read_manifest
 
 

@@ -12,7 +12,7 @@ from mcanalysis.errors import DataError
 from mcanalysis.plotting.transition_rows import shown_number
 from mcanalysis.report.metric_words import METRICS
 from mcanalysis.report.tables import read_json, read_table
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 from mcanalysis.strategies import get_strategy
 
 DARK_FROM = 0.7  # a score whose shade asks for light text

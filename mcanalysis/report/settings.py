@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mcanalysis.report.scores import learned_one_by_one
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 from mcanalysis.strategies import get_strategy
 
 

@@ -13,7 +13,7 @@ from mcanalysis.plotting.transition_rows import shown_number
 from mcanalysis.report.metric_words import METRICS
 from mcanalysis.report.scores import learned_one_by_one, metric_text
 from mcanalysis.report.tables import read_json
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 
 _CARDS = ("average_accuracy", "backward_transfer", "learning_accuracy", "forgetting")
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mcanalysis.report.curves import TASK_WORDS, plain
 from mcanalysis.report.tables import read_table
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 
 _COLUMNS = ("kind", "space", "start", "end", "x", "y", "anchor", "task", "split", "loss", "score")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from mcanalysis.errors import DataError
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 from mcanalysis.store import small_files
 
 

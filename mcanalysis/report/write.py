@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mcanalysis.errors import UserError
 from mcanalysis.report.page import render
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 from mcanalysis.store.atomic import write_bytes_atomic
 
 MOST_BYTES = 8_000_000

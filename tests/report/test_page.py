@@ -12,7 +12,7 @@ import pytest
 from mcanalysis.errors import DataError, RunDirectoryError, UserError
 from mcanalysis.report import embedding, find_runs, render, write_report
 from mcanalysis.report import write as writing
-from mcanalysis.run import load_run
+from mcanalysis.runs.run import load_run
 
 
 class Page(HTMLParser):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mcanalysis.errors import UserError
-from mcanalysis.run import load_run
+from mcanalysis.runs.run import load_run
 from mcanalysis.strategies import get_strategy, strategy_names
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.training.continual_trainer import train
