@@ -19,7 +19,6 @@ from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.run import Run, load_run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.manifest import MANIFEST_NAME
-from mcanalysis.store.small_files import read_json, read_table
 from mcanalysis.strategies import get_strategy, strategy_names
 from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
@@ -208,8 +207,7 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
         if best is not None:
             matrix, scores = whole_matrix(run, str(row.learner)), _reference_scores(best)
             values |= {"intransigence": intransigence(matrix, scores), "relative_gain": relative_gain(matrix, scores)}
-        file = run.directory / "tables" / "cost.json"
-        cost = read_json(file, "remove it: costs are then left empty") if file.exists() else dict.fromkeys(COSTS)
+        cost = run.cost or dict.fromkeys(COSTS)
         rows.append(values | {name: np.nan if v is None else v for name, v in cost.items()})
     return pd.concat([table, pd.DataFrame(rows)], axis=1)
 
@@ -221,8 +219,7 @@ def _reference_scores(run: Run) -> np.ndarray:
 
 def whole_matrix(run: Run, learner: str) -> np.ndarray:
     """A learner's accuracy matrix of shape (tasks + 1, tasks), NaN where its table has no row or cell."""
-    suffix = "" if learner == run.answering_learner else f"_{learner}"
-    table = read_table(run.directory / "tables" / f"accuracy_matrix{suffix}.csv")
+    table = run.accuracy_matrix_of(learner)
     matrix = np.full((len(run.task_names) + 1, len(run.task_names)), np.nan)
     matrix[table["after"]] = table[run.task_names]
     return matrix
