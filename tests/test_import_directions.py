@@ -41,7 +41,7 @@ BELOW |= {
 }
 BELOW["explore"] = _RUN_AND_BELOW | {"connectivity", "landscape", "plotting", "fonts"}
 BELOW["experiments"] = set(BELOW)
-BELOW["report"] = {"experiments", "plotting", "fonts", "runs", "strategies", "tasks", "store"}
+BELOW["report"] = {"experiments", "plotting", "fonts", "runs", "tasks", "store"}
 BELOW["__main__"] = set()  # the door to the scripts, which alone reads the command line
 ANYWHERE = {"errors", "progress"}
 DOORS = {("runs", "explore")}  # the one import upwards, when `run.explore()` is called

@@ -18,7 +18,8 @@ from mcanalysis.connectivity.stored_simplex import check_numbers
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.experiments.jobs import Job, num_ranks, run_jobs
 from mcanalysis.experiments.path_jobs import PathJobs
-from mcanalysis.experiments.strategies import metrics_table, run_directories
+from mcanalysis.experiments.strategies import run_directories
+from mcanalysis.experiments.strategy_tables import metrics_table
 from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.plotting.connectivity import plot_transitions
 from mcanalysis.plotting.connectivity_caption import caption

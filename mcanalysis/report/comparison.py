@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from mcanalysis.experiments.strategies import metrics_table, summary_cells, summary_table
+from mcanalysis.experiments.strategy_tables import metrics_table, summary_cells, summary_table
 from mcanalysis.report.curves import plain
 from mcanalysis.runs.finished import FinishedRun
 
