@@ -43,7 +43,8 @@ def main() -> None:
     import reporting
 
     from mcanalysis.benchmarks import get_benchmark
-    from mcanalysis.experiments.strategies import study_configs, train_runs, write_comparison
+    from mcanalysis.experiments.strategies import study_configs, train_runs
+    from mcanalysis.experiments.strategy_tables import write_comparison
 
     short = args.benchmark == "embedded" and not args.full
     output_dir = args.output_dir or ("runs/compare" if short else "runs")

@@ -104,7 +104,7 @@ def main() -> None:
     from mcanalysis.experiments.adapters import connect_adapters
     from mcanalysis.experiments.connectivity import Study, analyse_connectivity, study_connectivity
     from mcanalysis.experiments.strategies import need_paths, study_configs
-    from mcanalysis.run import load_run
+    from mcanalysis.runs.run import load_run
 
     study = Study(
         settings,

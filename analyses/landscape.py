@@ -28,7 +28,7 @@ def main() -> None:
     import reporting
 
     from mcanalysis.experiments.landscape import LandscapeSettings, study_landscape
-    from mcanalysis.run import load_run
+    from mcanalysis.runs.run import load_run
 
     settings = LandscapeSettings(
         transition=args.transition, space=args.space, grid=tuple(args.grid), num_examples=args.num_examples,

@@ -24,9 +24,9 @@ from mcanalysis.experiments.curvature import CurvatureResult
 from mcanalysis.experiments.early import EarlyResult, EarlySettings
 from mcanalysis.experiments.landscape import LandscapeResult
 from mcanalysis.experiments.similarity import SimilarityResult
-from mcanalysis.experiments.strategies import METRICS, comparison_notes, difference, summary_cells, summary_table
+from mcanalysis.experiments.strategy_tables import METRICS, comparison_notes, difference, summary_cells, summary_table
 from mcanalysis.plotting.ablation import QUANTITIES
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.strategies import get_strategy
 from mcanalysis.training.dry_run import DryRun

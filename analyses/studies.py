@@ -22,7 +22,7 @@ from console import bar
 from running import quiet_libraries
 
 if TYPE_CHECKING:
-    from mcanalysis.run import Run
+    from mcanalysis.runs.run import Run
 
 
 def add_study_flags(parser: Parser, strategies: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ def add_study_flags(parser: Parser, strategies: Sequence[str]) -> None:
 def study_runs(args: argparse.Namespace) -> list[Run]:
     """The finished runs; those that `--run` does not name are trained if they are not there."""
     from mcanalysis.experiments.strategies import need_paths, study_configs, train_runs
-    from mcanalysis.run import load_run
+    from mcanalysis.runs.run import load_run
 
     if args.run:
         return [load_run(directory, args.device, engine(args)) for directory in args.run]

@@ -25,7 +25,7 @@ def main() -> None:
     import reporting
 
     from mcanalysis.experiments.strategies import run_name
-    from mcanalysis.run import load_run
+    from mcanalysis.runs.run import load_run
     from mcanalysis.training.continual_trainer import train
     from mcanalysis.training.dry_run import dry_run
 

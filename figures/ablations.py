@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import FinishedRun, Picture, main
+from rendering import Picture, main
 
 from mcanalysis.experiments.ablation_table import AblationRun, ablation_table
 from mcanalysis.plotting.ablation import ablation_caption, plot_ablation
+from mcanalysis.runs.finished import FinishedRun
 
 FOLDER = "ablations"  # in runs/: where such runs are looked for, besides runs/ itself
 
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
     """One picture: a panel per setting, the learners as lines."""
-    ablation = ablation_table([AblationRun(run.strategy, run.seed, run.config, run.metrics) for run in runs])
+    ablation = ablation_table([AblationRun(r.strategy, r.seed, r.config, r.metrics["learners"]) for r in runs])
     return [Picture("ablations", plot_ablation(ablation), {"": ablation}, ablation_caption(ablation))]
 
 

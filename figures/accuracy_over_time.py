@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from rendering import FinishedRun, Picture, comparable, having, main
+from rendering import Picture, comparable, having, main
 
 from mcanalysis.plotting.accuracy_matrix import plot_accuracy_matrices
 from mcanalysis.plotting.scores_over_time import plot_scores_over_time, scores_over_time_caption
 from mcanalysis.plotting.style import strategy_marks
+from mcanalysis.runs.finished import FinishedRun
 
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
@@ -19,10 +20,9 @@ def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
     scores = pd.concat(tables, ignore_index=True)
     pictures = []
     for seed in sorted(set(scores.seed)):
-        titles = [
-            strategy_marks([(run.strategy, _answering(run))])[run.strategy, _answering(run)].label for run in runs
-        ]
-        matrices = {t: run.table("accuracy_matrix") for t, run in zip(titles, runs, strict=True) if run.seed == seed}
+        marks = [(run.strategy, run.answering_learner) for run in runs]
+        titles = [strategy_marks([mark])[mark].label for mark in marks]
+        matrices = {t: run.accuracy_matrix for t, run in zip(titles, runs, strict=True) if run.seed == seed}
         words = (
             f"Score (0–1) on every task's test split (columns) after every task (rows), seed {seed}, of the learner "
             "that answers. Left of the heavy line: tasks already trained on."
@@ -36,20 +36,13 @@ def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
 
 
 def _long(run: FinishedRun) -> pd.DataFrame:
-    matrix = run.table("accuracy_matrix")
-    tasks = [name for name in matrix.columns if name != "after"]
-    cells = [(row["after"], task, row[task]) for task in tasks for _, row in matrix.iterrows()]
+    matrix = run.accuracy_matrix
+    cells = [(row["after"], task, row[task]) for task in run.task_names for _, row in matrix.iterrows()]
     rows = pd.DataFrame(cells, columns=["after", "task", "score"]).astype({"after": int})
     rows.insert(0, "seed", run.seed)
-    rows.insert(0, "learner", _answering(run))
+    rows.insert(0, "learner", run.answering_learner)
     rows.insert(0, "strategy", run.strategy)
-    return rows.assign(number=[tasks.index(task) + 1 for task in rows.task])
-
-
-def _answering(run: FinishedRun) -> str:
-    """The learner whose scores the matrix has: the others have a file of their own."""
-    others = {f.stem.removeprefix("accuracy_matrix_") for f in (run.directory / "tables").glob("accuracy_matrix_*.csv")}
-    return next((name for name in run.metrics if name not in others), "fast")
+    return rows.assign(number=[run.task_names.index(task) + 1 for task in rows.task])
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import FinishedRun, Picture, comparable, having, main, together
+from rendering import Picture, comparable, having, main, together
 
 from mcanalysis.plotting import curvature as plotting
+from mcanalysis.runs.finished import FinishedRun
 
 TABLES = ("curvature", "spectrum", "predicted_forgetting", "forgetting_correlations")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from rendering import FinishedRun, Picture, having, main
+from rendering import Picture, having, main
 
 from mcanalysis.plotting.attribution import Role, attributed_rows, attribution_caption, plot_attribution
+from mcanalysis.runs.finished import FinishedRun
 
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import FinishedRun, Picture, having, main
+from rendering import Picture, having, main
 
 from mcanalysis.plotting.layers import layer_rows, layers_caption, plot_layers
 from mcanalysis.plotting.similarity_panels import learners
+from mcanalysis.runs.finished import FinishedRun
 
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import FinishedRun, Picture, having, main
+from rendering import Picture, having, main
 
 from mcanalysis.plotting import caption, plot_transitions
 from mcanalysis.plotting.selection import rows_of_old_and_new
+from mcanalysis.runs.finished import FinishedRun
 
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import FinishedRun, Picture, having, main
+from rendering import Picture, having, main
 
 from mcanalysis.plotting.landscape import plane_caption, plane_rows, plot_plane
+from mcanalysis.runs.finished import FinishedRun
 
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:

@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+    from mcanalysis.runs.finished import FinishedRun
 
 FIRST = ("sequential", "er", "ilora")  # strategies that come first where runs are looked for
 FORMATS = ("pdf", "png", "svg")
@@ -48,50 +49,6 @@ class Picture(NamedTuple):
     figure: Figure
     data: Mapping[str, pd.DataFrame]
     caption: str
-
-
-class FinishedRun:
-    """A finished run's settings and the tables it has; nothing is measured, no model is loaded."""
-
-    def __init__(self, directory: Path) -> None:
-        from mcanalysis.errors import RunDirectoryError
-        from mcanalysis.store.manifest import read_manifest
-
-        manifest = read_manifest(directory)
-        if manifest.get("status") != "finished":
-            raise RunDirectoryError(
-                f"Expected a finished run in '{directory}', got an unfinished one (its manifest says "
-                f"'{manifest.get('status')}'); finish it with train.py --resume."
-            )
-        self.directory = directory
-        self.config: dict[str, Any] = manifest["config"]
-        self.strategy: str = self.config["strategy"]
-        self.seed: int = self.config["seed"]
-
-    @property
-    def name(self) -> str:
-        """The name of its directory, as in the names of pictures."""
-        return self.directory.resolve().name
-
-    def has(self, table: str) -> bool:
-        """Whether `tables/<table>.csv` is there and holds something."""
-        file = self.directory / "tables" / f"{table}.csv"
-        return file.is_file() and file.stat().st_size > 1
-
-    def table(self, table: str) -> pd.DataFrame:
-        """`tables/<table>.csv`; raises `UserError` with the command that makes it where it is missing."""
-        from mcanalysis.store.small_files import read_table
-
-        if not self.has(table):
-            raise missing(table, [self])
-        return read_table(self.directory / "tables" / f"{table}.csv")
-
-    @cached_property
-    def metrics(self) -> dict[str, dict[str, float | None]]:
-        """The continual-learning metrics of each learner."""
-        from mcanalysis.store.small_files import read_json
-
-        return read_json(self.directory / "tables" / "metrics.json")["learners"]
 
 
 def missing(table: str, runs: Sequence[FinishedRun]) -> Exception:
@@ -133,12 +90,10 @@ def together(runs: Sequence[FinishedRun], table: str) -> pd.DataFrame:
 
 def found_runs(folder: Path) -> list[FinishedRun]:
     """The finished runs that lie in a folder: sequential, replay and I-LoRA first, then by name."""
-    from mcanalysis.store.manifest import MANIFEST_NAME, read_manifest
+    from mcanalysis.runs.finished import runs_in
 
-    runs = [f.parent for f in sorted(folder.glob(f"*/{MANIFEST_NAME}"))]
-    finished = [FinishedRun(d) for d in runs if read_manifest(d).get("status") == "finished"]
     rank = {name: i for i, name in enumerate(FIRST)}
-    return sorted(finished, key=lambda r: (rank.get(r.strategy, len(rank)), r.name))
+    return sorted(runs_in(folder)[0], key=lambda r: (rank.get(r.strategy, len(rank)), r.name))
 
 
 def save(picture: Picture, folder: Path, formats: Sequence[str]) -> None:
@@ -229,6 +184,7 @@ def _settled(
 ) -> tuple[Any, list[str], Path, Callable[[str | None], list[FinishedRun]]]:
     """Page, figures, folder, and the runs for a figure; raises `UserError` before anything is drawn."""
     from mcanalysis.errors import UnknownNameError, UserError
+    from mcanalysis.runs.finished import FinishedRun
 
     asked = getattr(args, "only", None) or names
     chosen = [name for name in names if name in asked]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import FinishedRun, Picture, comparable, having, main, together
+from rendering import Picture, comparable, having, main, together
 
 from mcanalysis.plotting import plot_stability_plasticity
 from mcanalysis.plotting.stability_plasticity import drawn_rows, stability_plasticity_caption
+from mcanalysis.runs.finished import FinishedRun
 
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mcanalysis.models.adapter_files import load_adapter, save_adapter
     from mcanalysis.params.point import snapshot
     from mcanalysis.paths import Bezier, Linear, Plane, PolyChain, SegmentedBezier, Simplex
-    from mcanalysis.run import Run, load_run
+    from mcanalysis.runs.run import Run, load_run
     from mcanalysis.training.config import RunConfig, TrainingConfig
     from mcanalysis.training.continual_trainer import ContinualTrainer, train
 
@@ -44,7 +44,7 @@ _HOMES = {
     "Plane": "paths",
     "PolyChain": "paths",
     "Profile": "connectivity.profile",
-    "Run": "run",
+    "Run": "runs.run",
     "RunConfig": "training.config",
     "SegmentedBezier": "paths",
     "Simplex": "paths",
@@ -61,7 +61,7 @@ _HOMES = {
     "fit_curve": "connectivity.curve_fitting",
     "fit_trajectory_pca": "landscape.trajectory_pca",
     "load_adapter": "models.adapter_files",
-    "load_run": "run",
+    "load_run": "runs.run",
     "module_objective": "connectivity.module_objective",
     "predicted_forgetting": "landscape.predicted_forgetting",
     "profile": "connectivity.profile",

@@ -30,10 +30,11 @@ BELOW = {
     "pretraining": {"tasks", "models", "store", "metrics"},
     "strategies": {"models", "replay", "params", "paths"},
     "evaluation": {"models", "benchmarks", "tasks", "metrics", "params", "store"},
-    "run": {"strategies", "evaluation", "benchmarks", "models", "tasks", "paths", "params", "metrics", "store"},
-}
-BELOW["run"].add("html_table")
-_RUN_AND_BELOW = {"run", *BELOW["run"], "replay"}
+    "runs": {
+        "strategies", "evaluation", "benchmarks", "models", "tasks", "paths", "params", "metrics", "store", "html_table"
+    },
+}  # fmt: skip
+_RUN_AND_BELOW = {"runs", *BELOW["runs"], "replay"}
 BELOW |= {
     "training": _RUN_AND_BELOW,
     "connectivity": _RUN_AND_BELOW,
@@ -47,10 +48,10 @@ BELOW |= {  # for any network, nothing of runs
     "closed_forms": {"connectivity", "models", "paths", "params"},
     "coverage": {"connectivity", "metrics"},
 }
-BELOW["report"] = {"experiments", "plotting", "fonts", "run", "strategies", "tasks", "store"}
+BELOW["report"] = {"experiments", "plotting", "fonts", "runs", "tasks", "store"}
 BELOW["__main__"] = set()  # the door to the scripts, which alone reads the command line
 ANYWHERE = {"errors", "progress", "registry", "numbers_as_text"}
-DOORS = {("run", "explore")}  # the one import upwards, when `run.explore()` is called
+DOORS = {("runs", "explore")}  # the one import upwards, when `run.explore()` is called
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 PARTS = sorted({f.relative_to(PACKAGE).parts[0].removesuffix(".py") for f in SOURCES} - {"__init__"})

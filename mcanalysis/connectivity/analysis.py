@@ -19,7 +19,7 @@ from mcanalysis.connectivity.transitions import Transition, num_stretches, run_t
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.paths import Curve
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 from mcanalysis.store.measurements import MeasurementStore
 
 SIMPLEX = "simplex"  # stands where the name of a path does

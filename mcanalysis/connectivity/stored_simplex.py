@@ -13,7 +13,7 @@ from mcanalysis.errors import UserError
 from mcanalysis.evaluation.measuring import measure
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.paths import Simplex
-from mcanalysis.run import Minimum, Run
+from mcanalysis.runs.run import Minimum, Run
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.measurements import MeasurementStore
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from mcanalysis.connectivity.path_kinds import PathKind
 from mcanalysis.errors import RunDirectoryError, UserError
 from mcanalysis.params.point import Point
-from mcanalysis.run import Minimum, Run
+from mcanalysis.runs.run import Minimum, Run
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pandas as pd
 from mcanalysis.errors import UserError
 from mcanalysis.experiments.ablation_table import AblationRun, ablation_table
 from mcanalysis.experiments.strategies import study_configs
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.training.config import RunConfig
 

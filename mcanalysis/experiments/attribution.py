@@ -38,7 +38,7 @@ from mcanalysis.paths import Linear
 from mcanalysis.plotting.attribution import Role, attribution_caption, plot_attribution
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.lock import lock_measurements

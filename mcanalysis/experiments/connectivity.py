@@ -18,7 +18,8 @@ from mcanalysis.connectivity.stored_simplex import check_numbers
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.experiments.jobs import Job, num_ranks, run_jobs
 from mcanalysis.experiments.path_jobs import PathJobs
-from mcanalysis.experiments.strategies import metrics_table, run_directories
+from mcanalysis.experiments.strategies import run_directories
+from mcanalysis.experiments.strategy_tables import metrics_table
 from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.plotting.connectivity import plot_transitions
 from mcanalysis.plotting.connectivity_caption import caption
@@ -26,7 +27,7 @@ from mcanalysis.plotting.stability_plasticity import plot_stability_plasticity
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.plotting.whole_run import plot_whole_run
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Run, load_run
+from mcanalysis.runs.run import Run, load_run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.lock import lock_measurements
 from mcanalysis.tasks.task import TaskData

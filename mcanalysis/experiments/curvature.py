@@ -40,7 +40,7 @@ from mcanalysis.plotting.curvature import (
 )
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Minimum, Opening, Run
+from mcanalysis.runs.run import Minimum, Opening, Run
 from mcanalysis.store.atomic import write_json_atomic, write_text_atomic
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.small_files import read_json

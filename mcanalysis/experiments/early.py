@@ -18,7 +18,7 @@ from mcanalysis.metrics.barriers import chord_barrier
 from mcanalysis.params.spaces import get_space
 from mcanalysis.paths import Linear
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.tasks.task import SPLITS
 

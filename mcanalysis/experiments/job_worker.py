@@ -18,7 +18,7 @@ from mcanalysis.progress import Bar, Progress
 from mcanalysis.training.stopping import Stopped
 
 if TYPE_CHECKING:
-    from mcanalysis.run import Opening, Run
+    from mcanalysis.runs.run import Opening, Run
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def in_order(following: Sequence[Job], waiting: Sequence[Job]) -> list[Job]:
 @cache
 def opened_run(directory: Path, opening: Opening) -> Run:
     """A worker's run, with its model and data, for all of its jobs."""
-    from mcanalysis.run import load_run  # here: a worker whose jobs need no model does not wait for transformers
+    from mcanalysis.runs.run import load_run  # here: a worker whose jobs need no model does not wait for transformers
 
     return load_run(directory, *opening)
 

@@ -23,7 +23,7 @@ from mcanalysis.plotting.landscape import plane_caption, plot_plane
 from mcanalysis.plotting.slices import plot_slices, slices_caption
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Opening, Run
+from mcanalysis.runs.run import Opening, Run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.lock import lock_measurements
 from mcanalysis.store.measurements import MeasurementStore
@@ -246,7 +246,7 @@ def _sharpness_jobs(
     """The rows that are known for these settings, by key, none where there are none; and the jobs that find those."""
     found: dict[str, list[dict[str, Any]]] = {}
     jobs: list[Job] = []
-    by_key = known_rows(run.directory)
+    by_key = known_rows(run)
     for corner in _minima_after(run, plane) if settings.sharpness_samples else ():
         key = sharpness_key(corner, *settings.sharpness, plane.objectives)
         found[key] = by_key.get(key, [])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,8 @@ from mcanalysis.evaluation.differentiable import WholeLoss
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.landscape.sharpness import epsilon_sharpness, expected_sharpness
 from mcanalysis.landscape.stored_surface import Corner
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 from mcanalysis.store.hashing import hash_json
-from mcanalysis.store.small_files import read_table
-
-_NUMBERS: dict[str, Callable[[str], Any]] = {
-    "seed": int, "num_examples": int, "value": float, "standard_error": float, "loss": float, "size": float,
-}  # fmt: skip
 
 
 def sharpness_key(
@@ -28,16 +22,11 @@ def sharpness_key(
     return hash_json([corner.key, num_samples, radius, epsilon, [o.settings_key for o in objectives]])[:16]
 
 
-def known_rows(run_directory: Path) -> dict[str, list[dict[str, Any]]]:
+def known_rows(run: Run) -> dict[str, list[dict[str, Any]]]:
     """The rows of a run's `sharpness.csv` by key; none where there is no table."""
-    file = run_directory / "tables" / "sharpness.csv"
-    if not file.exists():
-        return {}
-    table = read_table(file, dtype=str, keep_default_na=False)  # a reader of numbers may be off in their last bits
     by_key: dict[str, list[dict[str, Any]]] = {}
-    for row in table.to_dict("records"):
-        values = {str(n): _NUMBERS[str(n)](v or "nan") if n in _NUMBERS else v for n, v in row.items()}
-        by_key.setdefault(values["key"], []).append(values)
+    for row in run.table("sharpness").to_dict("records") if run.has("sharpness") else ():
+        by_key.setdefault(row["key"], []).append(row)
     return by_key
 
 

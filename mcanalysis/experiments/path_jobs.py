@@ -23,7 +23,7 @@ from mcanalysis.evaluation.objective import Objective
 from mcanalysis.experiments.job_worker import Job, opened_run
 from mcanalysis.experiments.point_jobs import Place, PointJobs, evaluate
 from mcanalysis.progress import Bar, Progress
-from mcanalysis.run import Opening, Run
+from mcanalysis.runs.run import Opening, Run
 from mcanalysis.store.measurements import MeasurementKey, MeasurementStore
 
 _SHOWING_SECONDS = 60.0  # a shared file system may keep for so long that a file is not there

@@ -19,7 +19,7 @@ from mcanalysis.evaluation.objective import Objective
 from mcanalysis.experiments.job_worker import Job, opened_run
 from mcanalysis.experiments.jobs import num_ranks
 from mcanalysis.progress import Progress
-from mcanalysis.run import Opening, Run
+from mcanalysis.runs.run import Opening, Run
 from mcanalysis.store.manifest import record_evaluation
 from mcanalysis.store.measurements import Measurement, MeasurementKey, MeasurementStore
 

@@ -32,7 +32,7 @@ from mcanalysis.params.subspace_overlap import TOLERANCE
 from mcanalysis.plotting.similarity import captions, plot_similarity
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Opening, Run, load_run
+from mcanalysis.runs.run import Opening, Run, load_run
 from mcanalysis.store.atomic import write_json_atomic, write_text_atomic
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.small_files import read_json

@@ -1,4 +1,4 @@
-"""Several strategies × seeds on one benchmark: trained where missing, in one table."""
+"""Several strategies × seeds on one benchmark: which runs there are, trained where missing."""
 
 from __future__ import annotations
 
@@ -7,30 +7,18 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from scipy import stats
-
 from mcanalysis.errors import DataError, UnknownNameError, UserError
 from mcanalysis.experiments.jobs import Job, run_jobs
-from mcanalysis.metrics.continual import intransigence, relative_gain
 from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import Run, load_run
-from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.runs.run import Run, load_run
 from mcanalysis.store.manifest import MANIFEST_NAME
-from mcanalysis.store.small_files import read_json, read_table
 from mcanalysis.strategies import get_strategy, strategy_names
 from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
 from mcanalysis.tasks.trace_files import load_examples, split_file
 from mcanalysis.training.config import Execution, RunConfig
 from mcanalysis.training.continual_trainer import is_finished, is_general_measured, load_tasks, train
-
-METRICS = ("average_accuracy", "backward_transfer", "forgetting", "learning_accuracy")
-AGAINST_REFERENCE = ("intransigence", "relative_gain")
-COSTS = ("train_seconds", "evaluation_seconds", "peak_memory_bytes")
-REFERENCES = ("joint", "individual")  # the first that was run is what intransigence and relative gain refer to
 
 
 @dataclass(frozen=True)
@@ -172,140 +160,3 @@ def _train(
 ) -> None:
     held_out = general.load() if general else ()
     train(config, directory, resume=resume, execution=execution, progress=progress, general=held_out)
-
-
-def metrics_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per run and learner, `answers` marking the learner whose scores count."""
-    rows = []
-    for run in runs:
-        for learner, metrics in run.metrics["learners"].items():
-            rows.append(
-                {
-                    "strategy": run.strategy,
-                    "learner": learner,
-                    "seed": run.seed,
-                    "answers": learner == run.answering_learner,
-                }
-                | {name: np.nan if metrics[name] is None else metrics[name] for name in METRICS}
-            )
-    return pd.DataFrame(rows)
-
-
-def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """`metrics_table` with intransigence and relative gain, their `reference`, and what each run cost.
-
-    The reference R* is `joint` where it was run, else `individual`, of the same seed: the score of each task at the end
-    of joint training, or with an adapter of its own. Without either the columns are empty.
-    """
-    table = metrics_table(runs)
-    by_run = {(run.strategy, run.seed): run for run in runs}
-    reference = next((name for name in REFERENCES if name in set(table.strategy)), None)
-    rows = []
-    for row in table.itertuples():
-        run = by_run[str(row.strategy), int(row.seed)]  # type: ignore[arg-type]
-        best = by_run.get((reference or "", run.seed))
-        values: dict[str, Any] = {"reference": reference, **dict.fromkeys(AGAINST_REFERENCE, np.nan)}
-        if best is not None:
-            matrix, scores = whole_matrix(run, str(row.learner)), _reference_scores(best)
-            values |= {"intransigence": intransigence(matrix, scores), "relative_gain": relative_gain(matrix, scores)}
-        file = run.directory / "tables" / "cost.json"
-        cost = read_json(file, "remove it: costs are then left empty") if file.exists() else dict.fromkeys(COSTS)
-        rows.append(values | {name: np.nan if v is None else v for name, v in cost.items()})
-    return pd.concat([table, pd.DataFrame(rows)], axis=1)
-
-
-def _reference_scores(run: Run) -> np.ndarray:
-    matrix = whole_matrix(run, run.answering_learner)
-    return matrix[-1] if run.strategy == "joint" else np.diagonal(matrix[1:])
-
-
-def whole_matrix(run: Run, learner: str) -> np.ndarray:
-    """A learner's accuracy matrix of shape (tasks + 1, tasks), NaN where its table has no row or cell."""
-    suffix = "" if learner == run.answering_learner else f"_{learner}"
-    table = read_table(run.directory / "tables" / f"accuracy_matrix{suffix}.csv")
-    matrix = np.full((len(run.task_names) + 1, len(run.task_names)), np.nan)
-    matrix[table["after"]] = table[run.task_names]
-    return matrix
-
-
-def summary_table(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over seeds, per strategy and learner, in the order they appear."""
-    names = [n for n in (*METRICS, *AGAINST_REFERENCE, *COSTS) if n in metrics and not metrics[n].isna().all()]
-    rows = []
-    for (strategy, learner), group in metrics.groupby(["strategy", "learner"], sort=False):
-        answers = bool(group.answers.iloc[0])
-        row: dict[str, object] = {"strategy": strategy, "learner": learner, "answers": answers, "seeds": len(group)}
-        for name in names:
-            row[name] = group[name].mean()
-            row[f"{name}_sd"] = group[name].std(ddof=1) if len(group) > 1 else np.nan
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def summary_cells(summary: pd.DataFrame) -> list[list[str]]:
-    """A summary as text, the first row its header.
-
-    A dash where a value is undefined, memory in MB; of several learners the one that answers has a star.
-    """
-    shown = [n for n in (*METRICS, *AGAINST_REFERENCE, *COSTS) if n in summary]
-    titles = {"train_seconds": "train s", "evaluation_seconds": "evaluation s", "peak_memory_bytes": "peak MB"}
-    rows = [["strategy", "learner", "seeds", *(titles.get(n, n.replace("_", " ")) for n in shown)]]
-    several = summary.strategy.duplicated(keep=False)
-    for (_, row), one_of_several in zip(summary.iterrows(), several, strict=True):
-        star = " *" if one_of_several and row.answers else ""
-        cells = [str(row.strategy), f"{row.learner}{star}", str(row.seeds)]
-        for name in shown:
-            scale, digits = (1e-6, 0) if name == "peak_memory_bytes" else (1.0, 1 if name in COSTS else 2)
-            value, spread = float(row[name]) * scale, float(row[f"{name}_sd"]) * scale
-            text = "–" if np.isnan(value) else f"{value:.{digits}f}"
-            cells.append(text if np.isnan(spread) else f"{text} ± {spread:.{digits}f}")
-        rows.append(cells)
-    return rows
-
-
-def write_comparison(runs: Sequence[Run], output_dir: str | Path) -> pd.DataFrame:
-    """Write `comparison/strategies.csv` (per run and learner), `summary.csv` and `summary.md`; returns the former."""
-    table = comparison_table(runs)
-    summary = summary_table(table)
-    folder = Path(output_dir) / "comparison"
-    write_text_atomic(folder / "strategies.csv", table.to_csv(index=False))
-    write_text_atomic(folder / "summary.csv", summary.to_csv(index=False))
-    header, *rows = summary_cells(summary)
-    lines = [header, ["---"] * len(header), *rows]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    write_text_atomic(folder / "summary.md", f"{text}\n\n{comparison_notes(runs, table)}\n")
-    return table
-
-
-def comparison_notes(runs: Sequence[Run], table: pd.DataFrame) -> str:
-    """What the numbers of a comparison are, in one line."""
-    config = runs[0].config
-    notes = [
-        f"Mean ± standard deviation over seeds {', '.join(map(str, dict.fromkeys(table.seed)))}; "
-        f"{len(config['tasks'])} tasks of '{config['benchmark']}', {config['training']['num_steps']} steps each",
-        "* the learner that answers",
-        "seconds and peak memory are those of whole runs, which may have shared the machine",
-    ]
-    reference = table.reference[0]
-    if isinstance(reference, str):
-        notes.append(f"intransigence and relative gain refer to `{reference}` of the same seed")
-    return "; ".join(notes) + "."
-
-
-def difference(
-    metrics: pd.DataFrame, first: tuple[str, str], second: tuple[str, str], metric: str = "average_accuracy"
-) -> tuple[float, float, float]:
-    """First minus second (strategy, learner), paired by seed: mean and 95 % interval of Student's t over the seeds.
-
-    The interval covers the randomness of training; with one seed it is NaN. Raises `UserError` without a common seed.
-    """
-    values = []
-    for strategy, learner in (first, second):
-        chosen = metrics[(metrics.strategy == strategy) & (metrics.learner == learner)]
-        values.append(chosen.set_index("seed")[metric])
-    gaps = (values[0] - values[1]).dropna()
-    if gaps.empty:
-        raise UserError(f"Expected a seed that both {first} and {second} were run with, got none; run both.")
-    mean, n = float(gaps.mean()), len(gaps)
-    half = float(stats.t.ppf(0.975, n - 1) * gaps.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-    return mean, mean - half, mean + half

@@ -16,7 +16,7 @@ from mcanalysis.explore.stored_plane import stored_surface
 from mcanalysis.explore.tables import chinese_font, task_name, values_table, written_table
 from mcanalysis.explore.walk import Walk, start_walk, walkable_kinds
 from mcanalysis.plotting.style import Figure
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 
 NUM_SHOWN = 4  # examples of which the model's answers are shown at a time
 GRID = [i / 10 for i in range(11)]  # what "measure along the path" measures

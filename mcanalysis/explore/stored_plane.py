@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mcanalysis.explore.walk import Reading, Walk
-from mcanalysis.run import Run
-from mcanalysis.store.small_files import read_table
+from mcanalysis.runs.finished import FinishedRun
 
 LOG_FROM = 8.0  # a logarithmic axis is drawn where the largest loss is so many times the smallest
 
@@ -63,12 +62,11 @@ class StoredSurface:
         return path, raised(np.array([here.t]), np.array([here.values[quantity][task]]))
 
 
-def stored_surface(run: Run) -> StoredSurface | None:
+def stored_surface(run: FinishedRun) -> StoredSurface | None:
     """The plane in `tables/landscape.csv`; None where none was measured."""
-    file = run.directory / "tables" / "landscape.csv"
-    if not file.exists():
+    if not run.has("landscape"):
         return None
-    rows = read_table(file)
+    rows = run.table("landscape")
     rows = rows[(rows.kind == "plane") & (rows.split == "test")]
     grid, exact = rows[rows.anchor.isna()], rows[rows.anchor.notna()]
     if grid.empty:

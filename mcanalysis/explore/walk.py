@@ -18,9 +18,8 @@ from mcanalysis.metrics.scores import get_score
 from mcanalysis.params.point import Point, content_hash
 from mcanalysis.params.spaces import space_names
 from mcanalysis.paths import Path
-from mcanalysis.run import Minimum, Run
+from mcanalysis.runs.run import Minimum, Run
 from mcanalysis.store.measurements import Measurement, MeasurementStore
-from mcanalysis.store.small_files import read_table
 
 NUM_EXAMPLES = 50
 """Test examples per task where nothing is measured yet; elsewhere as many as the stored profile has."""
@@ -211,8 +210,7 @@ def start_walk(
 def profiles(run: Run) -> pd.DataFrame:
     """The rows of `profiles.csv`; none where it has not been written yet."""
     columns = ["learner", "space", "path", "start", "end", "t", "task", "split", "loss", "score", "num_examples"]
-    file = run.directory / "tables" / "profiles.csv"
-    return read_table(file)[columns] if file.exists() else pd.DataFrame(columns=columns)
+    return run.table("profiles", columns)[columns] if run.has("profiles") else pd.DataFrame(columns=columns)
 
 
 def walkable_kinds(run: Run, start: Minimum, end: Minimum) -> list[str]:

@@ -13,7 +13,7 @@ from mcanalysis.landscape.slices import Slice, random_slice
 from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.params.point import Point
 from mcanalysis.paths.plane import Plane
-from mcanalysis.run import Minimum, Run
+from mcanalysis.runs.run import Minimum, Run
 from mcanalysis.store.hashing import hash_json
 
 

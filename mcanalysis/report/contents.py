@@ -7,27 +7,27 @@ from typing import Any
 from mcanalysis.report import settings
 from mcanalysis.report.curves import BARRIERS, barrier_rows, measured, transition_curves
 from mcanalysis.report.generations import samples
-from mcanalysis.report.scores import matrices, matrix_rows, metric_rows, metrics
+from mcanalysis.report.scores import matrix_rows, metric_rows
 from mcanalysis.report.summary import cards, sentences
 from mcanalysis.report.surfaces import planes
-from mcanalysis.report.tables import read_table
-from mcanalysis.run import Run
+from mcanalysis.runs.finished import FinishedRun
 
 _BARRIER_TITLES = {"interpolation_gain": "gain", "t_star": "t*"}
 
 
-def run_contents(run: Run, number: int, num_samples: int) -> dict[str, Any]:
+def run_contents(run: FinishedRun, number: int, num_samples: int) -> dict[str, Any]:
     """What the template needs of a run; `data` is what the charts draw, plain JSON.
 
     `number` tells the runs of a page apart. Raises `DataError` for a file of the run that is missing or damaged.
     """
-    by_learner, values = matrices(run), metrics(run)
+    values = run.metrics_by_learner
+    by_learner = {learner: run.accuracy_matrix_of(learner) for learner in values}
     paths = measured(run)
     curves = [] if paths is None else transition_curves(*paths)
     surfaces = planes(run)
     examples, note = samples(run, num_samples)
     matrix = by_learner[run.answering_learner]
-    general = read_table(run, "general", ["task"])
+    general = run.table("general", ["task"]) if run.has("general") else None
     return {
         "id": f"run-{number}",
         "name": run.directory.resolve().name,

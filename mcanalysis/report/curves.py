@@ -20,8 +20,7 @@ from mcanalysis.plotting.selection import (
     transitions,
 )
 from mcanalysis.plotting.style import path_lines
-from mcanalysis.report.tables import read_table
-from mcanalysis.run import Run
+from mcanalysis.runs.finished import FinishedRun
 
 BARRIERS = ("chord_barrier", "mean_barrier", "max_barrier", "chord_dip", "interpolation_gain", "t_star")
 _VALUES = ("score", "score_low", "score_high", "loss", "loss_low", "loss_high")
@@ -37,12 +36,12 @@ def plain(values: Iterable[Any]) -> list[float | None]:
     return [float(f"{v:.5g}") if math.isfinite(v) else None for v in map(float, values)]
 
 
-def measured(run: Run) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+def measured(run: FinishedRun) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """The rows of the test split of `profiles.csv` and `barriers.csv`, None where no path was measured."""
-    profiles = read_table(run, "profiles", [*PROFILE_KEYS, *_VALUES])
-    barriers = read_table(run, "barriers", [*BARRIER_KEYS, *_with_interval()])
-    if profiles is None or barriers is None or profiles.empty or barriers.empty:
+    if not (run.has("profiles") and run.has("barriers")):
         return None
+    profiles = run.table("profiles", [*PROFILE_KEYS, *_VALUES])
+    barriers = run.table("barriers", [*BARRIER_KEYS, *_with_interval()])
     return rows_of_test_split(profiles, PROFILE_KEYS, "profiles"), rows_of_test_split(
         barriers, BARRIER_KEYS, "barriers"
     )

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mcanalysis.errors import DataError, UserError
-from mcanalysis.report.tables import read_json
-from mcanalysis.run import Run
+from mcanalysis.errors import UserError
+from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.tasks.task import TaskData
 
 Outputs = Mapping[str, list[str]]  # by task
 
 
-def samples(run: Run, number: int) -> tuple[list[dict[str, Any]], str]:
+def samples(run: FinishedRun, number: int) -> tuple[list[dict[str, Any]], str]:
     """The first `number` test examples of each task with the answering learner's outputs; and what is not shown.
 
     Prompts and expected answers come from the run's data; where these have changed or gone, outputs are shown alone.
     """
-    stages = _stages(run)
+    stages = run.outputs(run.answering_learner)
     data: Mapping[str, TaskData] = {}
     note = ""
     if stages and number:
@@ -59,20 +58,3 @@ def _answer(outputs: list[str], i: int, expected: str | None) -> dict[str, Any]:
     if i >= len(outputs):
         return {"text": None, "same": False}
     return {"text": outputs[i], "same": expected is not None and outputs[i].strip() == expected.strip()}
-
-
-def _stages(run: Run) -> dict[int, tuple[str, Outputs]]:
-    """What was kept: number of the stage (0 = base) -> (its task, the outputs by task)."""
-    found = {}
-    suffix = f"-{run.answering_learner}"
-    for file in sorted((run.directory / "generations").glob("*.json")):
-        number, _, name = file.stem.partition("-")
-        if file.stem != "0-base" and not name.endswith(suffix):
-            continue
-        outputs = read_json(run, "generations", file.name)
-        lists = isinstance(outputs, dict) and all(isinstance(v, list) for v in outputs.values())
-        if not (number.isdigit() and lists):
-            raise DataError(f"Expected lists of texts by task in '{file}', got something else; train again.")
-        texts = {task: [str(text) for text in of_task] for task, of_task in outputs.items()}
-        found[int(number)] = (name.removesuffix(suffix), texts)
-    return found

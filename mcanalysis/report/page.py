@@ -12,14 +12,13 @@ from mcanalysis.errors import MissingPackageError, UserError
 from mcanalysis.report.comparison import comparison
 from mcanalysis.report.contents import run_contents
 from mcanalysis.report.embedding import font_face, plotly_source, script_json, security_policy
-from mcanalysis.report.scores import matrices
-from mcanalysis.run import Run
+from mcanalysis.runs.finished import FinishedRun
 
 # In the order in which they build on one another.
 SCRIPTS = ("page", "tables", "charts", "paths", "surfaces", "comparison", "start")
 
 
-def render(runs: Sequence[Run], num_samples: int = 4, unfinished: Sequence[str] = ()) -> str:
+def render(runs: Sequence[FinishedRun], num_samples: int = 4, unfinished: Sequence[str] = ()) -> str:
     """The report of finished runs as one HTML text, the same from the same files.
 
     `num_samples`: test examples per task whose outputs are shown. `unfinished`: names of runs that are left out, which
@@ -35,8 +34,7 @@ def render(runs: Sequence[Run], num_samples: int = 4, unfinished: Sequence[str] 
 
     library = plotly_source()
     contents = [run_contents(run, number, num_samples) for number, run in enumerate(runs, start=1)]
-    answering = [matrices(run)[run.answering_learner] for run in runs]
-    side_by_side = comparison(runs, answering)
+    side_by_side = comparison(runs)
     data = script_json({"runs": [c["data"] for c in contents], "comparison": side_by_side, "font": fonts.FAMILY})
     script = f'"use strict";\n(() => {{\n{"".join(_asset(f"{name}.js") for name in SCRIPTS)}}})();'
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcanalysis.errors import RunDirectoryError
-from mcanalysis.run import Run, load_run
-from mcanalysis.store.manifest import MANIFEST_NAME, read_manifest
+from mcanalysis.runs.finished import FinishedRun, runs_in
+from mcanalysis.store.manifest import MANIFEST_NAME
 
 
 @dataclass(frozen=True)
 class FoundRuns:
     """Finished runs, the folder that holds them, and the names of unfinished runs beside them."""
 
-    runs: list[Run]
+    runs: list[FinishedRun]
     folder: Path
     unfinished: list[str]
 
@@ -34,23 +34,22 @@ def find_runs(places: Sequence[str | os.PathLike[str]]) -> FoundRuns:
     Raises `RunDirectoryError` for a run directory that is named and unfinished, for a place that is no folder, and for
     a folder without a finished run. Unfinished runs in a folder of runs are left out and named in the result.
     """
-    found: dict[Path, Run] = {}
+    found: dict[Path, FinishedRun] = {}
     unfinished: list[str] = []
     folders: list[Path] = []
     for place in map(Path, places):
         if (place / MANIFEST_NAME).exists():
-            found.setdefault(place.resolve(), load_run(place))
+            found.setdefault(place.resolve(), FinishedRun(place))
             folders.append(place if len(places) == 1 else place.parent)
             continue
-        directories = sorted(f.parent for f in place.glob(f"*/{MANIFEST_NAME}"))
-        finished = [d for d in directories if read_manifest(d).get("status") == "finished"]
-        unfinished += [d.name for d in directories if d not in finished]
+        finished, others = runs_in(place)
+        unfinished += others
         if not finished:
-            got = f"{len(directories)} unfinished" if directories else "none" if place.is_dir() else "no folder"
-            remedy = "finish them with train.py --resume" if directories else "make some with connectivity.py"
+            got = f"{len(others)} unfinished" if others else "none" if place.is_dir() else "no folder"
+            remedy = "finish them with train.py --resume" if others else "make some with connectivity.py"
             raise RunDirectoryError(f"Expected a run directory or a folder of runs at '{place}', got {got}; {remedy}.")
-        for directory in finished:
-            found.setdefault(directory.resolve(), load_run(directory))
+        for run in finished:
+            found.setdefault(run.directory.resolve(), run)
         folders.append(place)
     folder = folders[0] if len(set(folders)) == 1 else Path(os.path.commonpath([f.resolve() for f in folders]))
     return FoundRuns(list(found.values()), folder, unfinished)

@@ -8,49 +8,20 @@ from typing import Any
 
 import pandas as pd
 
-from mcanalysis.errors import DataError
 from mcanalysis.numbers_as_text import shown_number
 from mcanalysis.report.metric_words import METRICS
-from mcanalysis.report.tables import read_json, read_table
-from mcanalysis.run import Run
-from mcanalysis.strategies import get_strategy
+from mcanalysis.runs.finished import FinishedRun
 
 DARK_FROM = 0.7  # a score whose shade asks for light text
 
 
-def matrices(run: Run) -> dict[str, pd.DataFrame]:
-    """The accuracy matrix of each learner, the answering one first; raises `DataError` where that is missing."""
-    names = dict.fromkeys([run.answering_learner, *metrics(run)])
-    found = {}
-    for learner in names:
-        suffix = "" if learner == run.answering_learner else f"_{learner}"
-        table = read_table(run, f"accuracy_matrix{suffix}", ["after"])
-        if table is not None:
-            found[learner] = table
-    if run.answering_learner not in found:
-        raise DataError(
-            f"Expected tables/accuracy_matrix.csv in '{run.directory}', got none; restore it or train again."
-        )
-    return found
-
-
-def metrics(run: Run) -> dict[str, Mapping[str, float | None]]:
-    """The metrics of each learner, the answering one first; raises `DataError` where there are none."""
-    values = read_json(run, "tables", "metrics.json")
-    learners = values.get("learners") if isinstance(values, dict) else None
-    if not isinstance(learners, dict) or run.answering_learner not in learners:
-        raise DataError(f"Expected metrics in '{run.directory}/tables', got none; restore them or train again.")
-    first = run.answering_learner
-    return {first: learners[first], **{k: v for k, v in learners.items() if k != first}}
-
-
-def matrix_rows(run: Run, table: pd.DataFrame) -> list[dict[str, Any]]:
+def matrix_rows(run: FinishedRun, table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of a heat map: `label`, and `cells` with the score, its text and what the cell is.
 
     `kind`: "own" for the score right after a task was learned, "later" before it was, "kept" after it.
     """
     names = [name for name in table.columns if name != "after"]
-    one_by_one = learned_one_by_one(run)
+    one_by_one = run.is_sequential
     rows = []
     for _, row in table.iterrows():
         after = int(row["after"])
@@ -65,15 +36,10 @@ def matrix_rows(run: Run, table: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def learned_one_by_one(run: Run) -> bool:
-    """Whether there is a time right after a task was learned: not of all tasks at once, nor of a base alone."""
-    return get_strategy(run.strategy).schedule not in ("joint", "none")
-
-
-def _row_label(run: Run, after: int, names: list[str]) -> str:
+def _row_label(run: FinishedRun, after: int, names: list[str]) -> str:
     if after == 0:
         return "base model"
-    return "all tasks at once" if get_strategy(run.strategy).schedule == "joint" else names[after - 1]
+    return "all tasks at once" if run.is_joint else names[after - 1]
 
 
 def metric_rows(by_learner: Mapping[str, Mapping[str, float | None]]) -> list[dict[str, Any]]:

@@ -7,9 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from mcanalysis.report.scores import learned_one_by_one
-from mcanalysis.run import Run
-from mcanalysis.strategies import get_strategy
+from mcanalysis.runs.finished import FinishedRun
 
 
 class Analysis(NamedTuple):
@@ -39,33 +37,33 @@ _ANALYSES = (
 )  # fmt: skip
 
 
-def has_transitions(run: Run) -> bool:
+def has_transitions(run: FinishedRun) -> bool:
     """Whether the strategy leaves LoRA minima one after another, between which there are paths."""
-    return get_strategy(run.strategy).has_paths and learned_one_by_one(run)
+    return run.has_paths and run.is_sequential
 
 
-def analyses(run: Run) -> list[Analysis]:
+def analyses(run: FinishedRun) -> list[Analysis]:
     """Every analysis a run may have; none for a strategy without paths."""
     if not has_transitions(run):
         return []
     found = []
     for name, says, script, tables in _ANALYSES:
-        there = [t for t in tables if (run.directory / "tables" / f"{t}.csv").exists()]
+        there = [t for t in tables if run.has(t)]
         found.append(Analysis(name, says, [f"tables/{t}.csv" for t in there], command(run, script)))
     return found
 
 
-def command(run: Run, script: str) -> str:
+def command(run: FinishedRun, script: str) -> str:
     """The command that measures something of this run."""
     return f"python analyses/{script}.py --run {shlex.quote(str(run.directory))}"
 
 
-def settings(run: Run) -> list[tuple[str, str]]:
+def settings(run: FinishedRun) -> list[tuple[str, str]]:
     """The resolved configuration, dotted names and values as text; what was left at None is "default"."""
     return list(_flat(run.config))
 
 
-def versions(run: Run) -> list[tuple[str, str]]:
+def versions(run: FinishedRun) -> list[tuple[str, str]]:
     """Versions, commit, hashes, times and how the run was carried out."""
     manifest = run.manifest
     rows = [("trained", f"{manifest.get('created')} to {manifest.get('finished')} (UTC)")]

@@ -11,21 +11,19 @@ import pandas as pd
 from mcanalysis.numbers_as_text import shown_number
 from mcanalysis.plotting.style import path_lines
 from mcanalysis.report.metric_words import METRICS
-from mcanalysis.report.scores import learned_one_by_one, metric_text
-from mcanalysis.report.tables import read_json
-from mcanalysis.run import Run
+from mcanalysis.report.scores import metric_text
+from mcanalysis.runs.finished import FinishedRun
 
 _CARDS = ("average_accuracy", "backward_transfer", "learning_accuracy", "forgetting")
 
 
-def cards(run: Run, values: Mapping[str, float | None]) -> list[dict[str, str]]:
+def cards(run: FinishedRun, values: Mapping[str, float | None]) -> list[dict[str, str]]:
     """The numbers that stand at the top: four metrics of the answering learner, and what the run cost."""
     found = [
         {"title": METRICS[name].title, "value": metric_text(name, values.get(name)), "says": METRICS[name].says}
         for name in _CARDS
     ]
-    cost = read_json(run, "tables", "cost.json") or {}
-    seconds, memory = cost.get("train_seconds"), cost.get("peak_memory_bytes")
+    seconds, memory = run.cost.get("train_seconds"), run.cost.get("peak_memory_bytes")
     if seconds is not None:
         found.append({"title": "Training", "value": _duration(seconds), "says": "Time of training alone."})
     if memory is not None:
@@ -33,12 +31,12 @@ def cards(run: Run, values: Mapping[str, float | None]) -> list[dict[str, str]]:
     return found
 
 
-def sentences(run: Run, matrix: pd.DataFrame, barriers: pd.DataFrame | None) -> list[str]:
+def sentences(run: FinishedRun, matrix: pd.DataFrame, barriers: pd.DataFrame | None) -> list[str]:
     """What was done, which task lost most, and what lies between the minima."""
     names = [name for name in matrix.columns if name != "after"]
     many = f"{len(names)} tasks" if len(names) != 1 else "one task"
     said = [f"{run.strategy} on {many}: {', '.join(names)}. The {run.answering_learner} learner answers."]
-    said += _most_forgotten(matrix, names) if learned_one_by_one(run) else []
+    said += _most_forgotten(matrix, names) if run.is_sequential else []
     if barriers is not None:
         said += _paths(barriers)
     return said

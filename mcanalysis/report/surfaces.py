@@ -8,29 +8,29 @@ import numpy as np
 import pandas as pd
 
 from mcanalysis.report.curves import TASK_WORDS, plain
-from mcanalysis.report.tables import read_table
-from mcanalysis.run import Run
+from mcanalysis.runs.finished import FinishedRun
 
 _COLUMNS = ("kind", "space", "start", "end", "x", "y", "anchor", "task", "split", "loss", "score")
 
 
-def planes(run: Run) -> list[dict[str, Any]]:
+def planes(run: FinishedRun) -> list[dict[str, Any]]:
     """A dictionary per plane: ticks `x` and `y`, a (y, x) grid per task and quantity, the minima, the trajectories.
 
     Empty where none was measured. What is not measured, or not finite, is None.
     """
-    table = read_table(run, "landscape", _COLUMNS)
-    if table is None:
+    if not run.has("landscape"):
         return []
+    table = run.table("landscape", _COLUMNS)
     table = table[(table.kind == "plane") & (table.split == "test")]
-    walks = read_table(run, "trajectory", ["learner", "space", "start", "end", "step", "x", "y"])
+    columns = ["learner", "space", "start", "end", "step", "x", "y"]
+    walks = run.table("trajectory", columns) if run.has("trajectory") else None
     keys = ["space", "start", "end"]
     groups = table.groupby(keys, sort=False)
     return [_plane(rows, dict(zip(keys, map(str, key), strict=True)), walks) for key, rows in groups]
 
 
 def _plane(rows: pd.DataFrame, key: dict[str, str], walks: pd.DataFrame | None) -> dict[str, Any]:
-    grid, exact = rows[rows.anchor == ""], rows[rows.anchor != ""]
+    grid, exact = rows[rows.anchor.isna()], rows[rows.anchor.notna()]
     x, y = np.sort(grid.x.unique()), np.sort(grid.y.unique())
     tasks, anchors = {}, []
     for name, of_task in grid.groupby("task", sort=False):

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from mcanalysis.errors import UserError
 from mcanalysis.report.page import render
-from mcanalysis.run import Run
+from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.store.atomic import write_bytes_atomic
 
 MOST_BYTES = 8_000_000
 
 
 def write_report(
-    runs: Sequence[Run], output: str | os.PathLike[str], num_samples: int = 4, unfinished: Sequence[str] = ()
+    runs: Sequence[FinishedRun], output: str | os.PathLike[str], num_samples: int = 4, unfinished: Sequence[str] = ()
 ) -> int:
     """Write the report of `runs` to the file `output`, as a whole or not at all; returns its size in bytes.
 

@@ -16,9 +16,12 @@ import pandas as pd
 from mcanalysis.errors import DataError
 
 TEXT_COLUMNS = (
-    "strategy", "learner", "space", "path", "kind", "start", "end", "direction", "anchor", "task", "split", "quantity",
+    "strategy", "learner", "start_learner", "end_learner", "space", "path", "kind", "start", "end", "minimum", "minima",
+    "direction", "anchor", "task", "split", "quantity", "key",
 )  # fmt: skip
 """Columns of names; "NA", "nan" and "1" in them are names too, where pandas by itself reads a gap and a number."""
+
+_EXACT: dict[str, Any] = {"float_precision": "round_trip"} if pd.__version__ < "3.1" else {}  # from then on as it is
 
 AGAIN = "remove it and give the command that wrote it again, which keeps what was measured"
 
@@ -38,29 +41,31 @@ def read_json(file: str | os.PathLike[str], remedy: str = AGAIN) -> Any:
         raise DataError(f"Expected JSON in '{file}', got: {error}; {remedy}.") from None
 
 
-def read_table(file: str | os.PathLike[str], remedy: str = AGAIN, **how: Any) -> pd.DataFrame:
+def read_table(file: str | os.PathLike[str], remedy: str = AGAIN) -> pd.DataFrame:
     """Return a table in CSV: an empty cell is missing (NaN), all other text in a column of names is a name.
 
-    In an accuracy matrix, which has a column `after`, every other column is a task's, and of numbers. `how` goes to
-    `pandas.read_csv` in place of this. Raises `DataError` for a table that is missing, damaged or cut.
+    Numbers are those that were written, to the last bit; columns of `few_events` are true or false. In an accuracy
+    matrix, which has a column `after`, every other column is a task's, and of numbers. Raises `DataError` for a table
+    that is missing, damaged or cut.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     table = Path(folder, "profiles.csv")
-    ...     _ = table.write_text("task,anchor,loss\\nNA,,0.5\\n1,2-nan,\\n")
+    ...     _ = table.write_text("task,anchor,loss,few_events\\nNA,,0.5,True\\n1,2-nan,,\\n")
     ...     read_table(table).to_numpy().tolist()
-    [['NA', nan, 0.5], ['1', '2-nan', nan]]
+    [['NA', nan, 0.5, True], ['1', '2-nan', nan, False]]
     """
     try:
         with Path(file).open(encoding="utf-8", newline="") as stream:
             text = stream.read()
         if not text.endswith("\n"):
             raise DataError(f"Expected a whole table in '{file}', got one that ends within a line; {remedy}.")
-        if not how:
-            header = pd.read_csv(io.StringIO(text), nrows=0, keep_default_na=False).columns
-            names = {} if "after" in header else {name: str for name in header if name in TEXT_COLUMNS}
-            how = {"keep_default_na": False, "na_values": [""], "dtype": names}
-        return pd.read_csv(io.StringIO(text), **how)
+        header = pd.read_csv(io.StringIO(text), nrows=0).columns
+        names = [] if "after" in header else [name for name in header if name in TEXT_COLUMNS]
+        flags = [] if "after" in header else [name for name in header if name.endswith("few_events")]
+        types = dict.fromkeys(names, str)
+        table = pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False, na_values=[""], **_EXACT)
+        return table.assign(**{name: table[name].eq(True) for name in flags})
     except FileNotFoundError:
         raise DataError(f"Expected a table in '{file}', got no such file; {remedy}.") from None
     except DataError:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from mcanalysis.experiments import strategies
-from mcanalysis.run import load_run
+from mcanalysis.runs.run import load_run
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = (

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from mcanalysis.run import load_run
+from mcanalysis.runs.run import load_run
 
 SMALL = (
     "--tasks", "FOMC,MedMCQA", "--steps", 30, "--num-train", 64, "--num-test", 2, "--batch-size", 4, "--workers", 1,

@@ -43,7 +43,7 @@ def studies(directory):
     from mcanalysis.experiments.attribution import AttributionSettings, study_attribution
     from mcanalysis.experiments.connectivity import Study, analyse_connectivity
     from mcanalysis.experiments.landscape import LandscapeSettings, study_landscape
-    from mcanalysis.run import load_run
+    from mcanalysis.runs.run import load_run
     runs = [load_run(directory, "cpu")]
     settings = ConnectivitySettings(
         num_points=5, num_examples=10, paths=("linear-factor", "bezier-delta"), curve_steps=2, ensemble=2,

@@ -26,7 +26,7 @@ from mcanalysis.experiments.path_jobs import OnPath, PathName
 from mcanalysis.experiments.point_jobs import PointJobs, evaluate
 from mcanalysis.experiments.ranks import Ranks, serve
 from mcanalysis.progress import Progress, silent
-from mcanalysis.run import load_run
+from mcanalysis.runs.run import load_run
 
 
 def timed(*arguments, progress: Progress) -> tuple:

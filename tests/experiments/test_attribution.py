@@ -10,7 +10,7 @@ from mcanalysis.errors import RunDirectoryError, UnknownNameError, UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.experiments.attribution import AttributionSettings, Subject, study_attribution
 from mcanalysis.params import combine, content_hash
-from mcanalysis.run import load_run
+from mcanalysis.runs.run import load_run
 from mcanalysis.training.continual_trainer import train
 
 SETTINGS = AttributionSettings(num_points=3, num_examples=3)

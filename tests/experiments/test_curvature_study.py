@@ -14,7 +14,7 @@ from mcanalysis.experiments.jobs import opened_run
 from mcanalysis.landscape.hessian import HessianOperator
 from mcanalysis.landscape.trace import trace
 from mcanalysis.params import combine, dot, subtract
-from mcanalysis.run import load_run
+from mcanalysis.runs.run import load_run
 from mcanalysis.training.continual_trainer import train
 
 SETTINGS = CurvatureSettings(

@@ -16,7 +16,7 @@ from mcanalysis.experiments.landscape_tables import node_rows
 from mcanalysis.landscape.grid import Node
 from mcanalysis.landscape.slices import random_slice
 from mcanalysis.paths.plane import Plane
-from mcanalysis.run import load_run
+from mcanalysis.runs.run import load_run
 from mcanalysis.store.measurements import Measurement, MeasurementStore
 from mcanalysis.training.config import Execution
 from mcanalysis.training.continual_trainer import train

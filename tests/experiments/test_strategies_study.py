@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,16 +10,17 @@ from scipy import stats
 
 from mcanalysis.errors import DataError, RunDirectoryError, UnknownNameError, UserError
 from mcanalysis.experiments import strategies as study
-from mcanalysis.experiments.strategies import (
-    General,
+from mcanalysis.experiments.strategies import General, study_configs, train_runs
+from mcanalysis.experiments.strategy_tables import (
+    METRICS,
     comparison_table,
     difference,
-    study_configs,
     summary_cells,
     summary_table,
-    train_runs,
     write_comparison,
 )
+from mcanalysis.runs.finished import FinishedRun
+from mcanalysis.store.manifest import mark_finished, new_manifest, write_manifest
 from mcanalysis.strategies import strategy_names
 from mcanalysis.training.config import RunConfig
 
@@ -100,7 +100,7 @@ def test_all_is_every_strategy_and_nothing_is_run_twice():
 
 @pytest.fixture
 def fake_run(tmp_path):
-    """fake_run(strategy, seed, {learner: rows of the matrix by number}, answering) -> what is read of a run."""
+    """fake_run(strategy, seed, {learner: rows of the matrix by number}, answering) -> a finished run."""
 
     def make(strategy, seed, matrices, answering=None, **cost):
         answering = answering or next(iter(matrices))
@@ -111,16 +111,13 @@ def fake_run(tmp_path):
             suffix = "" if learner == answering else f"_{learner}"
             table.to_csv(directory / "tables" / f"accuracy_matrix{suffix}.csv", index=False)
         (directory / "tables" / "cost.json").write_text(json.dumps({"train_seconds": 2.0, **cost}))
-        values = {m: 0.25 * (1 + seed) for m in study.METRICS} | {"forgetting": None}
-        return SimpleNamespace(
-            strategy=strategy,
-            seed=seed,
-            directory=directory,
-            answering_learner=answering,
-            task_names=["A", "B"],
-            metrics={"learners": dict.fromkeys(matrices, values)},
-            config={"tasks": ["A", "B"], "benchmark": "embedded", "training": {"num_steps": 9}},
-        )
+        values = {m: 0.25 * (1 + seed) for m in METRICS} | {"forgetting": None}
+        metrics = {**values, "learners": dict.fromkeys(matrices, values)}
+        (directory / "tables" / "metrics.json").write_text(json.dumps(metrics))
+        config = {"tasks": ["A", "B"], "benchmark": "embedded", "training": {"num_steps": 9}}
+        write_manifest(directory, new_manifest(config | {"strategy": strategy, "seed": seed}))
+        mark_finished(directory)
+        return FinishedRun(directory)
 
     return make
 

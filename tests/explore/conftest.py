@@ -10,7 +10,7 @@ def measured_run(run_config, tmp_path_factory):
     """A sequential run on three tasks with profiles on three points of the first paths; not to be written to."""
     from mcanalysis.connectivity.analysis import analyse_run
     from mcanalysis.connectivity.settings import ConnectivitySettings
-    from mcanalysis.run import load_run
+    from mcanalysis.runs.run import load_run
     from mcanalysis.training.continual_trainer import train
 
     directory = tmp_path_factory.mktemp("explored") / "run"
@@ -25,7 +25,7 @@ def measured_run(run_config, tmp_path_factory):
 @pytest.fixture
 def run(measured_run, tmp_path):
     """A copy of one's own, opened anew on the same model."""
-    from mcanalysis.run import load_run
+    from mcanalysis.runs.run import load_run
 
     directory = tmp_path / "run"
     shutil.copytree(measured_run.directory, directory)

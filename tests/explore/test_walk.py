@@ -12,7 +12,7 @@ from mcanalysis.paths import Linear
 @pytest.fixture
 def no_engine(monkeypatch):
     """Anything that asks for the engine fails."""
-    from mcanalysis.run import Run
+    from mcanalysis.runs.run import Run
 
     monkeypatch.setattr(Run, "engine", property(lambda self: pytest.fail("the engine was asked for")))
 

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.models.encoding import collate
 from mcanalysis.models.forward import forward
-from mcanalysis.run import load_run
+from mcanalysis.runs.run import load_run
 from mcanalysis.training.continual_trainer import train
 
 

@@ -111,6 +111,10 @@ def make_run():
         learner = "base" if strategy == "zero_shot" else "fast"
         metrics = {"average_accuracy": 0.5333, "backward_transfer": -0.4, "forgetting": 0.4, "learning_accuracy": 0.8}
         (folder / "tables/metrics.json").write_text(json.dumps({**metrics, "learners": {learner: metrics}}))
+        for label in labels if strategy != "zero_shot" else ():
+            adapter = folder / "minima" / label / learner / "adapter_config.json"
+            adapter.parent.mkdir(parents=True)
+            adapter.write_text(json.dumps({"peft_type": "LORA"}))
         cost = {"train_seconds": 125.2, "evaluation_seconds": 1.0, "peak_memory_bytes": 750e6}
         (folder / "tables/cost.json").write_text(json.dumps(cost))
         stages = ["0-base", *(f"{label}-fast" for label in labels)]

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from mcanalysis.report import write_report
-from mcanalysis.run import load_run
+from mcanalysis.runs.run import load_run
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}

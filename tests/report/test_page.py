@@ -12,7 +12,7 @@ import pytest
 from mcanalysis.errors import DataError, RunDirectoryError, UserError
 from mcanalysis.report import embedding, find_runs, render, write_report
 from mcanalysis.report import write as writing
-from mcanalysis.run import load_run
+from mcanalysis.runs.run import load_run
 
 
 class Page(HTMLParser):
@@ -136,7 +136,7 @@ def test_settings_and_versions(page):
 
 
 def test_a_strategy_without_paths_asks_for_no_command(make_run, tmp_path):
-    matrix = ((0.1, 0.1, 0.1),)
+    matrix = ((0.1, 0.1, 0.1),) * 4
     folder = make_run(tmp_path / "run", strategy="zero_shot", measured=False, matrix=matrix)
     text = Page(render([load_run(folder)])).text
     assert "leaves no LoRA minima" in text and "analyses/connectivity.py" not in text

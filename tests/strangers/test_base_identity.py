@@ -31,7 +31,7 @@ from mcanalysis.models import base_identity as identity_module
 from mcanalysis.models.adapter_files import save_adapter
 from mcanalysis.models.base_identity import _former_hash, base_identity
 from mcanalysis.models.loading import load_base
-from mcanalysis.run import load_run
+from mcanalysis.runs.run import load_run
 from mcanalysis.store import hashing
 from mcanalysis.tasks import trace_files
 from mcanalysis.training.config import RunConfig, TrainingConfig

@@ -11,7 +11,7 @@ import pytest
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.models.adapter_files import save_adapter
 from mcanalysis.plotting.connectivity_caption import caption
-from mcanalysis.run import load_run
+from mcanalysis.runs.run import load_run
 from mcanalysis.tasks.task import Example, Task, TaskData
 from mcanalysis.training.config import TrainingConfig
 from mcanalysis.training.continual_trainer import train

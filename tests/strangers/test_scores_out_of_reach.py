@@ -18,7 +18,7 @@ from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.evaluation.reach import reach
 from mcanalysis.metrics import get_score
 from mcanalysis.models.encoding import encode_all
-from mcanalysis.run import Run
+from mcanalysis.runs.run import Run
 from mcanalysis.tasks.task import Example, Task, TaskData
 from mcanalysis.tasks.trace_files import load_examples
 from mcanalysis.training.config import RunConfig

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 import mcanalysis as mc
 from mcanalysis.benchmarks import load_benchmark
 from mcanalysis.errors import DataError, UserError
+from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.tasks.names import RESERVED, told_apart
 from mcanalysis.tasks.task import Example, Task, TaskData
 from mcanalysis.tasks.trace_files import load_examples, load_files, load_trace_task
@@ -173,18 +174,14 @@ def test_names_that_look_like_gaps_and_numbers_stay_names(run_config, make_examp
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "run/tables/profiles.csv", index=False)
     from mcanalysis.explore.walk import profiles
-    from mcanalysis.report.tables import read_table
 
     monkeypatch.syspath_prepend(REPOSITORY / "figures")
-    from rendering import FinishedRun
-
     finished = FinishedRun(tmp_path / "run")
-    for table in (profiles(run), read_table(run, "profiles"), finished.table("profiles")):
+    for table in (profiles(run), finished.table("profiles")):
         assert list(dict.fromkeys(table.task)) == list(names)
-    assert list(read_table(run, "general").task) == ["NA"]
+    assert list(finished.table("general").task) == ["NA"]
     import accuracy_over_time
 
-    monkeypatch.setattr(sys.modules["accuracy_over_time"], "_answering", lambda run: "fast")
     assert list(dict.fromkeys(accuracy_over_time._long(finished).task)) == list(names)
     del sys.modules["accuracy_over_time"], sys.modules["rendering"]
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from mcanalysis.errors import UserError
-from mcanalysis.run import load_run
-from mcanalysis.strategies import get_strategy, strategy_names
+from mcanalysis.runs.run import load_run
+from mcanalysis.strategies import get_strategy, make_strategy, strategy_names
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.training.continual_trainer import train
 from mcanalysis.training.stopping import Stopped
@@ -53,6 +53,9 @@ def test_a_run_stopped_within_a_task_ends_with_the_very_same_bytes(name, config_
     assert minima(tmp_path / "run") == minima(tmp_path / "whole") != {}
     for table in ("accuracy_matrix.csv", "metrics.json"):
         assert (tmp_path / "run" / "tables" / table).read_text() == (tmp_path / "whole" / "tables" / table).read_text()
+    run, strategy = load_run(tmp_path / "run"), make_strategy(name, 0, **SETTINGS.get(name, {}))
+    assert run.answering_learner == strategy.answering_learner and run.has_paths == strategy.has_paths
+    assert run.is_joint == (strategy.schedule == "joint") and run.is_sequential == (strategy.schedule == "sequence")
 
 
 @pytest.mark.parametrize("name", [n for n in strategy_names() if not get_strategy(n).has_paths])
@@ -108,4 +111,6 @@ def test_zero_shot_is_the_base_in_every_row(run_config, three_tasks, tmp_path):
         for n in ("zero", "trained")
     )
     assert (zero == trained[0]).all() and zero.shape == (4, 3)
+    run = load_run(tmp_path / "zero")
+    assert run.answering_learner == "base" and not (run.has_paths or run.is_joint or run.is_sequential)
     assert not (tmp_path / "zero" / "minima").exists()

@@ -13,7 +13,7 @@ from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import encode_all
 from mcanalysis.models.loading import load_base
-from mcanalysis.run import load_run
+from mcanalysis.runs.run import load_run
 from mcanalysis.strategies import make_strategy
 from mcanalysis.training.config import Execution
 from mcanalysis.training.continual_trainer import train

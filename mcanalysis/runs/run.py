@@ -1,4 +1,4 @@
-"""A finished run, read back: its minima, tables, paths and objectives."""
+"""A finished run, evaluated further: its minima, paths and objectives."""
 
 from __future__ import annotations
 
@@ -6,40 +6,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from glob import escape
-from html import escape as escape_html
 from multiprocessing import parent_process
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
-import pandas as pd
 from torch import Tensor
 
-from mcanalysis.errors import DataError, RunDirectoryError, UnknownNameError, UserError
+from mcanalysis.errors import RunDirectoryError, UnknownNameError, UserError
 from mcanalysis.evaluation.batch_losses import TOKEN_BUDGET, batch_losses
 from mcanalysis.evaluation.differentiable import MinibatchLoss, WholeLoss
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.objective import Objective, encode_split, make_objective
 from mcanalysis.models.adapter_files import LoraSettings, load_adapter, save_adapter
-from mcanalysis.models.base_identity import (
-    base_identity,
-    check_identity,
-    established,
-    identity_marker,
-    recorded_commit,
-)
+from mcanalysis.models.base_identity import base_identity, check_identity, identity_marker, recorded_commit
 from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.models.loading import default_device, load_base, load_tokenizer
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.point import Point, content_hash
 from mcanalysis.params.spaces import Space
 from mcanalysis.paths import Curve, Linear, get_path
-from mcanalysis.store.manifest import read_manifest
+from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.store.point_files import read_points
-from mcanalysis.store.small_files import AGAIN, read_json, read_table
-from mcanalysis.strategies import get_strategy, make_strategy
-from mcanalysis.tasks.task import TaskData
+from mcanalysis.strategies import get_strategy
 
 
 class Opening(NamedTuple):
@@ -69,67 +59,19 @@ class Minimum:
         return content_hash(self.point)
 
 
-class Run:
-    """A run directory that training has finished; models and data are loaded when first needed."""
+class Run(FinishedRun):
+    """A finished run whose points can be evaluated; models and data are loaded when first needed."""
 
     def __init__(self, directory: str | FilePath, device: str | None = None, engine: EngineSettings = AUTO) -> None:
-        self.directory = FilePath(directory)
-        self.manifest = read_manifest(self.directory)
-        if self.manifest.get("status") != "finished":
-            raise RunDirectoryError(
-                f"Expected a finished run in '{directory}', got an unfinished one (its manifest says "
-                f"'{self.manifest.get('status')}'); finish it with train.py --resume."
-            )
-        if not isinstance(self.manifest.get("hashes", {}).get("data"), dict):
-            raise RunDirectoryError(
-                f"Expected the hashes of base and data in '{directory}/manifest.json', got none; restore the file."
-            )
-        self.config: dict[str, Any] = self.manifest["config"]
+        super().__init__(directory)
         self.device = device
         self.engine_settings = engine
         self._objectives: dict[tuple, Objective] = {}
-
-    def _repr_html_(self) -> str:
-        from mcanalysis.html_table import html_table, number
-
-        matrix, metrics = self.accuracy_matrix, self.metrics
-        rows = [["base" if k == 0 else f"after {k}", *values] for k, *values in matrix.itertuples(index=False)]
-        told = ", ".join(f"{n.replace('_', ' ')} {number(metrics[n])}" for n in metrics if n != "learners")
-        scores = html_table(["score", *matrix.columns[1:]], rows, shaded=range(1, len(matrix.columns)))
-        return f"<p><code>{escape_html(repr(self))}</code></p>{scores}<p>{escape_html(told)}</p>"
-
-    def __repr__(self) -> str:
-        return f"Run('{self.directory}', strategy='{self.strategy}', seed={self.seed}, tasks={self.task_names})"
 
     @property
     def opening(self) -> Opening:
         """What opens this run, besides its directory, in another process."""
         return Opening(self.device, self.engine_settings)
-
-    @property
-    def strategy(self) -> str:
-        """Name of the strategy."""
-        return self.config["strategy"]
-
-    @property
-    def seed(self) -> int:
-        """The run's seed."""
-        return self.config["seed"]
-
-    @property
-    def task_names(self) -> list[str]:
-        """Tasks in the order they were learned."""
-        return self.config["tasks"]
-
-    @property
-    def learners(self) -> list[str]:
-        """Learners with saved minima."""
-        return sorted({f.name for f in (self.directory / "minima").glob("*-*/*")})
-
-    @cached_property
-    def answering_learner(self) -> str:
-        """The learner whose scores are the run's scores."""
-        return make_strategy(self.strategy, self.seed, **self.config["strategy_settings"]).answering_learner
 
     @property
     def minima(self) -> list[Minimum]:
@@ -165,25 +107,6 @@ class Run:
             if which in (number, minimum.label):
                 return minimum
         raise UnknownNameError("minimum", str(which), [m.label for m in minima])
-
-    @property
-    def accuracy_matrix(self) -> pd.DataFrame:
-        """Scores after each task (rows, 0 = base), per task (columns), of the answering learner."""
-        file = self.directory / "tables" / "accuracy_matrix.csv"
-        table = read_table(file)
-        rows = range(len(self.task_names) + 1)
-        expected = [rows[0], rows[-1]] if get_strategy(self.strategy).schedule == "joint" else [*rows]
-        if list(table.columns) != ["after", *self.task_names] or table["after"].tolist() != expected:
-            raise DataError(
-                f"Expected rows {', '.join(map(str, expected))} and a column for each task in '{file}', got another "
-                f"table; {AGAIN}."
-            )
-        return table
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """The continual-learning metrics; undefined ones are None."""
-        return read_json(self.directory / "tables" / "metrics.json")
 
     def path(
         self,
@@ -244,28 +167,11 @@ class Run:
         return kind(*points, bends=bends, space=space, extrapolate=extrapolate)  # type: ignore[call-arg]
 
     @cached_property
-    def tasks(self) -> dict[str, TaskData]:
-        """The run's data; raises `RunDirectoryError` if it has changed since."""
-        from mcanalysis.benchmarks import load_benchmark
-
-        c = self.config
-        limits = c.get("max_new_tokens")  # absent where no task has another limit than its own
-        data = load_benchmark(c["benchmark"], c["data_dir"], tuple(c["tasks"]), c["scores"], c["sizes"], limits)
-        for task in data:
-            recorded = self.manifest["hashes"]["data"].get(task.task.name)
-            if recorded != task.content_hash:
-                raise RunDirectoryError(
-                    f"Expected the data of {task.task.name} as '{self.directory}' was trained on, got other content; "
-                    "restore the data or train a new run."
-                )
-        return {t.task.name: t for t in data}
-
-    @cached_property
     def model(self) -> LoraModel:
         """The base model with an adapter slot of this run's shape."""
         c = self.config
         self._check_base()
-        device, commit = self.device or default_device(), recorded_commit(self._recorded_base)
+        device, commit = self.device or default_device(), recorded_commit(self.recorded_base)
         base, tokenizer = load_base(c["model"], c["dtype"], device, c.get("quantization"), commit)
         settings = LoraSettings(
             c["lora_rank"], c["lora_alpha"], 0.0, c["target_modules"] and tuple(c["target_modules"])
@@ -281,19 +187,10 @@ class Run:
     def tokenizer(self) -> Any:
         """The base's tokenizer (without its weights)."""
         self._check_base()
-        return load_tokenizer(self.config["model"], recorded_commit(self._recorded_base))
-
-    @property
-    def _recorded_base(self) -> str | None:
-        return self.manifest.get("hashes", {}).get("base")
+        return load_tokenizer(self.config["model"], recorded_commit(self.recorded_base))
 
     def _check_base(self) -> None:
-        check_identity(self._recorded_base, self.config["model"], self.directory)
-
-    @property
-    def base_id(self) -> str | None:
-        """What tells this run's base from others, as far as it is recorded; nothing is compared with files of now."""
-        return established(self._recorded_base, self.config["model"])
+        check_identity(self.recorded_base, self.config["model"], self.directory)
 
     @cached_property
     def base_marker(self) -> str:
@@ -303,9 +200,9 @@ class Run:
         """
         self._check_base()
         name = self.config["model"]
-        if base_identity(name, recorded_commit(self._recorded_base)) is None:
+        if base_identity(name, recorded_commit(self.recorded_base)) is None:
             _ = self.tokenizer  # brings a model of the hub here
-        return identity_marker(self._recorded_base, name, self.directory, warn=parent_process() is None)
+        return identity_marker(self.recorded_base, name, self.directory, warn=parent_process() is None)
 
     def task_objective(self, task: str, split: str = "test", num_examples: int | None = None) -> Objective:
         """The tokenised examples of a split (made once)."""
