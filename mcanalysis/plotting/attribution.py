@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from mcanalysis.errors import UserError
-from mcanalysis.plotting.selection import label_name, new_task, only_value, require_columns
+from mcanalysis.plotting.selection import few_events, label_name, new_task, only_value, require_columns
 from mcanalysis.plotting.style import (
     TITLE_SIZE,
     add_axes,
@@ -122,7 +122,7 @@ def attribution_caption(barriers: pd.DataFrame, role: Role = "old") -> str:
         "the other. Last column: all modules of a layer; last row: one kind of module in all layers; corner: the whole "
         "path. If the loss were a sum over modules, cells would add up to the margins and the corner; what they lack "
         "is interaction. Layer 1 is the first block, `layers.0` in module names. Colours are scaled to the largest "
-        "number of a row of panels, however small. Brackets: 95 % intervals over examples."
+        f"number of a row of panels, however small. Brackets: 95 % intervals over examples. {few_events(rows)}".rstrip()
     ]
     for hold in ("start", "end"):
         of_hold = rows[rows.hold == hold]

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from mcanalysis.numbers_as_text import shown_number
-from mcanalysis.plotting.selection import cut_prompts, examples_per_task, label_name
+from mcanalysis.plotting.selection import cut_prompts, examples_per_task, few_events, label_name
 from mcanalysis.plotting.style import path_lines
 from mcanalysis.plotting.transition_rows import TransitionRows, are_adapters, transition_rows, whose
 
@@ -23,6 +23,7 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
     rows = shown[0].rows
     every = pd.concat([transition.rows for transition in shown])
     number = " ".join(filter(None, (examples_per_task(every), cut_prompts(every))))
+    flagged = few_events(every, *(transition.barriers for transition in shown))
     drawn = (
         f"Lines: {'; '.join(line.label for line in lines.values())}. "
         f"Bands: 95 % interval over examples ({first}). {number} "
@@ -38,7 +39,7 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
             + "No t* and "
             "no gain are given: chosen and measured on the same examples they would be positive by selection. For the "
             "same reason a fitted curve that runs low here says nothing about other examples. "
-            "Brackets: 95 % intervals."
+            f"Brackets: 95 % intervals. {flagged}".rstrip()
         ]
     else:
         paragraphs = [
@@ -49,7 +50,7 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
             "new task) is largest on the eval split for 0 < t < 1. "
             + barrier
             + "Gain: S̄(t*) − max(S̄(0), S̄(1)) on the test split; it can be negative. "
-            "Brackets: 95 % intervals."
+            f"Brackets: 95 % intervals. {flagged}".rstrip()
         ]
     for transition in shown:
         told = [f"{label_name(transition.start)} → {label_name(transition.end)}:"]

@@ -11,7 +11,14 @@ from matplotlib.figure import Figure
 
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.legend import legend_columns
-from mcanalysis.plotting.selection import BARRIER_KEYS, label_name, only_value, require_columns, rows_of_test_split
+from mcanalysis.plotting.selection import (
+    BARRIER_KEYS,
+    few_events,
+    label_name,
+    only_value,
+    require_columns,
+    rows_of_test_split,
+)
 from mcanalysis.plotting.selection import transitions as transitions_of
 from mcanalysis.plotting.style import (
     BLACK,
@@ -117,14 +124,15 @@ def compared_rows(barriers: pd.DataFrame) -> pd.DataFrame:
 
 def path_comparison_caption(barriers: pd.DataFrame) -> str:
     """What the picture of `plot_path_comparison` shows, in words."""
-    row = compared_rows(barriers).iloc[0]
+    rows = compared_rows(barriers)
+    row = rows.iloc[0]
     return (
         f"Kinds of path between successive minima of {strategy_name(row.strategy)} ({row.learner} adapter, seed "
         f"{row.seed}, test split). (a) Chord barrier of the mean loss of the tasks before the transition, max over t "
         "of L(t) − ((1−t)L(0) + tL(1)), in nats per target token; the axis is linear below 0.01 and logarithmic above "
         "where large and small ones occur. (b) Gain S̄(t*) − max(S̄(0), S̄(1)) of S̄ = ½(old tasks + new task), t* "
         "chosen on the eval split; it can be negative. Bars: 95 % intervals over examples. Bezier curves "
-        "are fitted on train examples of old and new tasks."
+        f"are fitted on train examples of old and new tasks. {few_events(rows)}".rstrip()
     )
 
 

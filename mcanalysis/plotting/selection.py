@@ -114,6 +114,21 @@ def examples_per_task(rows: pd.DataFrame) -> str:
     return f"Of each task {low if low == high else f'{low}–{high}'} example{'s' * (high > 1)}."
 
 
+def few_events(*tables: pd.DataFrame) -> str:
+    """Which share of the rows has intervals that promise no 95 %, as a sentence for a caption; nothing where none has.
+
+    >>> few_events(pd.DataFrame({"loss": [0.1, 0.2], "loss_few_events": [True, False]}))
+    'Intervals of 1 of 2 table rows promise no 95 %: under 50 examples, or under five that make most of the variance.'
+    """
+    flags = pd.concat([t.filter(regex="few_events$").fillna(False).astype(bool).any(axis=1) for t in tables])
+    if not flags.any():
+        return ""
+    return (
+        f"Intervals of {flags.sum()} of {len(flags)} table rows promise no 95 %: under 50 examples, or under five that "
+        "make most of the variance."
+    )
+
+
 def cut_prompts(rows: pd.DataFrame) -> str:
     """How many prompts of single tasks lost their middle, as a sentence; empty where none did, or nothing is known.
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.legend import legend_columns
-from mcanalysis.plotting.selection import MEANS, around, examples_per_task, only_value, require_columns
+from mcanalysis.plotting.selection import MEANS, around, examples_per_task, few_events, only_value, require_columns
 from mcanalysis.plotting.style import (
     GREY,
     Mark,
@@ -85,7 +85,8 @@ def slices_caption(landscape: pd.DataFrame) -> str:
         f"{_whose(rows)}. Loss (nats per target token) along {len(directions)} random directions from each minimum; a "
         "step of 1 moves each filter of ΔW by its own length (Li et al. 2018, arXiv 1712.09913, in ΔW). Thick: mean "
         "over directions, with a 95 % interval over examples, directions held fixed; thin: each direction. "
-        f"Axes have different ranges, and a logarithmic one says so. {examples_per_task(rows)}".rstrip()
+        "Axes have different ranges, and a logarithmic one says so. "
+        + " ".join(filter(None, (examples_per_task(rows), few_events(rows))))
     ]
     for (strategy, learner), own in rows[rows.direction == "mean"].groupby(["strategy", "learner"], sort=False):
         parts = []

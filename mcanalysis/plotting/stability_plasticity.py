@@ -18,6 +18,7 @@ from mcanalysis.plotting.label_placement import LabelPlacer, Place, places_aroun
 from mcanalysis.plotting.selection import (
     PROFILE_KEYS,
     examples_per_task,
+    few_events,
     label_name,
     new_task,
     only_value,
@@ -180,8 +181,8 @@ def stability_plasticity_caption(profiles: pd.DataFrame, transition: tuple[str, 
         "strategy after the transition, of the learners that were measured, with 95 % intervals over "
         "examples; one within another has nearly the same scores. Diagonals: equal S̄ = ½(x + y). Grey steps: the "
         "Pareto front, what no other marker or dot beats in one score without losing in the other. "
-        f"{examples_per_task(rows)}".rstrip()
-    )
+        + " ".join(filter(None, (examples_per_task(rows), few_events(drawn_rows(profiles, transition)))))
+    ).rstrip()
 
 
 def _rows_of_transition(

@@ -237,6 +237,15 @@ def test_caption_tells_barriers_and_gains_with_intervals():
     assert "gain −0.04 [−0.07, −0.01] at t* = 0.70" in words
 
 
+def test_caption_tells_where_intervals_promise_nothing():
+    profiles, barriers = make_tables(3)
+    assert "promise no 95 %" not in caption(profiles, barriers)
+    barriers["few_events"] = False
+    barriers.loc[barriers.index[barriers.split == "test"][0], "few_events"] = True
+    number = (profiles.split == "test").sum() + (barriers.split == "test").sum()
+    assert f"Intervals of 1 of {number} table rows promise no 95 %" in caption(profiles, barriers)
+
+
 def test_order_of_rows_does_not_matter_and_numbers_sort_as_numbers():
     profiles, barriers = make_tables(11)
     mixed = plot_transitions(profiles.sample(frac=1, random_state=1), barriers.sample(frac=1, random_state=1))
