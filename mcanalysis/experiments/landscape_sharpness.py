@@ -26,7 +26,7 @@ def known_rows(run: Run) -> dict[str, list[dict[str, Any]]]:
     """The rows of a run's `sharpness.csv` by key; none where there is no table."""
     by_key: dict[str, list[dict[str, Any]]] = {}
     for row in run.table("sharpness").to_dict("records") if run.has("sharpness") else ():
-        by_key.setdefault(row["key"], []).append(row)
+        by_key.setdefault(row["key"], []).append({str(name): value for name, value in row.items()})
     return by_key
 
 

@@ -36,7 +36,7 @@ def run_contents(run: FinishedRun, number: int, num_samples: int) -> dict[str, A
         "learner": run.answering_learner,
         "cards": cards(run, values[run.answering_learner]),
         "sentences": sentences(run, matrix, None if paths is None else paths[1]),
-        "tasks": [name for name in matrix.columns if name != "after"],
+        "tasks": run.task_names,
         "matrices": [{"learner": name, "rows": matrix_rows(run, table)} for name, table in by_learner.items()],
         "learners": list(values),
         "metrics": metric_rows(values),

@@ -20,26 +20,25 @@ def matrix_rows(run: FinishedRun, table: pd.DataFrame) -> list[dict[str, Any]]:
 
     `kind`: "own" for the score right after a task was learned, "later" before it was, "kept" after it.
     """
-    names = [name for name in table.columns if name != "after"]
-    one_by_one = run.is_sequential
+    sequential = run.is_sequential
     rows = []
     for _, row in table.iterrows():
         after = int(row["after"])
         cells = []
-        for k, name in enumerate(names, start=1):
-            score = float(pd.to_numeric(row[name], errors="coerce"))
+        for k, name in enumerate(run.task_names, start=1):
+            score = float(row[name])
             shade = min(max(score, 0.0), 1.0) if math.isfinite(score) else 0.0
-            kind = "kept" if not one_by_one else "own" if k == after else "later" if k > after else "kept"
+            kind = "kept" if not sequential or k < after else "own" if k == after else "later"
             text = {"text": shown_number(score), "shade": f"{shade:.3f}", "dark": shade > DARK_FROM}
             cells.append(text | {"kind": kind, "missing": math.isnan(score)})
-        rows.append({"number": after, "label": _row_label(run, after, names), "cells": cells})
+        rows.append({"number": after, "label": _row_label(run, after), "cells": cells})
     return rows
 
 
-def _row_label(run: FinishedRun, after: int, names: list[str]) -> str:
+def _row_label(run: FinishedRun, after: int) -> str:
     if after == 0:
         return "base model"
-    return "all tasks at once" if run.is_joint else names[after - 1]
+    return "all tasks at once" if run.is_joint else run.task_names[after - 1]
 
 
 def metric_rows(by_learner: Mapping[str, Mapping[str, float | None]]) -> list[dict[str, Any]]:

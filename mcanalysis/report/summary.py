@@ -33,7 +33,7 @@ def cards(run: FinishedRun, values: Mapping[str, float | None]) -> list[dict[str
 
 def sentences(run: FinishedRun, matrix: pd.DataFrame, barriers: pd.DataFrame | None) -> list[str]:
     """What was done, which task lost most, and what lies between the minima."""
-    names = [name for name in matrix.columns if name != "after"]
+    names = run.task_names
     many = f"{len(names)} tasks" if len(names) != 1 else "one task"
     said = [f"{run.strategy} on {many}: {', '.join(names)}. The {run.answering_learner} learner answers."]
     said += _most_forgotten(matrix, names) if run.is_sequential else []

@@ -36,9 +36,14 @@ class FinishedRun:
                 f"Expected a finished run in '{directory}', got an unfinished one (its manifest says "
                 f"'{self.manifest.get('status')}'); finish it with train.py --resume."
             )
-        if not isinstance(self.manifest.get("hashes", {}).get("data"), dict):
+        hashes = self.manifest.get("hashes")
+        if not (isinstance(hashes, dict) and isinstance(hashes.get("data"), dict)):
             raise RunDirectoryError(
                 f"Expected the hashes of base and data in '{directory}/manifest.json', got none; restore the file."
+            )
+        if missing := [name for name in ("strategy", "seed", "tasks") if name not in self.config]:
+            raise RunDirectoryError(
+                f"Expected the config's {' and '.join(missing)} in '{directory}/manifest.json', got none; restore it."
             )
 
     def __repr__(self) -> str:

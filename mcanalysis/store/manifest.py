@@ -76,7 +76,7 @@ def read_manifest(run_directory: str | os.PathLike[str]) -> dict[str, Any]:
             f"Expected a run directory at {run_directory}, got no {MANIFEST_NAME} there; "
             "give a directory that train.py wrote."
         ) from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise RunDirectoryError(
             f"Expected JSON in {path}, got: {error}; restore the file or choose another directory."
         ) from error

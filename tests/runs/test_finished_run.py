@@ -115,6 +115,16 @@ def test_a_damaged_file_is_named_in_one_line(name, damage, run):
     assert str(run.directory / name) in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("change", [{"hashes": []}, {"hashes": {}}, {"config": {"strategy": "er", "seed": 0}}])
+def test_a_manifest_that_lacks_something_is_refused_by_name(change, run):
+    file = run.directory / "manifest.json"
+    file.write_text(json.dumps(run.manifest | change))
+    with pytest.raises(
+        RunDirectoryError, match=r"Expected the (config's tasks|hashes) .*manifest\.json', got none; restore"
+    ):
+        FinishedRun(run.directory)
+
+
 def test_a_file_that_is_missing_is_named_or_may_be_absent(run):
     (run.directory / "tables/cost.json").unlink()
     assert run.cost == {}
