@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from arguments import Parser, add_general_flags, add_run_flags, execution, general, run_config, typed
-from console import bar, is_main_process
-from running import quiet_libraries, run_script
+from start import run_script
+
+from mcanalysis.cli.console import bar, is_main_process
+from mcanalysis.cli.flags import Parser
+from mcanalysis.cli.run_flags import add_general_flags, add_run_flags, execution, general, run_config, typed
+from mcanalysis.cli.running import quiet_libraries
 
 
 def main() -> None:
@@ -22,8 +25,7 @@ def main() -> None:
     quiet_libraries()
     from pathlib import Path
 
-    import reporting
-
+    from mcanalysis.cli import reporting
     from mcanalysis.experiments.strategies import run_name
     from mcanalysis.run import load_run
     from mcanalysis.training.continual_trainer import train

@@ -102,9 +102,9 @@ def answer(
     are given), then each table as records."""
     if not _answering_in_json:
         return
-    from mcanalysis import __version__
+    import mcanalysis
 
-    document: dict[str, Any] = {"script": Path(sys.argv[0]).stem, "version": __version__, **facts}
+    document: dict[str, Any] = {"script": Path(sys.argv[0]).stem, "version": mcanalysis.__version__, **facts}
     document["figures"] = _figures if figures is None else list(map(str, figures))
     document["tables"] = {name: records(frame) for name, frame in (tables or {}).items()}
     print(json.dumps(document, ensure_ascii=False, allow_nan=False, default=str), flush=True)

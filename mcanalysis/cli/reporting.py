@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from console import answer, say, table, warn
 
+from mcanalysis.cli.console import answer, say, table, warn
 from mcanalysis.connectivity.summaries import (
     cut_prompts,
     ensemble_summary,
