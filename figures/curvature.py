@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import FinishedRun, Picture, comparable, having, main, together
-
+from mcanalysis.cli.figures import FinishedRun, comparable, having, main, together
 from mcanalysis.plotting import curvature as plotting
+from mcanalysis.plotting.picture import Picture
 
 TABLES = ("curvature", "spectrum", "predicted_forgetting", "forgetting_correlations")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from rendering import FinishedRun, Picture, having, main
-
+from mcanalysis.cli.figures import FinishedRun, having, main
 from mcanalysis.plotting.attribution import Role, attributed_rows, attribution_caption, plot_attribution
+from mcanalysis.plotting.picture import Picture
 
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import FinishedRun, Picture, having, main
-
+from mcanalysis.cli.figures import FinishedRun, having, main
 from mcanalysis.plotting.landscape import plane_caption, plane_rows, plot_plane
+from mcanalysis.plotting.picture import Picture
 
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:

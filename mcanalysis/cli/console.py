@@ -60,7 +60,7 @@ def fail(reason: str) -> None:
     from rich.text import Text
 
     _end_bars()
-    line = Text.assemble(("error:", "bold red"), " ", reason)
+    line = Text.assemble(("error:", "bold red"), " ", " ".join(reason.split()))
     _console(sys.stderr).print(line, soft_wrap=True, highlight=False)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from mcanalysis.cli.console import answer_in_json, is_main_process
@@ -66,17 +66,24 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and which reads `--config file.yaml` below the flags."""
+    """An argument parser whose errors are one line, and which reads `--config file.yaml` below the flags.
 
-    def __init__(self, description: str | None) -> None:
+    `config`: whether there are `--config` and `--json`.
+    """
+
+    def __init__(self, description: str | None, *, config: bool = True) -> None:
         super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
         self.given: dict[str, Any] = {}  # what the flags of one command line were given so far
         for name, action in (
             (None, _Store), ("store", _Store), ("append", _Append), (argparse.BooleanOptionalAction, _OnOff),
         ):  # fmt: skip
             self.register("action", name, action)
-        self.add_argument("--config", metavar="FILE.yaml", help="settings by flag name; flags override them")
-        self.add_argument("--json", action="store_true", help="answer with one JSON document on stdout, not with text")
+        self.set_defaults(config=None, json=False)
+        if config:
+            self.add_argument("--config", metavar="FILE.yaml", help="settings by flag name; flags override them")
+            self.add_argument(
+                "--json", action="store_true", help="answer with one JSON document on stdout, not with text"
+            )
 
     def group(self, title: str) -> argparse._ArgumentGroup:
         """The flags under a heading of `--help`."""
@@ -91,13 +98,24 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self) -> argparse.Namespace:
         """Flags over the configuration file over defaults."""
-        first, _ = self.parse_known_args()
+        first, unknown = self.parse_known_args()
+        if unknown:
+            self._refuse(unknown)
         if first.config:
             self.set_defaults(**self._read_config(first.config))
         args = self.parse_args()
         self._check_of_use(args)
         answer_in_json(args.json)
         return args
+
+    def _refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """End with what no flag takes, and the flag that is likely meant."""
+        from difflib import get_close_matches
+
+        flag = unknown[0].partition("=")[0]
+        close = get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.75)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
     def _check_of_use(self, args: argparse.Namespace) -> None:
         """Raise `UserError` for what is given by name beside what does not look at it."""

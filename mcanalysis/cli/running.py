@@ -58,7 +58,7 @@ def run_script(main: Callable[[], None], *, shared: bool = False) -> None:
         else:
             main()
     except UserError as error:
-        _last_words(" ".join(str(error).split()))
+        _last_words(str(error))
         sys.exit(2)
     except BrokenPipeError:  # whoever read our output wants no more of it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mcanalysis.cli.figures import FinishedRun
 from mcanalysis.store.manifest import new_manifest, write_manifest
 
 FIGURES = Path(__file__).parents[2] / "figures"
@@ -172,8 +173,7 @@ def draw(monkeypatch):
     monkeypatch.syspath_prepend(str(FIGURES))
 
     def run(name, *directories):
-        rendering = importlib.import_module("rendering")
-        return list(importlib.import_module(name).draw([rendering.FinishedRun(Path(d)) for d in directories]))
+        return list(importlib.import_module(name).draw([FinishedRun(Path(d)) for d in directories]))
 
     return run
 

@@ -176,7 +176,7 @@ def test_names_that_look_like_gaps_and_numbers_stay_names(run_config, make_examp
     from mcanalysis.report.tables import read_table
 
     monkeypatch.syspath_prepend(REPOSITORY / "figures")
-    from rendering import FinishedRun
+    from mcanalysis.cli.figures import FinishedRun
 
     finished = FinishedRun(tmp_path / "run")
     for table in (profiles(run), read_table(run, "profiles"), finished.table("profiles")):
@@ -186,7 +186,7 @@ def test_names_that_look_like_gaps_and_numbers_stay_names(run_config, make_examp
 
     monkeypatch.setattr(sys.modules["accuracy_over_time"], "_answering", lambda run: "fast")
     assert list(dict.fromkeys(accuracy_over_time._long(finished).task)) == list(names)
-    del sys.modules["accuracy_over_time"], sys.modules["rendering"]
+    del sys.modules["accuracy_over_time"]
 
 
 def test_two_objectives_of_one_name_are_read_each_for_itself(make_model, random_point, make_examples, tokenizer, alone,
