@@ -28,7 +28,7 @@ def main() -> None:
 
     quiet_libraries()
     from mcanalysis.benchmarks import get_benchmark
-    from mcanalysis.cli import reporting
+    from mcanalysis.cli import run_reporting
     from mcanalysis.errors import UserError
     from mcanalysis.experiments.ablations import VARIED, variants, write_ablations
     from mcanalysis.experiments.strategies import train_runs
@@ -50,7 +50,7 @@ def main() -> None:
         [variant.config for variant in tried], args.output_dir, names=[variant.name for variant in tried],
         resume=args.resume, execution=execution(args), workers=workers(args), progress=bar, initializer=quiet_libraries,
     )  # fmt: skip
-    reporting.ablations(write_ablations(runs, list(varied), args.output_dir), args.output_dir)
+    run_reporting.ablations(write_ablations(runs, list(varied), args.output_dir), args.output_dir)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main() -> None:
 
     quiet_libraries()
     from mcanalysis.benchmarks import get_benchmark
-    from mcanalysis.cli import reporting
+    from mcanalysis.cli import run_reporting
     from mcanalysis.experiments.strategies import study_configs, train_runs, write_comparison
 
     short = args.benchmark == "embedded" and not args.full
@@ -57,7 +57,7 @@ def main() -> None:
         resume=args.resume, execution=execution(args), general=general(args),
         workers=workers(args), progress=bar, initializer=quiet_libraries,
     )  # fmt: skip
-    reporting.comparison(runs, write_comparison(runs, output_dir), output_dir)
+    run_reporting.comparison(runs, write_comparison(runs, output_dir), output_dir)
 
 
 if __name__ == "__main__":

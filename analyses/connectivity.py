@@ -63,18 +63,10 @@ def main() -> None:
     )
     add_workers_flag(parser)
     parser.add_argument(
-        "--minima",
-        type=comma_list,
-        default=None,
-        metavar="DIR1,DIR2",
-        help="two PEFT adapters instead of runs",
+        "--minima", type=comma_list, default=None, metavar="DIR1,DIR2", help="two PEFT adapters instead of runs"
     )
     parser.add_argument(
-        "--data",
-        type=comma_list,
-        default=None,
-        metavar="FILE[,FILE2]",
-        help="with --minima: data to measure on",
+        "--data", type=comma_list, default=None, metavar="FILE[,FILE2]", help="with --minima: data to measure on"
     )
     parser.add_argument("--score", default=None, help="with --minima: how outputs are scored (default exact_match)")
     args = parser.parse()
