@@ -6,19 +6,12 @@ steps each, two seeds. `python figures --only ablations` draws them.
 
 from __future__ import annotations
 
-from arguments import (
-    Parser,
-    add_run_flags,
-    add_workers_flag,
-    comma_list,
-    execution,
-    integers,
-    run_config,
-    typed,
-    workers,
-)
-from console import bar
-from running import quiet_libraries, run_script
+from start import run_script
+
+from mcanalysis.cli.console import bar
+from mcanalysis.cli.flags import Parser, comma_list, integers
+from mcanalysis.cli.run_flags import add_run_flags, add_workers_flag, execution, run_config, typed, workers
+from mcanalysis.cli.running import quiet_libraries
 
 
 def main() -> None:
@@ -34,9 +27,8 @@ def main() -> None:
     args = parser.parse()
 
     quiet_libraries()
-    import reporting
-
     from mcanalysis.benchmarks import get_benchmark
+    from mcanalysis.cli import run_reporting
     from mcanalysis.errors import UserError
     from mcanalysis.experiments.ablations import VARIED, variants, write_ablations
     from mcanalysis.experiments.strategies import train_runs
@@ -58,7 +50,7 @@ def main() -> None:
         [variant.config for variant in tried], args.output_dir, names=[variant.name for variant in tried],
         resume=args.resume, execution=execution(args), workers=workers(args), progress=bar, initializer=quiet_libraries,
     )  # fmt: skip
-    reporting.ablations(write_ablations(runs, list(varied), args.output_dir), args.output_dir)
+    run_reporting.ablations(write_ablations(runs, list(varied), args.output_dir), args.output_dir)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ With no flag: the first transition of sequential fine-tuning and I-LoRA on the e
 
 from __future__ import annotations
 
-from arguments import Parser, count_or_all, workers
-from console import bar, figure
-from running import quiet_libraries, run_script
-from studies import add_study_flags, study_runs
+from start import run_script
+
+from mcanalysis.cli.console import bar, figure
+from mcanalysis.cli.flags import Parser, count_or_all
+from mcanalysis.cli.run_flags import add_study_flags, study_runs, workers
+from mcanalysis.cli.running import quiet_libraries
 
 
 def main() -> None:
@@ -21,8 +23,7 @@ def main() -> None:
     args = parser.parse()
 
     quiet_libraries()
-    import reporting
-
+    from mcanalysis.cli import reporting
     from mcanalysis.experiments.attribution import AttributionSettings, study_attribution
 
     settings = AttributionSettings(args.transition, args.space, args.num_points, args.num_examples)

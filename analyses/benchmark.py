@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from arguments import Parser, add_model_flags, comma_list
-from console import answer, bar, say, table
-from running import quiet_libraries, run_script
+from start import run_script
+
+from mcanalysis.cli.console import answer, bar, say, table
+from mcanalysis.cli.flags import Parser, comma_list
+from mcanalysis.cli.run_flags import add_model_flags
+from mcanalysis.cli.running import quiet_libraries
 
 
 def main() -> None:

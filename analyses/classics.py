@@ -6,9 +6,10 @@ permutations (and Entezari's conjecture). jordan: the statistics of BatchNorm be
 
 from __future__ import annotations
 
-from arguments import Parser
-from console import answer, bar, say, table
-from running import run_script
+from start import run_script
+
+from mcanalysis.cli.console import answer, bar, say, table
+from mcanalysis.cli.flags import Parser
 
 
 def main() -> None:

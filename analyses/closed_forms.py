@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import sys
 
-from arguments import Parser
-from running import run_script
+from start import run_script
+
+from mcanalysis.cli.flags import Parser
 
 
 def main() -> None:
     Parser(__doc__).parse()
 
-    import reporting
-
+    from mcanalysis.cli import reporting
     from mcanalysis.closed_forms import check_closed_forms
 
     found = check_closed_forms()

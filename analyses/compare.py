@@ -5,21 +5,21 @@ With no flag: every strategy on four tasks of the embedded benchmark, 100 steps 
 
 from __future__ import annotations
 
-from arguments import (
-    Parser,
+from start import run_script
+
+from mcanalysis.cli.console import bar
+from mcanalysis.cli.flags import Parser, comma_list, integers
+from mcanalysis.cli.run_flags import (
     add_general_flags,
     add_run_flags,
     add_workers_flag,
-    comma_list,
     execution,
     general,
-    integers,
     run_config,
     typed,
     workers,
 )
-from console import bar
-from running import quiet_libraries, run_script
+from mcanalysis.cli.running import quiet_libraries
 
 
 def main() -> None:
@@ -40,9 +40,8 @@ def main() -> None:
     args = parser.parse()
 
     quiet_libraries()
-    import reporting
-
     from mcanalysis.benchmarks import get_benchmark
+    from mcanalysis.cli import run_reporting
     from mcanalysis.experiments.strategies import study_configs, train_runs
     from mcanalysis.experiments.strategy_tables import write_comparison
 
@@ -59,7 +58,7 @@ def main() -> None:
         resume=args.resume, execution=execution(args), general=general(args),
         workers=workers(args), progress=bar, initializer=quiet_libraries,
     )  # fmt: skip
-    reporting.comparison(runs, write_comparison(runs, output_dir), output_dir)
+    run_reporting.comparison(runs, write_comparison(runs, output_dir), output_dir)
 
 
 if __name__ == "__main__":

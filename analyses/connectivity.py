@@ -5,22 +5,21 @@ With no flag: sequential fine-tuning, experience replay and I-LoRA on the embedd
 
 from __future__ import annotations
 
-from arguments import (
-    Parser,
+from start import run_script
+
+from mcanalysis.cli.console import bar, figure
+from mcanalysis.cli.flags import Parser, comma_list, count_or_all, integers
+from mcanalysis.cli.run_flags import (
     add_run_flags,
     add_workers_flag,
-    comma_list,
-    count_or_all,
     engine,
     execution,
-    integers,
     limit_of_all,
     run_config,
     typed,
     workers,
 )
-from console import bar, figure
-from running import quiet_libraries, run_script
+from mcanalysis.cli.running import quiet_libraries
 
 
 def main() -> None:
@@ -64,18 +63,10 @@ def main() -> None:
     )
     add_workers_flag(parser)
     parser.add_argument(
-        "--minima",
-        type=comma_list,
-        default=None,
-        metavar="DIR1,DIR2",
-        help="two PEFT adapters instead of runs",
+        "--minima", type=comma_list, default=None, metavar="DIR1,DIR2", help="two PEFT adapters instead of runs"
     )
     parser.add_argument(
-        "--data",
-        type=comma_list,
-        default=None,
-        metavar="FILE[,FILE2]",
-        help="with --minima: data to measure on",
+        "--data", type=comma_list, default=None, metavar="FILE[,FILE2]", help="with --minima: data to measure on"
     )
     parser.add_argument("--score", default=None, help="with --minima: how outputs are scored (default exact_match)")
     args = parser.parse()
@@ -99,8 +90,7 @@ def main() -> None:
     )
     output_dir = args.output_dir or ("runs/adapters" if args.minima else "runs")
     quiet_libraries()
-    import reporting
-
+    from mcanalysis.cli import reporting
     from mcanalysis.experiments.adapters import connect_adapters
     from mcanalysis.experiments.connectivity import Study, analyse_connectivity, study_connectivity
     from mcanalysis.experiments.strategies import need_paths, study_configs

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from arguments import Parser
-from console import answer, say
-from running import run_script
+from start import run_script
+
+from mcanalysis.cli.console import answer, say
+from mcanalysis.cli.flags import Parser
 
 
 def main() -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 
-from arguments import Parser
-from console import bar
-from running import run_script
+from start import run_script
+
+from mcanalysis.cli.console import bar
+from mcanalysis.cli.flags import Parser
 
 
 def main() -> None:
@@ -20,8 +21,7 @@ def main() -> None:
     parser.add_argument("--output-dir", default="runs/coverage", help="for coverage.csv and coverage.md")
     args = parser.parse()
 
-    import reporting
-
+    from mcanalysis.cli import reporting
     from mcanalysis.coverage import study
 
     trials = args.trials or (12 if args.quick else study.NUM_TRIALS)

@@ -5,10 +5,12 @@ With no flag: the first transition of sequential fine-tuning on the embedded bas
 
 from __future__ import annotations
 
-from arguments import Parser
-from console import bar
-from running import quiet_libraries, run_script
-from studies import add_study_flags, study_runs
+from start import run_script
+
+from mcanalysis.cli.console import bar
+from mcanalysis.cli.flags import Parser
+from mcanalysis.cli.run_flags import add_study_flags, study_runs
+from mcanalysis.cli.running import quiet_libraries
 
 
 def main() -> None:
@@ -26,7 +28,7 @@ def main() -> None:
 
     settings = EarlySettings(args.transition, args.space, args.num_points, args.split, args.tolerance, args.confidence)
     quiet_libraries()
-    import reporting
+    from mcanalysis.cli import reporting
 
     runs = study_runs(args)
     reporting.early([look_early(run, settings, progress=bar) for run in runs], settings)

@@ -5,10 +5,12 @@ With no flag: sequential fine-tuning and I-LoRA on the embedded base and benchma
 
 from __future__ import annotations
 
-from arguments import Parser, count_or_all, engine, integers, workers
-from console import bar, figure
-from running import quiet_libraries, run_script
-from studies import add_study_flags, study_runs
+from start import run_script
+
+from mcanalysis.cli.console import bar, figure
+from mcanalysis.cli.flags import Parser, count_or_all, integers
+from mcanalysis.cli.run_flags import add_study_flags, engine, study_runs, workers
+from mcanalysis.cli.running import quiet_libraries
 
 
 def main() -> None:
@@ -25,8 +27,7 @@ def main() -> None:
     args = parser.parse()
 
     quiet_libraries()
-    import reporting
-
+    from mcanalysis.cli import reporting
     from mcanalysis.experiments.landscape import LandscapeSettings, study_landscape
     from mcanalysis.runs.run import load_run
 

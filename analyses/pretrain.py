@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from arguments import Parser
-from console import answer, bar, say
-from running import quiet_libraries, run_script
+from start import run_script
+
+from mcanalysis.cli.console import answer, bar, say
+from mcanalysis.cli.flags import Parser
+from mcanalysis.cli.running import quiet_libraries
 
 
 def main() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from arguments import Parser, add_general_flags, add_run_flags, execution, general, run_config, typed
-from console import bar, is_main_process
-from running import quiet_libraries, run_script
+from start import run_script
+
+from mcanalysis.cli.console import bar, is_main_process
+from mcanalysis.cli.flags import Parser
+from mcanalysis.cli.run_flags import add_general_flags, add_run_flags, execution, general, run_config, typed
+from mcanalysis.cli.running import quiet_libraries
 
 
 def main() -> None:
@@ -22,8 +25,7 @@ def main() -> None:
     quiet_libraries()
     from pathlib import Path
 
-    import reporting
-
+    from mcanalysis.cli import run_reporting
     from mcanalysis.experiments.strategies import run_name
     from mcanalysis.runs.run import load_run
     from mcanalysis.training.continual_trainer import train
@@ -34,14 +36,14 @@ def main() -> None:
     held_out = named.load() if named else ()
     if args.dry_run:
         if is_main_process():
-            reporting.dry_run(dry_run(config, how, general=held_out))
+            run_reporting.dry_run(dry_run(config, how, general=held_out))
         return
     directory = args.output_dir or f"runs/{run_name(config)}"
     if args.resume and is_main_process() and not Path(directory).exists():
-        reporting.starting_anew(directory)
+        run_reporting.starting_anew(directory)
     train(config, directory, resume=args.resume, execution=how, progress=bar, general=held_out)
     if is_main_process():
-        reporting.run(load_run(directory))
+        run_reporting.run(load_run(directory))
 
 
 if __name__ == "__main__":

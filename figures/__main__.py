@@ -3,7 +3,18 @@
 Nothing is measured here; what is missing is named with the command that measures it, and the rest is drawn.
 """
 
-from rendering import main
+import sys
+
+try:
+    from mcanalysis.cli.figures import main
+except ModuleNotFoundError as error:
+    if error.name != "mcanalysis":
+        raise
+    sys.stderr.write(
+        "error: Expected the package mcanalysis, got none in this Python; do source .venv/bin/activate first, or use "
+        ".venv/bin/python.\n"
+    )
+    sys.exit(2)
 
 FIGURES = (
     "linear_connectivity",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import Picture, main
-
+from mcanalysis.cli.figures import main
 from mcanalysis.experiments.ablation_table import AblationRun, ablation_table
 from mcanalysis.plotting.ablation import ablation_caption, plot_ablation
+from mcanalysis.plotting.picture import Picture
 from mcanalysis.runs.finished import FinishedRun
 
 FOLDER = "ablations"  # in runs/: where such runs are looked for, besides runs/ itself

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from rendering import Picture, comparable, having, main
 
+from mcanalysis.cli.figures import comparable, having, main
 from mcanalysis.plotting.accuracy_matrix import plot_accuracy_matrices
+from mcanalysis.plotting.picture import Picture
 from mcanalysis.plotting.scores_over_time import plot_scores_over_time, scores_over_time_caption
 from mcanalysis.plotting.style import strategy_marks
 from mcanalysis.runs.finished import FinishedRun

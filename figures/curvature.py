@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import Picture, comparable, having, main, together
-
+from mcanalysis.cli.figures import comparable, having, main, together
 from mcanalysis.plotting import curvature as plotting
+from mcanalysis.plotting.picture import Picture
 from mcanalysis.runs.finished import FinishedRun
 
 TABLES = ("curvature", "spectrum", "predicted_forgetting", "forgetting_correlations")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from rendering import Picture, having, main
-
+from mcanalysis.cli.figures import having, main
 from mcanalysis.plotting.attribution import Role, attributed_rows, attribution_caption, plot_attribution
+from mcanalysis.plotting.picture import Picture
 from mcanalysis.runs.finished import FinishedRun
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import Picture, having, main
-
+from mcanalysis.cli.figures import having, main
 from mcanalysis.plotting.layers import layer_rows, layers_caption, plot_layers
+from mcanalysis.plotting.picture import Picture
 from mcanalysis.plotting.similarity_panels import learners
 from mcanalysis.runs.finished import FinishedRun
 

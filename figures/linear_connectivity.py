@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import Picture, having, main
-
+from mcanalysis.cli.figures import having, main
 from mcanalysis.plotting import caption, plot_transitions
+from mcanalysis.plotting.picture import Picture
 from mcanalysis.plotting.selection import rows_of_old_and_new
 from mcanalysis.runs.finished import FinishedRun
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import Picture, having, main
-
+from mcanalysis.cli.figures import having, main
 from mcanalysis.plotting.path_comparison import compared_rows, path_comparison_caption, plot_path_comparison
+from mcanalysis.plotting.picture import Picture
 from mcanalysis.runs.finished import FinishedRun
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import Picture, having, main
-
+from mcanalysis.cli.figures import having, main
 from mcanalysis.plotting.landscape import plane_caption, plane_rows, plot_plane
+from mcanalysis.plotting.picture import Picture
 from mcanalysis.runs.finished import FinishedRun
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import Picture, having, main
-
+from mcanalysis.cli.figures import having, main
+from mcanalysis.plotting.picture import Picture
 from mcanalysis.plotting.ternary import plot_ternary, ternary_caption, ternary_rows
 from mcanalysis.runs.finished import FinishedRun
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rendering import Picture, comparable, having, main, together
-
+from mcanalysis.cli.figures import comparable, having, main, together
+from mcanalysis.plotting.picture import Picture
 from mcanalysis.plotting.slice_surfaces import plot_slice_surfaces, slice_surfaces_caption, surface_rows
 from mcanalysis.plotting.slices import plot_slices, slices_caption, slices_rows
 from mcanalysis.runs.finished import FinishedRun

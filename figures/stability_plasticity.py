@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rendering import Picture, comparable, having, main, together
-
+from mcanalysis.cli.figures import comparable, having, main, together
 from mcanalysis.plotting import plot_stability_plasticity
+from mcanalysis.plotting.picture import Picture
 from mcanalysis.plotting.stability_plasticity import drawn_rows, stability_plasticity_caption
 from mcanalysis.runs.finished import FinishedRun
 

@@ -22,7 +22,7 @@ def script_folder() -> Path:
     """Return the folder of the scripts, in the package or in the checkout; raises `UserError` where there is none."""
     places = (PACKAGE / "scripts", PACKAGE.parent / "analyses")
     for folder in places:
-        if (folder / "arguments.py").is_file():
+        if (folder / "start.py").is_file():
             return folder
     raise UserError(f"Expected the scripts in '{places[0]}' or '{places[1]}', got neither; install the package anew.")
 
@@ -30,7 +30,7 @@ def script_folder() -> Path:
 def find_scripts() -> dict[str, Path]:
     """Return what can be run by name: every file of the folder that is a program, and the folder of figures.
 
-    >>> "connectivity" in find_scripts(), "arguments" in find_scripts()
+    >>> "connectivity" in find_scripts(), "start" in find_scripts()
     (True, False)
     """
     folder = script_folder()
@@ -57,7 +57,7 @@ def listing() -> str:
 
 
 def run(name: str, arguments: Sequence[str]) -> None:
-    """Run a script as `python <script> …` would: as the main module, beside its siblings, with these arguments."""
+    """Run a script as `python <script> …` would: as the main module, from its folder, with these arguments."""
     scripts = find_scripts()
     if name not in scripts:
         raise UnknownNameError("script", name, scripts)

@@ -52,6 +52,7 @@ def trace_folder(tmp_path, **splits):
         (("--run", "/no/such/run"), ("/no/such/run", "run directory")),
         (("--config", "/no/such.yaml"), ("/no/such.yaml", "--config")),
         (("--no-such-flag",), ("--no-such-flag",)),
+        (("--num-point", 3), ("unrecognized arguments: --num-point 3 (did you mean --num-points?)",)),
         (("--engine", "compield"), ("Unknown way of evaluating for --engine 'compield'", "Did you mean 'compiled'?")),
         (("--token-budget", 0), ("token budget of at least 1, got 0",)),
     ],

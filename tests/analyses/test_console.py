@@ -11,16 +11,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-ANALYSES = Path(__file__).parents[2] / "analyses"
+REPOSITORY = Path(__file__).parents[2]
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|38;|9[0-7])[\d;]*m")
 PLAIN = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE")}
 
 
 @pytest.fixture
-def console(monkeypatch):
-    """The module of the scripts, answering with text again afterwards."""
-    monkeypatch.syspath_prepend(str(ANALYSES))
-    import console
+def console():
+    """The module, answering with text again afterwards."""
+    from mcanalysis.cli import console
 
     yield console
     console.answer_in_json(False)
@@ -29,7 +28,7 @@ def console(monkeypatch):
 def on_a_terminal(program, *, stdout_too=True, **environment):
     """Run a program with stderr, and stdout unless it is to be a pipe, on a terminal: what came to (terminal, pipe)."""
     ours, theirs = pty.openpty()
-    environment = PLAIN | {"PYTHONPATH": str(ANALYSES), "TERM": "xterm-256color", **environment}
+    environment = PLAIN | {"PYTHONPATH": str(REPOSITORY), "TERM": "xterm-256color", **environment}
     done = subprocess.Popen(
         [sys.executable, "-c", program], env=environment, stderr=theirs, stdin=theirs,
         stdout=theirs if stdout_too else subprocess.PIPE,
@@ -64,12 +63,12 @@ def test_a_table_in_a_pipe_is_plain_text_as_wide_as_it_takes(console, capsys):
 
 
 def test_a_table_on_a_terminal_has_a_bold_head_and_keeps_its_brackets():
-    seen, _ = on_a_terminal(f"import console; console.table({ROWS})")
+    seen, _ = on_a_terminal(f"from mcanalysis.cli import console; console.table({ROWS})")
     assert "\x1b[1m" in seen and "+0.25 [-0.01, +1.00]" in seen
 
 
 def test_colours_respect_no_color():
-    program = "import console; console.fail('Expected [a], got [b]; do c.')"
+    program = "from mcanalysis.cli import console; console.fail('Expected [a], got [b]; do c.')"
     seen, _ = on_a_terminal(program)
     assert COLOUR.search(seen)
     seen, _ = on_a_terminal(program, NO_COLOR="1")
@@ -83,7 +82,7 @@ def test_an_error_is_one_line_in_a_pipe(console, capsys):
 
 
 BARS = """
-import console
+from mcanalysis.cli import console
 outer = console.bar(total=2, desc="jobs")
 for name in ("one", "two"):
     inner = console.bar(total=3, desc=name)
@@ -137,8 +136,9 @@ def test_only_the_first_process_has_bars(console, capsys, monkeypatch):
 
 
 def test_whoever_reads_no_further_is_no_mistake():
-    program = "import console, running; running.run_script(lambda: [console.say('x' * 99) for _ in range(9999)])"
-    environment = PLAIN | {"PYTHONPATH": str(ANALYSES)}
+    say_much = "lambda: [console.say('x' * 99) for _ in range(9999)]"
+    program = f"from mcanalysis.cli import console, running; running.run_script({say_much})"
+    environment = PLAIN | {"PYTHONPATH": str(REPOSITORY)}
     command = f'{sys.executable} -c "{program}" | head -1'
     done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "x" * 99 + "\n" and done.stderr == ""
@@ -146,7 +146,7 @@ def test_whoever_reads_no_further_is_no_mistake():
 
 def test_a_narrow_terminal_loses_no_word():
     rows = "[['transition', 'barrier'], ['1-C-STANCE → 2-MeetingBank', '0.25']]"
-    seen, _ = on_a_terminal(f"import console; console.table({rows})", COLUMNS="20")
+    seen, _ = on_a_terminal(f"from mcanalysis.cli import console; console.table({rows})", COLUMNS="20")
     assert "…" not in seen
 
 

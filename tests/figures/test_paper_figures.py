@@ -39,7 +39,7 @@ def points(figure, gid):
 
 
 def test_every_file_is_in_the_list():
-    files = {f.stem for f in FIGURES.glob("*.py")} - {"__main__", "rendering"}
+    files = {f.stem for f in FIGURES.glob("*.py")} - {"__main__"}
     assert files == set(NAMES) and len(NAMES) == 11
 
 
@@ -214,11 +214,13 @@ def test_what_is_missing_is_named_with_its_command_and_the_rest_is_drawn(figure_
     ("arguments", "pieces"),
     [
         (("--format", "jpg"), ("Unknown format 'jpg'", "pdf")),
-        (("--format", ","), ("one format or more",)),
+        (("--format", ","), ("expected A[,B,C], got ','",)),
         (("--output-dir", __file__), ("a folder for --output-dir, got the file",)),
         (("--style", "sildes"), ("Unknown style", "Did you mean 'slides'?")),
         (("--width", "acll"), ("Unknown width", "Did you mean 'acl'?", "3,6.3")),
         (("--width", "1,2"), ("at least 2.5 inches", "got 1,2")),
+        (("--format", "pdf", "--format", "png"), ("Expected --format once, got pdf and png",)),
+        (("--widht", "acl"), ("--widht", "did you mean --width?")),
         (("--only", "plan"), ("Unknown figure 'plan'", "Did you mean 'plane'?")),
         (("--run", "/no/such/run"), ("/no/such/run", "manifest.json")),
         ((), ("Expected finished runs in 'runs'", "make demo")),

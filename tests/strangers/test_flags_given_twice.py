@@ -1,11 +1,11 @@
 """A flag given twice, or beside a `--config` block: pairs are put together, two values for one thing are refused."""
 
 import sys
-from pathlib import Path
 
 import pytest
 
-ANALYSES = Path(__file__).parents[2] / "analyses"
+from mcanalysis.cli.flags import Parser
+from mcanalysis.cli.run_flags import add_run_flags
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +31,6 @@ def refused(script, tmp_path):
 @pytest.fixture
 def parsed(monkeypatch, tmp_path):
     """parsed(*flags, yaml=None) -> what train.py's flags and analyses' `--run` come to."""
-    monkeypatch.syspath_prepend(str(ANALYSES))
-    from arguments import Parser, add_run_flags
 
     def parse(*flags, yaml=None):
         parser = Parser("a script")

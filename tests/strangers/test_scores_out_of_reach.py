@@ -166,30 +166,27 @@ def test_runs_of_version_0_1_are_the_same_runs_and_a_limit_makes_another():
     assert Run(RUNS / "finished").tasks["FOMC"].task.max_new_tokens == 2  # the embedded task's own
 
 
-def test_the_flag_takes_a_number_or_a_number_by_task(monkeypatch):
+def test_the_flag_takes_a_number_or_a_number_by_task():
     import argparse
-    import sys
 
-    monkeypatch.syspath_prepend(RUNS.parents[1] / "analyses")
-    arguments = __import__("arguments")
-    assert arguments.limits("64") == [("", 64)] and arguments.limits("A=8,B=9") == [("A", 8), ("B", 9)]
+    from mcanalysis.cli import flags, run_flags
+
+    assert flags.limits("64") == [("", 64)] and flags.limits("A=8,B=9") == [("A", 8), ("B", 9)]
     for wrong in ("many", "A=many", "A=1,B"):
         with pytest.raises(argparse.ArgumentTypeError, match="expected"):
-            arguments.limits(wrong)
-    parser = arguments.Parser(None)
-    arguments.add_run_flags(parser)
-    arguments.add_general_flags(parser)
+            flags.limits(wrong)
+    parser = flags.Parser(None)
+    run_flags.add_run_flags(parser)
+    run_flags.add_general_flags(parser)
     args = parser.parse_args(["--max-new-tokens", "FOMC=8,general/Mine=9", "--general-data", "there"])
-    assert arguments.run_config(args, "er", 0, {}).max_new_tokens == {"FOMC": 8}
-    assert arguments.general(args).max_new_tokens == {"Mine": 9}
+    assert run_flags.run_config(args, "er", 0, {}).max_new_tokens == {"FOMC": 8}
+    assert run_flags.general(args).max_new_tokens == {"Mine": 9}
     with pytest.raises(UserError, match="Expected one number for --max-new-tokens with --minima"):
-        arguments.limit_of_all(args)
+        run_flags.limit_of_all(args)
     args = parser.parse_args(["--max-new-tokens", "8"])
-    assert arguments.limit_of_all(args) == 8
+    assert run_flags.limit_of_all(args) == 8
     with pytest.raises(UserError, match="Expected TASK=N for --max-new-tokens, got 8 for no task"):
-        arguments.run_config(args, "er", 0, {})
-    for name in ("arguments", "console", "running"):
-        sys.modules.pop(name)
+        run_flags.run_config(args, "er", 0, {})
 
 
 # Worked solutions

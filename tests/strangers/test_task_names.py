@@ -183,7 +183,7 @@ def test_names_that_look_like_gaps_and_numbers_stay_names(run_config, make_examp
     import accuracy_over_time
 
     assert list(dict.fromkeys(accuracy_over_time._long(finished).task)) == list(names)
-    del sys.modules["accuracy_over_time"], sys.modules["rendering"]
+    del sys.modules["accuracy_over_time"]
 
 
 def test_two_objectives_of_one_name_are_read_each_for_itself(make_model, random_point, make_examples, tokenizer, alone,

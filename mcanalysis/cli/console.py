@@ -60,7 +60,7 @@ def fail(reason: str) -> None:
     from rich.text import Text
 
     _end_bars()
-    line = Text.assemble(("error:", "bold red"), " ", reason)
+    line = Text.assemble(("error:", "bold red"), " ", " ".join(reason.split()))
     _console(sys.stderr).print(line, soft_wrap=True, highlight=False)
 
 
@@ -102,9 +102,9 @@ def answer(
     are given), then each table as records."""
     if not _answering_in_json:
         return
-    from mcanalysis import __version__
+    import mcanalysis
 
-    document: dict[str, Any] = {"script": Path(sys.argv[0]).stem, "version": __version__, **facts}
+    document: dict[str, Any] = {"script": Path(sys.argv[0]).stem, "version": mcanalysis.__version__, **facts}
     document["figures"] = _figures if figures is None else list(map(str, figures))
     document["tables"] = {name: records(frame) for name, frame in (tables or {}).items()}
     print(json.dumps(document, ensure_ascii=False, allow_nan=False, default=str), flush=True)

@@ -6,25 +6,23 @@ Only the standard library is imported here, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from mcanalysis.cli.console import fail, say, warn
+from mcanalysis.cli.flags import Parser, comma_list
+from mcanalysis.cli.running import run_script
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
     from mcanalysis.runs.finished import FinishedRun
 
 FIRST = ("sequential", "er", "ilora")  # strategies that come first where runs are looked for
 FORMATS = ("pdf", "png", "svg")
-NOT_INSTALLED = (
-    "Expected the package mcanalysis, got none in this Python; do source .venv/bin/activate first, or use "
-    ".venv/bin/python."
-)
 COMMANDS = {  # what writes a table
     "accuracy_matrix": "train.py",
     "attribution_barriers": "attribution.py",
@@ -40,15 +38,6 @@ COMMANDS = {  # what writes a table
     "trajectory": "landscape.py",
     "weight_distance": "similarity.py",
 }
-
-
-class Picture(NamedTuple):
-    """One picture: the stem of its files, what is drawn, the same data as tables by the end of their stem, words."""
-
-    stem: str
-    figure: Figure
-    data: Mapping[str, pd.DataFrame]
-    caption: str
 
 
 def missing(table: str, runs: Sequence[FinishedRun]) -> Exception:
@@ -71,7 +60,7 @@ def having(runs: Sequence[FinishedRun], *tables: str) -> list[FinishedRun]:
         lacking = [table for table in tables if not run.has(table)]
         if lacking:
             command = f"python analyses/{COMMANDS[lacking[0]]} --run {run.directory}"
-            print(f"note: left out {run.name}, without {lacking[0]}.csv: {command}", file=sys.stderr)
+            warn(f"note: left out {run.name}, without {lacking[0]}.csv: {command}")
     return found
 
 
@@ -96,69 +85,39 @@ def found_runs(folder: Path) -> list[FinishedRun]:
     return sorted(runs_in(folder)[0], key=lambda r: (rank.get(r.strategy, len(rank)), r.name))
 
 
-def save(picture: Picture, folder: Path, formats: Sequence[str]) -> None:
-    """Write a picture, its caption and its data."""
-    from mcanalysis.plotting import save_figure
-    from mcanalysis.store.atomic import write_text_atomic
-
-    save_figure(picture.figure, folder / picture.stem, formats)
-    write_text_atomic(folder / f"{picture.stem}.txt", picture.caption + "\n")
-    for end, table in picture.data.items():
-        name = f"{picture.stem}_{end}.csv" if end else f"{picture.stem}.csv"
-        write_text_atomic(folder / name, table.to_csv(index=False))
-
-
 def main(names: Sequence[str], description: str | None) -> None:
     """Draw the named figures from the runs that the flags give; a mistake ends it with one line and exit code 2.
 
     A figure whose measurements are missing does not keep the others from being drawn; what is missing is said last.
     """
-    args = _parser(names, description).parse_args()
-    try:
-        _draw(args, names)
-    except BrokenPipeError:  # whoever read the names wants no more of them, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)  # what a shell makes of SIGPIPE
-    except ModuleNotFoundError as error:
-        if error.name != "mcanalysis":
-            raise
-        sys.exit(_told([NOT_INSTALLED]))
+    run_script(lambda: _draw(_parser(names, description).parse(), names))
 
 
 def _draw(args: argparse.Namespace, names: Sequence[str]) -> None:
     from mcanalysis.errors import UserError
-
-    errors = []
-    try:
-        page, chosen, folder, runs = _settled(args, names)
-    except UserError as error:
-        sys.exit(_told([str(error)]))
+    from mcanalysis.plotting.picture import save
     from mcanalysis.plotting.style import on_page
 
+    errors = []
+    page, chosen, folder, runs = _settled(args, names)
     for name in chosen:
         figure = import_module(name)
         try:
             with on_page(page):
                 for picture in figure.draw(runs(getattr(figure, "FOLDER", None))):
                     save(picture, folder, args.format)
-                    print(folder / f"{picture.stem}.{args.format[0]}", flush=True)
+                    say(str(folder / f"{picture.stem}.{args.format[0]}"))
         except UserError as error:
             errors.append(f"{name}: {error}")
-    if errors:
-        sys.exit(_told(errors))
-
-
-def _told(errors: Sequence[str]) -> int:
     for error in errors:
-        print("error: " + " ".join(error.split()), file=sys.stderr)
-    return 2
+        fail(error)
+    if errors:
+        sys.exit(2)
 
 
-def _parser(names: Sequence[str], description: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.error = lambda message: parser.exit(2, f"error: {message}; see --help\n")  # type: ignore[method-assign]
+def _parser(names: Sequence[str], description: str | None) -> Parser:
+    parser = Parser(description, config=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "--run", action="append", type=Path, metavar="DIR",
         help="a finished run; repeatable; of several of one strategy and seed comparisons take the first (default: all "
@@ -168,15 +127,11 @@ def _parser(names: Sequence[str], description: str | None) -> argparse.ArgumentP
     parser.add_argument(
         "--width", help="a venue (acl, icml, ieee, …) or two widths in inches, one column and all: 3,6.3"
     )
-    parser.add_argument("--format", type=_comma_list, default=["pdf", "png"], help="among pdf, png, svg (pdf,png)")
+    parser.add_argument("--format", type=comma_list, default=["pdf", "png"], help="among pdf, png, svg (pdf,png)")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: figures/ beside the runs")
     if len(names) > 1:
-        parser.add_argument("--only", type=_comma_list, metavar="A,B", help=f"some of {', '.join(names)}")
+        parser.add_argument("--only", type=comma_list, metavar="A,B", help=f"some of {', '.join(names)}")
     return parser
-
-
-def _comma_list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _settled(
@@ -192,8 +147,6 @@ def _settled(
         for name in given:
             if name not in known:
                 raise UnknownNameError(kind, name, known)
-    if not args.format:
-        raise UserError("Expected one format or more, got none; give --format pdf,png.")
     page = _page(args)
     if args.output_dir is not None and args.output_dir.exists() and not args.output_dir.is_dir():
         raise UserError(f"Expected a folder for --output-dir, got the file '{args.output_dir}'; name another.")

@@ -7,8 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
-import console
-from console import is_main_process
+from mcanalysis.cli.console import fail, is_main_process, warn
 
 
 def quiet_libraries() -> None:
@@ -50,18 +49,8 @@ def run_script(main: Callable[[], None], *, shared: bool = False) -> None:
     A stop by SIGTERM or Ctrl-C ends it with 143 or 130. `shared`: where a launch has several processes, they share the
     jobs of one main; else each runs its own.
     """
-    try:
-        from mcanalysis.errors import UserError
-        from mcanalysis.training.stopping import Stopped
-    except ModuleNotFoundError as error:
-        if error.name != "mcanalysis":
-            raise
-        print(
-            "error: Expected the package mcanalysis, got none in this Python; do source .venv/bin/activate first, or "
-            "use .venv/bin/python.",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+    from mcanalysis.errors import UserError
+    from mcanalysis.training.stopping import Stopped
 
     try:
         if shared and num_processes() > 1:
@@ -69,16 +58,14 @@ def run_script(main: Callable[[], None], *, shared: bool = False) -> None:
         else:
             main()
     except UserError as error:
-        _last_words(" ".join(str(error).split()))
+        _last_words(str(error))
         sys.exit(2)
     except BrokenPipeError:  # whoever read our output wants no more of it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # what a shell makes of SIGPIPE
     except (Stopped, KeyboardInterrupt) as stop:
         if is_main_process():
-            console.warn(
-                "stopped; what was saved is kept: give the same command again, with --resume if training had begun"
-            )
+            warn("stopped; what was saved is kept: give the same command again, with --resume if training had begun")
         sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
 
 
@@ -87,4 +74,4 @@ def _last_words(reason: str) -> None:
     if not is_main_process():
         time.sleep(10)
         reason = f"process {os.environ['RANK']}: {reason}"
-    console.fail(reason)
+    fail(reason)

@@ -1,0 +1,1 @@
+"""The command line: flags, running, and what scripts and figures say; the only part that prints."""

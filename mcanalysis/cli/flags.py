@@ -1,0 +1,254 @@
+"""Flags, `--config`, and errors as one line on stderr with exit code 2.
+
+Only the standard library is imported here, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from mcanalysis.cli.console import answer_in_json, is_main_process
+
+
+def _once(parser: Any, action: argparse.Action, values: Any, flag: str | None) -> None:
+    """Remember what a flag was given; raises `UserError` where it was given something else before."""
+    from mcanalysis.errors import UserError
+
+    def shown(value: Any) -> str:
+        if isinstance(value, list):
+            return ",".join(map(str, value))
+        return "all" if value is None else str(value)
+
+    before = parser.given.setdefault(action.dest, values)
+    if before != values:
+        raise UserError(f"Expected {flag} once, got {shown(before)} and {shown(values)}; leave one out.")
+
+
+class _Store(argparse._StoreAction):
+    """A value, given once; the pairs of all flags together, over those of the configuration file."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if self.type in (pairs, limits):
+            given = parser.given.setdefault(self.dest, {})
+            given |= _unique([*given.items(), *values], option_string)
+            values = {**(parser.get_default(self.dest) or {}), **given}
+        else:
+            _once(parser, self, values, option_string)
+        setattr(namespace, self.dest, values)
+
+
+class _OnOff(argparse.BooleanOptionalAction):
+    """`--flag` or `--no-flag`, not both."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        _once(parser, self, option_string, self.option_strings[0])
+        super().__call__(parser, namespace, values, option_string)
+
+
+class _Append(argparse._AppendAction):
+    """All values of a flag that may be repeated, in place of those of the configuration file."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        given = parser.given.setdefault(self.dest, [])
+        given.append(values)
+        setattr(namespace, self.dest, list(given))
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where it says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_nothing = action.default is None or action.default is False or action.default in ({}, [])
+        return action.help if says_nothing else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and which reads `--config file.yaml` below the flags.
+
+    `config`: whether there are `--config` and `--json`.
+    """
+
+    def __init__(self, description: str | None, *, config: bool = True) -> None:
+        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+        self.given: dict[str, Any] = {}  # what the flags of one command line were given so far
+        for name, action in (
+            (None, _Store), ("store", _Store), ("append", _Append), (argparse.BooleanOptionalAction, _OnOff),
+        ):  # fmt: skip
+            self.register("action", name, action)
+        self.set_defaults(config=None, json=False)
+        if config:
+            self.add_argument("--config", metavar="FILE.yaml", help="settings by flag name; flags override them")
+            self.add_argument(
+                "--json", action="store_true", help="answer with one JSON document on stdout, not with text"
+            )
+
+    def group(self, title: str) -> argparse._ArgumentGroup:
+        """The flags under a heading of `--help`."""
+        return next((g for g in self._action_groups if g.title == title), None) or self.add_argument_group(title)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, "" if not is_main_process() else f"error: {message}; see --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.given = {}
+        return super().parse_known_args(args, namespace)
+
+    def parse(self) -> argparse.Namespace:
+        """Flags over the configuration file over defaults."""
+        first, unknown = self.parse_known_args()
+        if unknown:
+            self._refuse(unknown)
+        if first.config:
+            self.set_defaults(**self._read_config(first.config))
+        args = self.parse_args()
+        self._check_of_use(args)
+        answer_in_json(args.json)
+        return args
+
+    def _refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """End with what no flag takes, and the flag that is likely meant."""
+        from difflib import get_close_matches
+
+        flag = unknown[0].partition("=")[0]
+        close = get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.75)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+
+    def _check_of_use(self, args: argparse.Namespace) -> None:
+        """Raise `UserError` for what is given by name beside what does not look at it."""
+        from mcanalysis.errors import UserError
+
+        beside = next((f"--{name}" for name in ("run", "minima") if getattr(args, name, None)), None)
+        for name in ("settings", "scores", "max_new_tokens"):
+            if beside is None or not getattr(args, name, None) or (name == "max_new_tokens" and beside == "--minima"):
+                continue
+            flag = f"--{name.replace('_', '-')}"
+            remedy = "name the score with --score" if (name, beside) == ("scores", "--minima") else "leave it out"
+            raise UserError(f"Expected {flag} with runs that are to be trained, got it with {beside}; {remedy}.")
+
+    def _read_config(self, file: str) -> dict[str, Any]:
+        import yaml
+
+        from mcanalysis.errors import UnknownNameError, UserError
+
+        try:
+            with open(file, encoding="utf-8") as stream:  # noqa: PTH123
+                text = stream.read()
+            tree, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise UserError(f"Expected a YAML file at '{file}', got: {reason}; check --config.") from None
+        values = {} if values is None else values
+        if not isinstance(values, dict):
+            raise UserError(
+                f"Expected settings by name in '{file}', got a {type(values).__name__}; write `flag: value`."
+            )
+        actions = {a.dest: a for a in self._actions if a.dest not in ("help", "config")}
+        for name in _written_twice(tree):
+            raise UserError(f"Expected each setting once in '{file}', got {name} twice; leave one out.")
+        settings = {}
+        for key, value in values.items():
+            name = str(key).replace("-", "_")
+            if name not in actions:
+                raise UnknownNameError(f"setting in '{file}'", str(key), [n.replace("_", "-") for n in actions])
+            try:
+                settings[name] = _from_yaml(actions[name], value)
+            except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+                if isinstance(error, UserError):
+                    raise
+                reason = f" ({error})" if isinstance(error, argparse.ArgumentTypeError) else ""
+                words: dict[Any, str] = {int: "a whole number", float: "a number", pairs: "a block of `name: value`"}
+                raise UserError(
+                    f"Expected {words.get(actions[name].type, 'another value')} for {key} in '{file}', got "
+                    f"{value!r}{reason}; see --help."
+                ) from None
+        return settings
+
+
+def _from_yaml(action: argparse.Action, value: Any) -> Any:
+    """What a flag would have made of the value; raises `ValueError` or the like where it would have refused it."""
+    kind = action.type
+    if value is None:
+        return action.default
+    if action.nargs == 0:  # a switch
+        if not isinstance(value, bool):
+            raise ValueError(value)
+        return value
+    if isinstance(value, list):
+        if not value or (kind not in (comma_list, integers) and not isinstance(action, argparse._AppendAction)):
+            raise ValueError(value)
+        return [int(str(v)) if kind is integers else str(v) for v in value]
+    if isinstance(value, dict):
+        if kind not in (pairs, limits):
+            raise ValueError(value)
+        if kind is limits:
+            return {str(k): int(str(v)) for k, v in value.items()}
+        return {str(k): v if isinstance(v, str) else json.dumps(v) for k, v in value.items()}
+    made = kind(str(value)) if callable(kind) else str(value)
+    if kind in (pairs, limits):
+        return _unique(made, action.dest)  # type: ignore[arg-type]
+    if action.choices is not None and made not in action.choices:
+        raise argparse.ArgumentTypeError(f"choose from {', '.join(action.choices)}")
+    return [made] if isinstance(action, argparse._AppendAction) else made
+
+
+def _written_twice(tree: Any) -> list[str]:
+    """Names that a YAML file or one of its blocks holds more than once; YAML itself takes the last."""
+    import yaml
+
+    if not isinstance(tree, yaml.MappingNode):
+        return []
+    entries = [(str(key.value).replace("-", "_"), value) for key, value in tree.value]
+    blocks = [[name for name, _ in entries]]
+    for name, value in entries:
+        if isinstance(value, yaml.MappingNode):
+            blocks.append([f"{name}.{key.value}" for key, _ in value.value])
+    return [name for block in blocks for name in block if block.count(name) > 1]
+
+
+def _unique(given: Iterable[tuple[str, Any]], flag: str | None) -> dict[str, Any]:
+    """Pairs as a dictionary; raises `UserError` for a name with two values."""
+    from mcanalysis.errors import UserError
+
+    made: dict[str, Any] = {}
+    for name, value in given:
+        if made.setdefault(name, value) != value:
+            raise UserError(f"Expected {name} once in {flag}, got {made[name]} and {value}; leave one out.")
+    return made
+
+
+def comma_list(text: str) -> list[str]:
+    """`A,B,C` as a list; an empty one is refused."""
+    parts = [part for part in (p.strip() for p in text.split(",")) if part]
+    if not parts:
+        raise argparse.ArgumentTypeError(f"expected A[,B,C], got '{text}'")
+    return parts
+
+
+def integers(text: str) -> list[int]:
+    """`0,1,2` as a list of numbers."""
+    return [int(part) for part in comma_list(text)]
+
+
+def pairs(text: str) -> list[tuple[str, str]]:
+    """`A=x,B=y` as (name, value); the parser makes one dictionary of all flags of a kind."""
+    entries = [part.partition("=") for part in comma_list(text)]
+    if not all(name.strip() and equals for name, equals, _ in entries):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE[,NAME=VALUE], got '{text}'")
+    return [(name.strip(), value.strip()) for name, _, value in entries]
+
+
+def limits(text: str) -> list[tuple[str, int]]:
+    """`A=64,B=256` as (name, number); a number alone is that of the task "", which stands for all."""
+    try:
+        return [(name, int(value)) for name, value in (pairs(text) if "=" in text else [("", text)])]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected N or TASK=N[,TASK=N], got '{text}'") from None
+
+
+def count_or_all(text: str) -> int | None:
+    """A number, or `all`."""
+    return None if text == "all" else int(text)

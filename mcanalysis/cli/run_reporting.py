@@ -1,0 +1,136 @@
+"""How runs are told: what one would need, what it came to, and several compared; the same unrounded for `--json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mcanalysis.cli.console import answer, say, table, warn
+from mcanalysis.experiments.strategy_tables import METRICS, comparison_notes, difference, summary_cells, summary_table
+from mcanalysis.plotting.ablation import QUANTITIES
+from mcanalysis.runs.run import Run
+from mcanalysis.strategies import get_strategy
+from mcanalysis.training.dry_run import DryRun
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """A number, or a dash where it is undefined."""
+    return "–" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def interval(row: Any, name: str) -> str:
+    """`value [low, high]`, with a star where too few examples or events promise no 95 %."""
+    if pd.isna(row[name]):
+        return "–"
+    star = "*" if row.get("few_events", False) else ""
+    return f"{row[name]:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]{star}"
+
+
+def strategies(metrics: pd.DataFrame) -> None:
+    """Mean over seeds per strategy and learner, and I-LoRA against replay and sequential."""
+    say()
+    table(summary_cells(summary_table(metrics)))
+    present = set(zip(metrics.strategy, metrics.learner, strict=True))
+    contrasts = [(("er", "fast"), ("sequential", "fast")), (("ilora", "slow"), ("sequential", "fast"))]
+    contrasts += [(("ilora", learner), ("er", "fast")) for learner in ("slow", "fast")]
+    for first, second in contrasts:
+        if first in present and second in present:
+            mean, low, high = difference(metrics, first, second)
+            ends = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}] (95 %, Student's t over seeds)"
+            say(f"average accuracy, {' '.join(first)} minus {' '.join(second)}: {mean:+.3f}{ends}")
+
+
+def comparison(runs: Sequence[Run], metrics: pd.DataFrame, output_dir: str) -> None:
+    """The table of all strategies, and where it lies."""
+    strategies(metrics)
+    say(comparison_notes(runs, metrics))
+    say(f"tables: {Path(output_dir, 'comparison')}/strategies.csv, summary.csv, summary.md")
+    answer({"strategies": metrics, "summary": summary_table(metrics)}, runs=[str(run.directory) for run in runs])
+
+
+def ablations(table_: pd.DataFrame, output_dir: str) -> None:
+    """Per setting and value, what the learners reach; the base has a star."""
+    rows = [["setting", "value", "learner", *(name.replace("_", " ") for name in QUANTITIES)]]
+    for row in table_.to_dict("records"):
+        value = f"{row['value']:g}" if isinstance(row["value"], float) else str(row["value"])
+        told = [f"{number(row[q])} [{number(row[f'{q}_low'])}, {number(row[f'{q}_high'])}]" for q in QUANTITIES]
+        rows.append([row["setting"], f"{value}{' *' * row['is_base']}", row["learner"], *told])
+    say("\nMean over seeds [95 %, Student's t]; * is the base, the same runs in each setting")
+    table(rows)
+    say(f"table: {Path(output_dir, 'ablations.csv')}; figure: python figures/ablations.py")
+    answer({"ablations": table_})
+
+
+def dry_run(plan: DryRun) -> None:
+    """What a run would do and need."""
+    stages = plan.stages
+    if len(stages):
+        rows = [
+            ["task", "train", "cut", "answer tokens", "longest", "steps", "epochs", "tokens", "per step", "padding"]
+        ]
+        rows[0] += ["ungrouped", "to max length"]
+        for _, s in stages.iterrows():
+            padding = (f"{1 - s.tokens / size:.0%}" for size in (s.padded, s.padded_ungrouped, s.padded_to_max))
+            rows.append(
+                [
+                    str(s.task), str(s.examples), str(s.cut), f"{s.answer_tokens:.1f}", str(s.longest_answer),
+                    str(s.steps), f"{s.epochs:.1f}", f"{s.tokens:,}", f"{s.tokens / s.steps:,.0f}", *padding,
+                ]
+            )  # fmt: skip
+        say(f"\n{plan.strategy} on {plan.model}; nothing is written, no weights are read")
+        table(rows)
+        tokens, padded, to_max = (int(stages[name].sum()) for name in ("tokens", "padded", "padded_to_max"))
+        say(
+            f"tokens: {tokens:,}, with padding {padded:,}, if every row were padded to the maximum {to_max:,} "
+            f"({to_max / padded:.1f} × as many)"
+        )
+        if stages.replayed.any():
+            say(f"of all examples {int(stages.replayed.sum()):,} are replayed ones, whose lengths are an estimate")
+    cut = f", {plan.cut_tests} of them to cut prompts" if plan.cut_tests else ""
+    say(f"generations: {plan.generations:,} answers to score{cut}")
+    say(f"parameters: {plan.num_parameters:,} in the base, {plan.num_trained:,} trained")
+    if plan.num_trained:
+        parts = {f.name: getattr(plan.memory, f.name) for f in fields(plan.memory)}
+        shown = ", ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
+        say(f"memory of a training step, an estimate: {size(plan.memory.total)} ({shown}) and the libraries' own")
+    counts = {name: getattr(plan, name) for name in ("num_parameters", "num_trained", "generations", "cut_tests")}
+    memory = {"total": plan.memory.total, **asdict(plan.memory)}
+    answer({"stages": stages}, model=plan.model, strategy=plan.strategy, **counts, memory_bytes=memory)
+
+
+def starting_anew(directory: str) -> None:
+    """Say on stderr that --resume found nothing: a folder that was misspelt would start a run from nothing."""
+    warn(f"--resume: no run at {directory}, starting anew")
+
+
+def size(number: float) -> str:
+    """Bytes for people."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
+
+
+def run(finished: Run) -> None:
+    """The accuracy matrix and the metrics of one run."""
+    matrix = finished.accuracy_matrix
+    rows = [["after", *matrix.columns[1:]]]
+    names = ["base", *(f"{k} {name}" for k, name in enumerate(finished.task_names, start=1))]
+    if get_strategy(finished.strategy).schedule == "joint":  # nothing between the base and the end
+        names[-1] = "all tasks"
+    rows += [[names[int(values[0])], *map(number, values[1:])] for values in matrix.to_numpy()]
+    say(f"\n{finished.strategy} / {finished.answering_learner}: score per task (columns) after each task (rows)")
+    table(rows)
+    for learner, metrics in finished.metrics["learners"].items():
+        shown = ", ".join(
+            f"{m.replace('_', ' ')} {number(np.nan if metrics[m] is None else metrics[m])}" for m in METRICS
+        )
+        say(f"{learner}: {shown}")
+    say(f"run directory: {finished.directory}")
+    answer(
+        {"accuracy_matrix": matrix}, runs=[str(finished.directory)], tasks=finished.task_names,
+        learners=finished.metrics["learners"],
+        cut_prompts=finished.manifest.get("evaluation", {}).get("cut_prompts", {}),
+    )  # fmt: skip
