@@ -30,8 +30,8 @@ def main() -> None:
     from mcanalysis.benchmarks import get_benchmark
     from mcanalysis.cli import run_reporting
     from mcanalysis.errors import UserError
-    from mcanalysis.experiments.ablations import VARIED, variants, write_ablations
-    from mcanalysis.experiments.strategies import train_runs
+    from mcanalysis.studies.ablations import VARIED, variants, write_ablations
+    from mcanalysis.studies.strategies import train_runs
 
     if args.vary is None and args.strategy != "ilora":
         raise UserError(f"Expected --vary NAME=V1,V2 with --strategy {args.strategy}, got none; say what to vary.")

@@ -24,7 +24,7 @@ def main() -> None:
 
     quiet_libraries()
     from mcanalysis.cli import reporting
-    from mcanalysis.experiments.attribution import AttributionSettings, study_attribution
+    from mcanalysis.studies.attribution import AttributionSettings, study_attribution
 
     settings = AttributionSettings(args.transition, args.space, args.num_points, args.num_examples)
     result = study_attribution(

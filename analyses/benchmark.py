@@ -22,7 +22,7 @@ def main() -> None:
 
     quiet_libraries()
     from mcanalysis.benchmarks import load_benchmark
-    from mcanalysis.experiments.benchmark import describe_benchmark
+    from mcanalysis.studies.benchmark import describe_benchmark
     from mcanalysis.training.config import TrainingConfig
 
     tasks = load_benchmark(args.benchmark, args.data_dir, args.tasks)

@@ -42,8 +42,8 @@ def main() -> None:
     quiet_libraries()
     from mcanalysis.benchmarks import get_benchmark
     from mcanalysis.cli import run_reporting
-    from mcanalysis.experiments.strategies import study_configs, train_runs
-    from mcanalysis.experiments.strategy_tables import write_comparison
+    from mcanalysis.studies.strategies import study_configs, train_runs
+    from mcanalysis.studies.strategy_tables import write_comparison
 
     short = args.benchmark == "embedded" and not args.full
     output_dir = args.output_dir or ("runs/compare" if short else "runs")

@@ -73,8 +73,8 @@ def main() -> None:
 
     from dataclasses import replace
 
-    from mcanalysis.connectivity.settings import ConnectivitySettings
     from mcanalysis.errors import UserError
+    from mcanalysis.studies.connectivity.settings import ConnectivitySettings
 
     if (args.minima is None) != (args.data is None):
         raise UserError("Expected --minima DIR1,DIR2 and --data FILE together, got one without the other; give both.")
@@ -91,10 +91,10 @@ def main() -> None:
     output_dir = args.output_dir or ("runs/adapters" if args.minima else "runs")
     quiet_libraries()
     from mcanalysis.cli import reporting
-    from mcanalysis.experiments.adapters import connect_adapters
-    from mcanalysis.experiments.connectivity import Study, analyse_connectivity, study_connectivity
-    from mcanalysis.experiments.strategies import need_paths, study_configs
     from mcanalysis.runs.run import load_run
+    from mcanalysis.studies.adapters import connect_adapters
+    from mcanalysis.studies.connectivity.study import Study, analyse_connectivity, study_connectivity
+    from mcanalysis.studies.strategies import need_paths, study_configs
 
     study = Study(
         settings,

@@ -27,7 +27,7 @@ def main() -> None:
     )
     args = parser.parse()
 
-    from mcanalysis.experiments.curvature import CurvatureSettings, study_curvature
+    from mcanalysis.studies.curvature import CurvatureSettings, study_curvature
 
     settings = CurvatureSettings(
         num_examples=args.num_examples, num_forgetting_examples=args.num_forgetting_examples,

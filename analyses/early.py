@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--confidence", type=float, default=0.95, help="that no loss of any task is farther off")
     args = parser.parse()
 
-    from mcanalysis.experiments.early import EarlySettings, look_early
+    from mcanalysis.studies.early import EarlySettings, look_early
 
     settings = EarlySettings(args.transition, args.space, args.num_points, args.split, args.tolerance, args.confidence)
     quiet_libraries()

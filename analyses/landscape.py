@@ -28,8 +28,8 @@ def main() -> None:
 
     quiet_libraries()
     from mcanalysis.cli import reporting
-    from mcanalysis.experiments.landscape import LandscapeSettings, study_landscape
     from mcanalysis.runs.run import load_run
+    from mcanalysis.studies.landscape.study import LandscapeSettings, study_landscape
 
     settings = LandscapeSettings(
         transition=args.transition, space=args.space, grid=tuple(args.grid), num_examples=args.num_examples,

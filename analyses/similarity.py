@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--num-examples", type=count_or_all, default=100, help="test examples per task, or 'all'")
     args = parser.parse()
 
-    from mcanalysis.experiments.similarity import SimilaritySettings, study_similarity
+    from mcanalysis.studies.similarity import SimilaritySettings, study_similarity
 
     settings = SimilaritySettings(args.num_examples)
     quiet_libraries()

@@ -26,8 +26,8 @@ def main() -> None:
     from pathlib import Path
 
     from mcanalysis.cli import run_reporting
-    from mcanalysis.experiments.strategies import run_name
     from mcanalysis.runs.run import load_run
+    from mcanalysis.studies.strategies import run_name
     from mcanalysis.training.continual_trainer import train
     from mcanalysis.training.dry_run import dry_run
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mcanalysis.cli.figures import main
-from mcanalysis.experiments.ablation_table import AblationRun, ablation_table
 from mcanalysis.plotting.ablation import ablation_caption, plot_ablation
 from mcanalysis.plotting.picture import Picture
 from mcanalysis.runs.finished import FinishedRun
+from mcanalysis.studies.ablation_table import AblationRun, ablation_table
 
 FOLDER = "ablations"  # in runs/: where such runs are looked for, besides runs/ itself
 

@@ -37,18 +37,18 @@ BELOW = {
 _RUN_AND_BELOW = {"runs", *BELOW["runs"], "replay"}
 BELOW |= {
     "training": _RUN_AND_BELOW,
-    "connectivity": _RUN_AND_BELOW,
-    "landscape": _RUN_AND_BELOW | {"connectivity"},
+    "connectivity": {"paths", "params", "metrics", "store", "html_table"},  # of any network
+    "landscape": {"connectivity", "paths", "params", "metrics", "store"},
     "plotting": {"metrics", "store", "paths", "params", "fonts"},  # draws tables, computes nothing
 }
 BELOW["explore"] = _RUN_AND_BELOW | {"connectivity", "landscape", "plotting", "fonts"}
-BELOW["experiments"] = set(BELOW)
+BELOW["studies"] = set(BELOW)
 BELOW |= {  # for any network, nothing of runs
     "classics": {"connectivity", "symmetry", "paths", "params", "metrics", "store", "plotting"},
     "closed_forms": {"connectivity", "models", "paths", "params"},
     "coverage": {"connectivity", "metrics"},
 }
-BELOW["report"] = {"experiments", "plotting", "fonts", "runs", "tasks", "store"}
+BELOW["report"] = {"studies", "plotting", "fonts", "runs", "tasks", "store"}
 BELOW["cli"] = set(BELOW)
 BELOW["__main__"] = set()  # the door to the scripts
 ANYWHERE = {"errors", "progress", "registry", "numbers_as_text"}

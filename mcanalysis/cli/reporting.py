@@ -11,20 +11,20 @@ import pandas as pd
 
 from mcanalysis.cli.console import answer, say, table
 from mcanalysis.cli.run_reporting import interval, number, strategies
-from mcanalysis.connectivity.summaries import (
+from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.studies.attribution import AttributionResult
+from mcanalysis.studies.connectivity.study import ConnectivityResult
+from mcanalysis.studies.connectivity.summaries import (
     cut_prompts,
     ensemble_summary,
     front_summary,
     seeds_summary,
     simplex_summary,
 )
-from mcanalysis.experiments.attribution import AttributionResult
-from mcanalysis.experiments.connectivity import ConnectivityResult
-from mcanalysis.experiments.curvature import CurvatureResult
-from mcanalysis.experiments.early import EarlyResult, EarlySettings
-from mcanalysis.experiments.landscape import LandscapeResult
-from mcanalysis.experiments.similarity import SimilarityResult
-from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.studies.curvature import CurvatureResult
+from mcanalysis.studies.early import EarlyResult, EarlySettings
+from mcanalysis.studies.landscape.study import LandscapeResult
+from mcanalysis.studies.similarity import SimilarityResult
 
 
 def connectivity(result: ConnectivityResult) -> None:

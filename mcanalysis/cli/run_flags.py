@@ -178,7 +178,7 @@ def execution(args: argparse.Namespace) -> Any:
 def general(args: argparse.Namespace) -> Any:
     """The held-out tasks that the flags name, or None."""
     from mcanalysis.errors import UserError
-    from mcanalysis.experiments.strategies import General
+    from mcanalysis.studies.strategies import General
 
     if args.general_data is None and args.general_tasks is not None:
         raise UserError("Expected --general-data with --general-tasks, got the latter alone; name the folder.")
@@ -221,8 +221,8 @@ def workers(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from mcanalysis.errors import UserError
-    from mcanalysis.experiments.jobs import default_workers
     from mcanalysis.models.loading import default_device, model_source
+    from mcanalysis.studies.jobs import default_workers
 
     if num_processes() > 1:  # they are the workers
         if args.workers is not None:
@@ -258,8 +258,8 @@ def add_study_flags(parser: Parser, strategies: Sequence[str]) -> None:
 
 def study_runs(args: argparse.Namespace) -> list[Run]:
     """The finished runs; those that `--run` does not name are trained if they are not there."""
-    from mcanalysis.experiments.strategies import need_paths, study_configs, train_runs
     from mcanalysis.runs.run import load_run
+    from mcanalysis.studies.strategies import need_paths, study_configs, train_runs
 
     if args.run:
         return [load_run(directory, args.device, engine(args)) for directory in args.run]

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from mcanalysis.cli.console import answer, say, table, warn
-from mcanalysis.experiments.strategy_tables import METRICS, comparison_notes, difference, summary_cells, summary_table
 from mcanalysis.plotting.ablation import QUANTITIES
 from mcanalysis.runs.run import Run
 from mcanalysis.strategies import get_strategy
+from mcanalysis.studies.strategy_tables import METRICS, comparison_notes, difference, summary_cells, summary_table
 from mcanalysis.training.dry_run import DryRun
 
 

@@ -32,8 +32,8 @@ def num_processes() -> int:
 
 def _share_out(main: Callable[[], None]) -> None:
     """The first process of a launch runs main, the others take jobs from it."""
-    from mcanalysis.experiments.launch import Launch
-    from mcanalysis.experiments.ranks import Ranks, serve
+    from mcanalysis.studies.launch import Launch
+    from mcanalysis.studies.ranks import Ranks, serve
 
     launch = Launch.of_environment()
     if launch.rank > 0:

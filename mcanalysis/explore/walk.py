@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mcanalysis.connectivity.path_kinds import PathKind, path_kind
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.evaluation.measuring import measure
 from mcanalysis.evaluation.objective import Objective
@@ -18,6 +17,7 @@ from mcanalysis.metrics.scores import get_score
 from mcanalysis.params.point import Point, content_hash
 from mcanalysis.params.spaces import space_names
 from mcanalysis.paths import Path
+from mcanalysis.paths.path_kinds import PathKind, path_kind
 from mcanalysis.runs.run import Minimum, Run
 from mcanalysis.store.measurements import Measurement, MeasurementStore
 

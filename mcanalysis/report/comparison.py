@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from mcanalysis.experiments.strategy_tables import metrics_table, summary_cells, summary_table
 from mcanalysis.report.curves import plain
 from mcanalysis.runs.finished import FinishedRun
+from mcanalysis.studies.strategy_tables import metrics_table, summary_cells, summary_table
 
 
 def comparison(runs: Sequence[FinishedRun]) -> dict[str, Any] | None:

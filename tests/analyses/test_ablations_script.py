@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mcanalysis.experiments import strategies
 from mcanalysis.runs.run import load_run
+from mcanalysis.studies import strategies
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = (

@@ -29,7 +29,7 @@ def test_runs_are_trained_taken_apart_and_not_measured_twice(script, tmp_path, m
 
 def test_by_default_the_first_transition_of_two_strategies(script, monkeypatch):
     from mcanalysis.errors import UserError
-    from mcanalysis.experiments import attribution, strategies
+    from mcanalysis.studies import attribution, strategies
 
     seen = {}
     monkeypatch.setattr(strategies, "train_runs", lambda configs, *a, **k: seen.setdefault("configs", configs))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mcanalysis.experiments import strategies
 from mcanalysis.strategies import strategy_names
+from mcanalysis.studies import strategies
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ("--tasks", "FOMC,MedMCQA", "--num-train", "8", "--num-test", "2", "--batch-size", "2", "--device", "cpu")

@@ -80,7 +80,7 @@ def test_every_kind_of_path_ensembles_simplex_and_seeds(script, runs, monkeypatc
 
     monkeypatch.setattr(Engine, "evaluate", None)
     monkeypatch.setattr(MinibatchLoss, "__call__", None)
-    monkeypatch.setattr("mcanalysis.connectivity.stored_ensemble.ensemble_along", None)
+    monkeypatch.setattr("mcanalysis.studies.connectivity.stored_ensemble.ensemble_along", None)
     again = script("connectivity", *flags)
     printed = [text.split("figure after")[-1].partition(" s: ")[2] for text in (out, again[1])]
     assert again[0] == 0 and printed[0] == printed[1]

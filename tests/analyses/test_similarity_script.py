@@ -9,8 +9,8 @@ import pytest
 
 import mcanalysis as mc
 from mcanalysis.evaluation.engine import Engine
-from mcanalysis.experiments import similarity as study
 from mcanalysis.params.weight_distance import module_distances, weight_distance
+from mcanalysis.studies import similarity as study
 
 SMALL = (
     "--tasks", "FOMC,MedMCQA,JEC-QA", "--steps", 3, "--num-train", 16, "--num-test", 4, "--batch-size", 4,

@@ -86,7 +86,8 @@ def test_execution_reaches_training(script, monkeypatch):
         and err == "stopped; what was saved is kept: give the same command again, with --resume if training had begun\n"
     )
     assert seen == [Execution(save_steps=5, gradient_checkpointing=True)]
-    from mcanalysis.experiments import connectivity, strategies
+    from mcanalysis.studies import strategies
+    from mcanalysis.studies.connectivity import study as connectivity
 
     for module, name in ((strategies, "compare"), (connectivity, "connectivity")):
         monkeypatch.setattr(module, "train", spy)

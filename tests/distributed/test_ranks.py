@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mcanalysis.errors import UserError
-from mcanalysis.experiments.jobs import Job, num_ranks, run_jobs, use_pool
-from mcanalysis.experiments.launch import Launch
 from mcanalysis.progress import silent
+from mcanalysis.studies.jobs import Job, num_ranks, run_jobs, use_pool
+from mcanalysis.studies.launch import Launch
 
 REPOSITORY = Path(__file__).parents[2]
 TOLD = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
@@ -20,9 +20,9 @@ TOLD = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT
 JOBS = """
 import json, os, sys, time
 from mcanalysis.errors import UnknownNameError
-from mcanalysis.experiments.jobs import Job, num_ranks, run_jobs
-from mcanalysis.experiments.launch import Launch
-from mcanalysis.experiments.ranks import Ranks, serve
+from mcanalysis.studies.jobs import Job, num_ranks, run_jobs
+from mcanalysis.studies.launch import Launch
+from mcanalysis.studies.ranks import Ranks, serve
 
 mine = os.environ.get("RANK")  # read before the launch is left
 

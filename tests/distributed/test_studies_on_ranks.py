@@ -39,10 +39,10 @@ def spy(self, point, objectives):
 
 def studies(directory):
     from dataclasses import replace
-    from mcanalysis.connectivity.settings import ConnectivitySettings
-    from mcanalysis.experiments.attribution import AttributionSettings, study_attribution
-    from mcanalysis.experiments.connectivity import Study, analyse_connectivity
-    from mcanalysis.experiments.landscape import LandscapeSettings, study_landscape
+    from mcanalysis.studies.connectivity.settings import ConnectivitySettings
+    from mcanalysis.studies.attribution import AttributionSettings, study_attribution
+    from mcanalysis.studies.connectivity.study import Study, analyse_connectivity
+    from mcanalysis.studies.landscape.study import LandscapeSettings, study_landscape
     from mcanalysis.runs.run import load_run
     runs = [load_run(directory, "cpu")]
     settings = ConnectivitySettings(
@@ -61,8 +61,8 @@ def studies(directory):
 
 if __name__ == "__main__":
     from mcanalysis.errors import UserError
-    from mcanalysis.experiments.launch import Launch
-    from mcanalysis.experiments.ranks import Ranks, serve
+    from mcanalysis.studies.launch import Launch
+    from mcanalysis.studies.ranks import Ranks, serve
     launch = Launch.of_environment()
     if launch.rank:
         Engine.evaluate = spy

@@ -18,15 +18,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from mcanalysis.connectivity.analysis import path_objectives, run_path
-from mcanalysis.connectivity.settings import ConnectivitySettings
-from mcanalysis.experiments.jobs import Job, run_jobs
-from mcanalysis.experiments.launch import Launch
-from mcanalysis.experiments.path_jobs import OnPath, PathName
-from mcanalysis.experiments.point_jobs import PointJobs, evaluate
-from mcanalysis.experiments.ranks import Ranks, serve
 from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.run import load_run
+from mcanalysis.studies.connectivity.analysis import path_objectives, run_path
+from mcanalysis.studies.connectivity.path_jobs import OnPath, PathName
+from mcanalysis.studies.connectivity.settings import ConnectivitySettings
+from mcanalysis.studies.jobs import Job, run_jobs
+from mcanalysis.studies.launch import Launch
+from mcanalysis.studies.point_jobs import PointJobs, evaluate
+from mcanalysis.studies.ranks import Ranks, serve
 
 
 def timed(*arguments, progress: Progress) -> tuple:

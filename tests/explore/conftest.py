@@ -8,9 +8,9 @@ import pytest
 @pytest.fixture(scope="session")
 def measured_run(run_config, tmp_path_factory):
     """A sequential run on three tasks with profiles on three points of the first paths; not to be written to."""
-    from mcanalysis.connectivity.analysis import analyse_run
-    from mcanalysis.connectivity.settings import ConnectivitySettings
     from mcanalysis.runs.run import load_run
+    from mcanalysis.studies.connectivity.analysis import analyse_run
+    from mcanalysis.studies.connectivity.settings import ConnectivitySettings
     from mcanalysis.training.continual_trainer import train
 
     directory = tmp_path_factory.mktemp("explored") / "run"

@@ -17,8 +17,8 @@ from points import Way, embedded_case
 from timing import ratio, take_turns
 from workload import Aim, Options, Section, Table
 
-from mcanalysis.experiments.jobs import Job, run_jobs
 from mcanalysis.progress import silent
+from mcanalysis.studies.jobs import Job, run_jobs
 
 TITLE = "W4: two processes against one"
 ONE, TWO = "one process", "two processes"

@@ -11,20 +11,20 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
-from mcanalysis.connectivity.over_seeds import barriers_over_seeds
 from mcanalysis.connectivity.profile import Profile, profile
-from mcanalysis.connectivity.tables import transition_rows
 from mcanalysis.errors import UserError
 from mcanalysis.evaluation.adapter_objective import attach_slot
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.engine_settings import EngineSettings
 from mcanalysis.evaluation.objective import make_objective
-from mcanalysis.experiments import adapters as study
 from mcanalysis.models.adapter_files import absorb_scaling, load_adapter, missing_modules, save_adapter
 from mcanalysis.models.encoding import collate
 from mcanalysis.params import content_hash
 from mcanalysis.params.ema import ema_update_
 from mcanalysis.store.measurements import Measurement
+from mcanalysis.studies import adapters as study
+from mcanalysis.studies.connectivity.over_seeds import barriers_over_seeds
+from mcanalysis.studies.connectivity.tables import transition_rows
 
 BARRIERS = ("chord_barrier", "mean_barrier", "max_barrier", "chord_dip")
 

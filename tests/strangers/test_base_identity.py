@@ -15,17 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mcanalysis.connectivity.settings import ConnectivitySettings
 from mcanalysis.errors import UserError
 from mcanalysis.evaluation.engine import Engine
-from mcanalysis.experiments import adapters, connectivity
-from mcanalysis.experiments.adapters import connect_adapters
-from mcanalysis.experiments.attribution import AttributionSettings, study_attribution
-from mcanalysis.experiments.connectivity import Study, analyse_connectivity
-from mcanalysis.experiments.curvature import CurvatureSettings, study_curvature
-from mcanalysis.experiments.early import EarlySettings, look_early
-from mcanalysis.experiments.landscape import LandscapeSettings, study_landscape
-from mcanalysis.experiments.similarity import SimilaritySettings, study_similarity
 from mcanalysis.explore.walk import start_walk
 from mcanalysis.models import base_identity as identity_module
 from mcanalysis.models.adapter_files import save_adapter
@@ -33,6 +24,16 @@ from mcanalysis.models.base_identity import _former_hash, base_identity
 from mcanalysis.models.loading import load_base
 from mcanalysis.runs.run import load_run
 from mcanalysis.store import hashing
+from mcanalysis.studies import adapters
+from mcanalysis.studies.adapters import connect_adapters
+from mcanalysis.studies.attribution import AttributionSettings, study_attribution
+from mcanalysis.studies.connectivity import study as connectivity
+from mcanalysis.studies.connectivity.settings import ConnectivitySettings
+from mcanalysis.studies.connectivity.study import Study, analyse_connectivity
+from mcanalysis.studies.curvature import CurvatureSettings, study_curvature
+from mcanalysis.studies.early import EarlySettings, look_early
+from mcanalysis.studies.landscape.study import LandscapeSettings, study_landscape
+from mcanalysis.studies.similarity import SimilaritySettings, study_similarity
 from mcanalysis.tasks import trace_files
 from mcanalysis.training.config import RunConfig, TrainingConfig
 from mcanalysis.training.continual_trainer import is_finished, train

@@ -144,7 +144,7 @@ def test_numbers_of_a_list_are_whole(refused, tmp_path, seeds):
 
 def test_settings_of_several_strategies(refused):
     """One that some of them have is taken by those; one that none has is refused."""
-    from mcanalysis.experiments.strategies import study_configs
+    from mcanalysis.studies.strategies import study_configs
     from mcanalysis.training.config import RunConfig
 
     configs = study_configs(RunConfig(), ["sequential", "ilora"], [0], {"ema_decay": 0.9})

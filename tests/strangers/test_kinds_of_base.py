@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcanalysis.connectivity.settings import ConnectivitySettings
 from mcanalysis.errors import PointMismatchError, UserError
-from mcanalysis.experiments import adapters
-from mcanalysis.experiments.adapters import connect_adapters
 from mcanalysis.models.adapter_files import save_adapter
 from mcanalysis.models.base_names import check_same_base, same_base
 from mcanalysis.models.loading import EMBEDDED_DIRECTORY, load_base, load_shape, load_tokenizer
+from mcanalysis.studies import adapters
+from mcanalysis.studies.adapters import connect_adapters
+from mcanalysis.studies.connectivity.settings import ConnectivitySettings
 from mcanalysis.training.config import RunConfig
 from mcanalysis.training.dry_run import dry_run
 

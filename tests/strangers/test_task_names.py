@@ -61,8 +61,8 @@ def loss_of_peft(base_folder, adapter, tokenizer, examples):
 def test_two_data_files_of_one_name_keep_their_own_numbers(
     files, names, make_model, random_point, make_examples, base_folder, tokenizer, tmp_path, caplog
 ):
-    from mcanalysis.connectivity.settings import ConnectivitySettings
-    from mcanalysis.experiments import adapters
+    from mcanalysis.studies import adapters
+    from mcanalysis.studies.connectivity.settings import ConnectivitySettings
 
     model = make_model()
     folders = [str(tmp_path / "first"), str(tmp_path / "second")]
@@ -133,7 +133,7 @@ def test_a_name_that_is_no_name_of_a_task_is_refused_everywhere(name, tmp_path):
 
 
 def test_tasks_of_one_name_are_refused_wherever_tasks_are_given(run_config, make_tasks, tmp_path):
-    from mcanalysis.experiments.strategies import General
+    from mcanalysis.studies.strategies import General
     from mcanalysis.training.dry_run import dry_run
 
     twins, others = make_tasks(("zeta", "zeta")), make_tasks(("alpha",))

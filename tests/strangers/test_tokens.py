@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
-from mcanalysis.experiments.benchmark import bag_of_words_score
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import encode
 from mcanalysis.models.loading import load_base, load_tokenizer
 from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.studies.benchmark import bag_of_words_score
 from mcanalysis.tasks.task import Example, Task, TaskData
 
 START, END, TURN = "<|start|>", "<|end|>", "<|turn|>"

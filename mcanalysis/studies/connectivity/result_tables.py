@@ -1,0 +1,59 @@
+"""The tables that the analysis of paths writes, filled path by path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.studies.connectivity.measuring import Measured
+from mcanalysis.studies.connectivity.path_tables import front_rows, summary_rows
+from mcanalysis.studies.connectivity.stored_path import StoredPath
+from mcanalysis.studies.connectivity.tables import transition_rows
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass
+class ResultTables:
+    """Rows of `profiles.csv`, `barriers.csv`, `paths.csv`, `front.csv`, and of `ensemble.csv` and `simplex.csv` where
+    these were asked for."""
+
+    profiles: Rows = field(default_factory=list)
+    barriers: Rows = field(default_factory=list)
+    paths: Rows = field(default_factory=list)
+    front: Rows = field(default_factory=list)
+    ensemble: Rows = field(default_factory=list)
+    simplex: Rows = field(default_factory=list)
+
+    def add(
+        self, path: StoredPath, measured: Measured, labels: Mapping[str, Any], ensemble: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Add the rows of one path; `labels` say whose it is, `ensemble` are its rows without labels."""
+        t = path.transition
+        labels = {**labels, "space": path.kind.space, "path": path.kind.path, "start": t.start, "end": t.end}
+        ts = next(iter(measured.profiles["test"].values())).ts
+        deviation = path.deviation(ts)
+        profiles, barriers = transition_rows(measured.profiles, t.old, t.new, labels, deviation, measured.num_cut)
+        self.profiles += profiles
+        self.barriers += barriers
+        self.paths += summary_rows(
+            measured.profiles, t.old, t.new, labels, path.lengths(ts), deviation, measured.remaining
+        )
+        self.front += front_rows(measured.profiles, t.old, t.new, labels)
+        self.ensemble += [{**labels, **row} for row in ensemble]
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """The tables by name; those without rows are left out, `profiles` and `barriers` never are."""
+        named = {name: pd.DataFrame(rows) for name, rows in vars(self).items()}
+        return {name: table for name, table in named.items() if len(table) or name in ("profiles", "barriers")}
+
+
+def write_tables(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
+    """Write `<directory>/<name>.csv` of each table."""
+    for name, table in tables.items():
+        write_text_atomic(directory / f"{name}.csv", table.to_csv(index=False))

@@ -1,0 +1,129 @@
+"""One path whose values are in a store: the names of its points there, its curve's file, its lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path as FilePath
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mcanalysis.connectivity.profile import grid
+from mcanalysis.params.lora import delta_distance, factor_delta_deviation, is_lora_point
+from mcanalysis.params.point import distance
+from mcanalysis.paths import Curve, Path
+from mcanalysis.paths.path_kinds import path_kind
+from mcanalysis.store.hashing import hash_json
+from mcanalysis.store.point_files import read_points, write_points
+from mcanalysis.studies.connectivity.settings import ConnectivitySettings
+from mcanalysis.studies.connectivity.transitions import Transition
+
+Fit = Callable[[Curve, FilePath], Curve]
+"""Trains a curve; the file is where the fit keeps what it goes on from after a kill."""
+
+
+class Lengths(NamedTuple):
+    """`arc` (n,): from t = 0 to each t, in the path's space; `length` of the whole, `length_delta` of its ΔW, and
+    `distance_delta` between the ends in ΔW, which a straight line has. For plain points all are Euclidean."""
+
+    arc: NDArray[np.float64]
+    length: float
+    length_delta: float
+    distance_delta: float
+
+
+class StoredPath:
+    """A path of one kind through the minima of a transition.
+
+    `curves` holds the files of fitted curves; `fit` trains one that is not there.
+    """
+
+    def __init__(
+        self, transition: Transition, kind: str, settings: ConnectivitySettings, curves: FilePath, fit: Fit
+    ) -> None:
+        self.transition = transition
+        self.kind = path_kind(kind)
+        self.settings = settings
+        self._fit = fit
+        name = f"{transition.start}--{transition.end}-{kind}-{self.key[:8]}.safetensors"
+        self.file = curves / name
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of everything that the points of the path depend on, besides the run."""
+        t, s = self.transition, self.settings
+        fitted = [t.old, t.new, t.data_key, s.curve_steps, s.curve_learning_rate, s.curve_batch_size]
+        fitted += [s.num_bends] if s.num_bends != 1 else []  # absent for one bend: keys of earlier versions stay valid
+        return hash_json([str(self.kind), *t.keys, *(fitted if self.kind.is_fitted else [])])
+
+    @cached_property
+    def minima(self) -> dict[float, str]:
+        """The minima on the path, by t: their keys in the store."""
+        keys = self.transition.keys
+        if self.kind.is_of_whole_run:
+            return {i / (len(keys) - 1): key for i, key in enumerate(keys)}
+        return {0.0: keys[0], 1.0: keys[-1]}
+
+    @property
+    def ts(self) -> NDArray[np.float64]:
+        """The t of the grid: `num_points` at equal spacing, or a few more, so that every minimum is one of them."""
+        pieces = len(self.minima) - 1
+        if pieces == 1:
+            return grid(self.settings.num_points)
+        steps = pieces * -(-(self.settings.num_points - 1) // pieces)
+        return np.arange(steps + 1) / steps
+
+    def point_key(self, t: float) -> str:
+        """The store's key of a point; the minima are the same points on all paths, measured once."""
+        return self.minima.get(float(t)) or f"{self.key[:24]}/{float(t)!r}"
+
+    @cached_property
+    def straight(self) -> Path:
+        """The path before it is bent."""
+        bends = {"num_bends": self.settings.num_bends} if self.kind.is_fitted else {}
+        return self.kind.path_class(*self.transition.points, space=self.kind.space, **bends)  # type: ignore[call-arg]
+
+    @cached_property
+    def path(self) -> Path:
+        """The path itself; a curve is read from its file, or fitted now and written there."""
+        found = self.if_there()
+        if found is not None:
+            return found
+        curve = self.straight
+        assert isinstance(curve, Curve)  # others are there without fitting
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        curve = self._fit(curve, self.file.with_suffix(".checkpoint"))
+        write_points(self.file, curve.bends)
+        return curve
+
+    def if_there(self) -> Path | None:
+        """The path, or None for a curve that is not fitted yet."""
+        if not isinstance(self.straight, Curve):
+            return self.straight
+        return self.straight.with_bends(read_points(self.file)) if self.file.exists() else None
+
+    def lengths(self, ts: ArrayLike) -> Lengths | None:
+        """How long the path is; None for a curve whose file is gone."""
+        path = self.if_there()
+        if path is None:
+            return None
+        start, end = self.transition.points[0], self.transition.points[-1]
+        is_lora = is_lora_point(start)
+        apart = delta_distance(start, end) if is_lora else distance(start, end)
+        arc = path.arc_lengths(np.append(np.asarray(ts, dtype=float), 1.0)).numpy()
+        is_measured = not is_lora or path.space.name == "delta"
+        in_delta = float(arc[-1]) if is_measured else path.length(space="delta")
+        return Lengths(arc[:-1], float(arc[-1]), in_delta, apart)
+
+    def deviation(self, ts: ArrayLike) -> NDArray[np.float64]:
+        """How far the factor path between the ends lies from the ΔW line at each t, relative to that line's length.
+
+        NaN where there is no factor path between them: adapters of different ranks, or more than two minima.
+        """
+        points = list(self.transition.points)
+        first, last = ({name: tensor.shape for name, tensor in p.items()} for p in (points[0], points[-1]))
+        if len(points) > 2 or first != last:
+            return np.full(len(np.atleast_1d(ts)), np.nan)
+        return np.asarray(factor_delta_deviation(points[0], points[-1], ts))

@@ -1,0 +1,82 @@
+"""Short tables of what the analysis of paths found, for a person to read."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from mcanalysis.connectivity.simplex_grid import best_of_simplex
+from mcanalysis.studies.connectivity.over_seeds import ALL
+
+_PATH = ["strategy", "learner", "path", "space"]
+_MEASURES = ["loss", "accuracy", "target_accuracy", "ece", "brier"]
+
+
+def cut_prompts(profiles: pd.DataFrame) -> dict[str, int]:
+    """How many prompts lost their middle, by `<task>/<split>`, where any did.
+
+    >>> cut_prompts(pd.DataFrame({"task": ["A", "A", "mean"], "split": ["eval", "test", "test"], "num_cut": [0, 3, 3]}))
+    {'A/test': 3}
+    """
+    if "num_cut" not in profiles:
+        return {}
+    cut = profiles[~profiles.task.isin(("mean_old", "mean")) & (profiles.num_cut > 0)]
+    return {f"{r['task']}/{r['split']}": int(r["num_cut"]) for r in cut.to_dict("records")}
+
+
+def front_summary(front: pd.DataFrame) -> pd.DataFrame:
+    """Per path, over transitions and seeds, on the test split: mean `hypervolume` and `hypervolume_gain` over the ends,
+    and in how many of the `transitions` the gain's interval lies above 0."""
+    once = front[front["split"] == "test"].drop_duplicates([*_PATH, "seed", "start", "end"])
+    rows = []
+    for keys, group in once.groupby(_PATH, sort=False):
+        means = {name: group[name].mean() for name in ("hypervolume", "hypervolume_gain")}
+        counts = {"transitions": len(group), "above": int((group.hypervolume_gain_low > 0).sum())}
+        rows.append(dict(zip(_PATH, keys, strict=True)) | means | counts)
+    return pd.DataFrame(rows)
+
+
+def ensemble_summary(ensemble: pd.DataFrame) -> pd.DataFrame:
+    """Per path, over transitions and seeds: what the two ends, the points and the ensemble reach.
+
+    Three rows per path, `member` = `ends` (mean of the two), `points` (mean of all), `ensemble`; for the task `mean`
+    (½ old + new) where there is one, else for the only task.
+    """
+    has_mean = "mean" in set(ensemble.task)
+    chosen = ensemble[ensemble.task == "mean"] if has_mean else ensemble
+    points = chosen[chosen.member == "point"]
+    groups = {
+        "ends": points[points.t.isin([0.0, 1.0])],
+        "points": points,
+        "ensemble": chosen[chosen.member == "ensemble"],
+    }
+    tables = [
+        rows.groupby(_PATH, sort=False)[_MEASURES].mean().reset_index().assign(member=name)
+        for name, rows in groups.items()
+    ]
+    order = {kind: i for i, kind in enumerate(dict.fromkeys(zip(*(chosen[c] for c in _PATH), strict=True)))}
+    joined = pd.concat(tables, ignore_index=True)
+    ranks = [order[kind] for kind in zip(*(joined[c] for c in _PATH), strict=True)]
+    return joined.assign(rank=ranks).sort_values("rank", kind="stable").drop(columns="rank").reset_index(drop=True)
+
+
+def simplex_summary(simplex: pd.DataFrame) -> pd.DataFrame:
+    """`best_of_simplex` of every run: one row per strategy, learner, seed, space and set of minima."""
+    keys = ["strategy", "learner", "seed", "space", "minima"]
+    rows = [dict(zip(keys, k, strict=True)) | best_of_simplex(g) for k, g in simplex.groupby(keys, sort=False)]
+    return pd.DataFrame(rows)
+
+
+def seeds_summary(over_seeds: pd.DataFrame) -> pd.DataFrame:
+    """Of `barriers_over_seeds`: the losses of old tasks and new task, and the gain, averaged over transitions."""
+    pooled = over_seeds[(over_seeds.start == ALL) & (over_seeds["split"] == "test")]
+    losses = pooled[(pooled.quantity == "loss") & pooled.task.isin(["mean_old", "new"])]
+    gains = pooled[(pooled.quantity == "score") & (pooled.task == "mean")]
+    columns = [*_PATH, "seeds", "value", "mean", "low", "high"]
+    rows = []
+    for table, name in ((losses, "chord_barrier"), (gains, "interpolation_gain")):
+        for _, row in table.iterrows():
+            value = f"{name.replace('_', ' ')}" + (f", {row.task.replace('mean_', '')}" if table is losses else "")
+            rows.append(
+                [*(row[c] for c in _PATH), row.seeds, value, *(row[f"{name}{end}"] for end in ("", "_low", "_high"))]
+            )
+    return pd.DataFrame(rows, columns=columns)

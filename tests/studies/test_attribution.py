@@ -1,0 +1,172 @@
+"""Attribution of a run: measured through the store, once; the numbers are those of points put together by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mcanalysis.connectivity.attribution import WHOLE
+from mcanalysis.errors import RunDirectoryError, UnknownNameError, UserError
+from mcanalysis.evaluation.engine import Engine
+from mcanalysis.params import combine, content_hash
+from mcanalysis.runs.run import load_run
+from mcanalysis.studies.attribution import AttributionSettings, Subject, study_attribution
+from mcanalysis.training.continual_trainer import train
+
+SETTINGS = AttributionSettings(num_points=3, num_examples=3)
+# The middle of the whole path, then the middle and the far end of 14 groups held at either end; its ends, the minima,
+# were measured on the same examples after training.
+ALL = 1 + 2 * 14 * 2
+SIZES = {"train": 8, "eval": 3, "test": 3}
+
+
+@pytest.fixture
+def finished(run_config, tmp_path):
+    """A finished run of two tasks on the tiny base."""
+    config = run_config("sequential", num_steps=2, tasks=("FOMC", "MedMCQA"), sizes=SIZES)
+    train(config, tmp_path / "run", device="cpu")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """The content hashes of the points that were evaluated, in order."""
+    seen = []
+    evaluate = Engine.evaluate
+
+    def spy(self, point, objectives):
+        seen.append(content_hash(point))
+        return evaluate(self, point, objectives)
+
+    monkeypatch.setattr(Engine, "evaluate", spy)
+    return seen
+
+
+def study(directory, settings=SETTINGS, **options):
+    return study_attribution([load_run(directory, "cpu")], settings, **options)
+
+
+def test_numbers_are_those_of_points_put_together_by_hand(finished):
+    result = study(finished)
+    run = load_run(finished, "cpu")
+    a, b = run.minimum(1).point, run.minimum(2).point
+    half = combine([a, b], [0.5, 0.5])
+    objective = run.objective("FOMC", "test", 3)
+    table = result.curves[(result.curves.task == "FOMC") & (result.curves.t == 0.5)].set_index(["hold", "group"])
+    for hold, rest in (("start", a), ("end", b)):
+        for group, part in (("q_proj", ".q_proj."), ("model.layers.1", "layers.1."), (WHOLE, "")):
+            mixed = {n: half[n] if part in n else rest[n] for n in a}
+            found, row = objective(mixed), table.loc[(hold, group)]
+            near = {"rel": 0, "abs": 10 * torch.finfo(torch.float32).eps * found.loss}
+            assert row.loss == pytest.approx(found.loss, **near)
+            assert row.score == found.score
+            assert row.loss_change == pytest.approx(found.loss - objective(rest).loss, **near)
+            other = objective({n: (b if hold == "start" else a)[n] if part in n else rest[n] for n in a})
+            chord = (objective(rest).loss + other.loss) / 2
+            assert row.loss_above_chord == pytest.approx(found.loss - chord, **near)
+
+
+def test_tables_have_every_group_and_task_and_means(finished):
+    result = study(finished)
+    tables = finished / "tables"
+    for name, table in (("attribution", result.curves), ("attribution_barriers", result.barriers)):
+        pd.testing.assert_frame_equal(pd.read_csv(tables / f"{name}.csv"), table, check_dtype=False)
+    groups = result.barriers[["grouping", "group"]].drop_duplicates()
+    assert groups.grouping.value_counts().to_dict() == {"all": 1, "layer": 2, "kind": 4, "module": 8}
+    assert set(result.barriers.task) == {"FOMC", "MedMCQA", "mean_old", "mean"}
+    assert len(result.barriers) == 2 * 15 * 4 * 2 and len(result.curves) == 2 * 15 * 4 * 3
+    assert set(result.barriers.hold) == {"start", "end"}
+    cells = result.barriers[result.barriers.grouping == "module"]
+    assert set(cells.kind) == {"q_proj", "k_proj", "v_proj", "o_proj"} and set(cells.layer) == {
+        "model.layers.0",
+        "model.layers.1",
+    }
+    for value in ("chord_barrier", "above_chord", "end_change"):
+        low, high = result.barriers[f"{value}_low"], result.barriers[f"{value}_high"]
+        assert (low <= high + 1e-12).all()
+    wide = result.curves.pivot_table(index=["hold", "group", "t"], columns="task", values="loss")
+    np.testing.assert_allclose(wide["mean"], (wide["FOMC"] + wide["MedMCQA"]) / 2)
+    for role in ("old", "new"):
+        stem = finished / "figures" / f"attribution_{role}_fast"
+        assert all(stem.with_suffix(f".{s}").stat().st_size > 500 for s in ("png", "pdf", "txt"))
+
+
+def test_a_second_study_computes_nothing_and_starts_no_job(finished, evaluated, monkeypatch):
+    first = study(finished)
+    assert len(evaluated) == ALL
+    evaluated.clear()
+    monkeypatch.setattr("mcanalysis.studies.attribution.run_jobs", lambda *a: pytest.fail("a job was started"))
+    second = study(finished)
+    assert evaluated == []
+    pd.testing.assert_frame_equal(first.barriers, second.barriers)
+
+
+def test_a_killed_study_goes_on_where_it_was(finished, evaluated, monkeypatch):
+    spied = Engine.evaluate
+
+    def killed(self, point, objectives):
+        if len(evaluated) == 10:
+            raise KeyboardInterrupt
+        return spied(self, point, objectives)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "evaluate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            study(finished)
+    assert not (finished / "tables" / "attribution.csv").exists()
+    study(finished)
+    assert len(evaluated) == ALL
+
+
+def test_the_whole_path_shares_its_points_with_the_connectivity_analysis(finished, evaluated):
+    from mcanalysis.studies.connectivity.analysis import analyse_run
+    from mcanalysis.studies.connectivity.settings import ConnectivitySettings
+
+    paths = ("linear-factor", "linear-delta", "linear-aligned")
+    profiles = analyse_run(load_run(finished, "cpu"), ConnectivitySettings(3, 3, paths))["profiles"]
+    for path in paths:
+        evaluated.clear()
+        space = path.split("-")[1]
+        result = study(finished, AttributionSettings(1, space, 3, 3))
+        run = load_run(finished, "cpu")
+        assert content_hash(run.path(1, 2, space)(0.5)) not in evaluated
+        assert len(evaluated) == ALL - 1
+        whole = result.curves[(result.curves.group == WHOLE) & (result.curves.hold == "start")]
+        known = profiles[(profiles.space == space) & (profiles.split == "test")]
+        got, expected = (t.set_index(["task", "t"]).loss.sort_index() for t in (whole, known))
+        pd.testing.assert_series_equal(got, expected)
+
+
+@pytest.mark.slow
+def test_workers_give_the_same_numbers(finished, tmp_path):
+    import shutil
+
+    shutil.copytree(finished, tmp_path / "copy")
+    alone, together = study(finished), study(tmp_path / "copy", workers=2)
+    pd.testing.assert_frame_equal(alone.barriers, together.barriers, rtol=1e-4, atol=1e-4)  # threads may be others
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"num_points": 1}, UserError, "at least 2"),
+        ({"num_examples": 0}, UserError, "at least 1 example"),
+        ({"space": "factors"}, UnknownNameError, "Did you mean 'factor'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, error, message):
+    with pytest.raises(error, match=message):
+        AttributionSettings(**settings)
+
+
+@pytest.mark.parametrize("number", [0, 2, -1])
+def test_a_transition_that_is_not_there_is_refused_before_anything_is_measured(finished, evaluated, number):
+    with pytest.raises(UserError, match=rf"from 1 to 1 .*got {number}; change --transition"):
+        study(finished, AttributionSettings(number, num_points=3, num_examples=3))
+    assert evaluated == []
+
+
+def test_a_run_with_one_minimum_is_refused(run_config, tmp_path):
+    train(run_config("sequential", num_steps=1, tasks=("FOMC",), sizes=SIZES), tmp_path / "one", device="cpu")
+    with pytest.raises(RunDirectoryError, match="at least two minima, got 1"):
+        Subject.of(load_run(tmp_path / "one", "cpu"), SETTINGS)

@@ -1,0 +1,111 @@
+"""Names of points and files: what users have measured stays valid; whole runs; lengths; kinds of paths."""
+
+import numpy as np
+import pytest
+import torch
+
+from mcanalysis.errors import UserError
+from mcanalysis.params import delta_distance
+from mcanalysis.paths.path_kinds import path_kind, path_kind_names
+from mcanalysis.store.hashing import hash_json
+from mcanalysis.studies.connectivity.settings import PATHS, ConnectivitySettings
+from mcanalysis.studies.connectivity.stored_path import StoredPath
+from mcanalysis.studies.connectivity.transitions import Transition
+
+
+def adapter(seed, rank=2):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "q.lora_A.weight": torch.randn(rank, 5, generator=generator),
+        "q.lora_B.weight": torch.randn(6, rank, generator=generator),
+    }
+
+
+def transition(*points, old=("A",), new="B"):
+    points = points or (adapter(0), adapter(1))
+    return Transition("1-A", f"{len(points)}-{new}", points, tuple(f"hash{i}" for i in range(len(points))), old, new)
+
+
+def stored(tmp_path, kind, where=None, fit=None, **settings):
+    return StoredPath(where or transition(), kind, ConnectivitySettings(**settings), tmp_path, fit or (lambda c, f: c))
+
+
+def test_keys_of_the_three_first_paths_are_what_they_have_always_been(tmp_path):
+    fitted = [["A"], "B", "", 60, 1e-2, 16]
+    for kind in PATHS:
+        path = stored(tmp_path, kind)
+        key = hash_json([kind, "hash0", "hash1", *(fitted if kind == "bezier-factor" else [])])
+        assert path.key == key
+        assert path.point_key(0.0) == "hash0" and path.point_key(1.0) == "hash1"
+        assert path.point_key(0.15) == f"{key[:24]}/0.15"
+        assert path.file.name == f"1-A--2-B-{kind}-{key[:8]}.safetensors"
+        assert [path.point_key(t) for t in path.ts][1] == f"{key[:24]}/0.05"
+
+
+def test_keys_tell_settings_of_curves_apart_and_only_of_curves(tmp_path):
+    for kind in path_kind_names():
+        keys = {stored(tmp_path, kind, **s).key for s in ({}, {"num_bends": 2}, {"curve_steps": 9}, {"num_points": 3})}
+        assert len(keys) == (3 if path_kind(kind).is_fitted else 1)
+
+
+def test_a_path_through_a_whole_run_has_the_minima_on_its_grid(tmp_path):
+    where = transition(*(adapter(i) for i in range(8)), old=tuple("ABCDEFG"), new="H")
+    path = stored(tmp_path, "segmented_bezier-factor", where)
+    assert len(path.ts) == 22 and path.ts[0] == 0 and path.ts[-1] == 1
+    keys = [path.point_key(t) for t in path.ts]
+    assert [k for k in keys if k.startswith("hash")] == [f"hash{i}" for i in range(8)]
+    for t, key in path.minima.items():
+        minimum = where.points[int(key[4:])]
+        assert all(torch.equal(path.path(t)[n], minimum[n]) for n in minimum)
+    assert np.isnan(path.deviation(path.ts)).all()
+
+
+def test_a_curve_is_fitted_once_and_read_from_then_on(tmp_path):
+    calls = []
+
+    def fit(curve, checkpoint):
+        calls.append(checkpoint)
+        return curve.with_bends([{n: x + 1 for n, x in bend.items()} for bend in curve.bends])
+
+    for kind, bends in (("bezier-delta", 1), ("polychain-aligned", 3)):
+        first = stored(tmp_path, kind, fit=fit, num_bends=bends)
+        assert first.if_there() is None and first.lengths([0.5]) is None
+        points = first.path(0.5), stored(tmp_path, kind, num_bends=bends).path(0.5)
+        assert all(torch.equal(points[0][n], points[1][n]) for n in points[0])
+        assert len(first.path.bends) == bends
+    assert [c.name for c in calls] == [f.with_suffix(".checkpoint").name for f in sorted(tmp_path.iterdir())]
+
+
+def test_lengths_in_the_paths_space_and_in_delta(tmp_path):
+    where = transition()
+    apart = delta_distance(*where.points)
+    straight = stored(tmp_path, "linear-delta", where).lengths([0.0, 0.25, 1.0])
+    assert (straight.length, straight.length_delta, straight.distance_delta) == pytest.approx((apart,) * 3, rel=1e-6)
+    assert straight.arc == pytest.approx([0, apart / 4, apart], rel=1e-6)
+    factor = stored(tmp_path, "linear-factor", where).lengths([1.0])
+    assert factor.length_delta > apart * (1 + 1e-6)
+    ranks = stored(tmp_path, "linear-delta", transition(adapter(0), adapter(1, rank=3)))
+    assert np.isnan(ranks.deviation([0.5])).all() and ranks.lengths([1.0]).length > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"paths": ("beziers-factor",)}, "Did you mean 'bezier-factor'"),
+        ({"paths": ("bezier-facto",)}, "Did you mean 'bezier-factor'"),
+        ({"paths": ("linear",)}, "Unknown path 'linear'"),
+        ({"paths": ()}, "at least one path"),
+        ({"paths": ("linear-delta", "linear-delta")}, "each path once"),
+        ({"num_bends": 0}, "--num-bends"),
+        ({"adaptive": 0.0}, "--adaptive"),
+        ({"adaptive": float("nan")}, "--adaptive"),
+        ({"ensemble": 1}, "--ensemble"),
+        ({"simplex": (1, 2)}, "--simplex"),
+        ({"simplex": (1, 2, 2)}, "--simplex"),
+        ({"num_points": 1}, "--num-points"),
+        ({"num_examples": 0}, "--num-examples"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, words):
+    with pytest.raises(UserError, match=words):
+        ConnectivitySettings(**settings)

@@ -1,0 +1,237 @@
+"""Tables over strategies and seeds, which settings go where, and what is trained when."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from mcanalysis.errors import DataError, RunDirectoryError, UnknownNameError, UserError
+from mcanalysis.runs.finished import FinishedRun
+from mcanalysis.store.manifest import mark_finished, new_manifest, write_manifest
+from mcanalysis.strategies import strategy_names
+from mcanalysis.studies import strategies as study
+from mcanalysis.studies.strategies import General, study_configs, train_runs
+from mcanalysis.studies.strategy_tables import (
+    METRICS,
+    comparison_table,
+    difference,
+    summary_cells,
+    summary_table,
+    write_comparison,
+)
+from mcanalysis.training.config import RunConfig
+
+
+def metrics(values):
+    rows = []
+    for (strategy, learner), per_seed in values.items():
+        for seed, value in enumerate(per_seed):
+            rows.append(
+                {
+                    "strategy": strategy,
+                    "learner": learner,
+                    "seed": seed,
+                    "answers": True,
+                    "average_accuracy": value,
+                    "backward_transfer": -value,
+                    "forgetting": value,
+                    "learning_accuracy": 1.0,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def test_difference_is_the_paired_t_interval():
+    a, b = [0.9, 0.8, 0.95], [0.7, 0.75, 0.6]
+    table = metrics({("ilora", "slow"): a, ("er", "fast"): b})
+    mean, low, high = difference(table, ("ilora", "slow"), ("er", "fast"))
+    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (mean, low, high) == pytest.approx((np.mean(a) - np.mean(b), expected.low, expected.high))
+
+
+def test_one_seed_has_no_interval_and_no_common_seed_is_refused():
+    table = metrics({("ilora", "slow"): [0.9], ("er", "fast"): [0.7]})
+    mean, low, high = difference(table, ("ilora", "slow"), ("er", "fast"))
+    assert mean == pytest.approx(0.2) and np.isnan(low) and np.isnan(high)
+    with pytest.raises(UserError, match="run both"):
+        difference(table, ("ilora", "fast"), ("er", "fast"))
+
+
+def test_summary_is_over_seeds():
+    row = summary_table(metrics({("er", "fast"): [0.5, 0.7]})).iloc[0]
+    assert row.average_accuracy == pytest.approx(0.6)
+    assert row.average_accuracy_sd == pytest.approx(np.std([0.5, 0.7], ddof=1))
+    assert row.seeds == 2
+
+
+def test_settings_go_to_the_strategies_that_have_them():
+    configs = study_configs(RunConfig(), ["sequential", "er", "ilora"], [0, 1], {"memory_size": 30, "ema_decay": 0.5})
+    assert [c.strategy for c in configs] == ["sequential", "er", "ilora"] * 2
+    assert [dict(c.strategy_settings) for c in configs[:3]] == [
+        {}, {"memory_size": 30}, {"memory_size": 30, "ema_decay": 0.5},
+    ]  # fmt: skip
+    with pytest.raises(UnknownNameError, match="ema_decay"):
+        study_configs(RunConfig(), ["sequential", "er"], [0], {"ema_decay": 0.5})
+
+
+def test_a_setting_with_a_strategy_before_it_goes_there_alone_and_counts_for_more():
+    settings = {"er.memory_size": 7, "memory_size": 30}
+    configs = study_configs(RunConfig(), ["er", "ilora"], [0], settings)
+    assert [dict(c.strategy_settings) for c in configs] == [{"memory_size": 7}, {"memory_size": 30}]
+    with pytest.raises(UnknownNameError, match=r"Unknown strategy of this comparison 'ert'\. Did you mean 'er'"):
+        study_configs(RunConfig(), ["er"], [0], {"ert.memory_size": 7})
+    with pytest.raises(UnknownNameError, match=r"Unknown setting of er 'memory_sise'\. Did you mean 'memory_size'"):
+        study_configs(RunConfig(), ["er", "ilora"], [0], {"er.memory_sise": 7})
+    with pytest.raises(UnknownNameError, match="ema_decay"):  # er has none, though ilora does
+        study_configs(RunConfig(), ["er", "ilora"], [0], {"er.ema_decay": 0.5})
+    with pytest.raises(UserError, match=r"ema_decay in \[0, 1\], got 5"):
+        study_configs(RunConfig(), ["er", "ilora"], [0], {"ilora.ema_decay": 5})
+
+
+def test_all_is_every_strategy_and_nothing_is_run_twice():
+    assert [c.strategy for c in study_configs(RunConfig(), ["all"], [3])] == strategy_names()
+    assert [c.seed for c in study_configs(RunConfig(), ["er", "er"], [1, 1, 2])] == [1, 2]
+    with pytest.raises(UserError, match="at least one strategy"):
+        study_configs(RunConfig(), [], [0])
+
+
+@pytest.fixture
+def fake_run(tmp_path):
+    """fake_run(strategy, seed, {learner: rows of the matrix by number}, answering) -> a finished run."""
+
+    def make(strategy, seed, matrices, answering=None, **cost):
+        answering = answering or next(iter(matrices))
+        directory = tmp_path / f"{strategy}-{seed}"
+        (directory / "tables").mkdir(parents=True)
+        for learner, rows in matrices.items():
+            table = pd.DataFrame([[k, *row] for k, row in rows.items()], columns=["after", "A", "B"])
+            suffix = "" if learner == answering else f"_{learner}"
+            table.to_csv(directory / "tables" / f"accuracy_matrix{suffix}.csv", index=False)
+        (directory / "tables" / "cost.json").write_text(json.dumps({"train_seconds": 2.0, **cost}))
+        values = {m: 0.25 * (1 + seed) for m in METRICS} | {"forgetting": None}
+        metrics = {**values, "learners": dict.fromkeys(matrices, values)}
+        (directory / "tables" / "metrics.json").write_text(json.dumps(metrics))
+        config = {"tasks": ["A", "B"], "benchmark": "embedded", "training": {"num_steps": 9}}
+        write_manifest(directory, new_manifest(config | {"strategy": strategy, "seed": seed}))
+        mark_finished(directory)
+        return FinishedRun(directory)
+
+    return make
+
+
+NAN = float("nan")
+ER = {0: [0.1, 0.2], 1: [0.8, 0.3], 2: [0.6, 0.7]}
+JOINT = {0: [0.1, 0.2], 2: [0.9, 0.8]}  # a joint run has no row 1
+INDIVIDUAL = {0: [0.1, 0.2], 1: [0.7, NAN], 2: [NAN, 0.9]}
+
+
+def test_the_reference_is_joint_of_the_same_seed(fake_run):
+    runs = [fake_run("er", 0, {"fast": ER}), fake_run("joint", 0, {"fast": JOINT}), fake_run("er", 1, {"fast": ER})]
+    runs.append(fake_run("individual", 0, {"fast": INDIVIDUAL}))
+    table = comparison_table(runs)
+    assert list(table.reference) == ["joint"] * 4
+    # by hand: ((0.9 − 0.8) + (0.8 − 0.7)) / 2 and (0.6 / 0.9 + 0.7 / 0.8) / 2
+    assert table.intransigence[0] == pytest.approx(0.1)
+    assert table.relative_gain[0] == pytest.approx((0.6 / 0.9 + 0.7 / 0.8) / 2)
+    assert table.relative_gain[1] == pytest.approx(1.0)  # joint against itself
+    assert np.isnan(table.intransigence[1])  # it has no diagonal
+    assert np.isnan(table.intransigence[2]) and np.isnan(table.relative_gain[2])  # no joint run of seed 1
+    assert table.intransigence[3] == pytest.approx(((0.9 - 0.7) + (0.8 - 0.9)) / 2)
+
+
+def test_without_joint_the_reference_is_individual_and_each_learner_has_its_own_values(fake_run):
+    slow = {k: [v + 0.1 for v in row] for k, row in ER.items()}
+    runs = [fake_run("ilora", 0, {"fast": ER, "slow": slow}, "slow"), fake_run("individual", 0, {"fast": INDIVIDUAL})]
+    table = comparison_table(runs).set_index(["strategy", "learner"])
+    assert set(table.reference) == {"individual"}
+    assert table.intransigence["ilora", "fast"] == pytest.approx(((0.7 - 0.8) + (0.9 - 0.7)) / 2)
+    assert table.intransigence["ilora", "slow"] == pytest.approx(((0.7 - 0.9) + (0.9 - 0.8)) / 2)
+    assert not table.answers["ilora", "fast"] and table.answers["ilora", "slow"]
+    assert comparison_table(runs[:1]).reference.isna().all()
+
+
+def test_the_summary_says_what_is_undefined_and_what_it_cost(fake_run, tmp_path):
+    costs = {"evaluation_seconds": 1.0, "num_trained": 5}
+    runs = [
+        fake_run("er", s, {"fast": ER}, peak_memory_bytes=peak, **costs)
+        for s, peak in enumerate((2_000_000, 4_000_000))
+    ]
+    runs.append(fake_run("ilora", 0, {"fast": ER, "slow": ER}, "slow", peak_memory_bytes=None, **costs))
+    write_comparison(runs, tmp_path)
+    summary = pd.read_csv(tmp_path / "comparison" / "summary.csv").set_index(["strategy", "learner"])
+    assert summary.average_accuracy["er", "fast"] == pytest.approx(0.375)
+    assert summary.average_accuracy_sd["er", "fast"] == pytest.approx(np.std([0.25, 0.5], ddof=1))
+    assert summary.peak_memory_bytes["er", "fast"] == 3_000_000
+    assert np.isnan(summary.peak_memory_bytes["ilora", "slow"])
+    header, er, *ilora = summary_cells(summary_table(comparison_table(runs)))
+    assert "forgetting" not in header  # undefined in every run
+    by_title = dict(zip(header, er, strict=True))
+    assert by_title["peak MB"] == "3 ± 1" and by_title["train s"] == "2.0 ± 0.0" and by_title["seeds"] == "2"
+    assert by_title["learner"] == "fast" and [row[1] for row in ilora] == ["fast", "slow *"]
+    assert ilora[0][header.index("average accuracy")] == "0.25" and ilora[0][header.index("peak MB")] == "–"
+    text = (tmp_path / "comparison" / "summary.md").read_text()
+    assert (
+        text.startswith("| strategy | learner |") and "seeds 0, 1" in text and "2 tasks" in text and "9 steps" in text
+    )
+    assert len(pd.read_csv(tmp_path / "comparison" / "strategies.csv")) == 4
+
+
+@pytest.fixture
+def config(run_config):
+    return run_config("sequential", num_steps=1, tasks=("FOMC",), sizes={"train": 4}, num_test=1)
+
+
+def test_what_is_finished_is_not_trained_again_and_what_is_not_is_refused_before_anything_starts(
+    config, tmp_path, monkeypatch
+):
+    configs = [config, replace(config, seed=1)]
+    started = []
+    real = study.run_jobs
+    monkeypatch.setattr(
+        study, "run_jobs", lambda jobs, *rest: started.append([j.arguments[0].seed for j in jobs]) or real(jobs, *rest)
+    )
+    assert [r.seed for r in train_runs(configs[:1], tmp_path)] == [0]
+    assert [r.seed for r in train_runs(configs, tmp_path)] == [0, 1]
+    train_runs(configs, tmp_path)
+    assert started == [[0], [1]]
+    manifest = tmp_path / "embedded-sequential-seed1" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"finished"', '"running"', 1))
+    third = [*configs, replace(config, seed=2)]
+    with pytest.raises(RunDirectoryError, match="seed1; pass --resume"):
+        train_runs(third, tmp_path)
+    assert not (tmp_path / "embedded-sequential-seed2").exists()
+    train_runs(third, tmp_path, resume=True)
+    assert started[2:] == [[1, 2]]
+
+
+def test_general_tasks_are_measured_where_they_are_missing(config, tmp_path):
+    for name in ("Facts", "Other"):
+        (tmp_path / "general" / name).mkdir(parents=True)
+        (tmp_path / "general" / name / "test.json").write_text(json.dumps([{"prompt": "one:", "answer": "two"}]))
+    train_runs([config], tmp_path)
+    general = General(str(tmp_path / "general"), ("Facts",))
+    for _ in range(2):
+        (run,) = train_runs([config], tmp_path, general=general)
+        table = pd.read_csv(run.directory / "tables" / "general.csv")
+        assert list(table.task) == ["Facts"] and list(table.columns) == ["task", "base", "fast"]
+    assert [t.task.name for t in General(str(tmp_path / "general")).load()] == ["Facts", "Other"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "error", "piece"),
+    [(("Fact",), UnknownNameError, "Did you mean 'Facts'"), (None, DataError, "got no such folder; check --general")],
+)
+def test_general_tasks_that_are_not_there(tmp_path, tasks, error, piece):
+    folder = tmp_path / ("general" if tasks else "nowhere")
+    (tmp_path / "general" / "Facts").mkdir(parents=True)
+    (tmp_path / "general" / "Facts" / "test.json").write_text("[]")
+    with pytest.raises(error, match=piece):
+        General(str(folder), tasks).load()
+
+
+def test_a_folder_without_general_tasks(tmp_path):
+    with pytest.raises(DataError, match=r"<TASK>/test.json, in .*, got none"):
+        General(str(tmp_path)).load()
