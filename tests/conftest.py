@@ -1,11 +1,14 @@
 """Shared builders: a tiny base of our own (never the shipped one), tasks, points, and oracles in plain PyTorch."""
 
 import gc
+import importlib.util
 import os
+import sys
 
 os.environ["OMP_NUM_THREADS"] = os.environ.get("MCANALYSIS_TEST_THREADS", "1")  # also of processes that tests start
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may wait for a network
 
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -336,3 +339,25 @@ def engine_of():
         return Engine(model, EngineSettings(max(token_budget, longest(objectives))))
 
     return make
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """script("train", *flags) -> (exit code, stdout, stderr): a script of `analyses/`, run in this process."""
+    folder = Path(__file__).parents[1] / "analyses"
+
+    def call(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        monkeypatch.syspath_prepend(str(folder))
+        spec = importlib.util.spec_from_file_location(f"script_{name}", folder / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        code = 0
+        try:
+            module.run_script(module.main)
+        except SystemExit as end:
+            code = end.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

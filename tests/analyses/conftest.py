@@ -1,31 +1,10 @@
-"""Runs a script of `analyses/` in this process: its exit code and what it printed, without the cost of a new Python."""
-
-import importlib.util
-import sys
-from pathlib import Path
+"""Scripts run in an empty working folder."""
 
 import pytest
 
-ANALYSES = Path(__file__).parents[2] / "analyses"
-
 
 @pytest.fixture
-def script(monkeypatch, capsys, tmp_path):
-    """`script("connectivity", "--num-points", "1")` gives (exit code, stdout, stderr), in an empty working folder."""
-
-    def run(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        monkeypatch.syspath_prepend(str(ANALYSES))
-        spec = importlib.util.spec_from_file_location(f"script_{name}", ANALYSES / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        code = 0
-        try:
-            module.run_script(module.main)
-        except SystemExit as end:
-            code = end.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
+def script(script, monkeypatch, tmp_path):
+    """`script("connectivity", "--num-points", "1")` gives (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    return run
+    return script

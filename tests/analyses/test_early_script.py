@@ -1,12 +1,16 @@
 """`analyses/early.py`: close to the losses on all examples, from fewer of them; what it refuses."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from mcanalysis.runs.run import load_run
 
+ANALYSES = Path(__file__).parents[2] / "analyses"
 SMALL = (
     "--tasks", "FOMC,MedMCQA", "--steps", 30, "--num-train", 64, "--num-test", 2, "--batch-size", 4, "--workers", 1,
     "--device", "cpu",
@@ -15,7 +19,12 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def shared_run(tmp_path_factory):
-    return tmp_path_factory.mktemp("early") / "runs"
+    """A folder with a trained run, whichever test asks first: they may be spread over processes."""
+    folder = tmp_path_factory.mktemp("early") / "runs"
+    flags = [str(flag) for flag in SMALL if flag not in ("--workers", 1)]
+    command = [sys.executable, ANALYSES / "train.py", "--strategy", "sequential", *flags]
+    subprocess.run([*command, "--output-dir", folder / "embedded-sequential-seed0"], check=True, capture_output=True)
+    return folder
 
 
 def test_losses_are_as_close_as_was_asked_for(script, shared_run):
