@@ -65,3 +65,7 @@ class RunDirectoryError(UserError):
 
 class PointMismatchError(UserError):
     """Two points that do not share keys, shapes or a base model."""
+
+
+class WorkerLostError(UserError):
+    """A worker process that was killed or did not answer, whatever it was given, on every try."""

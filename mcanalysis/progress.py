@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 
 class Bar(Protocol):
-    """What is used of a progress bar."""
+    """What is used of a progress bar; `total` may grow."""
+
+    total: float
 
     def update(self, n: int = 1) -> Any:
         """Count `n` more steps as done."""
@@ -24,6 +26,8 @@ class Progress(Protocol):
 
 
 class _SilentBar:
+    total = 0.0
+
     def update(self, n: int = 1) -> None:
         """Do nothing."""
 
