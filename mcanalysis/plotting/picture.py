@@ -22,10 +22,12 @@ class Picture(NamedTuple):
     caption: str
 
 
-def save(picture: Picture, folder: Path, formats: Sequence[str]) -> None:
-    """Write a picture, its caption and its data."""
-    save_figure(picture.figure, folder / picture.stem, formats)
-    write_text_atomic(folder / f"{picture.stem}.txt", picture.caption + "\n")
+def save(picture: Picture, folder: Path, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:
+    """Write a picture, its caption and its data; returns the files of the picture, one per format."""
+    files = save_figure(picture.figure, folder / picture.stem, formats)
+    if picture.caption:
+        write_text_atomic(folder / f"{picture.stem}.txt", picture.caption + "\n")
     for end, table in picture.data.items():
         name = f"{picture.stem}_{end}.csv" if end else f"{picture.stem}.csv"
         write_text_atomic(folder / name, table.to_csv(index=False))
+    return files

@@ -9,6 +9,7 @@ from glob import escape
 from multiprocessing import parent_process
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from torch import Tensor
 
@@ -33,10 +34,16 @@ from mcanalysis.strategies import get_strategy
 
 
 class Opening(NamedTuple):
-    """How a run is opened: on which device, and how its points are evaluated."""
+    """What opens a run, in another process too: where it lies, on which device, how its points are evaluated."""
 
+    directory: FilePath
     device: str | None = None
     engine: EngineSettings = AUTO
+
+    @property
+    def run(self) -> Run:
+        """The run; the same object each time, so that its model and data are loaded once in a process."""
+        return _open.get(self) or _opened(self)
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,10 @@ class Run(FinishedRun):
 
     @property
     def opening(self) -> Opening:
-        """What opens this run, besides its directory, in another process."""
-        return Opening(self.device, self.engine_settings)
+        """What opens this run in another process, and gives this very object in this one."""
+        opening = Opening(self.directory, self.device, self.engine_settings)
+        _open[opening] = self
+        return opening
 
     @property
     def minima(self) -> list[Minimum]:
@@ -297,6 +306,14 @@ class Run(FinishedRun):
         Returns the relative error of ΔW that truncation to `rank` made; 0 without one.
         """
         return save_adapter(point, directory, self.config["model"], rank)
+
+
+_open: WeakValueDictionary[Opening, Run] = WeakValueDictionary()
+
+
+@lru_cache(maxsize=4)  # each may hold a model
+def _opened(opening: Opening) -> Run:
+    return load_run(*opening)
 
 
 def load_run(directory: str | FilePath, device: str | None = None, engine: EngineSettings = AUTO) -> Run:

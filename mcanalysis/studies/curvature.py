@@ -1,75 +1,66 @@
 """Curvature at the minima of runs: eigenvalues, trace, spectral density, and whether they foretell forgetting.
 
 Every result is one file in `<run>/curvature/`, named by a hash of the point, the data and the settings, so that nothing
-is computed twice and a killed study goes on with what is missing.
+is computed twice and a killed study goes on with what is missing. What loads torch or draws is imported where it is
+used: the settings are read for `--help`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from mcanalysis.errors import UserError
-from mcanalysis.landscape.eigenvalues import NotConvergedError, eigenvalues
-from mcanalysis.landscape.hessian import HessianOperator
-from mcanalysis.landscape.predicted_forgetting import predicted_forgetting, same_ranks
-from mcanalysis.landscape.spectral_density import spectral_density
-from mcanalysis.landscape.trace import trace
-from mcanalysis.params.point import norm
-from mcanalysis.plotting.curvature import (
-    eigenvalues_caption,
-    plot_eigenvalues,
-    plot_predicted_forgetting,
-    plot_spectrum,
-    predicted_forgetting_caption,
-    spectrum_caption,
-)
-from mcanalysis.plotting.style import save_figure
-from mcanalysis.progress import Progress, silent
-from mcanalysis.runs.run import Minimum, Opening, Run
-from mcanalysis.store.atomic import write_json_atomic, write_text_atomic
+from mcanalysis.numbers_as_text import cell
+from mcanalysis.progress import Progress
 from mcanalysis.store.hashing import hash_json
-from mcanalysis.store.small_files import read_json
-from mcanalysis.studies.connectivity.transitions import Transition, run_transitions
-from mcanalysis.studies.curvature_tables import (
-    density_rows,
-    eigenvalue_rows,
-    forgetting_correlations,
-    forgetting_rows,
-    with_means,
-)
-from mcanalysis.studies.jobs import Job, opened_run, run_jobs
+from mcanalysis.store.results import JsonResult
+from mcanalysis.studies.engine import Piece, Steps
+from mcanalysis.studies.study import Rows, Setting, Study, Tables
+
+if TYPE_CHECKING:
+    from mcanalysis.landscape.hessian import HessianOperator
+    from mcanalysis.plotting.picture import Picture
+    from mcanalysis.runs.run import Minimum, Opening, Run
+    from mcanalysis.studies.connectivity.transitions import Transition
 
 SPLIT = "test"
 _MAX_RESTARTS = 15
 _VERSION = 1  # counts up when what is computed changes, so that results of before are not used
+_OF_KIND = {
+    "eigenvalues": ("num_eigenvalues", "tolerance", "num_trace_samples", "seed"),
+    "spectrum": ("num_probes", "num_lanczos", "seed"),
+    "forgetting": (),
+}
+"""The settings that each kind of result depends on."""
 
 
 @dataclass(frozen=True)
-class CurvatureSettings:
-    """What is measured, on the test split.
+class Curvature(Study):
+    """Curvature at the minima of runs, and whether it foretells forgetting: eigenvalues, trace, spectrum.
 
-    At every minimum, of its own task's loss and of the mean loss of the tasks before it (each on about `num_examples`
-    examples, shared evenly by its tasks): the `num_eigenvalues` largest and smallest eigenvalues to a relative
-    `tolerance`, and the trace from `num_trace_samples` products. At `spectrum_minimum` (a number from 1, a label, or
-    None: the last) the spectral density, from `num_probes` · `num_lanczos` products. For every transition and old
-    task, predicted and measured forgetting on `num_forgetting_examples` examples (None: all).
+    On the test split, at every minimum, of its own task's loss and of the mean loss of the tasks before it (each on
+    about `num_examples` examples, shared evenly by its tasks): the `num_eigenvalues` largest and smallest eigenvalues
+    to a relative `tolerance`, and the trace from `num_trace_samples` products. At `spectrum_minimum` (a number from 1,
+    a label, or None: the last) the spectral density, from `num_probes` · `num_lanczos` products. For every transition
+    and old task, predicted and measured forgetting on `num_forgetting_examples` examples (None: all).
+
+    Tables: `curvature`, a row per minimum and loss; `spectrum`, per place; `predicted_forgetting`, per transition and
+    old task, and their mean `mean_old`; `forgetting_correlations`, of predicted with measured forgetting.
     """
 
-    num_examples: int = 40
-    num_forgetting_examples: int | None = 100
-    num_eigenvalues: int = 3
-    tolerance: float = 0.01
-    num_trace_samples: int = 10
-    spectrum_minimum: int | str | None = None
-    num_probes: int = 2
-    num_lanczos: int = 40
+    num_examples: Annotated[int, "test examples per loss, shared by its tasks"] = 40
+    num_forgetting_examples: Annotated[int | None, "test examples per old task, or 'all'"] = 100
+    num_eigenvalues: Annotated[int, "at each end of the spectrum"] = 3
+    tolerance: Annotated[float, "of eigenvalues, relative"] = 0.01
+    num_trace_samples: Annotated[int, "products for the trace"] = 10
+    spectrum_minimum: Annotated[str | None, "whose density is drawn, by number or label (default: last)"] = None
+    num_probes: Annotated[int, "random starts of the density"] = 2
+    num_lanczos: Annotated[int, "Lanczos steps of each probe"] = 40
     seed: int = 0
+
+    strategies: ClassVar = ("sequential", "er", "ilora")
 
     def __post_init__(self) -> None:
         lowest = {
@@ -83,25 +74,130 @@ class CurvatureSettings:
         if not self.tolerance > 0:
             raise UserError(f"Expected a positive tolerance, got {self.tolerance}; 0.01 is one percent.")
 
+    def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
+        """One piece per unit; raises `UserError` for a run without adapters or the minimum asked for."""
+        units = self._units(run)
+        found = yield [
+            Piece(str(kept.file), _measure, (run.opening, self, number), kept, name=f"curvature of {unit.name(run)}")
+            for number, unit in enumerate(units)
+            for kept in [self._kept(run, unit)]
+        ]
+        return self._tables(run, units, found)
 
-@dataclass(frozen=True)
-class CurvatureResult:
-    """Tables of all runs together and the files drawn.
+    def compare(self, tables: Tables, runs: Sequence[Run]) -> Tables:
+        from mcanalysis.studies.curvature_tables import forgetting_correlations
 
-    `curvature`: a row per minimum and loss; `spectrum`: per place; `forgetting`: per transition and old task, and their
-    mean `mean_old`; `correlations`: of predicted with measured forgetting.
-    """
+        correlations = {"forgetting_correlations": forgetting_correlations(tables["predicted_forgetting"])}
+        return tables | correlations if len(runs) > 1 else {}
 
-    curvature: pd.DataFrame
-    spectrum: pd.DataFrame
-    forgetting: pd.DataFrame
-    correlations: pd.DataFrame
-    figures: list[Path]
+    def pictures(self, tables: Tables) -> Iterator[Picture]:
+        from mcanalysis.plotting import curvature as draw
+        from mcanalysis.plotting.picture import Picture
+
+        spectrum, curvature, forgetting, correlations = (
+            tables[n] for n in ("spectrum", "curvature", "predicted_forgetting", "forgetting_correlations")
+        )
+        drawn = {
+            "spectrum": (draw.plot_spectrum(spectrum), draw.spectrum_caption(spectrum)),
+            "eigenvalues": (draw.plot_eigenvalues(curvature), draw.eigenvalues_caption(curvature)),
+            "predicted_forgetting": (
+                draw.plot_predicted_forgetting(forgetting, correlations),
+                draw.predicted_forgetting_caption(forgetting, correlations),
+            ),
+        }
+        for name, (figure, caption) in drawn.items():
+            yield Picture(f"curvature_{name}", figure, {}, caption)
+
+    def pictures_of_all(self, tables: Tables) -> Iterator[Picture]:
+        whose = tables["curvature"][["strategy", "learner", "seed"]].drop_duplicates()
+        if len(whose) > 1:
+            yield from self.pictures(tables)
+
+    def words(self, tables: Tables) -> Iterator[str | Rows]:
+        """Eigenvalues and trace at each minimum, and how well forgetting was foretold."""
+        for (strategy, learner, seed), group in tables["curvature"].groupby(
+            ["strategy", "learner", "seed"], sort=False
+        ):
+            rows = [["minimum", "loss of", "loss", "|gradient|", "largest", "smallest", "trace ± standard error"]]
+            for _, row in group.iterrows():
+                shown = (row.loss, row.gradient_norm, row.top_1, row.bottom_1)
+                of = "old tasks" if row.task == "mean_old" else row.task
+                spread = f"{cell(row.trace, 1)} ± {cell(row.trace_standard_error, 1)}"
+                rows.append([row.minimum, of, *map(cell, shown), spread])
+            yield f"\n{strategy} / {learner} / seed {seed}: Hessian of the test loss (nats per target token), factors"
+            yield rows
+        rows = [["strategy", "learner", "over", "n", "g·Δ + ½ΔᵀHΔ", "g·Δ", "½ΔᵀHΔ", "‖Δ‖"]]
+        by_test = tables["forgetting_correlations"].groupby(["strategy", "learner", "seed", "over", "n"], sort=False)
+        for (strategy, learner, _, over, n), one in by_test:
+            rho = one.set_index("predictor").rho
+            numbers = [cell(rho[name]) for name in ("predicted", "first_order", "second_order", "distance")]
+            rows.append([str(strategy), str(learner), str(over), str(n), *numbers])
+        yield "\nSpearman's ρ of what predicts the rise of old losses with the rise that was measured (not independent)"
+        yield rows
+
+    def _units(self, run: Run) -> list[_Unit]:
+        from mcanalysis.studies.connectivity.transitions import run_transitions
+
+        learner = run.answering_learner
+        transitions = run_transitions(run, learner)
+        minima = run.minima_of(learner)
+        units = []
+        wanted = self.spectrum_minimum
+        chosen = (
+            minima[-1] if wanted is None else run.minimum(int(wanted) if str(wanted).isdigit() else wanted, learner)
+        )
+        for number, minimum in enumerate(minima):
+            losses: list[tuple[str, tuple[str, ...]]] = [(minimum.task, (minimum.task,))]
+            if number > 0:
+                losses.append(("mean_old", tuple(run.task_names[:number])))
+            for task, tasks in losses:
+                units.append(_Unit("eigenvalues", minimum, task, tasks))
+                if minimum.label == chosen.label:
+                    units.append(_Unit("spectrum", minimum, task, tasks))
+        for minimum, transition in zip(minima, transitions, strict=False):
+            units += [_Unit("forgetting", minimum, task, (task,), transition) for task in transition.old]
+        return units
+
+    def _kept(self, run: Run, unit: _Unit) -> JsonResult:
+        """Where a unit's result lies: everything that it depends on is in the name."""
+        data = [run.task_objective(task, SPLIT, unit.num_examples(self)).settings_key for task in unit.tasks]
+        ends = [] if unit.transition is None else list(unit.transition.keys)
+        used = {name: getattr(self, name) for name in _OF_KIND[unit.kind]}
+        key = hash_json([_VERSION, unit.kind, unit.minimum.key, ends, data, used])
+        minimum = unit.minimum
+        name = f"{minimum.label}-{unit.task}-{unit.kind}-{key[:12]}.json"
+        return JsonResult(run.directory / "curvature" / minimum.learner / name)
+
+    def _tables(self, run: Run, units: Sequence[_Unit], found: Sequence[dict[str, Any]]) -> Tables:
+        import pandas as pd
+
+        from mcanalysis.studies import curvature_tables as make
+
+        rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _OF_KIND}
+        of_kind = {
+            "eigenvalues": make.eigenvalue_rows, "spectrum": make.density_rows, "forgetting": make.forgetting_rows
+        }  # fmt: skip
+        for unit, result in zip(units, found, strict=True):
+            labels: dict[str, Any] = {"strategy": run.strategy, "learner": unit.minimum.learner, "seed": run.seed}
+            if unit.transition is None:
+                labels["minimum"] = unit.minimum.label
+            else:
+                labels |= {"start": unit.transition.start, "end": unit.transition.end}
+            objectives = [run.task_objective(task, SPLIT, unit.num_examples(self)) for task in unit.tasks]
+            labels |= {"task": unit.task, "split": SPLIT, "num_examples": sum(len(o.examples) for o in objectives)}
+            rows[unit.kind] += of_kind[unit.kind](result, labels)
+        forgetting = make.with_means(rows["forgetting"])
+        return {
+            "curvature": pd.DataFrame(rows["eigenvalues"]),
+            "spectrum": pd.DataFrame(rows["spectrum"]),
+            "predicted_forgetting": forgetting,
+            "forgetting_correlations": make.forgetting_correlations(forgetting),
+        }
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """One piece of work: `kind` "eigenvalues" or "spectrum" at a minimum, "forgetting" at the start of a transition.
+    """One result: `kind` "eigenvalues" or "spectrum" at a minimum, "forgetting" at the start of a transition.
 
     `task`: the name of the one task whose loss it is, or `mean_old`.
     """
@@ -112,155 +208,49 @@ class _Unit:
     tasks: tuple[str, ...]
     transition: Transition | None = None
 
+    def name(self, run: Run) -> str:
+        return f"{run.directory.name}: {self.kind} of {self.task} at {self.minimum.label}"
 
-def study_curvature(
-    runs: Sequence[Run],
-    output_dir: str | Path,
-    settings: CurvatureSettings,
-    *,
-    workers: int = 1,
-    progress: Progress = silent,
-    on_figure: Callable[[Path], None] = lambda _: None,
-    initializer: Callable[[], None] | None = None,
-) -> CurvatureResult:
-    """Measure what is missing in finished runs; write tables and figures of each, and of all to `comparison/`.
-
-    Work is split over `workers` processes; `initializer` is called in each. Tables: `curvature.csv`, `spectrum.csv`,
-    `predicted_forgetting.csv`. Raises `UserError` before anything is computed for a run without adapters, with fewer
-    than two minima, or without the minimum asked for.
-    """
-    jobs = []
-    for run in runs:
-        units = _units(run, settings)
-        jobs += [
-            Job(_measure, (run.directory, run.opening, settings, number))
-            for number, unit in enumerate(units)
-            if not _file(run, unit, settings).exists()
-        ]
-    if jobs:
-        run_jobs(jobs, lambda job, result: [], workers, progress, initializer, len(jobs))
-    parts, figures = [], []
-    for run in runs:
-        parts.append(_tables(run, settings))
-        figures += _write(run.directory, *parts[-1])
-        on_figure(figures[-1])
-    tables = [pd.concat(of_kind, ignore_index=True) for of_kind in zip(*parts, strict=True)]
-    if len(runs) > 1:
-        figures += _write(Path(output_dir) / "comparison", *tables)
-        on_figure(figures[-1])
-    return CurvatureResult(*tables, forgetting_correlations(tables[2]), figures)
+    def num_examples(self, study: Curvature) -> int | None:
+        if self.kind == "forgetting":
+            return study.num_forgetting_examples
+        return max(1, study.num_examples // len(self.tasks))
 
 
-def _write(directory: Path, curvature: pd.DataFrame, spectrum: pd.DataFrame, forgetting: pd.DataFrame) -> list[Path]:
-    correlations = forgetting_correlations(forgetting)
-    tables = {"curvature": curvature, "spectrum": spectrum, "predicted_forgetting": forgetting}
-    for name, table in (*tables.items(), ("forgetting_correlations", correlations)):
-        write_text_atomic(directory / "tables" / f"{name}.csv", table.to_csv(index=False))
-    drawn = {
-        "spectrum": (plot_spectrum(spectrum), spectrum_caption(spectrum)),
-        "eigenvalues": (plot_eigenvalues(curvature), eigenvalues_caption(curvature)),
-        "predicted_forgetting": (
-            plot_predicted_forgetting(forgetting, correlations), predicted_forgetting_caption(forgetting, correlations)
-        ),
-    }  # fmt: skip
-    files: list[Path] = []
-    for name, (figure, caption) in drawn.items():
-        stem = directory / "figures" / f"curvature_{name}"
-        files += save_figure(figure, stem)
-        write_text_atomic(stem.with_suffix(".txt"), caption + "\n")
-    return files
+def _measure(opening: Opening, study: Curvature, number: int, progress: Progress) -> dict[str, Any]:
+    from mcanalysis.landscape.hessian import HessianOperator
+    from mcanalysis.landscape.predicted_forgetting import predicted_forgetting, same_ranks
+    from mcanalysis.landscape.spectral_density import spectral_density
 
-
-def _tables(run: Run, settings: CurvatureSettings) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    rows: dict[str, list[dict[str, Any]]] = {"eigenvalues": [], "spectrum": [], "forgetting": []}
-    for unit in _units(run, settings):
-        found = read_json(_file(run, unit, settings))
-        labels: dict[str, Any] = {"strategy": run.strategy, "learner": unit.minimum.learner, "seed": run.seed}
-        if unit.transition is None:
-            labels["minimum"] = unit.minimum.label
-        else:
-            labels |= {"start": unit.transition.start, "end": unit.transition.end}
-        objectives = [run.task_objective(task, SPLIT, _num_examples(unit, settings)) for task in unit.tasks]
-        labels |= {"task": unit.task, "split": SPLIT, "num_examples": sum(len(o.examples) for o in objectives)}
-        make = {"eigenvalues": eigenvalue_rows, "spectrum": density_rows, "forgetting": forgetting_rows}[unit.kind]
-        rows[unit.kind] += make(found, labels)
-    return pd.DataFrame(rows["eigenvalues"]), pd.DataFrame(rows["spectrum"]), with_means(rows["forgetting"])
-
-
-def _units(run: Run, settings: CurvatureSettings) -> list[_Unit]:
-    learner = run.answering_learner
-    transitions = run_transitions(run, learner)
-    minima = run.minima_of(learner)
-    units = []
-    wanted = settings.spectrum_minimum
-    chosen = minima[-1] if wanted is None else run.minimum(int(wanted) if str(wanted).isdigit() else wanted, learner)
-    for number, minimum in enumerate(minima):
-        losses: list[tuple[str, tuple[str, ...]]] = [(minimum.task, (minimum.task,))]
-        if number > 0:
-            losses.append(("mean_old", tuple(run.task_names[:number])))
-        for task, tasks in losses:
-            units.append(_Unit("eigenvalues", minimum, task, tasks))
-            if minimum.label == chosen.label:
-                units.append(_Unit("spectrum", minimum, task, tasks))
-    for minimum, transition in zip(minima, transitions, strict=False):
-        units += [_Unit("forgetting", minimum, task, (task,), transition) for task in transition.old]
-    return units
-
-
-def _num_examples(unit: _Unit, settings: CurvatureSettings) -> int | None:
-    if unit.kind == "forgetting":
-        return settings.num_forgetting_examples
-    return max(1, settings.num_examples // len(unit.tasks))
-
-
-def _file(run: Run, unit: _Unit, settings: CurvatureSettings) -> Path:
-    """Where a unit's result lies: everything that it depends on is in the name."""
-    used = {
-        "eigenvalues": ("num_eigenvalues", "tolerance", "num_trace_samples", "seed"),
-        "spectrum": ("num_probes", "num_lanczos", "seed"),
-        "forgetting": (),
-    }[unit.kind]
-    number = _num_examples(unit, settings)
-    data = [run.task_objective(task, SPLIT, number).settings_key for task in unit.tasks]
-    ends = [] if unit.transition is None else list(unit.transition.keys)
-    key = hash_json(
-        [_VERSION, unit.kind, unit.minimum.key, ends, data, {name: getattr(settings, name) for name in used}]
-    )
-    minimum = unit.minimum
-    return run.directory / "curvature" / minimum.learner / f"{minimum.label}-{unit.task}-{unit.kind}-{key[:12]}.json"
-
-
-def _measure(directory: Path, opening: Opening, settings: CurvatureSettings, number: int, progress: Progress) -> None:
-    run = opened_run(directory, opening)
-    unit = _units(run, settings)[number]
-    bar = progress(total=1, desc=f"{run.strategy} {unit.minimum.label} {unit.task} {unit.kind}")
-    losses = run.batch_losses(unit.tasks, SPLIT, _num_examples(unit, settings))
+    run = opening.run
+    unit = study._units(run)[number]
+    losses = run.batch_losses(unit.tasks, SPLIT, unit.num_examples(study))
     start = unit.minimum.point
-    measured: dict[str, Any]
     if unit.transition is not None:
         start, end = same_ranks(start, unit.transition.points[-1])
         foretold = predicted_forgetting(HessianOperator(losses, start), end)
-        measured = asdict(foretold) | {"predicted": foretold.predicted}
-    elif unit.kind == "spectrum":
-        measured = asdict(
-            spectral_density(HessianOperator(losses, start), settings.num_probes, settings.num_lanczos, settings.seed)
-        )
-    else:
-        measured = _eigenvalues_and_trace(HessianOperator(losses, start), settings)
-    write_json_atomic(_file(run, unit, settings), measured)
-    bar.update(1)
-    bar.close()
+        return asdict(foretold) | {"predicted": foretold.predicted}
+    hessian = HessianOperator(losses, start)
+    if unit.kind == "spectrum":
+        return asdict(spectral_density(hessian, study.num_probes, study.num_lanczos, study.seed))
+    return _eigenvalues_and_trace(hessian, study)
 
 
-def _eigenvalues_and_trace(hessian: HessianOperator, settings: CurvatureSettings) -> dict[str, Any]:
-    num, rest = settings.num_eigenvalues, (settings.tolerance, settings.seed, _MAX_RESTARTS)
+def _eigenvalues_and_trace(hessian: HessianOperator, study: Curvature) -> dict[str, Any]:
+    import numpy as np
+
+    from mcanalysis.landscape.eigenvalues import NotConvergedError, eigenvalues
+    from mcanalysis.landscape.trace import trace
+    from mcanalysis.params.point import norm
+
+    num, rest = study.num_eigenvalues, (study.tolerance, study.seed, _MAX_RESTARTS)
     try:
         found = eigenvalues(hessian, num, "both", *rest)
         ends = {"top": found.values[:num], "bottom": found.values[: -num - 1 : -1]}
     except NotConvergedError:  # no eigenvalue is well below 0
         found = eigenvalues(hessian, num, "top", *rest)
         ends = {"top": found.values, "bottom": np.full(num, np.nan)}
-    estimate = trace(hessian, settings.num_trace_samples, seed=settings.seed)
+    estimate = trace(hessian, study.num_trace_samples, seed=study.seed)
     return {
         "loss": hessian.loss(),
         "gradient_norm": norm(hessian.gradient()),

@@ -24,15 +24,13 @@ from mcanalysis.training.stopping import Stopped, StopRequest, listening
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-ABSENT = object()
-"""What `Kept.find` gives where there is no result."""
 
 
 class Kept(Protocol):
     """Where the result of a piece is kept."""
 
     def find(self) -> Any:
-        """What is kept, or `ABSENT`."""
+        """What is kept; None where nothing is."""
         ...
 
     def keep(self, result: Any) -> Any:
@@ -44,7 +42,7 @@ class _Nowhere:
     """For a result that only the study needs."""
 
     def find(self) -> Any:
-        return ABSENT
+        return None
 
     def keep(self, result: Any) -> Any:
         return result
@@ -176,16 +174,22 @@ class Engine:
         self._known = 0
 
     def run(self, studies: Iterable[Steps[Any]]) -> list[Any]:
-        """The values that the studies return; when all have ended, the error of the first that failed is raised."""
+        """The values that the studies return; when all have ended, the error of the first that failed is raised.
+
+        A study that fails before it wants anything ends all of them before anything is computed.
+        """
         opened = [_Open(steps) for steps in studies]
         values: dict[_Open, Any] = {}
         failures: dict[_Open, Exception] = {}
         self._ready.extend((study, None, None) for study in opened)
-        self._bar, self._known = None, 0
+        self._bar, self._known, is_start = None, 0, True
         try:
             with listening() if self.workers.apart else nullcontext(StopRequest()) as stop:
                 while True:
                     self._advance(values, failures)
+                    if failures and is_start:  # refused: nothing is computed, of the others neither
+                        break
+                    is_start = False
                     if not (self._running or self._waiting):
                         break
                     if stop:
@@ -247,7 +251,7 @@ class Engine:
             under_way = self._under_way.get(item.key)
             if under_way is None:
                 found = item.kept.find()
-                if found is not ABSENT:
+                if found is not None:
                     self._give(study, study.results, place, found)
                     continue
                 under_way = self._under_way[item.key] = _UnderWay(item)

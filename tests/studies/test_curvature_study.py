@@ -7,19 +7,18 @@ import pandas as pd
 import pytest
 
 from mcanalysis.errors import RunDirectoryError, UnknownNameError, UserError
+from mcanalysis.landscape import eigenvalues as landscape_eigenvalues
+from mcanalysis.landscape import hessian as landscape_hessian
 from mcanalysis.landscape.hessian import HessianOperator
 from mcanalysis.landscape.trace import trace
 from mcanalysis.params import combine, dot, subtract
 from mcanalysis.runs.run import load_run
-from mcanalysis.studies import curvature as study
-from mcanalysis.studies.curvature import CurvatureSettings, study_curvature
+from mcanalysis.studies.curvature import Curvature
 from mcanalysis.studies.curvature_tables import forgetting_correlations, with_means
-from mcanalysis.studies.jobs import opened_run
+from mcanalysis.studies.study import carry_out
 from mcanalysis.training.continual_trainer import train
 
-SETTINGS = CurvatureSettings(
-    num_examples=4, num_forgetting_examples=3, num_eigenvalues=2, num_trace_samples=4, num_lanczos=12
-)
+SETTINGS = Curvature(num_examples=4, num_forgetting_examples=3, num_eigenvalues=2, num_trace_samples=4, num_lanczos=12)
 SIZES = {"train": 8, "eval": 3, "test": 4}
 TASKS = ("FOMC", "MedMCQA", "JEC-QA")
 UNITS = 5 + 2 + 3  # own and mean_old, densities of the last minimum, (transition, old task) pairs
@@ -30,7 +29,6 @@ def finished(run_config, tmp_path):
     """make(strategy="sequential", tasks=TASKS) -> the directory of a finished run on the tiny base."""
 
     def make(strategy="sequential", tasks=TASKS, steps=4):
-        opened_run.cache_clear()
         directory = tmp_path / strategy
         train(run_config(strategy, num_steps=steps, tasks=tasks, sizes=SIZES), directory, device="cpu")
         return directory
@@ -39,28 +37,28 @@ def finished(run_config, tmp_path):
 
 
 def measured(directory, settings=SETTINGS, **options):
-    return study_curvature([load_run(directory, "cpu")], directory.parent, settings, **options)
+    return carry_out(settings, [load_run(directory, "cpu")], directory.parent, **options).tables
 
 
 def test_numbers_are_those_of_the_operator(finished):
     directory = finished()
     result, run = measured(directory), load_run(directory, "cpu")
-    assert len(result.curvature) == 5
-    row = result.curvature.set_index(["minimum", "task"]).loc[("3-JEC-QA", "mean_old")]
+    assert len(result["curvature"]) == 5
+    row = result["curvature"].set_index(["minimum", "task"]).loc[("3-JEC-QA", "mean_old")]
     hessian = HessianOperator(run.batch_losses(TASKS[:2], "test", 2), run.minimum(3).point)
     losses = [run.objective(t, "test", 2)(run.minimum(3).point).loss for t in TASKS[:2]]
     assert row.num_examples == 4 and row.loss == pytest.approx(np.mean(losses), rel=1e-4)
     assert row.trace == pytest.approx(trace(hessian, 4, seed=0).value, rel=1e-4)
     assert row.top_1 >= row.top_2 > row.bottom_2 >= row.bottom_1
-    last = result.spectrum[result.spectrum.task == "mean_old"]
-    assert set(result.spectrum.minimum) == {"3-JEC-QA"} and set(result.spectrum.task) == {"JEC-QA", "mean_old"}
+    last = result["spectrum"][result["spectrum"].task == "mean_old"]
+    assert set(result["spectrum"].minimum) == {"3-JEC-QA"} and set(result["spectrum"].task) == {"JEC-QA", "mean_old"}
     assert np.trapezoid(last.density, last.eigenvalue) == pytest.approx(1.0, abs=1e-2)
     assert last.eigenvalue.min() < row.bottom_1 and last.eigenvalue.max() > row.top_1
 
 
 def test_forgetting_against_the_engine_and_a_finite_difference(finished):
     directory = finished(steps=30)
-    table = measured(directory).forgetting.set_index(["start", "task"])
+    table = measured(directory)["predicted_forgetting"].set_index(["start", "task"])
     run = load_run(directory, "cpu")
     objective = run.objective("FOMC", "test", 3)
     start, end = run.minimum(2).point, run.minimum(3).point
@@ -90,18 +88,20 @@ def test_a_second_call_computes_nothing_and_a_missing_result_alone_is_computed(f
     tables = {f.name: f.read_bytes() for f in (directory / "tables").glob("*.csv")}
     seen = []
     monkeypatch.setattr(
-        study, "HessianOperator", lambda losses, point: seen.append(len(losses)) or HessianOperator(losses, point)
+        landscape_hessian,
+        "HessianOperator",
+        lambda losses, point: seen.append(len(losses)) or HessianOperator(losses, point),
     )
     again = measured(directory)
     assert not seen
-    pd.testing.assert_frame_equal(first.curvature, again.curvature)
+    pd.testing.assert_frame_equal(first["curvature"], again["curvature"])
     next(f for f in files if f.name.endswith(".json") and "spectrum" in f.name).unlink()
     measured(directory)
     assert len(seen) == 1
     assert {f.name: f.read_bytes() for f in (directory / "tables").glob("*.csv")} == tables
-    measured(directory, CurvatureSettings(**{**vars(SETTINGS), "num_trace_samples": 5}))
+    measured(directory, Curvature(**{**vars(SETTINGS), "num_trace_samples": 5}))
     assert len(seen) == 1 + 5, "other settings of the trace: the eigenvalues' five results, no density, no forgetting"
-    measured(directory, CurvatureSettings(**{**vars(SETTINGS), "num_forgetting_examples": 2}))
+    measured(directory, Curvature(**{**vars(SETTINGS), "num_forgetting_examples": 2}))
     assert len(seen) == 1 + 5 + 3, "other data: the three of forgetting alone"
 
 
@@ -118,8 +118,10 @@ def test_figures_and_captions(finished):
 def test_adapters_that_grow_are_filled_up(finished):
     directory = finished("o_lora")
     result = measured(directory)
-    assert (result.forgetting.first_order.abs() < 1e-6).all(), "the new part starts where its gradient is 0"
-    assert (result.forgetting.distance > 0).all()
+    assert (result["predicted_forgetting"].first_order.abs() < 1e-6).all(), (
+        "the new part starts where its gradient is 0"
+    )
+    assert (result["predicted_forgetting"].distance > 0).all()
 
 
 def test_where_nothing_is_below_zero_only_the_top_is_given(finished, monkeypatch):
@@ -129,32 +131,32 @@ def test_where_nothing_is_below_zero_only_the_top_is_given(finished, monkeypatch
     def stubborn(hessian, num, which, *rest):
         calls.append(which)
         if which == "both":
-            raise study.NotConvergedError("no")
+            raise landscape_eigenvalues.NotConvergedError("no")
         return eigenvalues(hessian, num, which, *rest)
 
-    eigenvalues = study.eigenvalues
-    monkeypatch.setattr(study, "eigenvalues", stubborn)
-    table = measured(directory).curvature
+    eigenvalues = landscape_eigenvalues.eigenvalues
+    monkeypatch.setattr(landscape_eigenvalues, "eigenvalues", stubborn)
+    table = measured(directory)["curvature"]
     assert set(calls) == {"both", "top"}
     assert table.bottom_1.isna().all() and table.top_2.notna().all()
     assert "NaN" not in next((directory / "curvature").glob("*/*eigenvalues*")).read_text()
 
 
 def test_refusals_before_anything_is_computed(finished, monkeypatch):
-    monkeypatch.setattr(study, "HessianOperator", None)
+    monkeypatch.setattr(landscape_hessian, "HessianOperator", None)
     one = finished(tasks=("FOMC",))
     with pytest.raises(RunDirectoryError, match="at least two minima, got 1"):
         measured(one)
     with pytest.raises(UserError, match="one of l2p"):
         measured(finished("l2p", tasks=("FOMC", "MedMCQA")))
     with pytest.raises(UnknownNameError, match="minimum"):
-        measured(finished("er"), CurvatureSettings(spectrum_minimum="9"))
+        measured(finished("er"), Curvature(spectrum_minimum="9"))
     assert not list(one.parent.glob("*/curvature"))
 
 
 def test_more_eigenvalues_than_coordinates(finished):
     with pytest.raises(UserError, match="fewer eigenvalues than"):
-        measured(finished(), CurvatureSettings(num_examples=2, num_eigenvalues=100_000))
+        measured(finished(), Curvature(num_examples=2, num_eigenvalues=100_000))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_more_eigenvalues_than_coordinates(finished):
 )
 def test_bad_settings(bad):
     with pytest.raises(UserError, match="Expected"):
-        CurvatureSettings(**bad)
+        Curvature(**bad)
 
 
 def test_correlations_are_over_ranks_and_leave_constants_undefined():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mcanalysis.studies.engine import ABSENT, Engine, Here, Piece
+from mcanalysis.studies.engine import Engine, Here, Piece
 
 
 def number(x, progress):
@@ -22,7 +22,7 @@ class Shelf:
 
         class Kept:
             def find(self):
-                return shelf.results.get(key, ABSENT)
+                return shelf.results.get(key)
 
             def keep(self, result):
                 shelf.kept.append(key)
@@ -104,6 +104,21 @@ def test_an_error_ends_its_study_alone_and_is_raised_when_the_others_are_done():
     with pytest.raises(ValueError, match="bad"):
         engine.run([careless(), other()])
     assert closed == ["inner"] and {"3", "4"} <= set(shelf.kept) and "6" not in shelf.kept
+
+
+def test_a_refusal_comes_before_anything_is_computed():
+    shelf = Shelf()
+
+    def refused():
+        raise ValueError("refused")
+        yield
+
+    def other():
+        yield [shelf.piece(3)]
+
+    with pytest.raises(ValueError, match="refused"):
+        Engine(Here()).run([other(), refused()])
+    assert shelf.kept == []
 
 
 def test_two_errors_end_a_study_once():

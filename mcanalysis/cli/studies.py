@@ -1,0 +1,51 @@
+"""From a study to a script: its flags, the runs it is made on, what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mcanalysis.cli.console import answer, bar, figure, say, table
+from mcanalysis.cli.flags import Parser
+from mcanalysis.cli.run_flags import add_study_flags, study_runs
+from mcanalysis.cli.running import quiet_libraries
+from mcanalysis.cli.workers import workers
+
+if TYPE_CHECKING:
+    from mcanalysis.studies.study import Outcome, Study
+
+
+def run_study(
+    kind: type[Study],
+    description: str | None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    also: Callable[[Outcome], Mapping[str, Any]] = lambda _: {},
+    unsaid: Sequence[str] = (),
+) -> None:
+    """A script's main: read the flags, train and measure what is missing, say and draw what was found.
+
+    `description`: the first lines of `--help`. `also`: further facts for `--json`, from the outcome. `unsaid`: tables
+    that are too long for the document of `--json`.
+    """
+    parser = Parser(description)
+    add_study_flags(parser, kind.strategies)
+    parser.add_settings(kind, defaults=defaults or {})
+    args = parser.parse()
+    study = parser.settings(kind, args)
+    quiet_libraries()
+    from mcanalysis.studies.study import carry_out
+
+    with workers(args) as those:
+        outcome = carry_out(study, study_runs(args), args.output_dir, those, progress=bar, on_figure=figure)
+    tell(study, outcome, unsaid, **also(outcome))
+
+
+def tell(study: Study, outcome: Outcome, unsaid: Sequence[str] = (), **facts: Any) -> None:
+    """Print what a study says, and with `--json` its tables."""
+    for part in study.words(outcome.tables):
+        say(part) if isinstance(part, str) else table(part)
+    if outcome.runs:
+        written = ", ".join(f"{name}.csv" for name in outcome.tables)
+        say(f"\ntables: <run>/tables/ ({written})")
+    answer({name: rows for name, rows in outcome.tables.items() if name not in unsaid}, **facts)

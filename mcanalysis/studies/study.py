@@ -1,0 +1,140 @@
+"""What a study is, and how one is carried out: pieces, tables, pictures, the same way for all.
+
+A study is a frozen dataclass in a file of its own: its fields are the settings (and, where they have a help text, the
+flags), its methods say what it measures of a run, what is drawn and what is said of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from mcanalysis.progress import Progress, silent
+from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.store.lock import lock_measurements
+from mcanalysis.studies.engine import Engine, Here, Steps, Workers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mcanalysis.plotting.picture import Picture
+    from mcanalysis.runs.run import Run
+    from mcanalysis.studies.training import Training
+
+Tables = dict[str, "pd.DataFrame"]
+"""Tables by the names of their files."""
+Rows = list[list[str]]
+"""A table in words, the first row its header."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a study is given besides its settings: how many workers there are, and who draws before it has ended."""
+
+    num_workers: Callable[[], int] = lambda: 1
+    draw: Callable[[Path, Iterable[Picture]], None] = lambda folder, pictures: None
+
+
+class Study(ABC):
+    """A study of finished runs. Subclasses are frozen dataclasses; of the methods only `measure` has to be there."""
+
+    strategies: ClassVar[tuple[str, ...]] = ("sequential", "er", "ilora")
+    """What is trained where no run is named."""
+
+    @abstractmethod
+    def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
+        """The tables of one run. Raises `UserError`, before it asks for anything, for a run that it cannot measure."""
+
+    def compare(self, tables: Tables, runs: Sequence[Run]) -> Tables:
+        """Further tables made from those of all runs together; they are written to `comparison/`."""
+        return {}
+
+    def pictures(self, tables: Tables) -> Iterable[Picture]:
+        """What is drawn of one run."""
+        return ()
+
+    def pictures_of_all(self, tables: Tables) -> Iterable[Picture]:
+        """What is drawn of all runs together, into `comparison/`."""
+        return ()
+
+    def words(self, tables: Tables) -> Iterator[str | Rows]:
+        """What is said of it: lines, and tables as rows of text."""
+        yield from ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The tables of all runs together by name, the files drawn, and the runs."""
+
+    tables: Tables
+    figures: list[Path] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+
+
+def carry_out(
+    study: Study,
+    runs: Sequence[Run | Training],
+    output_dir: str | Path,
+    workers: Workers | None = None,
+    *,
+    progress: Progress = silent,
+    on_figure: Callable[[Path], None] = lambda _: None,
+) -> Outcome:
+    """Train and measure what is missing; write tables and pictures of each run, and what compares them to `output_dir`.
+
+    `workers` compute the pieces, by default this process. What is kept is not computed again, so that a stopped study
+    goes on where it was. `on_figure` is called with one file of each picture as soon as it is there.
+
+    Raises `UserError` for what cannot be measured, before anything is computed where that can be known, and
+    `RunDirectoryError` where another process measures one of the runs. If a run fails, the others are measured first.
+    """
+    workers = workers or Here(progress)
+    figures: list[Path] = []
+
+    def draw(folder: Path, pictures: Iterable[Picture]) -> None:
+        from mcanalysis.plotting.picture import save
+
+        for picture in pictures:
+            files = save(picture, folder / "figures")
+            figures.extend(file for file in files if file not in figures)
+            on_figure(files[-1])
+
+    setting = Setting(lambda: workers.count, draw)
+
+    def of_run(run: Run | Training) -> Steps[tuple[Run, Tables]]:
+        ready = run if not _is_training(run) else (yield from run.steps())
+        with lock_measurements(ready.directory):
+            tables = yield from study.measure(ready, setting)
+            write_tables(tables, ready.directory / "tables")
+            draw(ready.directory, study.pictures(tables))
+        return ready, tables
+
+    found = Engine(workers, progress).run([of_run(run) for run in runs])
+    measured = [run for run, _ in found]
+    tables = together([tables for _, tables in found])
+    compared = study.compare(tables, measured)
+    comparison = Path(output_dir) / "comparison"
+    write_tables(compared, comparison / "tables")
+    draw(comparison, study.pictures_of_all(tables | compared))
+    return Outcome(tables | compared, figures, measured)
+
+
+def _is_training(run: Run | Training) -> bool:
+    return hasattr(run, "steps")
+
+
+def together(of_runs: Sequence[Tables]) -> Tables:
+    """The tables of several runs put together, by name."""
+    import pandas as pd
+
+    names = dict.fromkeys(name for tables in of_runs for name in tables)
+    return {name: pd.concat([t[name] for t in of_runs if name in t], ignore_index=True) for name in names}
+
+
+def write_tables(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
+    """Write `<directory>/<name>.csv` of each table."""
+    for name, table in tables.items():
+        write_text_atomic(directory / f"{name}.csv", table.to_csv(index=False))
