@@ -16,6 +16,7 @@ BELOW = {
     "progress": set(),
     "registry": set(),
     "numbers_as_text": set(),
+    "settings": set(),
     "fonts": set(),
     "params": set(),
     "metrics": set(),
@@ -51,7 +52,7 @@ BELOW |= {  # for any network, nothing of runs
 BELOW["report"] = {"studies", "plotting", "fonts", "runs", "tasks", "store"}
 BELOW["cli"] = set(BELOW)
 BELOW["__main__"] = set()  # the door to the scripts
-ANYWHERE = {"errors", "progress", "registry", "numbers_as_text"}
+ANYWHERE = {"errors", "progress", "registry", "numbers_as_text", "settings"}
 DOORS = {("runs", "explore")}  # the one import upwards, when `run.explore()` is called
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

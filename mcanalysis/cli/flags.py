@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mcanalysis.cli.console import answer_in_json, is_main_process
+from mcanalysis.settings import Flag, count_or_all
+
+__all__ = ["Parser", "comma_list", "count_or_all", "integers", "limits", "numbers", "pairs"]
+
+Settings = TypeVar("Settings")
 
 
 def _once(parser: Any, action: argparse.Action, values: Any, flag: str | None) -> None:
@@ -62,7 +69,44 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         says_nothing = action.default is None or action.default is False or action.default in ({}, [])
+        if isinstance(action.default, list) and not says_nothing:
+            return f"{action.help} (default: {','.join(map(str, action.default))})"
         return action.help if says_nothing else super()._get_help_string(action)
+
+
+def _settings_of(of: Any) -> dict[str, tuple[str, bool, dict[str, Any]]]:
+    """By field of a settings class: its flag without dashes, whether it may be None, and the arguments of argparse."""
+    found, hints = {}, get_type_hints(of, include_extras=True)
+    for field in fields(of):
+        if get_origin(hints[field.name]) is not Annotated:
+            continue
+        kind, text, *more = get_args(hints[field.name])
+        flag = more[0] if more else Flag()
+        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        arguments = {"type": flag.read} if flag.read else _reading(next(k for k in kinds if k is not NoneType))
+        arguments |= {"metavar": flag.metavar} if flag.metavar else {}
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        default = list(default) if isinstance(default, tuple) else None if default is MISSING else default
+        arguments |= {"default": default, "help": text.replace("%", "%%")}
+        found[field.name] = flag.name or field.name.replace("_", "-"), NoneType in kinds, arguments
+    return found
+
+
+def _reading(kind: Any) -> dict[str, Any]:
+    """How argparse reads a value of a type."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if origin is Literal:
+        return {"choices": parts, "type": type(parts[0])}
+    for read, of in _LISTS.items():
+        if kind == tuple[of, ...]:
+            return {"type": read, "metavar": "A,B" if of is str else "N,M"}
+    if origin is Mapping or origin is dict:
+        return {"type": limits if parts[1] is int else pairs, "metavar": "NAME=VALUE"}
+    if kind in (int, float, str):
+        return {"type": kind} | ({} if kind is str else {"metavar": "N" if kind is int else "X"})
+    raise TypeError(f"no flag reads {kind}; name what does: Flag(read=…)")
 
 
 class Parser(argparse.ArgumentParser):
@@ -88,6 +132,46 @@ class Parser(argparse.ArgumentParser):
     def group(self, title: str) -> argparse._ArgumentGroup:
         """The flags under a heading of `--help`."""
         return next((g for g in self._action_groups if g.title == title), None) or self.add_argument_group(title)
+
+    def add_settings(
+        self,
+        of: type,
+        *,
+        group: str | None = None,
+        only: Collection[str] | None = None,
+        leave_out: Collection[str] = (),
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a flag for each field of a settings class that is `Annotated[type, "help"]`, under a heading of `--help`.
+
+        `mcanalysis.settings` says how a field is written. Types: int, float, str, bool (`--x` and `--no-x`), `Literal`,
+        `tuple[X, ...]` (`A,B`), `Mapping[str, …]` (`A=x,B=y`), each or None. `only` these fields, in this order.
+        `defaults` in place of those of the class; None for a field that cannot be None: the class's is shown and taken,
+        and the script sees that the flag was not given.
+        """
+        place, settings, defaults = self.group(group) if group else self, _settings_of(of), defaults or {}
+        if unknown := {*(only or ()), *leave_out, *defaults} - set(settings):
+            raise TypeError(f"{of.__name__} has no flag for {', '.join(sorted(unknown))}")
+        for field in [name for name in only or settings if name not in leave_out]:
+            flag, may_be_none, arguments = settings[field]
+            if field in defaults:
+                if defaults[field] is None and not may_be_none:
+                    arguments["help"] += f" (default: {arguments['default']})"
+                arguments["default"] = defaults[field]
+            place.add_argument(f"--{flag}", **arguments)
+
+    @staticmethod
+    def settings(of: type[Settings], args: argparse.Namespace, **others: Any) -> Settings:
+        """An object of a settings class with the values of the flags that there are.
+
+        `others` are those of its other fields, or in place of a flag's; what is in neither is as the class has it.
+        """
+        values = {}
+        for field, (flag, may_be_none, _) in _settings_of(of).items():
+            value = getattr(args, flag.replace("-", "_"), None)
+            if value is not None or (may_be_none and hasattr(args, flag.replace("-", "_"))):
+                values[field] = tuple(value) if isinstance(value, list) else value
+        return of(**values | others)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, "" if not is_main_process() else f"error: {message}; see --help\n")
@@ -178,9 +262,9 @@ def _from_yaml(action: argparse.Action, value: Any) -> Any:
             raise ValueError(value)
         return value
     if isinstance(value, list):
-        if not value or (kind not in (comma_list, integers) and not isinstance(action, argparse._AppendAction)):
+        if not value or (kind not in _LISTS and not isinstance(action, argparse._AppendAction)):
             raise ValueError(value)
-        return [int(str(v)) if kind is integers else str(v) for v in value]
+        return [_LISTS.get(kind, str)(str(v)) for v in value]
     if isinstance(value, dict):
         if kind not in (pairs, limits):
             raise ValueError(value)
@@ -191,7 +275,7 @@ def _from_yaml(action: argparse.Action, value: Any) -> Any:
     if kind in (pairs, limits):
         return _unique(made, action.dest)  # type: ignore[arg-type]
     if action.choices is not None and made not in action.choices:
-        raise argparse.ArgumentTypeError(f"choose from {', '.join(action.choices)}")
+        raise argparse.ArgumentTypeError(f"choose from {', '.join(map(str, action.choices))}")
     return [made] if isinstance(action, argparse._AppendAction) else made
 
 
@@ -233,6 +317,14 @@ def integers(text: str) -> list[int]:
     return [int(part) for part in comma_list(text)]
 
 
+def numbers(text: str) -> list[float]:
+    """`0.5,1e-3` as a list of numbers."""
+    return [float(part) for part in comma_list(text)]
+
+
+_LISTS: dict[Any, Any] = {comma_list: str, integers: int, numbers: float}  # what reads a list of what
+
+
 def pairs(text: str) -> list[tuple[str, str]]:
     """`A=x,B=y` as (name, value); the parser makes one dictionary of all flags of a kind."""
     entries = [part.partition("=") for part in comma_list(text)]
@@ -247,8 +339,3 @@ def limits(text: str) -> list[tuple[str, int]]:
         return [(name, int(value)) for name, value in (pairs(text) if "=" in text else [("", text)])]
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected N or TASK=N[,TASK=N], got '{text}'") from None
-
-
-def count_or_all(text: str) -> int | None:
-    """A number, or `all`."""
-    return None if text == "all" else int(text)

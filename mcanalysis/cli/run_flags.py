@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mcanalysis.cli.console import bar
-from mcanalysis.cli.flags import Parser, comma_list, count_or_all, integers, limits, pairs
+from mcanalysis.cli.flags import Parser, comma_list, integers
 from mcanalysis.cli.running import num_processes, quiet_libraries
+from mcanalysis.evaluation.engine_settings import EngineSettings
+from mcanalysis.training.config import Execution, RunConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from mcanalysis.runs.run import Run
@@ -18,13 +20,10 @@ _GENERAL = "general/"  # before the name of a general task where a flag is of al
 
 def add_model_flags(parser: Parser) -> None:
     """Which model, where it runs."""
-    model = parser.group("model")
-    model.add_argument("--model", default="embedded", help="'embedded', a folder, or a hub id")
-    model.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, …")
-    execution = parser.group("execution")
-    execution.add_argument("--device", default=None, help="cpu, cuda, cuda:1, mps (default: cuda if present)")
-    execution.add_argument("--token-budget", type=int, metavar="N", help="most tokens evaluated at once (2048)")
-    execution.add_argument(
+    parser.add_settings(RunConfig, group="model", only=("model", "dtype"))
+    parser.add_settings(Execution, group="execution", only=("device",))
+    parser.add_settings(EngineSettings, group="execution")
+    parser.group("execution").add_argument(
         "--engine", type=comma_list, default=[], metavar="A,B",
         help="force how points are evaluated: merged or unmerged, shared or whole (prefixes), compiled",
     )  # fmt: skip
@@ -35,55 +34,16 @@ def add_run_flags(parser: Parser) -> None:
     for title in ("model", "data", "optimisation", "execution"):  # in this order in --help
         parser.group(title)
     add_model_flags(parser)
-    parser.add_argument("--settings", type=pairs, default={}, metavar="NAME=VALUE", help="settings of the strategy")
-    model = parser.group("model")
-    model.add_argument("--quantization", choices=("4bit", "8bit"), help="of the base; needs an NVIDIA GPU")
-    model.add_argument("--lora-rank", type=int, default=8, help="r")
-    model.add_argument("--lora-alpha", type=float, default=16.0, help="ΔW = alpha/r · B·A")
-    model.add_argument("--lora-dropout", type=float, default=0.0, help="on the adapter's input")
-    model.add_argument("--target-modules", type=comma_list, default=None, help="layers to adapt, or all-linear")
-    data = parser.group("data")
-    data.add_argument("--benchmark", default="embedded", help="embedded, trace or ilora")
-    data.add_argument("--data-dir", default=None, metavar="DIR", help="<DIR>/<TASK>/{train,eval,test}.json")
-    data.add_argument("--tasks", type=comma_list, default=None, metavar="A,B,C", help="tasks, in this order")
-    data.add_argument("--scores", type=pairs, default={}, metavar="TASK=SCORE", help="another score for a task")
-    data.add_argument(
-        "--max-new-tokens",
-        type=limits,
-        default={},
-        metavar="TASK=N",
-        help="most tokens generated for an answer; with --minima N",
-    )
-    data.add_argument("--num-train", type=int, default=None, help="train examples per task")
-    data.add_argument("--num-test", type=count_or_all, default=None, help="test examples per task for the matrix")
-    data.add_argument("--max-length", type=int, default=1024, help="tokens; longer prompts lose their middle")
-    optimisation = parser.group("optimisation")
-    optimisation.add_argument("--steps", type=int, default=None, help="optimiser steps per task (default: 120)")
-    optimisation.add_argument("--batch-size", type=int, default=16, help="examples per micro-batch, of all processes")
-    optimisation.add_argument("--gradient-accumulation", type=int, default=1, help="micro-batches per step")
-    optimisation.add_argument("--learning-rate", type=float, default=3e-3, help="at its peak")
-    optimisation.add_argument("--warmup-ratio", type=float, default=0.1, help="share of a task's steps; then it decays")
-    optimisation.add_argument("--weight-decay", type=float, default=0.0, help="of AdamW")
-    optimisation.add_argument("--max-grad-norm", type=float, default=1.0, help="0 does not clip")
-    optimisation.add_argument(
-        "--group-by-length",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="less padding, and less of a mixture, in a step",
-    )
-    execution = parser.group("execution")
-    execution.add_argument("--resume", action="store_true", help="go on with unfinished runs")
-    execution.add_argument("--save-steps", type=int, default=100, help="the most steps that a kill can lose")
-    execution.add_argument("--report-to", type=comma_list, default=None, help="tensorboard, wandb, mlflow")
-    execution.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
-    execution.add_argument("--torch-compile", action="store_true", help="compile the model")
-    execution.add_argument(
-        "--save-trajectory",
-        type=int,
-        default=None,
-        metavar="N",
-        help="snapshot of every learner each N steps (0: none; default: 10 where an adapter is small, up to 1 MB)",
-    )
+    parser.add_settings(RunConfig, only=("strategy_settings",))
+    lora = ("quantization", "lora_rank", "lora_alpha", "lora_dropout", "target_modules")
+    parser.add_settings(RunConfig, group="model", only=lora)
+    parser.add_settings(RunConfig, group="data", leave_out=("model", "dtype", "strategy_settings", *lora))
+    parser.group("data").add_argument("--num-train", type=int, metavar="N", help="train examples per task")
+    parser.add_settings(TrainingConfig, group="data", only=("max_length",))
+    # None: `compare.py` has fewer steps by default where the flag is not given.
+    parser.add_settings(TrainingConfig, group="optimisation", leave_out=("max_length",), defaults={"num_steps": None})
+    parser.group("execution").add_argument("--resume", action="store_true", help="go on with unfinished runs")
+    parser.add_settings(Execution, group="execution", leave_out=("device",))
 
 
 def add_general_flags(parser: Parser) -> None:
@@ -104,49 +64,27 @@ def limit_of_all(args: argparse.Namespace) -> int | None:
     return args.max_new_tokens.get("")
 
 
-def run_config(args: argparse.Namespace, strategy: str, seed: int, settings: dict[str, Any]) -> Any:
+def run_config(args: argparse.Namespace, strategy: str, seed: int, settings: dict[str, Any]) -> RunConfig:
     """The run configuration that the flags describe."""
     from mcanalysis.errors import UserError
-    from mcanalysis.training.config import RunConfig, TrainingConfig
 
-    names = (
-        "batch_size", "gradient_accumulation", "learning_rate", "warmup_ratio", "max_grad_norm", "weight_decay",
-        "max_length", "group_by_length",
-    )  # fmt: skip
-    training = {name: getattr(args, name) for name in names}
     has_general = hasattr(args, "general_data")
     if "" in args.max_new_tokens:
         raise UserError(
             f"Expected TASK=N for --max-new-tokens, got {args.max_new_tokens['']} for no task; name the task."
         )
-    if args.steps is not None:
-        training["num_steps"] = args.steps
-    return RunConfig(
-        strategy=strategy,
-        strategy_settings=settings,
-        seed=seed,
-        model=args.model,
-        dtype=args.dtype,
-        benchmark=args.benchmark,
-        data_dir=args.data_dir,
-        tasks=tuple(args.tasks) if args.tasks else None,
-        scores=args.scores,
-        max_new_tokens={n: v for n, v in args.max_new_tokens.items() if not (has_general and n.startswith(_GENERAL))},
+    limits = {n: v for n, v in args.max_new_tokens.items() if not (has_general and n.startswith(_GENERAL))}
+    return Parser.settings(
+        RunConfig, args,
+        strategy=strategy, strategy_settings=settings, seed=seed, max_new_tokens=limits,
         sizes={} if args.num_train is None else {"train": args.num_train},
-        num_test=args.num_test,
-        quantization=args.quantization,
-        lora_rank=args.lora_rank,
-        lora_alpha=args.lora_alpha,
-        lora_dropout=args.lora_dropout,
-        target_modules=tuple(args.target_modules) if args.target_modules else None,
-        training=TrainingConfig(**training),
-    )
+        training=Parser.settings(TrainingConfig, args),
+    )  # fmt: skip
 
 
-def engine(args: argparse.Namespace) -> Any:
+def engine(args: argparse.Namespace) -> EngineSettings:
     """How the flags want points evaluated."""
     from mcanalysis.errors import UnknownNameError
-    from mcanalysis.evaluation.engine_settings import EngineSettings
 
     known = {
         "merged": {"adapter": "merged"}, "unmerged": {"adapter": "unmerged"}, "shared": {"prefix": "shared"},
@@ -157,22 +95,12 @@ def engine(args: argparse.Namespace) -> Any:
         if name not in known:
             raise UnknownNameError("way of evaluating for --engine", name, list(known))
         forced |= known[name]
-    return EngineSettings(token_budget=args.token_budget, **forced)
+    return Parser.settings(EngineSettings, args, **forced)
 
 
-def execution(args: argparse.Namespace) -> Any:
+def execution(args: argparse.Namespace) -> Execution:
     """How the flags want a run carried out."""
-    from mcanalysis.training.config import Execution
-
-    return Execution(
-        device=args.device,
-        save_steps=args.save_steps,
-        report_to=tuple(args.report_to or ()),
-        gradient_checkpointing=args.gradient_checkpointing,
-        torch_compile=args.torch_compile,
-        save_trajectory=args.save_trajectory,
-        engine=engine(args),
-    )
+    return Parser.settings(Execution, args, engine=engine(args))
 
 
 def general(args: argparse.Namespace) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from mcanalysis.errors import UserError
 
@@ -18,7 +18,7 @@ class EngineSettings:
     `whole` (`auto`: shared where it is a part worth it). `compile`: the decoder goes through `torch.compile`.
     """
 
-    token_budget: int | None = None
+    token_budget: Annotated[int | None, "most tokens evaluated at once (2048)"] = None
     adapter: Literal["auto", "merged", "unmerged"] = "auto"
     prefix: Literal["auto", "shared", "whole"] = "auto"
     compile: bool = False

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
+from mcanalysis.settings import OR_ALL, Flag
 
 TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
 """The trackers that `Execution.report_to` may name, each with the packages of which it needs one."""
@@ -26,15 +27,15 @@ class TrainingConfig:
     either way.
     """
 
-    num_steps: int = 120
-    batch_size: int = 16
-    gradient_accumulation: int = 1
-    learning_rate: float = 3e-3
-    warmup_ratio: float = 0.1
-    max_grad_norm: float = 1.0
-    weight_decay: float = 0.0
-    max_length: int = 1024
-    group_by_length: bool = False
+    num_steps: Annotated[int, "optimiser steps per task", Flag(name="steps")] = 120
+    batch_size: Annotated[int, "examples per micro-batch, of all processes"] = 16
+    gradient_accumulation: Annotated[int, "micro-batches per step"] = 1
+    learning_rate: Annotated[float, "at its peak"] = 3e-3
+    warmup_ratio: Annotated[float, "share of a task's steps; then it decays"] = 0.1
+    max_grad_norm: Annotated[float, "0 does not clip"] = 1.0
+    weight_decay: Annotated[float, "of AdamW"] = 0.0
+    max_length: Annotated[int, "tokens; longer prompts lose their middle"] = 1024
+    group_by_length: Annotated[bool, "less padding, and less of a mixture, in a step"] = False
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "gradient_accumulation", "max_length"):
@@ -59,23 +60,29 @@ class RunConfig:
     """
 
     strategy: str = "ilora"
-    strategy_settings: Mapping[str, Any] = field(default_factory=dict)
+    strategy_settings: Annotated[Mapping[str, Any], "settings of the strategy", Flag(name="settings")] = field(
+        default_factory=dict
+    )
     seed: int = 0
-    model: str = "embedded"
-    dtype: str = "auto"
-    benchmark: str = "embedded"
-    data_dir: str | None = None
-    tasks: tuple[str, ...] | None = None
-    scores: Mapping[str, str] = field(default_factory=dict)
+    model: Annotated[str, "'embedded', a folder, or a hub id"] = "embedded"
+    dtype: Annotated[str, "auto, float32, bfloat16, …"] = "auto"
+    benchmark: Annotated[str, "embedded, trace or ilora"] = "embedded"
+    data_dir: Annotated[str | None, "<DIR>/<TASK>/{train,eval,test}.json", Flag(metavar="DIR")] = None
+    tasks: Annotated[tuple[str, ...] | None, "tasks, in this order", Flag(metavar="A,B,C")] = None
+    scores: Annotated[Mapping[str, str], "another score for a task", Flag(metavar="TASK=SCORE")] = field(
+        default_factory=dict
+    )
     sizes: Mapping[str, int] = field(default_factory=dict)
-    num_test: int | None = None
-    quantization: Literal["4bit", "8bit"] | None = None
-    lora_rank: int = 8
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.0
-    target_modules: tuple[str, ...] | None = None
+    num_test: Annotated[int | None, "test examples per task for the matrix", OR_ALL] = None
+    quantization: Annotated[Literal["4bit", "8bit"] | None, "of the base; needs an NVIDIA GPU"] = None
+    lora_rank: Annotated[int, "r"] = 8
+    lora_alpha: Annotated[float, "ΔW = alpha/r · B·A"] = 16.0
+    lora_dropout: Annotated[float, "on the adapter's input"] = 0.0
+    target_modules: Annotated[tuple[str, ...] | None, "layers to adapt, or all-linear"] = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    max_new_tokens: Mapping[str, int] = field(default_factory=dict)
+    max_new_tokens: Annotated[
+        Mapping[str, int], "most tokens generated for an answer; with --minima N", Flag(metavar="TASK=N")
+    ] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.lora_rank < 1:
@@ -118,12 +125,15 @@ class Execution:
     scored.
     """
 
-    device: str | None = None
-    save_steps: int = 100
-    report_to: tuple[str, ...] = ()
-    gradient_checkpointing: bool = False
-    torch_compile: bool = False
-    save_trajectory: int | None = None
+    device: Annotated[str | None, "cpu, cuda, cuda:1, mps (default: cuda if present)"] = None
+    save_steps: Annotated[int, "the most steps that a kill can lose"] = 100
+    report_to: Annotated[tuple[str, ...], "tensorboard, wandb, mlflow"] = ()
+    gradient_checkpointing: Annotated[bool, "less memory, more time"] = False
+    torch_compile: Annotated[bool, "compile the model"] = False
+    save_trajectory: Annotated[
+        int | None,
+        "snapshot of every learner each N steps (0: none; default: 10 where an adapter is small, up to 1 MB)",
+    ] = None
     engine: EngineSettings = AUTO
 
     def __post_init__(self) -> None:
