@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mcanalysis.cli.console import bar
 from mcanalysis.cli.flags import Parser, comma_list, integers
-from mcanalysis.cli.running import num_processes, quiet_libraries
+from mcanalysis.cli.running import num_processes
 from mcanalysis.evaluation.engine_settings import EngineSettings
 from mcanalysis.training.config import Execution, RunConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from mcanalysis.runs.run import Run
+    from mcanalysis.studies.training import Training
 
 _GENERAL = "general/"  # before the name of a general task where a flag is of all kinds of task
 
@@ -184,16 +184,16 @@ def add_study_flags(parser: Parser, strategies: Sequence[str]) -> None:
     add_workers_flag(parser)
 
 
-def study_runs(args: argparse.Namespace) -> list[Run]:
-    """The finished runs; those that `--run` does not name are trained if they are not there."""
+def study_runs(args: argparse.Namespace) -> Sequence[Run | Training]:
+    """The finished runs; without `--run` those of the strategies and seeds, which are trained if they are not there."""
     from mcanalysis.runs.run import load_run
-    from mcanalysis.studies.strategies import need_paths, study_configs, train_runs
+    from mcanalysis.studies.strategies import need_paths, run_directories, study_configs
+    from mcanalysis.studies.training import trainings
 
     if args.run:
         return [load_run(directory, args.device, engine(args)) for directory in args.run]
     need_paths(args.strategy)
     base = run_config(args, args.strategy[0], args.seed[0], {})
-    return train_runs(
-        study_configs(base, args.strategy, args.seed, typed(args.settings)), args.output_dir,
-        resume=args.resume, execution=execution(args), workers=workers(args), progress=bar, initializer=quiet_libraries,
-    )  # fmt: skip
+    configs = study_configs(base, args.strategy, args.seed, typed(args.settings))
+    directories = run_directories(configs, args.output_dir)
+    return trainings(configs, directories, resume=args.resume, execution=execution(args))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress
+from mcanalysis.settings import OR_ALL, Flag
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.results import JsonResult
 from mcanalysis.studies.engine import Piece, Steps
@@ -51,11 +52,13 @@ class Curvature(Study):
     """
 
     num_examples: Annotated[int, "test examples per loss, shared by its tasks"] = 40
-    num_forgetting_examples: Annotated[int | None, "test examples per old task, or 'all'"] = 100
+    num_forgetting_examples: Annotated[int | None, "test examples per old task, or 'all'", OR_ALL] = 100
     num_eigenvalues: Annotated[int, "at each end of the spectrum"] = 3
     tolerance: Annotated[float, "of eigenvalues, relative"] = 0.01
     num_trace_samples: Annotated[int, "products for the trace"] = 10
-    spectrum_minimum: Annotated[str | None, "whose density is drawn, by number or label (default: last)"] = None
+    spectrum_minimum: Annotated[
+        str | None, "whose density is drawn, by number or label (default: last)", Flag(metavar="K")
+    ] = None
     num_probes: Annotated[int, "random starts of the density"] = 2
     num_lanczos: Annotated[int, "Lanczos steps of each probe"] = 40
     seed: int = 0

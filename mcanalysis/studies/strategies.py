@@ -3,51 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from mcanalysis.errors import DataError, UnknownNameError, UserError
+from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.run import Run, load_run
 from mcanalysis.store.manifest import MANIFEST_NAME
 from mcanalysis.strategies import get_strategy, strategy_names
 from mcanalysis.studies.jobs import Job, run_jobs
-from mcanalysis.tasks.names import check_distinct
-from mcanalysis.tasks.task import TaskData
-from mcanalysis.tasks.trace_files import load_examples, split_file
+from mcanalysis.studies.training import General
 from mcanalysis.training.config import Execution, RunConfig
 from mcanalysis.training.continual_trainer import is_finished, is_general_measured, load_tasks, train
-
-
-@dataclass(frozen=True)
-class General:
-    """Held-out tasks that are only measured: `<folder>/<TASK>/test.json`, all of them or those named.
-
-    `max_new_tokens` maps a task to the most tokens generated for an answer, where that is not to be the task's own.
-    """
-
-    folder: str
-    tasks: tuple[str, ...] | None = None
-    max_new_tokens: Mapping[str, int] = field(default_factory=dict)
-
-    def load(self) -> list[TaskData]:
-        """Their data; raises `DataError` for a folder without any, and for one that is named and absent."""
-        root = Path(self.folder)
-        files = {f.name: file for f in sorted(root.glob("*")) if (file := split_file(f, "test"))}
-        present = list(files)
-        if not present:
-            raise DataError(
-                f"Expected general tasks, <TASK>/test.json, in {root}, got "
-                f"{'none' if root.is_dir() else 'no such folder'}; check --general-data."
-            )
-        for name in (*(self.tasks or ()), *self.max_new_tokens):
-            if name not in present:
-                raise UnknownNameError(f"general task in {root}", name, present)
-        check_distinct(self.tasks or present)
-        limits = self.max_new_tokens
-        return [load_examples(files[name], max_new_tokens=limits.get(name)) for name in self.tasks or present]
 
 
 def run_name(config: RunConfig) -> str:
