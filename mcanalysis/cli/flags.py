@@ -85,6 +85,7 @@ def _settings_of(of: Any) -> dict[str, tuple[str, bool, dict[str, Any]]]:
         kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
         arguments = {"type": flag.read} if flag.read else _reading(next(k for k in kinds if k is not NoneType))
         arguments |= {"metavar": flag.metavar} if flag.metavar else {}
+        arguments |= {} if flag.bare is None else {"nargs": "?", "const": flag.bare}
         default = field.default if field.default_factory is MISSING else field.default_factory()
         default = list(default) if isinstance(default, tuple) else None if default is MISSING else default
         arguments |= {"default": default, "help": text.replace("%", "%%")}

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeGuard
 
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.atomic import write_text_atomic
@@ -32,8 +32,10 @@ Rows = list[list[str]]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a study is given besides its settings: how many workers there are, and who draws before it has ended."""
+    """What a study is given besides its settings: the strategy of the first run, how many workers there are, and who
+    draws before it has ended."""
 
+    main: str = ""
     num_workers: Callable[[], int] = lambda: 1
     draw: Callable[[Path, Iterable[Picture]], None] = lambda folder, pictures: None
 
@@ -43,6 +45,9 @@ class Study(ABC):
 
     strategies: ClassVar[tuple[str, ...]] = ("sequential", "er", "ilora")
     """What is trained where no run is named."""
+
+    def check(self, num_tasks: int) -> None:
+        """Raise `UserError` for what a run of so many tasks will not have; asked before it is trained."""
 
     @abstractmethod
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
@@ -102,7 +107,11 @@ def carry_out(
             figures.extend(file for file in files if file not in figures)
             on_figure(files[-1])
 
-    setting = Setting(lambda: workers.count, draw)
+    first = runs[0]
+    setting = Setting(first.config.strategy if _is_training(first) else first.strategy, lambda: workers.count, draw)
+    for run in runs:
+        if _is_training(run):
+            study.check(run.num_tasks)
 
     def of_run(run: Run | Training) -> Steps[tuple[Run, Tables]]:
         ready = run if not _is_training(run) else (yield from run.steps())
@@ -122,7 +131,7 @@ def carry_out(
     return Outcome(tables | compared, figures, measured)
 
 
-def _is_training(run: Run | Training) -> bool:
+def _is_training(run: Run | Training) -> TypeGuard[Training]:
     return hasattr(run, "steps")
 
 

@@ -157,8 +157,8 @@ def test_fewer_layers_than_asked_for_are_said_as_by_peft(saved, base_folder, cap
     data = tmp_path / "data.json"
     data.write_text('[{"prompt": "a", "answer": "b"}]')
     with pytest.raises(UserError, match="far enough"):
-        settings = study.ConnectivitySettings()
-        study.connect_adapters([str(folder)] * 2, str(base_folder), [str(data)], tmp_path / "out", settings)
+        opening = study.AdaptersOpening((str(folder),) * 2, str(base_folder), (str(data),), tmp_path / "out")
+        study.connect_adapters(opening, study.AdapterConnectivity())
     assert "no tensors for 'model.layers.1.self_attn.q_proj' and 1 more of the base" in caplog.text
 
 

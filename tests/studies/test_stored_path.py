@@ -8,8 +8,8 @@ from mcanalysis.errors import UserError
 from mcanalysis.params import delta_distance
 from mcanalysis.paths.path_kinds import path_kind, path_kind_names
 from mcanalysis.store.hashing import hash_json
-from mcanalysis.studies.connectivity.settings import PATHS, ConnectivitySettings
 from mcanalysis.studies.connectivity.stored_path import StoredPath
+from mcanalysis.studies.connectivity.study import PATHS, Connectivity
 from mcanalysis.studies.connectivity.transitions import Transition
 
 
@@ -26,8 +26,8 @@ def transition(*points, old=("A",), new="B"):
     return Transition("1-A", f"{len(points)}-{new}", points, tuple(f"hash{i}" for i in range(len(points))), old, new)
 
 
-def stored(tmp_path, kind, where=None, fit=None, **settings):
-    return StoredPath(where or transition(), kind, ConnectivitySettings(**settings), tmp_path, fit or (lambda c, f: c))
+def stored(tmp_path, kind, where=None, **settings):
+    return StoredPath(where or transition(), kind, Connectivity(**settings), tmp_path)
 
 
 def test_keys_of_the_three_first_paths_are_what_they_have_always_been(tmp_path):
@@ -56,7 +56,7 @@ def test_a_path_through_a_whole_run_has_the_minima_on_its_grid(tmp_path):
     assert [k for k in keys if k.startswith("hash")] == [f"hash{i}" for i in range(8)]
     for t, key in path.minima.items():
         minimum = where.points[int(key[4:])]
-        assert all(torch.equal(path.path(t)[n], minimum[n]) for n in minimum)
+        assert all(torch.equal(path.straight(t)[n], minimum[n]) for n in minimum)
     assert np.isnan(path.deviation(path.ts)).all()
 
 
@@ -108,4 +108,4 @@ def test_lengths_in_the_paths_space_and_in_delta(tmp_path):
 )
 def test_settings_that_make_no_sense_are_refused(settings, words):
     with pytest.raises(UserError, match=words):
-        ConnectivitySettings(**settings)
+        Connectivity(**settings)
