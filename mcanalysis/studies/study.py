@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeGuard
+from typing import TYPE_CHECKING, ClassVar
 
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.atomic import write_text_atomic
@@ -107,14 +107,15 @@ def carry_out(
             figures.extend(file for file in files if file not in figures)
             on_figure(files[-1])
 
-    first = runs[0]
-    setting = Setting(first.config.strategy if _is_training(first) else first.strategy, lambda: workers.count, draw)
+    from mcanalysis.studies.training import Training
+
     for run in runs:
-        if _is_training(run):
+        if isinstance(run, Training):
             study.check(run.num_tasks)
+    setting = Setting(runs[0].strategy, lambda: workers.count, draw)
 
     def of_run(run: Run | Training) -> Steps[tuple[Run, Tables]]:
-        ready = run if not _is_training(run) else (yield from run.steps())
+        ready = (yield from run.steps()) if isinstance(run, Training) else run
         with lock_measurements(ready.directory):
             tables = yield from study.measure(ready, setting)
             write_tables(tables, ready.directory / "tables")
@@ -129,10 +130,6 @@ def carry_out(
     write_tables(compared, comparison / "tables")
     draw(comparison, study.pictures_of_all(tables | compared))
     return Outcome(tables | compared, figures, measured)
-
-
-def _is_training(run: Run | Training) -> TypeGuard[Training]:
-    return hasattr(run, "steps")
 
 
 def together(of_runs: Sequence[Tables]) -> Tables:

@@ -58,6 +58,11 @@ class Training:
     is_there: bool
     num_tasks: int
 
+    @property
+    def strategy(self) -> str:
+        """The strategy's name."""
+        return self.config.strategy
+
     def steps(self) -> Steps[Run]:
         """Train it where it is not there; gives the finished run."""
         if not self.is_there:

@@ -27,7 +27,7 @@ def stored_ensemble(path: StoredPath, objectives: Sequence[Objective], folder: P
 
 
 def average_along(
-    curve: Callable[[float], Mapping[str, Tensor]], path: StoredPath, objectives: Sequence[Objective], model: LoraModel
+    curve: Callable[[float], Point], path: StoredPath, objectives: Sequence[Objective], model: LoraModel
 ) -> list[dict[str, Any]]:
     """Rows of `ensemble.csv` without the columns that say which path it is.
 

@@ -76,7 +76,7 @@ class StoredPath:
         return self.minima.get(float(t)) or f"{self.key[:24]}/{float(t)!r}"
 
     @property
-    def knots(self) -> list[float]:
+    def knots(self) -> Sequence[float]:
         """The t at which a path may have a corner: at minima and, of a chain, at bends."""
         if self.kind.is_of_whole_run:
             return sorted(self.minima)
