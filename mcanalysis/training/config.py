@@ -21,10 +21,9 @@ class TrainingConfig:
 
     `num_steps` optimiser steps of `batch_size` × `gradient_accumulation` examples (of all processes together), AdamW,
     linear warm-up over `warmup_ratio` of the steps and linear decay, gradients clipped to `max_grad_norm`. The defaults
-    suit the embedded base: without warm-up and clipping a rate of 3e-3 now and then wrecks a task. `max_length` in
-    tokens. `group_by_length` puts examples of like length into the same step, which saves padding; off, because steps
-    that are less of a mixture learn less (measured in docs/training.md). Micro-batches of one step are of like length
-    either way.
+    suit the embedded base: without warm-up and clipping a rate of 3e-3 now and then wrecks a task. `group_by_length`
+    is off, because steps that are less of a mixture learn less (measured in docs/training.md); micro-batches of one
+    step are of like length either way.
     """
 
     num_steps: Annotated[int, "optimiser steps per task", Flag(name="steps")] = 120
@@ -55,8 +54,7 @@ class RunConfig:
     """One strategy × one seed on one benchmark.
 
     `scores` and `max_new_tokens` replace a task's own score and limit of generated tokens, by its name. `sizes`:
-    examples per split (None: the benchmark's own). `num_test`: test examples per task for the accuracy matrix.
-    `quantization`: load the base in 4 or 8 bits (bitsandbytes; needs an NVIDIA GPU).
+    examples per split, where it is not to be the benchmark's own. `quantization` is that of bitsandbytes.
     """
 
     strategy: str = "ilora"
@@ -118,10 +116,8 @@ class RunConfig:
 class Execution:
     """How a run is carried out: what may change between stop and resume without changing what is computed.
 
-    `save_steps`: steps between two checkpoints, hence the most that a kill can lose. `report_to`: trackers of the
-    Trainer ("tensorboard", "wandb", "mlflow"). `gradient_checkpointing` computes activations again instead of keeping
-    them: less memory, more time. `save_trajectory`: optimiser steps between two snapshots of every learner (see
-    `training.trajectory`); 0 saves none, None is every 10th step where the adapter is small. `engine`: how minima are
+    `save_steps` lie between two checkpoints. `report_to`: trackers of the Trainer. `gradient_checkpointing` computes
+    activations again instead of keeping them. `save_trajectory`: see `training.trajectory`. `engine`: how minima are
     scored.
     """
 
