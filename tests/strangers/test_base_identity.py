@@ -175,9 +175,8 @@ def two_adapters(base, tmp_path, make_model, random_point):
     def measure(out, settings=PAIR, **given):
         folders, files = (str(tmp_path / "a1"), str(tmp_path / "a2")), (str(tmp_path / "data.json"),)
         opening = AdaptersOpening(folders, str(base), files, tmp_path / out, device="cpu", **given)
-        return connect_adapters(opening, settings).tables["profiles"][
-            ["path", "space", "t", "task", "loss", "score", "num_examples", "num_targets"]
-        ]
+        columns = ["path", "space", "t", "task", "loss", "score", "num_examples", "num_targets"]
+        return connect_adapters(opening, settings).tables["profiles"][columns]
 
     return measure
 

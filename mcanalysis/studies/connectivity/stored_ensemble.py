@@ -14,6 +14,7 @@ from mcanalysis.connectivity.ensemble import ensemble_along
 from mcanalysis.evaluation.answer_logits import answer_batches, answer_logits
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.params.point import Point
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.results import JsonResult
 from mcanalysis.studies.connectivity.stored_path import StoredPath
