@@ -128,8 +128,8 @@ class RunPaths:
 @lru_cache(maxsize=4)
 def paths_of(run: Run, learner: str, study: Connectivity) -> RunPaths:
     """The paths of a run, the same object for all pieces of a process."""
-    own = getattr(run, "paths", RunPaths)  # two adapters have theirs
-    return own(learner, study) if own is not RunPaths else RunPaths(run, learner, study)
+    own = getattr(run, "paths", None)  # two adapters have theirs
+    return RunPaths(run, learner, study) if own is None else own(learner, study)
 
 
 def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> Steps[Measured]:
