@@ -43,7 +43,8 @@ def path_kind(name: str) -> PathKind:
     """
     path, _, space = name.rpartition("-")
     try:
-        get_path(path), get_space(space)
+        get_path(path)
+        get_space(space)
     except UnknownNameError:
         raise UnknownNameError("path", name, path_kind_names()) from None
     return PathKind(path, space)
