@@ -19,6 +19,7 @@ import torch
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = {file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "docs").rglob("*.md")}
+PAGES |= {file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "mcanalysis").rglob("README.md")}
 PAGES = sorted(PAGES | {"README.md"})
 FENCE = re.compile(r"^(<!-- not run: .*? -->\n)?```(\w+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
@@ -364,6 +365,13 @@ def test_your_own_figure(tutorial_folder, as_package, empty_folder, monkeypatch)
         flags = ["--run", str(run), "--width", "acl", "--format", "png", "--output-dir", str(folder), *more]
         assert run_script(script, flags, monkeypatch) == f"{folder / f'lost_{run.name}.png'}\n"
         assert pd.read_csv(folder / f"lost_{run.name}.csv").lost.tolist() == pytest.approx(expected)
+
+
+def test_the_product_average(capsys):
+    """Nothing was cut, so that the average is the plain one; its error is that of float64 sums."""
+    names = python_of("mcanalysis/params/README.md")
+    assert len(names["average"].correction["q.lora_A.weight"]) == 3 * 8  # past 3 · rank it would be cut
+    assert float(capsys.readouterr().out.split("(")[1].split(",")[0]) < 1e-14
 
 
 def test_classics(empty_folder):
