@@ -244,30 +244,23 @@ def test_your_own_strategy(empty_folder, monkeypatch):
 
 
 @pytest.fixture
-def as_package(empty_folder, monkeypatch):
-    """`as_package(page)`: the page's first Python block in a file, installed as its toml block says; its names."""
+def as_package(install_package):
+    """`as_package(page)` installs a page's first Python block as its toml block says; the name it has, and its file."""
     import tomllib
 
     def install(page):
-        ((_, toml, _, _),) = [block for block in blocks(page) if block[0] == "toml"]
-        project, files = tomllib.loads(toml)["project"], tomllib.loads(toml)["tool"]["setuptools"]["py-modules"]
-        ((group, entries),), (file,) = project["entry-points"].items(), files
-        site = empty_folder / "site"
-        information = site / f"{project['name']}-{project['version']}.dist-info"
-        information.mkdir(parents=True)
-        (site / f"{file}.py").write_text(next(text for language, text, _, _ in blocks(page) if language == "python"))
-        (information / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
-        lines = [f"{name} = {value}" for name, value in entries.items()]
-        (information / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
-        monkeypatch.syspath_prepend(site)
-        assert all(value == file for value in entries.values())
-        return list(entries)
+        (toml,) = [tomllib.loads(text) for language, text, _, _ in blocks(page) if language == "toml"]
+        ((group, entries),), (module,) = (
+            toml["project"]["entry-points"].items(),
+            toml["tool"]["setuptools"]["py-modules"],
+        )
+        source = next(text for language, text, _, _ in blocks(page) if language == "python")
+        site = install_package(toml["project"]["name"], group, entries, {module: source})
+        ((name, value),) = entries.items()
+        assert value == module
+        return name, site / f"{module}.py"
 
-    known = set(sys.modules)
-    yield install
-    for name in set(sys.modules) - known:
-        if str(empty_folder) in (getattr(sys.modules[name], "__file__", None) or ""):
-            del sys.modules[name]
+    return install
 
 
 def python_of(page):
@@ -279,22 +272,11 @@ def python_of(page):
     return names
 
 
-@pytest.fixture
-def paths_and_scores_of_before(monkeypatch):
-    """What a page's classes and packages add to the registries is gone after the test."""
-    from mcanalysis.metrics import scores
-    from mcanalysis.paths import base
-
-    for registry in (base._PATHS, scores._SCORES):
-        registry.names()
-        monkeypatch.setattr(registry, "_loaders", dict(registry._loaders))
-
-
-def test_your_own_path(empty_folder, as_package, paths_and_scores_of_before):
+def test_your_own_path(empty_folder, as_package):
     from mcanalysis.paths.path_kinds import path_kind
 
     page = "docs/your-own-path.md"
-    (name,) = as_package(page)
+    name, _ = as_package(page)
     assert path_kind(f"{name}-delta").path_class.__module__ == "slerp"
     names = python_of(page)
     assert [float(names[point]["w"].norm()) for point in ("middle", "straight")] == pytest.approx([3, 3 / 2**0.5])
@@ -326,7 +308,7 @@ def test_your_own_path(empty_folder, as_package, paths_and_scores_of_before):
 
 
 @pytest.mark.slow
-def test_the_command_of_your_own_path(as_package, paths_and_scores_of_before, empty_folder, monkeypatch):
+def test_the_command_of_your_own_path(as_package, empty_folder, monkeypatch):
     as_package("docs/your-own-path.md")
     ((words, _),) = commands("docs/your-own-path.md")
     script, flags = python_script(words)
@@ -335,18 +317,18 @@ def test_the_command_of_your_own_path(as_package, paths_and_scores_of_before, em
     assert ",slerp," in profiles and ",linear," in profiles
 
 
-def test_your_own_score(empty_folder, as_package, paths_and_scores_of_before, capsys):
+def test_your_own_score(empty_folder, as_package, capsys):
     from mcanalysis.metrics import get_score
 
     page = "docs/your-own-score.md"
-    (name,) = as_package(page)
+    name, _ = as_package(page)
     python_of(page)
     assert capsys.readouterr().out == "1.0 0.0\n"
     assert get_score(name).per_example("It is Paris.", "paris") == 1.0 and not get_score(name).parses(" ")
 
 
 @pytest.mark.slow
-def test_the_command_of_your_own_score(as_package, paths_and_scores_of_before, empty_folder, monkeypatch):
+def test_the_command_of_your_own_score(as_package, empty_folder, monkeypatch):
     as_package("docs/your-own-score.md")
     run_page("docs/your-own-score.md", monkeypatch)
     assert "contains" in (empty_folder / "runs/contains/manifest.json").read_text()
@@ -356,11 +338,11 @@ def test_your_own_figure(tutorial_folder, as_package, empty_folder, monkeypatch)
     import pandas as pd
 
     page = "docs/your-own-figure.md"
-    (name,) = as_package(page)
+    name, file = as_package(page)
     run = tutorial_folder[0] / "runs/tutorial/embedded-sequential-seed0"
     scores = pd.read_csv(run / "tables/accuracy_matrix.csv").set_index("after")
     expected = [scores.iloc[k, k - 1] - scores.iloc[-1, k - 1] for k in range(1, len(scores))]
-    for script, more in ((empty_folder / "site" / f"{name}.py", []), (REPOSITORY / "figures", ["--only", name])):
+    for script, more in ((file, []), (REPOSITORY / "figures", ["--only", name])):
         folder = empty_folder / script.stem
         flags = ["--run", str(run), "--width", "acl", "--format", "png", "--output-dir", str(folder), *more]
         assert run_script(script, flags, monkeypatch) == f"{folder / f'lost_{run.name}.png'}\n"

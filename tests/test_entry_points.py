@@ -53,26 +53,15 @@ of_every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @pytest.fixture
-def install(tmp_path, monkeypatch):
-    """`install(package, group, entry points, text)` installs a package of one file; all is as before afterwards."""
-    for registry, _, _ in KINDS.values():
-        registry.names()
-        monkeypatch.setattr(registry, "_loaders", dict(registry._loaders))
-    known = set(sys.modules)
+def install(install_package, monkeypatch):
+    """`install(package, kind, text, name=value)` installs a package of one file, `<package>_file`."""
+    FIGURES.names()
+    monkeypatch.setattr(FIGURES, "_loaders", dict(FIGURES._loaders))
 
-    def write(package, kind, text, *entries):
-        site = tmp_path / package
-        information = site / f"{package}-1.0.dist-info"
-        information.mkdir(parents=True)
-        (site / f"{package}_file.py").write_text(text)
-        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        (information / "entry_points.txt").write_text("\n".join([f"[mcanalysis.{kind}]", *entries, ""]))
-        monkeypatch.syspath_prepend(site)
+    def call(package, kind, text, **entries):
+        install_package(package, f"mcanalysis.{kind}", entries, {f"{package}_file": text})
 
-    yield write
-    for name in set(sys.modules) - known:
-        if name.endswith("_file"):
-            del sys.modules[name]
+    return call
 
 
 def test_every_registry_of_what_strangers_write_is_here():
@@ -86,7 +75,7 @@ def test_a_package_gives_one_more_which_is_imported_when_asked_for(install, kind
     with pytest.raises(UnknownNameError, match=r"Unknown .* 'theirs'"):
         registry.get("theirs")
     value = "wheel_file" + (f":{inside}" if form == "object" and inside else "")
-    install("wheel", kind, text, f"theirs = {value}")
+    install("wheel", kind, text, theirs=value)
     assert "theirs" in registry.names()
     with pytest.raises(UnknownNameError, match="Did you mean 'theirs'"):
         registry.get("thiers")
@@ -107,8 +96,8 @@ BROKEN = {
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_one_is_named_with_its_package_when_asked_for_and_keeps_no_other_from_working(install, kind, fault):
     registry, text, _ = KINDS[kind]
-    install("wheel", kind, BROKEN[fault][0], "broken = wheel_file")
-    install("whole", kind, text, "theirs = whole_file")
+    install("wheel", kind, BROKEN[fault][0], broken="wheel_file")
+    install("whole", kind, text, theirs="whole_file")
     ours = next(name for name in registry.names() if name not in ("broken", "theirs"))
     assert registry.get("theirs") and "broken" in registry.names()
     if kind != "figures":  # whose files are on the path of their script alone
@@ -123,8 +112,8 @@ def test_a_broken_one_is_named_with_its_package_when_asked_for_and_keeps_no_othe
 @of_every_kind
 def test_a_name_that_two_packages_give_is_refused_by_name(install, kind):
     registry, text, _ = KINDS[kind]
-    install("wheel", kind, text, "theirs = wheel_file")
-    install("other", kind, text, "theirs = other_file")
+    install("wheel", kind, text, theirs="wheel_file")
+    install("other", kind, text, theirs="other_file")
     assert registry.names().count("theirs") == 1
     with pytest.raises(UserError, match=r"one \w+ called theirs, got one each from the packages other and wheel"):
         registry.get("theirs")
@@ -133,7 +122,7 @@ def test_a_name_that_two_packages_give_is_refused_by_name(install, kind):
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "figures"])
 def test_another_name_in_the_package_than_its_entry_point_says_is_refused(install, kind):
     registry, text, inside = KINDS[kind]
-    install("wheel", kind, text, f"mine = wheel_file:{inside}")
+    install("wheel", kind, text, mine=f"wheel_file:{inside}")
     with pytest.raises(UserError, match=rf"called mine at wheel_file:{inside} of the package wheel, got none"):
         registry.get("mine")
 
@@ -141,19 +130,19 @@ def test_another_name_in_the_package_than_its_entry_point_says_is_refused(instal
 def test_a_package_does_not_take_the_place_of_ours(install):
     text = "from mcanalysis.paths import Linear\nclass Line(Linear):\n    name = 'linear'\n"
     text += "class Theirs(Linear):\n    name = 'theirs'\n"
-    install("wheel", "paths", text, "linear = wheel_file:Line", "theirs = wheel_file:Theirs")
+    install("wheel", "paths", text, linear="wheel_file:Line", theirs="wheel_file:Theirs")
     assert get_path("linear") is Linear and get_path("theirs").name == "theirs"
     assert get_path("linear") is Linear and path_names().count("linear") == 1
 
 
 def test_a_path_of_a_package_is_typed_like_ours(install):
-    install("wheel", "paths", KINDS["paths"][1], "theirs = wheel_file")
+    install("wheel", "paths", KINDS["paths"][1], theirs="wheel_file")
     assert path_kind("theirs-factor").path_class is get_path("theirs")
     assert not path_kind("theirs-delta").is_fitted
 
 
 def test_a_folder_called_like_a_task_of_a_package_has_its_score(install, tmp_path):
-    install("wheel", "tasks", KINDS["tasks"][1], "theirs = wheel_file")
+    install("wheel", "tasks", KINDS["tasks"][1], theirs="wheel_file")
     for task in ("theirs", "mine"):
         (tmp_path / "data" / task).mkdir(parents=True)
         for split in tasks.SPLITS:
@@ -163,5 +152,5 @@ def test_a_folder_called_like_a_task_of_a_package_has_its_score(install, tmp_pat
 
 
 def test_a_registry_without_a_group_looks_at_no_package(install):
-    install("wheel", "scores", KINDS["scores"][1], "theirs = wheel_file")
+    install("wheel", "scores", KINDS["scores"][1], theirs="wheel_file")
     assert "theirs" not in Registry("score", "mcanalysis.metrics.scores", "SCORE").names()

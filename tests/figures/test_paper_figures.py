@@ -294,15 +294,10 @@ def draw(runs):
 '''
 
 
-def test_a_figure_of_an_installed_package_is_drawn_with_ours(figure_script, made_run, tmp_path, monkeypatch):
+def test_a_figure_of_an_installed_package_is_drawn_with_ours(figure_script, made_run, tmp_path, install_package):
     run = made_run(tmp_path / "run")
-    for package, text in (("whole", THEIRS), ("broken", "import nothing_of_this_name")):
-        information = tmp_path / f"{package}-1.0.dist-info"
-        information.mkdir()
-        (tmp_path / f"{package}_figure.py").write_text(text)
-        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        (information / "entry_points.txt").write_text(f"[mcanalysis.figures]\n{package} = {package}_figure\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in (("whole", THEIRS), ("broken", "import nothing_of_this_name")):
+        install_package(name, "mcanalysis.figures", {name: f"{name}_figure"}, {f"{name}_figure": text})
     code, out, err = figure_script("__main__", "--run", run, "--format", "png", "--only", "simplex,whole,broken")
     assert code == 2 and {Path(line).stem for line in out.splitlines()} == {"simplex_run", "theirs"}
     assert err.startswith("error: broken: ") and "the package broken" in err and err.count("\n") == 1
