@@ -17,7 +17,7 @@ from mcanalysis.params.point import Point, check_compatible, check_distinct, com
 from mcanalysis.params.spaces import Space, get_space
 from mcanalysis.registry import Registry
 
-_PATHS: Registry[type[Path]] = Registry("path", "mcanalysis.paths")
+_PATHS: Registry[type[Path]] = Registry("path", "mcanalysis.paths", group="mcanalysis.paths")
 _ROUNDING = 1e-12  # of t and of weights: what sums of steps, or shares of whole numbers, are off by
 
 

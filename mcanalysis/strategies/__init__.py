@@ -10,7 +10,7 @@ import os
 import pkgutil
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     from mcanalysis.strategies.strategy import Strategy
 
 SEARCH_PATH = "MCANALYSIS_STRATEGY_PATH"
-ENTRY_POINTS = "mcanalysis.strategies"
 __path__ += [folder for folder in os.environ.get(SEARCH_PATH, "").split(os.pathsep) if folder]
 
 
-class _Strategies(Registry[Callable[[], "type[Strategy]"]]):
-    """How to get each: our own, called as their files, are imported when wanted; others' to learn their names."""
+class _Strategies(Registry["type[Strategy]"]):
+    """Our own, called as their files, are imported when wanted; those of the search path to learn their names."""
 
     def search(self) -> dict[str, Callable[[], type[Strategy]]]:
         own, *folders = __path__
@@ -59,12 +58,12 @@ class _Strategies(Registry[Callable[[], "type[Strategy]"]]):
                         f"Expected a strategy file that can be imported, got {type(error).__name__}: {error}; mend "
                         f"{file}, or take its folder out of {SEARCH_PATH}."
                     ) from error
-        for entry_point in metadata.entry_points(group=ENTRY_POINTS):
-            add(entry_point.load())
         return found
 
 
-_STRATEGIES = _Strategies("strategy", __name__, remedy=f"One of your own is found through {SEARCH_PATH}.")
+_STRATEGIES = _Strategies(
+    "strategy", __name__, remedy=f"One of your own is found through {SEARCH_PATH}.", group="mcanalysis.strategies"
+)
 
 
 def _own(name: str) -> type[Strategy]:
@@ -97,7 +96,7 @@ def get_strategy(name: str) -> type[Strategy]:
     >>> get_strategy("ilora").learners
     ('fast', 'slow')
     """
-    return _STRATEGIES.get(name)()
+    return _STRATEGIES.get(name)
 
 
 def make_strategy(name: str, seed: int, **settings: Any) -> Strategy:

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mcanalysis.errors import DataError, did_you_mean
-from mcanalysis.tasks import get_task, task_names, unknown_task
+from mcanalysis.errors import DataError, UnknownNameError, did_you_mean
+from mcanalysis.tasks import get_task, unknown_task
 from mcanalysis.tasks.names import told_apart
 from mcanalysis.tasks.task import SPLITS, Example, Task, TaskData
 
@@ -126,7 +126,10 @@ def load_examples(
 
 
 def _task_of(name: str, score: str | None) -> Task:
-    task = get_task(name) if name in task_names() else unknown_task(name)
+    try:
+        task = get_task(name)
+    except UnknownNameError:
+        task = unknown_task(name)
     if score is None:
         return task
 
