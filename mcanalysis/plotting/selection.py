@@ -9,8 +9,20 @@ import pandas as pd
 from mcanalysis.errors import UserError
 
 MEANS = ("mean_old", "mean")
+TASK_WORDS = {"mean_old": "old tasks (mean)", "mean": "½ (old + new)"}
 PROFILE_KEYS = ("strategy", "learner", "seed", "space", "path", "start", "end", "t", "task", "split")
 BARRIER_KEYS = ("strategy", "learner", "seed", "space", "path", "start", "end", "task", "split", "quantity")
+
+
+def where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """The rows whose columns have these values.
+
+    >>> where(pd.DataFrame({"task": ["A", "A", "B"], "t": [0.0, 1.0, 1.0]}), task="A", t=1.0).index.tolist()
+    [1]
+    """
+    for column, value in values.items():
+        table = table[table[column] == value]
+    return table
 
 
 def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> None:
