@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import pandas as pd
 
 from mcanalysis.errors import UserError
+from mcanalysis.metrics.task_means import MEANS
 
-MEANS = ("mean_old", "mean")
 PROFILE_KEYS = ("strategy", "learner", "seed", "space", "path", "start", "end", "t", "task", "split")
 BARRIER_KEYS = ("strategy", "learner", "seed", "space", "path", "start", "end", "task", "split", "quantity")
 
