@@ -67,7 +67,7 @@ def held_t(hold: Hold) -> float:
     1.0
     """
     if hold not in get_args(Hold):
-        raise UserError(f"Expected the others to be held at 'start' or 'end', got {hold!r}; choose one.")
+        raise UserError(f"Expected the others to be held at 'start' or 'end', got {hold!r}; choose one of the two.")
     return 0.0 if hold == "start" else 1.0
 
 
@@ -221,7 +221,9 @@ def _check(groups: Groups, ts: np.ndarray) -> None:
     if not groups:
         raise UserError("Expected at least one group of tensors, got none; use by_layer(point) or name some.")
     if WHOLE in groups:
-        raise UserError(f"Expected groups by other names than '{WHOLE}', which is the whole path; rename it.")
+        raise UserError(
+            f"Expected other names of groups than '{WHOLE}', which is that of the whole path; rename the group."
+        )
     for name, tensors in groups.items():
         if isinstance(tensors, str) or not tensors:
             got = f"the text {tensors!r}" if isinstance(tensors, str) else "none"

@@ -173,7 +173,7 @@ def _say_once(num_steps: int) -> None:
     """A study fits many curves of as many steps; each says by itself whether it converged."""
     logger.warning(
         "a curve is not at rest after %d steps (its `converged` is false): with more (num_steps, --curve-steps) "
-        "it may be lower; other such curves are not told",
+        "it may be lower; this is said of the first such curve only",
         num_steps,
     )
 
@@ -302,4 +302,4 @@ def _check_arguments(
     ]
     for name, value, holds, expected in ranges:
         if not holds:
-            raise UserError(f"Expected {name} to be {expected}, got {value}; see the default in fit_curve.")
+            raise UserError(f"Expected {name} to be {expected}, got {value}; leave it out to use the default.")

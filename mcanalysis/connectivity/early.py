@@ -128,16 +128,18 @@ def early_profile(
         UserError: for a tolerance, confidence or number out of range.
     """
     if not (np.isfinite(tolerance) and tolerance > 0):
-        raise UserError(f"Expected a tolerance above 0 nats per target token, got {tolerance}; measure all otherwise.")
+        raise UserError(
+            f"Expected a tolerance above 0 nats per target token, got {tolerance}; raise it, or measure all examples."
+        )
     if not 0 < confidence < 1:
-        raise UserError(f"Expected a confidence between 0 and 1, got {confidence}; the default is 0.95.")
+        raise UserError(f"Expected a confidence between 0 and 1, got {confidence}; leave it out to use 0.95.")
     if num_examples < 1 or first < 2:
         raise UserError(
-            f"Expected at least 1 example and a first look at 2 or more, got {num_examples} and {first}; give more."
+            f"Expected at least 1 example and a first look at 2 or more, got {num_examples} and {first}; raise them."
         )
     if largest is not None and not (np.isfinite(largest) and largest > 0):
         raise UserError(
-            f"Expected the largest loss of an example above 0 nats, got {largest}; leave it out if unknown."
+            f"Expected the largest loss of an example above 0 nats, got {largest}; leave it out if it is not known."
         )
     ts = np.asarray(ts, dtype=float)
     order = np.random.default_rng(seed).permutation(num_examples)

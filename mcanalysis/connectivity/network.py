@@ -230,14 +230,14 @@ class Network:
             except RuntimeError as error:
                 if not live and "does not require grad" in str(error):
                     raise UserError(
-                        "Expected a function of the module without derivatives inside, got one that takes some, with "
+                        "Expected a function of the module that takes no derivatives, got one that does, with "
                         "gradients off; put torch.enable_grad() around that part."
                     ) from error
                 widened = any(t.dtype == torch.float64 != self._own[name].dtype for name, t in tensors.items())
                 if not (widened and "dtype" in str(error)):
                     raise
                 raise UserError(
-                    "Expected batches in float64, as the point is, got others, which the module cannot join with it; "
+                    "Expected batches in float64 like the point, got others, which the module cannot combine with it; "
                     "cast the floating-point tensors of the batches to float64, or the point to float32."
                 ) from error
 

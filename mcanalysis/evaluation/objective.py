@@ -64,7 +64,7 @@ def make_objective(
     if not data.splits.get(split, ())[:num_examples]:
         raise DataError(
             f"Expected examples in the split '{split}' of {data.task.name}, got none; "
-            f"it has {', '.join(data.splits) or 'no split'}."
+            f"choose a split that it has ({', '.join(data.splits) or 'none'})."
         )
     encoded, num_cut = encode_split(data, split, tokenizer, max_length, num_examples)
     examples = [replace(e, answer=reference(e.answer, tokenizer)) for e in data.splits[split][:num_examples]]

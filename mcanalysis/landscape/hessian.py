@@ -176,7 +176,7 @@ class HessianOperator(LinearOperator):
     def _gradient(self, number: int, create_graph: bool) -> list[Tensor | None]:
         if torch.is_inference_mode_enabled():
             raise UserError(
-                "Expected gradients to be possible, got torch.inference_mode(); use the Hessian outside of it."
+                "Expected gradients to be enabled, got torch.inference_mode(); use the Hessian outside of it."
             )
         loss = self._loss(number, self._leaves | self._held)
         inputs = list(self._leaves.values())

@@ -217,4 +217,4 @@ def _number(result: Any) -> float:
 def _check_ranges(*ranges: tuple[str, float, bool, str]) -> None:
     for name, value, holds, expected in ranges:
         if not holds:
-            raise UserError(f"Expected {name} to be {expected}, got {value}; see the default.")
+            raise UserError(f"Expected {name} to be {expected}, got {value}; leave it out to use the default.")

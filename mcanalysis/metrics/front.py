@@ -31,7 +31,7 @@ def non_dominated(stability: ArrayLike, plasticity: ArrayLike) -> NDArray[np.boo
     """
     x, y = _checked(stability, plasticity)
     if x.ndim != 1:
-        raise UserError(f"Expected points of shape (n,), got {x.shape}; do call non_dominated once per path.")
+        raise UserError(f"Expected points of shape (n,), got {x.shape}; call non_dominated once per path.")
     as_good = (x[None, :] >= x[:, None]) & (y[None, :] >= y[:, None])
     better = as_good & ((x[None, :] > x[:, None]) | (y[None, :] > y[:, None]))
     return ~better.any(axis=1) & ~np.isnan(x) & ~np.isnan(y)
@@ -96,6 +96,6 @@ def _checked(stability: ArrayLike, plasticity: ArrayLike) -> tuple[NDArray[np.fl
     if x.shape != y.shape or x.ndim == 0 or x.shape[-1] == 0:
         raise UserError(
             f"Expected stability and plasticity of one shape (..., n) with n ≥ 1, got {x.shape} and {y.shape}; "
-            "do pass one of each per point of the path."
+            "pass one of each per point of the path."
         )
     return x, y

@@ -91,7 +91,9 @@ def _check(found: Mapping[str, Any], names: Sequence[str]) -> None:
         raise UserError(f"Expected each task once in a mean, got {', '.join(names)}; name each task once.")
     shapes = {name: np.shape(v.point if isinstance(v := found[name], Estimate) else v) for name in names}
     if len(set(shapes.values())) > 1:
-        raise UserError(f"Expected the same points for every task, got the shapes {shapes}; measure them alike.")
+        raise UserError(
+            f"Expected the same points for every task, got the shapes {shapes}; measure all tasks at the same ones."
+        )
 
 
 def _mean(parts: Sequence[Any]) -> Any:

@@ -36,8 +36,8 @@ def check_point(point: Mapping[str, Tensor]) -> None:
     """
     if not isinstance(point, Mapping):
         raise UserError(
-            f"Expected a point (a dict of names to tensors), got {type(point).__name__}; take mc.snapshot(module) of a "
-            "module."
+            f"Expected a point (a dict of names to tensors), got {type(point).__name__}; pass one, such as "
+            "mc.snapshot(module)."
         )
     if not point:
         raise UserError("Expected a point with at least one tensor, got an empty dict; check the filter that built it.")
@@ -116,7 +116,7 @@ def check_distinct(points: Sequence[Mapping[str, Tensor]]) -> None:
     ...     check_distinct([{"w": live}, {"w": live}])
     ... except PointMismatchError as error:
     ...     error.args[0].split(";")[0]
-    'Expected points of their own, got the same tensors in memory as points 1 and 2, such as two checkpoints loaded into one module'
+    'Expected points with tensors of their own, got the same tensors in memory as points 1 and 2 (two checkpoints loaded into a module, say)'
     """  # noqa: E501
     for point in points:
         check_point(point)
@@ -125,8 +125,8 @@ def check_distinct(points: Sequence[Mapping[str, Tensor]]) -> None:
             is_other = point is not other and point.keys() == other.keys()
             if is_other and _are_same(point, other):
                 raise PointMismatchError(
-                    f"Expected points of their own, got the same tensors in memory as points {i + 1} and {j + 1}, such "
-                    "as two checkpoints loaded into one module; take mc.snapshot(module) after loading each."
+                    f"Expected points with tensors of their own, got the same tensors in memory as points {i + 1} and "
+                    f"{j + 1} (two checkpoints loaded into a module, say); take mc.snapshot(module) after each."
                 )
 
 

@@ -24,7 +24,7 @@ def write_report(
     """
     file = Path(output)
     if file.is_dir():
-        raise UserError(f"Expected a file for the report, got the folder '{file}'; give --output {file}/report.html.")
+        raise UserError(f"Expected a file for the report, got the folder '{file}'; pass --output {file}/report.html.")
     content = render(runs, num_samples, unfinished).encode("utf-8")
     if len(content) > MOST_BYTES:
         raise UserError(
@@ -34,5 +34,7 @@ def write_report(
     try:
         write_bytes_atomic(file, content)
     except OSError as error:
-        raise UserError(f"Expected to write '{file}', got: {error.strerror}; choose another --output.") from None
+        raise UserError(
+            f"Expected a file that can be written at '{file}', got: {error.strerror}; choose another --output."
+        ) from None
     return len(content)

@@ -83,7 +83,7 @@ class Run(FinishedRun):
         if not get_strategy(self.strategy).has_paths:
             raise UserError(
                 f"Expected a run whose minima are LoRA adapters, got one of {self.strategy}, which has none; "
-                "paths, slices and curvature are for the other strategies."
+                "choose a run of another strategy for paths, slices and curvature."
             )
         if learner not in self.learners:
             raise UnknownNameError(f"learner of {self.directory}", learner, self.learners)

@@ -63,7 +63,7 @@ def _take(directory: Path) -> int:
         except OSError as error:
             raise RunDirectoryError(
                 f"Expected a run directory that can be written at {directory}, got: {error.strerror}; copy the run "
-                "to where you may write."
+                "to a folder where you may write."
             ) from error
         try:
             free = _lock_file(descriptor)

@@ -32,8 +32,8 @@ def check_name(name: str) -> None:
         raise DataError(f"Expected a name for a task, got '{name}', which names {what} in the tables; rename it.")
     if any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
         raise DataError(
-            f"Expected a name for a task that can be a folder's name in one line, got {name!r}; rename it without "
-            "slashes and control characters."
+            f"Expected a name for a task that a folder can have, in one line, got {name!r}; rename it without slashes "
+            "and control characters."
         )
 
 
