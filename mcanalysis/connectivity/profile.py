@@ -192,11 +192,11 @@ class Profile:
         shown: list[Quantity] = ["loss"] if self.scores is None else ["loss", "score"]
         names = {"loss": "loss (nats per target token)", "score": "score (0–1)"}
         curves = "".join(html_curve(self.ts, self.values(quantity), names[quantity]) for quantity in shown)
-        told = ""
+        summary = ""
         if self.ts[0] == 0 and self.ts[-1] == 1:
             barriers_ = [f"{n} {number(getattr(self, n)())}" for n in ("chord_barrier", "max_barrier", "chord_dip")]
-            told = f"<p>of the loss: {', '.join(barriers_)}</p>"
-        return curves + told + html_table(list(frame.columns), frame.astype(object).to_numpy().tolist())
+            summary = f"<p>of the loss: {', '.join(barriers_)}</p>"
+        return curves + summary + html_table(list(frame.columns), frame.astype(object).to_numpy().tolist())
 
     def _value(self, barrier: Callable[..., Any], quantity: Quantity) -> float:
         return float(barrier(self.ts, self.values(quantity), higher_is_better=quantity == "score"))

@@ -146,8 +146,8 @@ def epsilon_sharpness(
         ("num_starts", num_starts, num_starts >= 1, "at least 1"),
     )
     theta = balance(point) if holds_lora_tensors(point) else _copied(point)
-    held = held_names(loss)
-    width = {n: torch.zeros_like(t) if n in held else epsilon * (t.abs() + 1.0) for n, t in theta.items()}
+    fixed = held_names(loss)
+    width = {n: torch.zeros_like(t) if n in fixed else epsilon * (t.abs() + 1.0) for n, t in theta.items()}
     generator = torch.Generator().manual_seed(seed)
     centre = highest = math.nan
     for start in range(num_starts):

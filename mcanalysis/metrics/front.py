@@ -81,14 +81,14 @@ def hypervolume_intervals(stability: Estimate, plasticity: Estimate) -> tuple[In
         return hypervolume(x[..., [0, -1]], y[..., [0, -1]])
 
     both = (stability, plasticity)
-    whole = raised_interval(hypervolume, both, least=0.0, most=1.0)
+    volume = raised_interval(hypervolume, both, least=0.0, most=1.0)
     gain = raised_interval(hypervolume, both, of_ends, least=0.0, most=1.0)
     if any(estimate.rests_on_few for estimate in both):
         bands = [contrast_intervals(estimate, lambda values: values) for estimate in both]
         ends = [np.clip([band[i] for band in bands], 0.0, 1.0) for i in range(2)]
-        low, high = np.minimum(whole.low, hypervolume(*ends[0])), np.maximum(whole.high, hypervolume(*ends[1]))
-        whole = Interval(np.asarray(low), np.asarray(high), whole.few_events)
-    return whole, gain
+        low, high = np.minimum(volume.low, hypervolume(*ends[0])), np.maximum(volume.high, hypervolume(*ends[1]))
+        volume = Interval(np.asarray(low), np.asarray(high), volume.few_events)
+    return volume, gain
 
 
 def _checked(stability: ArrayLike, plasticity: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

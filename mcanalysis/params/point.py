@@ -36,8 +36,8 @@ def check_point(point: Mapping[str, Tensor]) -> None:
     """
     if not isinstance(point, Mapping):
         raise UserError(
-            f"Expected a point (a dict of names to tensors), got {type(point).__name__}; pass one, such as "
-            "mc.snapshot(module)."
+            f"Expected a point (a dict of names to tensors), got {type(point).__name__}; take mc.snapshot(module) of a "
+            "module."
         )
     if not point:
         raise UserError("Expected a point with at least one tensor, got an empty dict; check the filter that built it.")
@@ -68,8 +68,8 @@ def first_not_finite(point: Mapping[str, Tensor]) -> str | None:
     """
     check_point(point)
     # float8 knows no isfinite
-    whole = (name for name, t in point.items() if not bool(t.to(working_dtype([t])).isfinite().all()))
-    return next(whole, None)
+    broken = (name for name, t in point.items() if not bool(t.to(working_dtype([t])).isfinite().all()))
+    return next(broken, None)
 
 
 def check_compatible(

@@ -147,8 +147,8 @@ def check_permutations(sizes: Mapping[str, int], permutations: Mapping[str, Tens
                 f"Expected permutations among {', '.join(sizes)}, got '{name}'; use those of the specification."
             )
         size = sizes[name]
-        whole = permutation.ndim == 1 and permutation.dtype == torch.int64
-        if not whole or sorted(permutation.tolist()) != list(range(size)):
+        is_index = permutation.ndim == 1 and permutation.dtype == torch.int64
+        if not is_index or sorted(permutation.tolist()) != list(range(size)):
             raise UserError(
                 f"Expected '{name}' to be a permutation of 0 … {size - 1} (int64), got {permutation.dtype} of shape "
                 f"{tuple(permutation.shape)}; list every unit once."

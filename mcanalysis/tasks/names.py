@@ -67,8 +67,8 @@ def told_apart(names: Sequence[str], files: Sequence[str | PathLike[str]]) -> li
             new = _told_apart(name, paths)
             for i, other in zip(members, new, strict=True):
                 found[i] = other
-            told = ", ".join(f"{files[i]} is '{found[i]}'" for i in members)
-            logger.warning("%d files give tasks of the name '%s': in all results %s", count, name, told)
+            renamed = ", ".join(f"{files[i]} is '{found[i]}'" for i in members)
+            logger.warning("%d files give tasks of the name '%s': in all results %s", count, name, renamed)
     check_distinct(found)
     return found
 

@@ -153,8 +153,8 @@ def _add_f1(source: set, output: set, references: set) -> Fraction:
     return _f1(_ratio(rightly, len(added)), _ratio(rightly, len(to_add)))
 
 
-def _ratio(part: int | Fraction, whole: int) -> Fraction:
-    return Fraction(part) / whole if whole else Fraction(1)
+def _ratio(part: int | Fraction, total: int) -> Fraction:
+    return Fraction(part) / total if total else Fraction(1)
 
 
 def _f1(precision: Fraction, recall: Fraction) -> Fraction:
