@@ -67,7 +67,9 @@ def load_benchmark(
     benchmark = get_benchmark(name)
     if tasks is not None:
         if not tasks:
-            raise UserError("Expected at least one task, got an empty list; name tasks or leave the choice out.")
+            raise UserError(
+                "Expected at least one task, got an empty list; name at least one, or leave the choice out to take all."
+            )
         check_distinct(tasks)
     overrides = dict(score_overrides or {})
     _check_scores(overrides.values())

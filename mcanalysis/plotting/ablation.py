@@ -105,14 +105,14 @@ def plot_ablation(ablation: pd.DataFrame) -> Figure:
 
 def ablation_caption(ablation: pd.DataFrame) -> str:
     """What the picture of `plot_ablation` shows, in words."""
-    told = [
+    settings = [
         f"{_words(name)}: {', '.join(f'{v:g}' for v in sorted(set(rows.value)))}"
         for name, rows in ablation.groupby("setting", sort=False)
     ]
     numbers = sorted({len(str(seeds).split()) for seeds in ablation.average_accuracy_seeds})
     return (
         f"Ablations of {strategy_name(ablation.strategy.iloc[0])}: average accuracy and forgetting after the last task "
-        f"(test split) where one setting varies and all others stay ({'; '.join(told)}). Marker: mean over seeds "
+        f"(test split) where one setting varies and all others stay ({'; '.join(settings)}). Marker: mean over seeds "
         f"({' or '.join(map(str, numbers))} each); bars: 95 % intervals (Student's t over seeds), cut off at the edge "
         "of the panel; dots: each seed. Grey: the base, whose value the runs of the other panels have. "
         "Values stand at equal steps, not to scale. Forgetting: fall from the best score a task ever had, mean over "

@@ -125,17 +125,19 @@ def attribution_caption(barriers: pd.DataFrame, role: Role = "old") -> str:
     ]
     for hold in ("start", "end"):
         of_hold = rows[rows.hold == hold]
-        whole = of_hold[(of_hold.layer == _WHOLE) & (of_hold.kind == _WHOLE)].iloc[0]
+        corner = of_hold[(of_hold.layer == _WHOLE) & (of_hold.kind == _WHOLE)].iloc[0]
         modules = of_hold[(of_hold.layer != _WHOLE) & (of_hold.kind != _WHOLE)]
-        told = [f"Others at the {hold}:"]
+        lines = [f"Others at the {hold}:"]
         for value, words in (
-            ("above_chord", f"above the chord at t = {whole.t_farthest:.2f}"),
+            ("above_chord", f"above the chord at t = {corner.t_farthest:.2f}"),
             ("end_change", "change at the other end"),
         ):
             total, largest = modules[value].sum(), _largest(modules, value)
-            numbers = f"whole path {_told(whole, value)}, sum over modules {_number(total, 3)}, largest {largest}"
-            told.append(f"  {words}: {numbers}.")
-        paragraphs.append("\n".join(told))
+            numbers = (
+                f"whole path {_value_words(corner, value)}, sum over modules {_number(total, 3)}, largest {largest}"
+            )
+            lines.append(f"  {words}: {numbers}.")
+        paragraphs.append("\n".join(lines))
     return "\n\n".join(paragraphs)
 
 
@@ -252,7 +254,7 @@ def _number(value: float, decimals: int) -> str:
     return f"{0:.{decimals}f}" if float(text) == 0 else text.replace("-", "−")
 
 
-def _told(row: pd.Series, value: str) -> str:
+def _value_words(row: pd.Series, value: str) -> str:
     text = _number(row[value], 3)
     if f"{value}_low" in row.index and np.isfinite(row[f"{value}_low"]):
         text += f" [{_number(row[f'{value}_low'], 3)}, {_number(row[f'{value}_high'], 3)}]"
@@ -263,4 +265,4 @@ def _largest(modules: pd.DataFrame, value: str) -> str:
     if modules[value].isna().all():
         return "–"
     top = modules.iloc[int(np.nanargmax(modules[value].abs().to_numpy()))]
-    return f"{_told(top, value)} ({top.layer}, {top.kind})"
+    return f"{_value_words(top, value)} ({top.layer}, {top.kind})"

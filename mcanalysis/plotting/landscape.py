@@ -127,7 +127,7 @@ def plane_caption(landscape: pd.DataFrame, trajectory: pd.DataFrame | None = Non
         f"{_axis_label(landscape)}, across from the first point along the way to the second, and up at right angles. "
         f"{examples_per_task(_rows(landscape))}".rstrip()
     ]
-    told = []
+    measured = []
     for letter, (_, anchor) in zip("abcdefgh", sheet.anchors.iterrows(), strict=False):
         rows = _rows(landscape)
         own = rows[rows.anchor == anchor.anchor]
@@ -135,9 +135,11 @@ def plane_caption(landscape: pd.DataFrame, trajectory: pd.DataFrame | None = Non
         for panel in sheet.panels:
             quantity, task = panel.gid.split(" ", 1)
             values.append(f"{panel.title} {_number(float(own.loc[own.task == task, quantity].iloc[0]))}")
-        told.append(f"{letter} = {anchor.anchor} at ({_number(anchor.x)}, {_number(anchor.y)}): {', '.join(values)}")
-    if told:
-        parts.append("Measured exactly: " + "; ".join(told) + ".")
+        measured.append(
+            f"{letter} = {anchor.anchor} at ({_number(anchor.x)}, {_number(anchor.y)}): {', '.join(values)}"
+        )
+    if measured:
+        parts.append("Measured exactly: " + "; ".join(measured) + ".")
     for learner, walk in _walks(trajectory).items():
         parts.append(
             f"Training of {learner}: {len(walk)} snapshots, steps {walk.step.min()} to {walk.step.max()}, projected, "

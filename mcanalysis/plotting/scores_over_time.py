@@ -130,10 +130,10 @@ def _draw(axes: Axes, rows: pd.DataFrame, marks: dict[tuple[str, str], Mark], nu
 def scores_over_time_caption(scores: pd.DataFrame) -> str:
     """What the picture of `plot_scores_over_time` shows, in words."""
     seeds = sorted(set(scores.seed))
-    told = f"seeds {', '.join(map(str, seeds))}; thin lines: each seed" if len(seeds) > 1 else f"seed {seeds[0]}"
+    seed_words = f"seeds {', '.join(map(str, seeds))}; thin lines: each seed" if len(seeds) > 1 else f"seed {seeds[0]}"
     return (
         "Score (0–1) on the test split of each task after each task of the sequence, of the learner that answers "
-        f"({told}). First panel: mean over the tasks learned so far; second, where there are two or more: their "
+        f"({seed_words}). First panel: mean over the tasks learned so far; second, where there are two or more: their "
         "forgetting, the fall from the best score a task ever had, mean over all but the last (Chaudhry et al. 2018; 0 "
         "or less: none). A panel's vertical line: when its task was learned; what falls to the right of it is "
         "forgotten."

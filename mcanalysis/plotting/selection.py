@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import pandas as pd
 
 from mcanalysis.errors import UserError
+from mcanalysis.metrics.task_means import MEANS
 
-MEANS = ("mean_old", "mean")
 TASK_WORDS = {"mean_old": "old tasks (mean)", "mean": "½ (old + new)"}
 PROFILE_KEYS = ("strategy", "learner", "seed", "space", "path", "start", "end", "t", "task", "split")
 BARRIER_KEYS = ("strategy", "learner", "seed", "space", "path", "start", "end", "task", "split", "quantity")
@@ -150,8 +150,8 @@ def cut_prompts(rows: pd.DataFrame) -> str:
     if "num_cut" not in rows:
         return ""
     cut = rows[~rows.task.isin(MEANS) & (rows.num_cut > 0)].drop_duplicates("task")
-    told = [f"{r['num_cut']:.0f} of {r['num_examples']:.0f} prompts of {r['task']}" for r in cut.to_dict("records")]
-    return f"Too long for the maximal length, and cut in their middle: {', '.join(told)}." if told else ""
+    counts = [f"{r['num_cut']:.0f} of {r['num_examples']:.0f} prompts of {r['task']}" for r in cut.to_dict("records")]
+    return f"Too long for the maximal length, and cut in their middle: {', '.join(counts)}." if counts else ""
 
 
 def new_task(rows: pd.DataFrame, end: str) -> str:

@@ -80,7 +80,7 @@ def slices_caption(landscape: pd.DataFrame) -> str:
     """What the figure shows, with each minimum's loss and that at a step of half its length; same input."""
     rows, tasks = _chosen(landscape)
     directions = sorted(set(rows.direction) - {"mean"})
-    told = [
+    lines = [
         f"{_whose(rows)}. Loss (nats per target token) along {len(directions)} random directions from each minimum; a "
         "step of 1 moves each filter of ΔW by its own length (Li et al. 2018, arXiv 1712.09913, in ΔW). Thick: mean "
         "over directions, with a 95 % interval over examples, directions held fixed; thin: each direction. "
@@ -95,8 +95,8 @@ def slices_caption(landscape: pd.DataFrame) -> str:
             centre = line.loss[line.x == 0.0]
             at_zero = _number(float(centre.iloc[0])) if len(centre) else "–"
             parts.append(f"{title}: {at_zero}, at the ends {ends}")
-        told.append(f"{strategy_name(str(strategy))}, {learner}, {own.start.iloc[0]}: {'; '.join(parts)}.")
-    return "\n\n".join(told)
+        lines.append(f"{strategy_name(str(strategy))}, {learner}, {own.start.iloc[0]}: {'; '.join(parts)}.")
+    return "\n\n".join(lines)
 
 
 def slices_rows(landscape: pd.DataFrame) -> pd.DataFrame:

@@ -306,7 +306,7 @@ def save_figure(
     unknown = [name for name in formats if name not in _BYTES]
     if unknown or not formats:
         raise UserError(
-            f"Expected formats among {', '.join(_BYTES)}, got {', '.join(unknown) or 'none'}; choose some of these."
+            f"Expected formats among {', '.join(_BYTES)}, got {', '.join(unknown) or 'none'}; choose from these."
         )
     stem, scale = Path(stem_path), _PAGE.get().scale
     with print_style():

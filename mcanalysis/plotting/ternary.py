@@ -86,7 +86,10 @@ def ternary_rows(simplex: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         )
     rows = simplex[simplex.split == "test"]
     if rows.empty or rows.duplicated(["w1", "w2", "w3", "task"]).any():
-        raise UserError("Expected one row per point and task of the split test in the table simplex; pass simplex.csv.")
+        raise UserError(
+            "Expected one row per point and task of the split test in the table simplex, got none or several; "
+            "pass simplex.csv of a run."
+        )
     return rows, names
 
 

@@ -86,7 +86,10 @@ def plot_principal_angles(angles: pd.DataFrame, learner: str) -> Figure:
     rows = rows_of_learner(angles, ANGLE_COLUMNS, "subspace_overlap", learner)
     rows = rows[rows.comparison == "successive"].dropna(subset=["mean_angle"])
     if rows.empty:
-        raise UserError("Expected principal angles in the table subspace_overlap, got none; every ΔW is zero.")
+        raise UserError(
+            "Expected principal angles in the table subspace_overlap, got none, as every ΔW is zero; pass that of a "
+            "trained run."
+        )
     places = [place_of(module) for module in rows.module]
     rows = rows.assign(layer=[layer for layer, _ in places], kind=[kind for _, kind in places])
     kinds = list(dict.fromkeys(rows.kind))[:MOST_KINDS]

@@ -33,8 +33,11 @@ class PretrainingConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"Expected {name} of at least 1, got {getattr(self, name)}; raise it.")
         if self.vocab_size < 300:
-            raise UserError(f"Expected a vocabulary of at least 300 (256 bytes and some), got {self.vocab_size}.")
+            raise UserError(
+                f"Expected a vocabulary of at least 300 (256 bytes and some), got {self.vocab_size}; raise it."
+            )
         if self.hidden_size % (2 * self.num_heads):
             raise UserError(
-                f"Expected hidden_size to be a multiple of 2 × num_heads, got {self.hidden_size} and {self.num_heads}."
+                f"Expected hidden_size to be a multiple of 2 × num_heads, got {self.hidden_size} and {self.num_heads}; "
+                "change one of them."
             )

@@ -72,7 +72,7 @@ def pretrain(config: PretrainingConfig, output_dir: str | Path, progress: Progre
     output = Path(output_dir)
     if output.exists() and any(output.iterdir()):
         raise RunDirectoryError(
-            f"Expected a new folder for the base, got '{output}', which is not empty; name another."
+            f"Expected a new folder for the base, got '{output}', which is not empty; name another folder."
         )
     if config.text_dir is None:
         documents = generated_documents(config.seed)

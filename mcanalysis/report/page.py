@@ -31,7 +31,7 @@ def render(runs: Sequence[FinishedRun], num_samples: int = 4, unfinished: Sequen
     Raises `UserError` where plotly or jinja2 is missing, `DataError` for a damaged file of a run.
     """
     if num_samples < 0:
-        raise UserError(f"Expected at least 0 samples per task, got {num_samples}; 0 leaves them out.")
+        raise UserError(f"Expected at least 0 samples per task, got {num_samples}; choose 0 to leave them out.")
     if find_spec("jinja2") is None:
         raise MissingPackageError("jinja2", "for the report", "report")
     from jinja2 import Environment, StrictUndefined
@@ -68,7 +68,7 @@ def write_report(
     """
     file = Path(output)
     if file.is_dir():
-        raise UserError(f"Expected a file for the report, got the folder '{file}'; give --output {file}/report.html.")
+        raise UserError(f"Expected a file for the report, got the folder '{file}'; pass --output {file}/report.html.")
     content = render(runs, num_samples, unfinished).encode("utf-8")
     if len(content) > MOST_BYTES:
         raise UserError(

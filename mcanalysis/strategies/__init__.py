@@ -35,18 +35,20 @@ class _Strategies(Registry["type[Strategy]"]):
         def add(kind: type[Strategy]) -> None:
             name, cls = getattr(kind, "name", None), kind.__name__
             if not isinstance(name, str):
-                raise UserError(f'Expected a strategy with a name, got {cls} without; write name = "…" in it.')
+                raise UserError(f'Expected a strategy with a name, got {cls} without one; write name = "…" in it.')
             if name in found:
                 raise UserError(f"Expected strategies of different names, got two called {name}; rename {cls}.")
             found[name] = lambda: kind
 
         for folder in folders:
             if not Path(folder).is_dir():
-                raise UserError(f"Expected a folder in {SEARCH_PATH}, got '{folder}'; mend the variable.")
+                raise UserError(f"Expected a folder in {SEARCH_PATH}, got '{folder}'; correct the variable.")
             for module in pkgutil.iter_modules([folder]):
                 file = f"{folder}/{module.name}.py"
                 if module.name in files:
-                    raise UserError(f"Expected a strategy file of another name, got a second {module.name}: {file}.")
+                    raise UserError(
+                        f"Expected a strategy file of another name, got a second {module.name}; rename {file}."
+                    )
                 files.add(module.name)
                 try:
                     for kind in _strategies_of(module.name):
@@ -55,7 +57,7 @@ class _Strategies(Registry["type[Strategy]"]):
                     raise UserError(f"{error} (in {file})") from None
                 except Exception as error:  # whatever a file of someone else raises
                     raise UserError(
-                        f"Expected a strategy file that can be imported, got {type(error).__name__}: {error}; mend "
+                        f"Expected a strategy file that can be imported, got {type(error).__name__}: {error}; correct "
                         f"{file}, or take its folder out of {SEARCH_PATH}."
                     ) from error
         return found
@@ -70,7 +72,9 @@ def _own(name: str) -> type[Strategy]:
     for kind in _strategies_of(name):
         if getattr(kind, "name", None) == name:
             return kind
-    raise UserError(f"Expected a strategy called {name} in {__path__[0]}/{name}.py, got none; give both one name.")
+    raise UserError(
+        f"Expected a strategy called {name} in {__path__[0]}/{name}.py, got none; give file and strategy the same name."
+    )
 
 
 def _strategies_of(file: str) -> list[type[Strategy]]:

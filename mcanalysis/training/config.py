@@ -43,10 +43,10 @@ class TrainingConfig:
         if not self.learning_rate > 0:
             raise UserError(f"Expected a positive learning_rate, got {self.learning_rate}; try 3e-3.")
         if not 0 <= self.warmup_ratio <= 1:
-            raise UserError(f"Expected a warmup_ratio in [0, 1], got {self.warmup_ratio}; 0.1 is the default.")
+            raise UserError(f"Expected a warmup_ratio in [0, 1], got {self.warmup_ratio}; leave it out to use 0.1.")
         for name in ("max_grad_norm", "weight_decay"):
             if not getattr(self, name) >= 0:
-                raise UserError(f"Expected {name} of at least 0, got {getattr(self, name)}; 0 switches it off.")
+                raise UserError(f"Expected {name} of at least 0, got {getattr(self, name)}; choose 0 to switch it off.")
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.lora_rank < 1:
-            raise UserError(f"Expected lora_rank of at least 1, got {self.lora_rank}; 8 is the default.")
+            raise UserError(f"Expected lora_rank of at least 1, got {self.lora_rank}; leave it out to use 8.")
         if not self.lora_alpha > 0:
-            raise UserError(f"Expected a positive lora_alpha, got {self.lora_alpha}; 16 is the default.")
+            raise UserError(f"Expected a positive lora_alpha, got {self.lora_alpha}; leave it out to use 16.")
         if not 0 <= self.lora_dropout < 1:
-            raise UserError(f"Expected lora_dropout in [0, 1), got {self.lora_dropout}; 0 is the default.")
+            raise UserError(f"Expected lora_dropout in [0, 1), got {self.lora_dropout}; leave it out to use 0.")
         if self.num_test is not None and self.num_test < 1:
-            raise UserError(f"Expected num_test of at least 1, got {self.num_test}; leave it out for all.")
+            raise UserError(f"Expected num_test of at least 1, got {self.num_test}; leave it out to use all.")
 
     def resolved(self) -> dict[str, Any]:
         """As JSON types, for the manifest; two runs with equal resolved configurations are the same run."""
@@ -134,15 +134,17 @@ class Execution:
 
     def __post_init__(self) -> None:
         if self.save_steps < 1:
-            raise UserError(f"Expected save_steps of at least 1, got {self.save_steps}; 100 is the default.")
+            raise UserError(f"Expected save_steps of at least 1, got {self.save_steps}; leave it out to use 100.")
         if self.save_trajectory is not None and self.save_trajectory < 0:
-            raise UserError(f"Expected save_trajectory of at least 0, got {self.save_trajectory}; 0 saves none.")
+            raise UserError(
+                f"Expected save_trajectory of at least 0, got {self.save_trajectory}; choose 0 to save none."
+            )
         for tracker in self.report_to:
             if tracker not in TRACKERS:
                 raise UnknownNameError("tracker", tracker, TRACKERS)
             if not any(find_spec(package) for package in TRACKERS[tracker]):
                 package = TRACKERS[tracker][0]
                 raise UserError(
-                    f"Expected the package {package} to report to {tracker}, got none; pip install {package}, or leave "
-                    f"{tracker} out."
+                    f"Expected the package {package} to report to {tracker}, got none; run pip install {package}, or "
+                    f"leave {tracker} out."
                 )

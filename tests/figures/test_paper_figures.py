@@ -268,7 +268,8 @@ def test_a_style_enlarges_everything_by_one_factor_in_every_format(tmp_path):
     width = page.double * page.scale
     box = re.search(rb"/MediaBox \[ 0 0 ([0-9.]+)", files[".pdf"].read_bytes())
     assert box and float(box[1]) == pytest.approx(72 * width)
-    assert Image.open(files[".png"]).width == pytest.approx(200 * width, abs=1)
+    with Image.open(files[".png"]) as image:
+        assert image.width == pytest.approx(200 * width, abs=1)
     assert f'width="{72 * width:g}pt"' in files[".svg"].read_text(encoding="utf-8")
     assert double_column() == STYLES["paper"].double
 

@@ -304,7 +304,7 @@ def test_settings_of_others_that_change_nothing_are_said_or_let_pass(saved, capl
     change_config(folder, lora_dtype="bf16", later=None, rank_pattern=None, alpha_pattern=None, init_lora_weights=None)
     assert content_hash(load_adapter(folder).point) == expected
     assert [r.getMessage() for r in caplog.records] == [
-        f"the adapter in '{folder}' has a setting 'lora_dtype', which is not known here: it is ignored"
+        f"the adapter in '{folder}' has a setting 'lora_dtype', which is unknown here and is ignored"
     ]
 
 

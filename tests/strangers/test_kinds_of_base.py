@@ -65,7 +65,7 @@ def test_transformers_would_load_the_base_with_the_adapter_on_it(adapter):
 
 @pytest.mark.parametrize("load", LOADERS)
 def test_an_adapter_is_no_base_and_its_base_is_named(adapter, base_folder, load):
-    with pytest.raises(UserError, match=f"is a PEFT adapter of the base '{base_folder}'; give --model {base_folder}"):
+    with pytest.raises(UserError, match=f"is a PEFT adapter of the base '{base_folder}'; pass --model {base_folder}"):
         load(str(adapter))
 
 
@@ -103,7 +103,7 @@ def test_scripts_refuse_an_adapter_as_the_base(script, adapter, more):
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
-@pytest.mark.parametrize(("name", "words"), [("m.gguf", "such files are not read yet"), ("m.txt", "got the file")])
+@pytest.mark.parametrize(("name", "words"), [("m.gguf", "which is not read yet"), ("m.txt", "got the file")])
 def test_a_file_is_no_base(script, tmp_path, name, words, more):
     (tmp_path / name).write_bytes(b"GGUF")
     code, err = script("train", "--model", tmp_path / name, *more)
@@ -188,7 +188,7 @@ def test_the_code_of_a_base_is_never_run(with_code, monkeypatch):
     folder, mark = with_code("own")
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     for load in (load_base, load_shape):
-        with pytest.raises(UserError, match=r"brings its own \(auto_map in its configuration\) and is not run here"):
+        with pytest.raises(UserError, match=r"code of its own \(auto_map in its configuration\), and that is not run"):
             load(str(folder))
     with pytest.raises(UserError):
         dry_run(RunConfig(model=str(folder)))

@@ -213,12 +213,12 @@ def test_json_lines_are_read_a_record_a_line(tmp_path):
     with pytest.raises(DataError, match=r"one file of eval examples .*, got eval.json and eval.jsonl; remove one"):
         load_trace_task(tmp_path / "root", "Mine")
     shutil.copy(file, tmp_path / "lines.json")
-    with pytest.raises(DataError, match=r"Extra data at line 3.*one that holds a record a line must be called .jsonl"):
+    with pytest.raises(DataError, match=r"Extra data at line 3.*if it holds one record per line, name it .jsonl"):
         load_examples(tmp_path / "lines.json")
     for text, message in (
         (
             '{"prompt": "a", "answer": "b"}\n{"prompt": "a"\n',
-            r"got: .* at line 2, .*; each line must be one record",
+            r"got: .* at line 2, .*; write one record per line",
         ),
         ('[{"prompt": "a", "answer": "b"}]\n', r'"answer": "..."} on each line in .*, got a list at line 1'),
         ('{"prompt": "a", "answer": "b"}\n\n{"prompt": "a"}\n', r'Expected the key "answer" in .* at line 3'),
