@@ -93,7 +93,8 @@ class Attribution(Study):
                 columns = [(task, value) for task in ("mean_old", new) for value in ("above_chord", "end_change")]
                 rows.append([group, *(with_interval(of_group.loc[task], value) for task, value in columns)])
             yield f"\n{strategy} / {learner} / seed {seed}, {space} space, {start} → {end}, others stay at the start;"
-            yield "loss (nats/token) above the group's own chord where the whole path is farthest, and its change"
+            told = "above the group's own chord where the whole path is farthest from its, and its change"
+            yield f"loss (nats/token) {told}"
             yield rows
 
 

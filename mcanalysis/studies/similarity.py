@@ -6,7 +6,7 @@ depends on. What loads torch or draws is imported where it is used: the settings
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -64,7 +64,9 @@ class Similarity(Study):
         `RunDirectoryError` for a run with fewer than two minima.
         """
         minima = _Minima(run, self)
-        results = [(minima.weights_result(), _compare_weights, ())]
+        results: list[tuple[JsonResult, Callable[..., Any], tuple[int, ...]]] = [
+            (minima.weights_result(), _compare_weights, ())
+        ]
         for number, task in enumerate(run.task_names, start=1):
             found = len(minima.objective(number).encoded)
             if found < _fewest_examples():
@@ -99,7 +101,7 @@ class Similarity(Study):
         overlaps = tables["subspace_overlap"].groupby([*link, "side"]).overlap.mean()
         for (strategy, seed), of_run in chosen.groupby(["strategy", "seed"], sort=False):
             head = "from,to,‖ΔW_b − ΔW_a‖,relative,cosine,overlap: out,in,lowest CKA,churn,KL"
-            rows: Rows = [head.split(",")]
+            rows: Rows = [list(map(str, head.split(",")))]
             for row in of_run.to_dict("records"):
                 key = tuple(row[name] for name in link)
                 names = [f"{row[end]} {row[f'{end}_learner']}" for end in ("start", "end")]
