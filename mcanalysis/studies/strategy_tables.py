@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,20 @@ def comparison_notes(runs: Sequence[FinishedRun], table: pd.DataFrame) -> str:
     if isinstance(reference, str):
         notes.append(f"intransigence and relative gain refer to `{reference}` of the same seed")
     return "; ".join(notes) + "."
+
+
+def strategy_words(metrics: pd.DataFrame) -> Iterator[str | list[list[str]]]:
+    """Mean over seeds per strategy and learner, and I-LoRA against replay and sequential, as lines and rows."""
+    yield ""
+    yield summary_cells(summary_table(metrics))
+    present = set(zip(metrics.strategy, metrics.learner, strict=True))
+    contrasts = [(("er", "fast"), ("sequential", "fast")), (("ilora", "slow"), ("sequential", "fast"))]
+    contrasts += [(("ilora", learner), ("er", "fast")) for learner in ("slow", "fast")]
+    for first, second in contrasts:
+        if first in present and second in present:
+            mean, low, high = difference(metrics, first, second)
+            ends = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}] (95 %, Student's t over seeds)"
+            yield f"average accuracy, {' '.join(first)} minus {' '.join(second)}: {mean:+.3f}{ends}"
 
 
 def difference(

@@ -31,9 +31,10 @@ from mcanalysis.studies.connectivity import study as connectivity
 from mcanalysis.studies.connectivity.settings import ConnectivitySettings
 from mcanalysis.studies.connectivity.study import Study, analyse_connectivity
 from mcanalysis.studies.curvature import CurvatureSettings, study_curvature
-from mcanalysis.studies.early import EarlySettings, look_early
-from mcanalysis.studies.landscape.study import LandscapeSettings, study_landscape
+from mcanalysis.studies.early import Early
+from mcanalysis.studies.landscape.study import Landscape
 from mcanalysis.studies.similarity import SimilaritySettings, study_similarity
+from mcanalysis.studies.study import carry_out
 from mcanalysis.tasks import trace_files
 from mcanalysis.training.config import RunConfig, TrainingConfig
 from mcanalysis.training.continual_trainer import is_finished, train
@@ -300,10 +301,10 @@ def trained(base_folder, tmp_path_factory):
 ANALYSES = {
     "connectivity": lambda run, root: analyse_connectivity([run], root, STUDY),
     "curvature": lambda run, root: study_curvature([run], root, CurvatureSettings(num_examples=2), workers=1),
-    "landscape": lambda run, root: study_landscape([run], root, LandscapeSettings(1, grid=(2,), num_examples=2)),
+    "landscape": lambda run, root: carry_out(Landscape(1, grid=(2,), num_examples=2), [run], root),
     "similarity": lambda run, root: study_similarity([run], SimilaritySettings(num_examples=6), workers=1),
     "attribution": lambda run, root: study_attribution([run], AttributionSettings(num_points=3), workers=1),
-    "early": lambda run, root: look_early(run, EarlySettings(num_points=3)),
+    "early": lambda run, root: carry_out(Early(num_points=3), [run], root),
     "explore": lambda run, root: start_walk(run),
     "objective": lambda run, root: run.objective("one"),
     "model": lambda run, root: run.model,
