@@ -11,7 +11,7 @@ import pandas as pd
 from mcanalysis.cli.console import answer, say, table, warn
 from mcanalysis.runs.run import Run
 from mcanalysis.strategies import get_strategy
-from mcanalysis.studies.strategy_tables import METRICS, strategy_words
+from mcanalysis.studies.strategy_tables import METRICS
 from mcanalysis.training.dry_run import DryRun
 
 
@@ -26,12 +26,6 @@ def interval(row: Any, name: str) -> str:
         return "–"
     star = "*" if row.get("few_events", False) else ""
     return f"{row[name]:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]{star}"
-
-
-def strategies(metrics: pd.DataFrame) -> None:
-    """Mean over seeds per strategy and learner, and I-LoRA against replay and sequential."""
-    for part in strategy_words(metrics):
-        say(part) if isinstance(part, str) else table(part)
 
 
 def dry_run(plan: DryRun) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from mcanalysis.errors import UnknownNameError
+from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress
 from mcanalysis.studies.engine import Piece, Steps
@@ -63,6 +63,14 @@ class Early(Study):
         get_space(self.space)
         check_precision(self.tolerance, self.confidence)
 
+    def check(self, num_tasks: int) -> None:
+        """Raises `UserError` for a transition that a run of so many tasks does not have."""
+        if not 1 <= self.transition < num_tasks:
+            raise UserError(
+                f"Expected a transition from 1 to {num_tasks - 1} with {num_tasks} task(s), got {self.transition}: "
+                "change --transition or train on more tasks."
+            )
+
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
         """A piece per task; raises `UserError` for a transition that the run lacks, and a split without examples."""
         import pandas as pd
@@ -90,13 +98,6 @@ class Early(Study):
             tasks.append(labels | row | {"chord_barrier": float(chord_barrier(ts, values))})
         return {"early": pd.DataFrame(losses), "early_tasks": pd.DataFrame(tasks)}
 
-    def _path(self, run: Run) -> tuple[Transition, Linear]:
-        from mcanalysis.paths import Linear
-        from mcanalysis.studies.connectivity.transitions import nth_transition
-
-        transition = nth_transition(run, run.answering_learner, self.transition)
-        return transition, Linear(*transition.points, space=self.space)
-
     def words(self, tables: Tables) -> Iterator[str | Rows]:
         """Per run and task, how many examples a first look took and what it saw."""
         for _, of_run in tables["early_tasks"].groupby(_WHOSE, sort=False):
@@ -122,6 +123,13 @@ class Early(Study):
                 yield "All examples were measured: this tolerance needs them, and nothing is estimated."
             if of_run.half_width.isna().any():
                 yield "Where ± is a dash, a loss on the path is not a finite number."
+
+    def _path(self, run: Run) -> tuple[Transition, Linear]:
+        from mcanalysis.paths import Linear
+        from mcanalysis.studies.connectivity.transitions import nth_transition
+
+        transition = nth_transition(run, run.answering_learner, self.transition)
+        return transition, Linear(*transition.points, space=self.space)
 
 
 def _look(opening: Opening, study: Early, task: str, progress: Progress) -> EarlyProfile:
