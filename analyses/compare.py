@@ -7,59 +7,35 @@ from __future__ import annotations
 
 from start import run_script
 
-from mcanalysis.cli.console import bar
-from mcanalysis.cli.flags import Parser, comma_list, integers
-from mcanalysis.cli.run_flags import (
-    add_general_flags,
-    add_run_flags,
-    add_workers_flag,
-    execution,
-    general,
-    run_config,
-    typed,
-    workers,
-)
+from mcanalysis.cli.console import answer
+from mcanalysis.cli.flags import Parser
+from mcanalysis.cli.run_flags import add_general_flags, add_run_flags, add_workers_flag, run_config, shorten, typed
 from mcanalysis.cli.running import quiet_libraries
+from mcanalysis.cli.studies import speak, trained_runs
+from mcanalysis.studies.comparison import Comparison
+from mcanalysis.studies.strategies import run_directories
 
 
 def main() -> None:
     parser = Parser(__doc__)
     add_run_flags(parser)
     add_general_flags(parser)
-    parser.add_argument("--strategy", type=comma_list, default=["all"], metavar="A,B", help="strategies, or all")
-    parser.add_argument(
-        "--seed", type=integers, default=[0, 1, 2], metavar="0,1,2", help="one run per strategy and seed"
-    )
-    parser.add_argument(
-        "--full", action="store_true", help="all tasks and 120 steps on the embedded benchmark, too, not four and 100"
-    )
-    parser.add_argument(
-        "--output-dir", default=None, help="holds run directories and comparison/ (default: runs/compare, or runs)"
-    )
+    parser.add_settings(Comparison)
     add_workers_flag(parser)
     args = parser.parse()
-
+    comparison = parser.settings(Comparison, args)
+    if comparison.is_short(args.benchmark):
+        shorten(args)
     quiet_libraries()
-    from mcanalysis.benchmarks import get_benchmark
-    from mcanalysis.cli import run_reporting
-    from mcanalysis.studies.strategies import study_configs, train_runs
-    from mcanalysis.studies.strategy_tables import write_comparison
+    from mcanalysis.studies.strategy_tables import summary_table, write_comparison
 
-    short = args.benchmark == "embedded" and not args.full
-    output_dir = args.output_dir or ("runs/compare" if short else "runs")
-    if short and args.steps is None:
-        args.steps = 100
-    if short and args.tasks is None:
-        args.tasks = get_benchmark("embedded").tasks[:4]
-    base = run_config(args, "sequential", args.seed[0], {})
-    configs = study_configs(base, args.strategy, args.seed, typed(args.settings))
-    runs = train_runs(
-        configs, output_dir,
-        resume=args.resume, execution=execution(args), general=general(args),
-        workers=workers(args), progress=bar, initializer=quiet_libraries,
-    )  # fmt: skip
-    run_reporting.comparison(runs, write_comparison(runs, output_dir), output_dir)
+    configs = comparison.configs(run_config(args, "sequential", comparison.seed[0], {}), typed(args.settings))
+    folder = comparison.folder(args.benchmark)
+    runs = trained_runs(args, configs, run_directories(configs, folder))
+    metrics = write_comparison(runs, folder)
+    speak(comparison.words(runs, metrics, folder))
+    answer({"strategies": metrics, "summary": summary_table(metrics)}, runs=[str(run.directory) for run in runs])
 
 
 if __name__ == "__main__":
-    run_script(main, shared=True)
+    run_script(main)

@@ -30,10 +30,9 @@ SMALLER = {"connectivity": f"{TRAINING} {PATHS}", "train": TRAINING, "benchmark"
 SMALLER["early"] = f"{TRAINING} --tasks FOMC,ScienceQA,MedMCQA --num-points 2 --workers 1"
 PUBLIC_MODULES = {  # beside what the packages' `__all__` name
     "connectivity": "adaptive early ensemble losses module_objective simplex_grid",
-    "landscape": "eigenvalues hessian predicted_forgetting sharpness slices spectral_density trace trajectory_pca",
+    "landscape": "eigenvalues grid hessian predicted_forgetting sharpness slices spectral_density trace trajectory_pca",
     "metrics": "calibration front prediction_similarity representation_similarity",
     "params": "merging subspace_overlap weight_distance",
-    "studies.landscape": "grid",
 }
 NEEDS_TWO_RUNS = "docs/report.md", "docs/figures.md"
 

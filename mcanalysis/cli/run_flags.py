@@ -82,6 +82,27 @@ def run_config(args: argparse.Namespace, strategy: str, seed: int, settings: dic
     )  # fmt: skip
 
 
+def shorten(args: argparse.Namespace) -> None:
+    """Four tasks of the embedded benchmark and 100 steps, where the flags do not say."""
+    from mcanalysis.benchmarks import get_benchmark
+
+    args.tasks = get_benchmark("embedded").tasks[:4] if args.tasks is None else args.tasks
+    args.steps = 100 if args.steps is None else args.steps
+
+
+def varied(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Values by setting, of texts NAME=V1,V2."""
+    from mcanalysis.errors import UserError
+
+    found = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        if not values:
+            raise UserError(f"Expected --vary NAME=V1,V2, got '{text}'; name a setting and its values.")
+        found[name.strip()] = [typed({name: value})[name] for value in comma_list(values)]
+    return found
+
+
 def engine(args: argparse.Namespace) -> EngineSettings:
     """How the flags want points evaluated."""
     from mcanalysis.errors import UnknownNameError
@@ -106,7 +127,7 @@ def execution(args: argparse.Namespace) -> Execution:
 def general(args: argparse.Namespace) -> Any:
     """The held-out tasks that the flags name, or None."""
     from mcanalysis.errors import UserError
-    from mcanalysis.studies.strategies import General
+    from mcanalysis.studies.training import General
 
     if args.general_data is None and args.general_tasks is not None:
         raise UserError("Expected --general-data with --general-tasks, got the latter alone; name the folder.")

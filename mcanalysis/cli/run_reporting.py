@@ -1,20 +1,17 @@
-"""How runs are told: what one would need, what it came to, and several compared; the same unrounded for `--json`."""
+"""How runs are told: what one would need, and what it came to; the same unrounded for `--json`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mcanalysis.cli.console import answer, say, table, warn
-from mcanalysis.plotting.ablation import QUANTITIES
 from mcanalysis.runs.run import Run
 from mcanalysis.strategies import get_strategy
-from mcanalysis.studies.strategy_tables import METRICS, comparison_notes, difference, summary_cells, summary_table
+from mcanalysis.studies.strategy_tables import METRICS
 from mcanalysis.training.dry_run import DryRun
 
 
@@ -29,41 +26,6 @@ def interval(row: Any, name: str) -> str:
         return "–"
     star = "*" if row.get("few_events", False) else ""
     return f"{row[name]:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]{star}"
-
-
-def strategies(metrics: pd.DataFrame) -> None:
-    """Mean over seeds per strategy and learner, and I-LoRA against replay and sequential."""
-    say()
-    table(summary_cells(summary_table(metrics)))
-    present = set(zip(metrics.strategy, metrics.learner, strict=True))
-    contrasts = [(("er", "fast"), ("sequential", "fast")), (("ilora", "slow"), ("sequential", "fast"))]
-    contrasts += [(("ilora", learner), ("er", "fast")) for learner in ("slow", "fast")]
-    for first, second in contrasts:
-        if first in present and second in present:
-            mean, low, high = difference(metrics, first, second)
-            ends = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}] (95 %, Student's t over seeds)"
-            say(f"average accuracy, {' '.join(first)} minus {' '.join(second)}: {mean:+.3f}{ends}")
-
-
-def comparison(runs: Sequence[Run], metrics: pd.DataFrame, output_dir: str) -> None:
-    """The table of all strategies, and where it lies."""
-    strategies(metrics)
-    say(comparison_notes(runs, metrics))
-    say(f"tables: {Path(output_dir, 'comparison')}/strategies.csv, summary.csv, summary.md")
-    answer({"strategies": metrics, "summary": summary_table(metrics)}, runs=[str(run.directory) for run in runs])
-
-
-def ablations(table_: pd.DataFrame, output_dir: str) -> None:
-    """Per setting and value, what the learners reach; the base has a star."""
-    rows = [["setting", "value", "learner", *(name.replace("_", " ") for name in QUANTITIES)]]
-    for row in table_.to_dict("records"):
-        value = f"{row['value']:g}" if isinstance(row["value"], float) else str(row["value"])
-        told = [f"{number(row[q])} [{number(row[f'{q}_low'])}, {number(row[f'{q}_high'])}]" for q in QUANTITIES]
-        rows.append([row["setting"], f"{value}{' *' * row['is_base']}", row["learner"], *told])
-    say("\nMean over seeds [95 %, Student's t]; * is the base, the same runs in each setting")
-    table(rows)
-    say(f"table: {Path(output_dir, 'ablations.csv')}; figure: python figures/ablations.py")
-    answer({"ablations": table_})
 
 
 def dry_run(plan: DryRun) -> None:

@@ -127,12 +127,7 @@ def early_profile(
     Raises:
         UserError: for a tolerance, confidence or number out of range.
     """
-    if not (np.isfinite(tolerance) and tolerance > 0):
-        raise UserError(
-            f"Expected a tolerance above 0 nats per target token, got {tolerance}; raise it, or measure all examples."
-        )
-    if not 0 < confidence < 1:
-        raise UserError(f"Expected a confidence between 0 and 1, got {confidence}; leave it out to use 0.95.")
+    check_precision(tolerance, confidence)
     if num_examples < 1 or first < 2:
         raise UserError(
             f"Expected at least 1 example and a first sample of 2 or more, got {num_examples} and {first}; raise them."
@@ -159,6 +154,16 @@ def early_profile(
             break
     profile = Profile.of(ts, joined, path.arc_lengths(ts).numpy())
     return EarlyProfile(profile, order[:done], half_widths, confidence, done * len(ts), num_examples * len(ts), largest)
+
+
+def check_precision(tolerance: float, confidence: float) -> None:
+    """Raise `UserError` for a tolerance or a confidence out of range."""
+    if not (np.isfinite(tolerance) and tolerance > 0):
+        raise UserError(
+            f"Expected a tolerance above 0 nats per target token, got {tolerance}; raise it, or measure all examples."
+        )
+    if not 0 < confidence < 1:
+        raise UserError(f"Expected a confidence between 0 and 1, got {confidence}; leave it out to use 0.95.")
 
 
 def _sample_sizes(first: int, num_examples: int) -> list[int]:

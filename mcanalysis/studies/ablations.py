@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mcanalysis.errors import UserError
-from mcanalysis.runs.run import Run
+from mcanalysis.numbers_as_text import cell
+from mcanalysis.settings import Flag
 from mcanalysis.store.atomic import write_text_atomic
-from mcanalysis.studies.ablation_table import AblationRun, ablation_table
 from mcanalysis.studies.strategies import study_configs
+from mcanalysis.studies.study import Rows
 from mcanalysis.training.config import RunConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mcanalysis.runs.finished import FinishedRun
 
 VARIED = {"ema_decay": (0.5, 0.99), "consistency_weight": (0.0, 10.0), "memory_size": (20, 100)}
 """What is varied of I-LoRA unless something else is asked for."""
@@ -35,35 +39,67 @@ class Variant:
         return f"{what}-seed{self.config.seed}"
 
 
-def variants(base: RunConfig, varied: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> list[Variant]:
-    """The base and, for each setting, each other value of it, seed by seed; values the base has are left out.
+@dataclass(frozen=True)
+class Ablations:
+    """What of a strategy is varied, over which seeds; raises `UserError` for another than I-LoRA and nothing to vary.
 
-    Raises `UserError` for nothing to vary, `UnknownNameError` for a setting that the strategy does not have.
-
-    >>> from mcanalysis.training.config import RunConfig
-    >>> [v.name for v in variants(RunConfig(strategy="ilora"), {"ema_decay": [0.5, 0.95]}, [0])]
-    ['base-seed0', 'ema_decay-0.5-seed0']
+    `varied`: values by setting; those that the base has are left out.
     """
-    own = base.strategy_settings
-    (first,) = study_configs(base, [base.strategy], [base.seed], own)
-    usual = first.resolved()["strategy_settings"]
-    made = []
-    for seed in dict.fromkeys(seeds):
-        made.append(Variant("", None, replace(first, seed=seed)))
-        for setting, values in varied.items():
-            for value in dict.fromkeys(values):
-                if usual.get(setting) == value:
-                    continue
-                (config,) = study_configs(base, [base.strategy], [seed], {**own, setting: value})
-                made.append(Variant(setting, value, config))
-    if not any(variant.setting for variant in made):
-        raise UserError("Expected a setting to vary and a value the base does not have, got none; name one (--vary).")
-    return made
 
+    strategy: Annotated[str, "the method"] = "ilora"
+    seed: Annotated[tuple[int, ...], "seeds", Flag(metavar="0,1")] = (0, 1)
+    output_dir: Annotated[str, "holds the run directories and ablations.csv"] = "runs/ablations"
+    varied: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
-def write_ablations(runs: Sequence[Run], settings: Collection[str], output_dir: str | Path) -> pd.DataFrame:
-    """Write `<output_dir>/ablations.csv`, the `ablation_table` of the runs, and return it."""
-    found = [AblationRun(run.strategy, run.seed, run.config, run.metrics["learners"]) for run in runs]
-    table = ablation_table(found, runs[0].strategy, settings)
-    write_text_atomic(Path(output_dir) / "ablations.csv", table.to_csv(index=False))
-    return table
+    def __post_init__(self) -> None:
+        if not self.varied and self.strategy != "ilora":
+            raise UserError(f"Expected --vary NAME=V1,V2 with --strategy {self.strategy}, got none; say what to vary.")
+        object.__setattr__(self, "varied", self.varied or VARIED)
+
+    def variants(self, base: RunConfig) -> list[Variant]:
+        """The base and, for each setting, each other value of it, seed by seed.
+
+        Raises `UserError` for nothing to vary, `UnknownNameError` for a setting that the strategy does not have.
+
+        >>> [v.name for v in Ablations(seed=(0,), varied={"ema_decay": [0.5, 0.95]}).variants(RunConfig())]
+        ['base-seed0', 'ema_decay-0.5-seed0']
+        """
+        own = base.strategy_settings
+        (first,) = study_configs(base, [self.strategy], [base.seed], own)
+        usual = first.resolved()["strategy_settings"]
+        made = []
+        for seed in dict.fromkeys(self.seed):
+            made.append(Variant("", None, replace(first, seed=seed)))
+            for setting, values in self.varied.items():
+                for value in dict.fromkeys(values):
+                    if usual.get(setting) == value:
+                        continue
+                    (config,) = study_configs(base, [self.strategy], [seed], {**own, setting: value})
+                    made.append(Variant(setting, value, config))
+        if not any(variant.setting for variant in made):
+            raise UserError(
+                "Expected a setting to vary and a value the base does not have, got none; name one (--vary)."
+            )
+        return made
+
+    def table(self, runs: Sequence[FinishedRun]) -> pd.DataFrame:
+        """Write `ablations.csv`, the `ablation_table` of the runs, and return it."""
+        from mcanalysis.studies.ablation_table import AblationRun, ablation_table
+
+        found = [AblationRun(run.strategy, run.seed, run.config, run.metrics["learners"]) for run in runs]
+        table = ablation_table(found, self.strategy, tuple(self.varied))
+        write_text_atomic(Path(self.output_dir) / "ablations.csv", table.to_csv(index=False))
+        return table
+
+    def words(self, table: pd.DataFrame) -> Iterator[str | Rows]:
+        """Per setting and value, what the learners reach; the base has a star."""
+        from mcanalysis.plotting.ablation import QUANTITIES
+
+        rows = [["setting", "value", "learner", *(name.replace("_", " ") for name in QUANTITIES)]]
+        for row in table.to_dict("records"):
+            value = f"{row['value']:g}" if isinstance(row["value"], float) else str(row["value"])
+            means = [f"{cell(row[q])} [{cell(row[f'{q}_low'])}, {cell(row[f'{q}_high'])}]" for q in QUANTITIES]
+            rows.append([row["setting"], f"{value}{' *' * row['is_base']}", row["learner"], *means])
+        yield "\nMean over seeds [95 %, Student's t]; * is the base, the same runs in each setting"
+        yield rows
+        yield f"table: {Path(self.output_dir, 'ablations.csv')}; figure: python figures/ablations.py"

@@ -1,29 +1,47 @@
-"""A first look at a transition of a run: losses along its straight path to a tolerance, from few examples."""
+"""A first look at a transition of a run: losses along its straight path to a tolerance, from few examples.
+
+What loads torch is imported where it is used: the settings are read for `--help`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from mcanalysis.errors import UnknownNameError
-from mcanalysis.progress import Progress, silent
+from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.numbers_as_text import cell
+from mcanalysis.progress import Progress
+from mcanalysis.studies.engine import Piece, Steps
+from mcanalysis.studies.study import Rows, Setting, Study, Tables
+from mcanalysis.tasks.task import SPLITS
 
-if TYPE_CHECKING:  # loaded below where they are needed, so that `--help` has the settings without them
+if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
     from numpy.typing import NDArray
     from torch import Tensor
 
     from mcanalysis.connectivity.early import EarlyProfile
     from mcanalysis.connectivity.profile import PerExample
     from mcanalysis.paths import Linear
-    from mcanalysis.runs.run import Run
+    from mcanalysis.runs.run import Opening, Run
+    from mcanalysis.studies.connectivity.transitions import Transition
+
+_WHOSE = ["strategy", "learner", "seed", "space", "start", "end", "split"]
 
 
 @dataclass(frozen=True)
-class EarlySettings:
-    """Which path, and how closely its losses are wanted, as estimated from the examples measured."""
+class Early(Study):
+    """A first look at a path: its losses to a stated tolerance, from as few examples as that takes.
+
+    The straight path of the `transition` from the minimum of that number, in a `space`; losses of its tasks to a
+    `tolerance` in nats per target token, with `confidence` that no loss of any task is farther off, as estimated from
+    the examples measured: it is shared out over the tasks (Bonferroni). Nothing is taken from a run's stored
+    measurements or added to them, since these are of all examples.
+
+    Tables: `early`, a row per task and t; `early_tasks`, a row per task with what it took. `unseen`: the share of
+    examples that may be unlike all that were measured; half-widths are estimates without them.
+    """
 
     transition: Annotated[int, "number of the minimum that the path starts from"] = 1
     space: Annotated[str, "factor, delta or aligned"] = "factor"
@@ -32,86 +50,106 @@ class EarlySettings:
     tolerance: Annotated[float, "nats per target token"] = 0.05
     confidence: Annotated[float, "that no loss of any task is farther off"] = 0.95
 
+    strategies: ClassVar = ("sequential",)
+
     def __post_init__(self) -> None:
+        from mcanalysis.connectivity.early import check_precision
         from mcanalysis.connectivity.profile import grid
         from mcanalysis.params.spaces import get_space
-        from mcanalysis.tasks.task import SPLITS
 
         if self.split not in SPLITS:
             raise UnknownNameError("split", self.split, SPLITS)
         grid(self.num_points)
         get_space(self.space)
+        check_precision(self.tolerance, self.confidence)
+
+    def check(self, num_tasks: int) -> None:
+        """Raises `UserError` for a transition that a run of so many tasks does not have."""
+        if not 1 <= self.transition < num_tasks:
+            raise UserError(
+                f"Expected a transition from 1 to {num_tasks - 1} with {num_tasks} task(s), got {self.transition}: "
+                "change --transition or train on more tasks."
+            )
+
+    def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
+        """A piece per task; raises `UserError` for a transition that the run lacks, and a split without examples."""
+        import pandas as pd
+
+        from mcanalysis.metrics.barriers import chord_barrier
+
+        transition, _ = self._path(run)
+        for task in transition.tasks:
+            run.task_objective(task, self.split)
+        name = f"first look at {run.directory.name}"
+        found: list[EarlyProfile] = yield [
+            Piece(f"{run.directory}|{task}|{self}", _look, (run.opening, self, task), name=f"{name}, {task}")
+            for task in transition.tasks
+        ]
+        labels = {"strategy": run.strategy, "learner": run.answering_learner, "seed": run.seed, "space": self.space}
+        labels |= {"start": transition.start, "end": transition.end, "split": self.split}
+        losses, tasks = [], []
+        for task, look in zip(transition.tasks, found, strict=True):
+            ts, values = look.profile.ts, look.profile.losses
+            for t, loss, half_width in zip(ts, values, look.half_widths, strict=True):
+                losses.append({**labels, "task": task, "t": t, "loss": loss, "half_width": half_width})
+            row: dict[str, Any] = {"task": task, "is_new": task == transition.new, "examples": len(look.examples)}
+            row |= {"of": look.num_full // len(ts), "saving": look.saving, "unseen": look.unseen}
+            row |= {"half_width": look.half_widths.max(), "start_loss": values[0], "end_loss": values[-1]}
+            tasks.append(labels | row | {"chord_barrier": float(chord_barrier(ts, values))})
+        return {"early": pd.DataFrame(losses), "early_tasks": pd.DataFrame(tasks)}
+
+    def words(self, tables: Tables) -> Iterator[str | Rows]:
+        """Per run and task, how many examples a first look took and what it saw."""
+        for _, of_run in tables["early_tasks"].groupby(_WHOSE, sort=False):
+            first = of_run.iloc[0]
+            rows = [["task", "loss at the start", "at the end", "chord barrier", "losses ±", "examples", "saved"]]
+            for row in of_run.to_dict("records"):
+                numbers = [cell(row[name], 3) for name in ("start_loss", "end_loss", "chord_barrier", "half_width")]
+                name = f"{row['task']} (new)" if row["is_new"] else row["task"]
+                rows.append([name, *numbers, f"{row['examples']} of {row['of']}", f"{row['saving']:.0%}"])
+            whose = f"{first.strategy} / {first.learner} / seed {first.seed}, {first.space} space"
+            yield f"\n{whose}, {first.start} → {first.end}, {first.split} split; loss in nats per target token"
+            yield rows
+            if (of_run.saving > 0).any():
+                yield (
+                    f"An estimate at {self.confidence:.0%} confidence: no loss of these tasks along the path differs "
+                    "by more than ± from that on all"
+                )
+                yield (
+                    "examples, and no barrier by more than twice that, if the others are like those measured; a share "
+                    f"of up to {of_run.unseen.max():.2g} may not be."
+                )
+            else:
+                yield "All examples were measured: this tolerance needs them, and nothing is estimated."
+            if of_run.half_width.isna().any():
+                yield "Where ± is a dash, a loss on the path is not a finite number."
+
+    def _path(self, run: Run) -> tuple[Transition, Linear]:
+        from mcanalysis.paths import Linear
+        from mcanalysis.studies.connectivity.transitions import nth_transition
+
+        transition = nth_transition(run, run.answering_learner, self.transition)
+        return transition, Linear(*transition.points, space=self.space)
 
 
-@dataclass(frozen=True)
-class EarlyResult:
-    """`losses`: a row per task and t; `tasks`: a row per task, with what it took.
-
-    `unseen`: the share of examples that may be unlike all that were measured; half-widths are estimates without them.
-    """
-
-    losses: pd.DataFrame
-    tasks: pd.DataFrame
-
-
-def look_early(run: Run, settings: EarlySettings, *, progress: Progress = silent) -> EarlyResult:
-    """Measure the losses of a transition's tasks along its straight path; writes the run's `tables/early.csv`.
-
-    The confidence is shared out over the tasks (Bonferroni), so that it is that of the whole table. Nothing is taken
-    from the run's stored measurements or added to them, since these are of all examples.
-
-    Raises `UserError` for a transition that the run does not have, a split without examples, and as `early_profile`.
-    """
-    import pandas as pd
-
-    from mcanalysis.metrics.barriers import chord_barrier
-    from mcanalysis.paths import Linear
-    from mcanalysis.store.atomic import write_text_atomic
-    from mcanalysis.studies.connectivity.transitions import nth_transition
-
-    transition = nth_transition(run, run.answering_learner, settings.transition)
-    path = Linear(*transition.points, space=settings.space)
-    confidence = 1 - (1 - settings.confidence) / len(transition.tasks)
-    labels = {"strategy": run.strategy, "learner": run.answering_learner, "seed": run.config["seed"]}
-    labels |= {"space": settings.space, "start": transition.start, "end": transition.end, "split": settings.split}
-    losses, tasks = [], []
-    for task in transition.tasks:
-        found = _one_task(run, path, task, settings, confidence, progress)
-        profile = found.profile
-        for t, loss, half_width in zip(profile.ts, profile.losses, found.half_widths, strict=True):
-            losses.append({**labels, "task": task, "t": t, "loss": loss, "half_width": half_width})
-        told = {"task": task, "is_new": task == transition.new, "examples": len(found.examples)}
-        told |= {"of": found.num_full // len(profile.ts), "saving": found.saving}
-        told |= {
-            "unseen": found.unseen,
-            "half_width": found.half_widths.max(),
-            "start_loss": profile.losses[0],
-            "end_loss": profile.losses[-1],
-        }
-        told["chord_barrier"] = float(chord_barrier(profile.ts, profile.losses))
-        tasks.append(labels | told)
-    result = EarlyResult(pd.DataFrame(losses), pd.DataFrame(tasks))
-    write_text_atomic(run.directory / "tables" / "early.csv", result.losses.to_csv(index=False))
-    return result
-
-
-def _one_task(
-    run: Run, path: Linear, task: str, settings: EarlySettings, confidence: float, progress: Progress
-) -> EarlyProfile:
+def _look(opening: Opening, study: Early, task: str, progress: Progress) -> EarlyProfile:
     from mcanalysis.connectivity.early import early_profile
     from mcanalysis.connectivity.profile import grid
 
-    number = len(run.task_objective(task, settings.split).examples)
-    objective = run.sampled_objective(task, settings.split)
-    bar = progress(total=number * settings.num_points, desc=f"{run.strategy} {task}")
+    run = opening.run
+    transition, path = study._path(run)
+    number = len(run.task_objective(task, study.split).examples)
+    objective = run.sampled_objective(task, study.split)
+    bar = progress(total=number * study.num_points, desc=f"{run.strategy} {task}")
 
     def counted(point: Mapping[str, Tensor], rows: NDArray[np.int64]) -> PerExample:
         measured = objective(point, rows.tolist())
         bar.update(len(rows))
         return measured
 
+    confidence = 1 - (1 - study.confidence) / len(transition.tasks)
     try:
-        found = early_profile(path, counted, grid(settings.num_points), number, settings.tolerance, confidence)
+        found = early_profile(path, counted, grid(study.num_points), number, study.tolerance, confidence)
         bar.update(found.num_full - found.num_evaluations)  # what need not be measured is done with
         return found
     finally:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcanalysis.errors import UnknownNameError, UserError
-from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.progress import Progress, silent
-from mcanalysis.runs.run import Run, load_run
 from mcanalysis.store.manifest import MANIFEST_NAME
 from mcanalysis.strategies import get_strategy, strategy_names
-from mcanalysis.studies.jobs import Job, run_jobs
-from mcanalysis.studies.training import General
+from mcanalysis.studies.engine import Engine, Here, Workers
 from mcanalysis.training.config import Execution, RunConfig
-from mcanalysis.training.continual_trainer import is_finished, is_general_measured, load_tasks, train
+
+if TYPE_CHECKING:
+    from mcanalysis.runs.run import Run
+    from mcanalysis.studies.training import General
 
 
 def run_name(config: RunConfig) -> str:
@@ -66,11 +66,16 @@ def study_configs(
     return configs
 
 
-def run_directories(configs: Sequence[RunConfig], output_dir: str | Path) -> list[Path]:
-    """Where the runs lie in an output directory; raises `UserError` for one that is a run itself."""
+def run_directories(
+    configs: Sequence[RunConfig], output_dir: str | Path, names: Sequence[str] | None = None
+) -> list[Path]:
+    """Where the runs lie in an output directory; raises `UserError` for one that is a run itself.
+
+    `names` are those of their directories, by default `run_name` of each.
+    """
     if (Path(output_dir) / MANIFEST_NAME).exists():
         raise UserError(f"Expected a folder to hold runs, got a run directory at {output_dir}; change --output-dir.")
-    return [Path(output_dir) / run_name(c) for c in configs]
+    return [Path(output_dir) / name for name in names or map(run_name, configs)]
 
 
 def need_paths(strategies: Sequence[str]) -> None:
@@ -87,45 +92,19 @@ def need_paths(strategies: Sequence[str]) -> None:
 
 def train_runs(
     configs: Sequence[RunConfig],
-    output_dir: str | Path,
+    directories: Sequence[Path],
+    workers: Workers | None = None,
     *,
-    names: Sequence[str] | None = None,
     resume: bool = False,
     execution: Execution | None = None,
     general: General | None = None,
-    workers: int = 1,
     progress: Progress = silent,
-    initializer: Callable[[], None] | None = None,
 ) -> list[Run]:
-    """The finished runs of several configurations, those that are not there trained now, `workers` at a time.
+    """The finished runs of several configurations; `workers`, by default this process, train those that are not there.
 
-    `names` are those of their directories, by default `run_name` of each. Raises `RunDirectoryError` before anything is
-    trained for a directory of another configuration.
+    Raises as `trainings` does, before anything is trained.
     """
-    execution = execution or Execution()
-    directories = run_directories(configs, output_dir)
-    if names is not None:
-        directories = [Path(output_dir) / name for name in names]
-    first = configs[0]
-    check_base(first.model, first.dtype, execution.device or default_device())
-    held_out = [] if general is None else general.load()
-    tasks = load_tasks(first)
-    jobs = []
-    for config, directory in zip(configs, directories, strict=True):
-        if not (is_finished(config, directory, tasks, resume) and is_general_measured(directory, held_out)):
-            jobs.append(Job(_train, (config, directory, resume, execution, general)))
-    if jobs:
-        run_jobs(jobs, lambda job, result: [], workers, progress, initializer, len(jobs))
-    return [load_run(d, execution.device, execution.engine) for d in directories]
+    from mcanalysis.studies.training import trainings
 
-
-def _train(
-    config: RunConfig,
-    directory: Path,
-    resume: bool,
-    execution: Execution,
-    general: General | None,
-    progress: Progress,
-) -> None:
-    held_out = general.load() if general else ()
-    train(config, directory, resume=resume, execution=execution, progress=progress, general=held_out)
+    wanted = trainings(configs, directories, resume=resume, execution=execution, general=general)
+    return Engine(workers or Here(progress), progress).run([training.steps() for training in wanted])

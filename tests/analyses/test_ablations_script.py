@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from mcanalysis.runs.run import load_run
-from mcanalysis.studies import strategies
+from mcanalysis.studies import training
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = (
@@ -35,7 +35,7 @@ def test_one_setting_differs_and_the_base_is_in_every_panel(script, tmp_path, mo
     row = table[(table.setting == "ema_decay") & (table.value == 0.5) & (table.learner == "slow")].iloc[0]
     assert row.average_accuracy == pytest.approx(sum(scores) / 2)
     assert "0.95 *" in out and "500 *" in out
-    monkeypatch.setattr(strategies, "run_jobs", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "train", lambda *a, **k: pytest.fail("trained again"))
     code, again, err = script("ablations", *SMALL, *vary, "--seed", "0,1")
     assert code == 0 and again == out, err
     command = [sys.executable, str(REPOSITORY / "figures" / "ablations.py"), "--format", "png"]

@@ -24,8 +24,8 @@ def asked(script, monkeypatch):
 
     seen = []
 
-    def spy(configs, output_dir, **rest):
-        seen.append((configs, output_dir))
+    def spy(configs, directories, *rest, **more):
+        seen.append((configs, str(directories[0].parent)))
         raise UserError("enough")
 
     monkeypatch.setattr(strategies, "train_runs", spy)

@@ -28,8 +28,8 @@ from mcanalysis.studies.adapters import AdapterConnectivity, AdaptersOpening, co
 from mcanalysis.studies.attribution import Attribution
 from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.studies.curvature import Curvature
-from mcanalysis.studies.early import EarlySettings, look_early
-from mcanalysis.studies.landscape.study import LandscapeSettings, study_landscape
+from mcanalysis.studies.early import Early
+from mcanalysis.studies.landscape.study import Landscape
 from mcanalysis.studies.similarity import Similarity
 from mcanalysis.studies.study import carry_out
 from mcanalysis.studies.trajectory import Trajectory
@@ -299,11 +299,11 @@ def trained(base_folder, tmp_path_factory):
 ANALYSES = {
     "connectivity": lambda run, root: carry_out(STUDY, [run], root),
     "curvature": lambda run, root: carry_out(Curvature(num_examples=2), [run], root),
-    "landscape": lambda run, root: study_landscape([run], root, LandscapeSettings(1, grid=(2,), num_examples=2)),
+    "landscape": lambda run, root: carry_out(Landscape(1, grid=(2,), num_examples=2), [run], root),
     "similarity": lambda run, root: carry_out(Similarity(num_examples=6), [run], root),
     "attribution": lambda run, root: carry_out(Attribution(num_points=3), [run], root),
     "trajectory": lambda run, root: carry_out(Trajectory(num_examples=2), [run], root),
-    "early": lambda run, root: look_early(run, EarlySettings(num_points=3)),
+    "early": lambda run, root: carry_out(Early(num_points=3), [run], root),
     "explore": lambda run, root: start_walk(run),
     "objective": lambda run, root: run.objective("one"),
     "model": lambda run, root: run.model,

@@ -12,11 +12,11 @@ from transformers.modeling_outputs import CausalLMOutput
 import mcanalysis as mc
 from mcanalysis.connectivity.simplex_grid import simplex_profile
 from mcanalysis.errors import PointMismatchError, UserError
+from mcanalysis.landscape.grid import Axis, evaluate_grid
 from mcanalysis.metrics.representation_similarity import CKA, linear_cka
 from mcanalysis.params import content_hash, distance, merging
 from mcanalysis.params.subspace_overlap import subspace_overlap
 from mcanalysis.params.weight_distance import module_distances, weight_distance
-from mcanalysis.studies.landscape.grid import Axis, evaluate_grid
 from mcanalysis.symmetry import match_weights, mlp_spec
 
 # ---- two checkpoints loaded into one module

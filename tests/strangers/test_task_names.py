@@ -129,7 +129,7 @@ def test_a_name_that_is_no_name_of_a_task_is_refused_everywhere(name, tmp_path):
 
 
 def test_tasks_of_one_name_are_refused_wherever_tasks_are_given(run_config, make_tasks, tmp_path):
-    from mcanalysis.studies.strategies import General
+    from mcanalysis.studies.training import General
     from mcanalysis.training.dry_run import dry_run
 
     twins, others = make_tasks(("zeta", "zeta")), make_tasks(("alpha",))

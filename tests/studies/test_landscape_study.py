@@ -2,7 +2,10 @@
 
 import math
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,19 +14,23 @@ import pytest
 
 from mcanalysis.errors import PointMismatchError, RunDirectoryError, UnknownNameError, UserError
 from mcanalysis.evaluation.engine import Engine
+from mcanalysis.landscape.grid import Node
 from mcanalysis.landscape.slices import random_slice
 from mcanalysis.paths.plane import Plane
+from mcanalysis.progress import silent
 from mcanalysis.runs.run import load_run
 from mcanalysis.store.measurements import Measurement, MeasurementStore
-from mcanalysis.studies.landscape.grid import Node
-from mcanalysis.studies.landscape.study import LandscapeSettings, study_landscape
+from mcanalysis.studies.engine import Here
+from mcanalysis.studies.landscape.sharpness import KeptRows
+from mcanalysis.studies.landscape.study import Landscape
 from mcanalysis.studies.landscape.tables import node_rows
+from mcanalysis.studies.study import carry_out
 from mcanalysis.training.config import Execution
 from mcanalysis.training.continual_trainer import train
 
 TASKS = ("FOMC", "MedMCQA", "JEC-QA")
-SMALL = LandscapeSettings(
-    transition=2, grid=(4, 3), num_examples=3, num_directions=2, slice_points=3, sharpness_samples=2
+SMALL = Landscape(
+    transition=2, grid=(4, 3), num_examples=3, num_directions=2, slice_points=3, surface_grid=0, sharpness_samples=2
 )
 LAST = "3-JEC-QA"
 
@@ -55,7 +62,7 @@ def copied(make_run, tmp_path):
 def studied(make_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("studied")
     runs = [load_run(shutil.copytree(make_run(s), folder / s), "cpu") for s in ("sequential", "ilora")]
-    return runs, study_landscape(runs, folder, SMALL), folder
+    return runs, study_of(runs, folder, SMALL), folder
 
 
 @pytest.fixture
@@ -69,6 +76,10 @@ def calls(monkeypatch):
     return made
 
 
+def study_of(runs, folder, settings, **options):
+    return carry_out(settings, runs, folder, **options).tables
+
+
 def at(table, **values):
     for name, value in values.items():
         table = table[table[name] == value]
@@ -79,7 +90,7 @@ def test_the_plane_is_that_of_the_three_minima_node_by_node(studied):
     (_, ilora), result, _ = studied
     minima = [ilora.minimum(2, "fast"), ilora.minimum(3, "fast"), ilora.minimum(3, "slow")]
     plane = Plane(*(m.point for m in minima))
-    rows = at(result.landscape, strategy="ilora", kind="plane")
+    rows = at(result["landscape"], strategy="ilora", kind="plane")
     assert len(rows) == (4 * 3 + 3) * (3 + 2)
     objectives = [ilora.task_objective(t, "test", 3) for t in TASKS]
     for (x, y), of_node in rows[rows.anchor == ""].groupby(["x", "y"]):
@@ -104,7 +115,7 @@ def test_the_plane_is_that_of_the_three_minima_node_by_node(studied):
 
 def test_trajectories_start_and_end_at_minima(studied):
     (_, ilora), result, _ = studied
-    walk = at(result.trajectory, strategy="ilora")
+    walk = at(result["trajectory"], strategy="ilora")
     assert set(walk.step) == set(range(5)) and set(walk.learner) == {"fast", "slow"}
     plane = Plane(ilora.minimum(2, "fast").point, ilora.minimum(3, "fast").point, ilora.minimum(3, "slow").point)
     where = plane.anchor_coordinates.numpy()
@@ -114,24 +125,24 @@ def test_trajectories_start_and_end_at_minima(studied):
     start = at(walk, learner="slow", step=0).iloc[0]
     expected = plane.project(ilora.minimum(2, "slow").point)
     np.testing.assert_allclose([start.x, start.y, start.distance], expected)
-    assert at(result.landscape, kind="plane", strategy="ilora").x.max() >= walk.x.max()
+    assert at(result["landscape"], kind="plane", strategy="ilora").x.max() >= walk.x.max()
 
 
 def test_without_a_slow_learner_the_third_is_the_next_or_previous_minimum(studied, copied):
     _, result, _ = studied
-    exact = at(result.landscape, strategy="sequential", kind="plane")
+    exact = at(result["landscape"], strategy="sequential", kind="plane")
     assert list(dict.fromkeys(exact[exact.anchor != ""].anchor))[2] == "1-FOMC fast"
     run = copied("sequential")
     settings = replace(SMALL, transition=1, num_directions=0, sharpness_samples=0)
-    first = study_landscape([run], run.directory, settings)
-    anchors = first.landscape[first.landscape.anchor != ""].anchor
+    first = study_of([run], run.directory, settings)
+    anchors = first["landscape"][first["landscape"].anchor != ""].anchor
     assert list(dict.fromkeys(anchors)) == ["1-FOMC fast", "2-MedMCQA fast", f"{LAST} fast"]
-    assert set(first.landscape.task) == {"FOMC", "MedMCQA", "mean_old", "mean"}
+    assert set(first["landscape"].task) == {"FOMC", "MedMCQA", "mean_old", "mean"}
 
 
 def test_slices_are_filter_normalised_and_their_mean_has_an_interval(studied):
     (_, ilora), result, _ = studied
-    rows = at(result.landscape, strategy="ilora", kind="slice", learner="slow")
+    rows = at(result["landscape"], strategy="ilora", kind="slice", learner="slow")
     assert set(rows.direction) == {"0", "1", "mean"} and set(rows.start) == {LAST} and set(rows.space) == {"delta"}
     objective = ilora.task_objective("FOMC", "test", 3)
     point = ilora.minimum(3, "slow").point
@@ -151,13 +162,13 @@ def test_slices_are_filter_normalised_and_their_mean_has_an_interval(studied):
 
 def test_sharpness_is_that_of_the_slices_directions(studied):
     (_, ilora), result, _ = studied
-    assert len(result.sharpness) == 3 * 2 * 2  # minima after the transition, tasks, measures
-    row = at(result.sharpness, learner="slow", task="JEC-QA", measure="expected").iloc[0]
+    assert len(result["sharpness"]) == 3 * 2 * 2  # minima after the transition, tasks, measures
+    row = at(result["sharpness"], learner="slow", task="JEC-QA", measure="expected").iloc[0]
     objective = ilora.task_objective("JEC-QA", "test", 3)
     minimum = ilora.minimum(3, "slow").point
     assert row.loss == pytest.approx(ilora.engine.evaluate(minimum, [objective])[0].measurement.loss, rel=1e-5)
     assert math.isfinite(row.standard_error)
-    assert (at(result.sharpness, measure="epsilon").value >= 0).all()
+    assert (at(result["sharpness"], measure="epsilon").value >= 0).all()
 
 
 def test_tables_figures_and_captions_lie_where_they_belong(studied):
@@ -165,7 +176,7 @@ def test_tables_figures_and_captions_lie_where_they_belong(studied):
     for run in runs:
         for name in ("landscape", "trajectory", "sharpness"):
             own = pd.read_csv(run.directory / "tables" / f"{name}.csv")
-            assert len(own) == len(at(getattr(result, name), strategy=run.strategy))
+            assert len(own) == len(at(result[name], strategy=run.strategy))
         stem = run.directory / "figures" / f"plane_2-MedMCQA--{LAST}"
         assert all(stem.with_suffix(s).stat().st_size > 500 for s in (".pdf", ".png", ".txt"))
     assert (folder / "comparison" / "figures" / "slices.pdf").exists()
@@ -179,8 +190,8 @@ def test_a_second_study_computes_nothing_and_writes_the_same_bytes(studied, call
     runs, _, folder = studied
     files = [f for f in sorted(folder.rglob("*")) if f.suffix in (".csv", ".png", ".pdf", ".txt")]
     before = {f: f.read_bytes() for f in files}
-    monkeypatch.setattr("mcanalysis.studies.landscape.study.run_jobs", lambda *_: pytest.fail("there is nothing to do"))
-    study_landscape([load_run(r.directory, "cpu") for r in runs], folder, SMALL)
+    monkeypatch.setattr(Here, "submit", lambda *_: pytest.fail("there is nothing to do"))
+    study_of([load_run(r.directory, "cpu") for r in runs], folder, SMALL)
     assert calls == []
     assert [f for f, content in before.items() if f.read_bytes() != content] == []
 
@@ -198,24 +209,40 @@ def test_a_stopped_study_goes_on_where_it_was(copied, monkeypatch, calls):
     with monkeypatch.context() as patch:
         patch.setattr(MeasurementStore, "put_many", put_or_stop)
         with pytest.raises(KeyboardInterrupt):
-            study_landscape([run], run.directory, settings)
+            study_of([run], run.directory, settings)
     assert not (run.directory / "tables" / "landscape.csv").exists()
     assert not (run.directory / "figures").exists()
-    study_landscape([run], run.directory, settings)
+    study_of([run], run.directory, settings)
     assert len(calls) == 4 * 3 + 3 + 1  # only what was being evaluated is evaluated twice
 
 
+class Processes:
+    """Two processes that compute pieces."""
+
+    count, apart = 2, False
+
+    def __init__(self, pool):
+        self._pool = pool
+
+    def submit(self, piece):
+        return self._pool.submit(partial(piece.function, *piece.arguments, progress=silent))
+
+    def stop(self):
+        pass
+
+
 @pytest.mark.slow
-def test_worker_processes_find_the_same_numbers(studied, copied, tmp_path):
+def test_other_processes_find_the_same_numbers(studied, copied, tmp_path):
     _, result, _ = studied
     runs = [copied("sequential"), copied("ilora")]
-    parallel = study_landscape(runs, tmp_path, SMALL, workers=2)
-    pd.testing.assert_frame_equal(parallel.landscape, result.landscape, rtol=1e-4, atol=1e-6)
-    pd.testing.assert_frame_equal(parallel.trajectory, result.trajectory)
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        parallel = study_of(runs, tmp_path, SMALL, workers=Processes(pool))
+    pd.testing.assert_frame_equal(parallel["landscape"], result["landscape"], rtol=1e-4, atol=1e-6)
+    pd.testing.assert_frame_equal(parallel["trajectory"], result["trajectory"])
     keys = ["strategy", "learner", "task", "measure"]
     columns = [*keys, "value"]
-    assert len(parallel.sharpness) == len(result.sharpness)
-    merged = parallel.sharpness[columns].merge(result.sharpness[columns], on=keys)
+    assert len(parallel["sharpness"]) == len(result["sharpness"])
+    merged = parallel["sharpness"][columns].merge(result["sharpness"][columns], on=keys)
     np.testing.assert_allclose(merged.value_x, merged.value_y, rtol=1e-2, atol=1e-5)
 
 
@@ -223,7 +250,7 @@ def test_worker_processes_find_the_same_numbers(studied, copied, tmp_path):
 def test_other_spaces_have_the_same_minima_at_other_distances(copied, space):
     run = copied("sequential")
     settings = replace(SMALL, space=space, grid=(2,), num_directions=0, sharpness_samples=0)
-    rows = study_landscape([run], run.directory, settings).landscape
+    rows = study_of([run], run.directory, settings)["landscape"]
     labels = ["2-MedMCQA", LAST, "1-FOMC"]
     plane = Plane(*(run.minimum(label).point for label in labels), space=space)
     for label, (x, y) in zip(labels, plane.anchor_coordinates.tolist(), strict=True):
@@ -234,20 +261,44 @@ def test_other_spaces_have_the_same_minima_at_other_distances(copied, space):
         assert row.loss == expected  # the minimum itself, whatever the space made of it
 
 
+def test_a_row_of_sharpness_that_is_there_is_kept_and_a_stop_loses_none(copied, monkeypatch):
+    run = copied("ilora")
+    settings = replace(SMALL, grid=(2,), num_directions=0)
+    keep, kept = KeptRows.keep, []
+
+    def keep_or_stop(self, rows):
+        if kept:
+            raise KeyboardInterrupt
+        kept.append(keep(self, rows))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptRows, "keep", keep_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            study_of([run], run.directory, settings)
+    table = run.directory / "tables" / "sharpness.csv"
+    assert list(pd.read_csv(table).learner) == ["fast"] * 4
+    marked = table.read_text().replace("nats/token", "marked")  # as another version may have found it
+    table.write_text(marked)
+    found = study_of([run], run.directory, settings)["sharpness"]
+    assert list(at(found, measure="expected").unit) == ["marked", "marked", "nats/token", "nats/token"]
+    study_of([run], run.directory, replace(settings, sharpness_samples=0))
+    assert table.read_text().startswith(marked)
+
+
 def test_adapters_of_growing_rank_are_joined_in_delta_space_only(copied):
     run = copied("o_lora")
     settings = replace(SMALL, grid=(2,), num_directions=1, sharpness_samples=0)
     with pytest.raises(PointMismatchError, match="space='delta'"):
-        study_landscape([run], run.directory, settings)
+        study_of([run], run.directory, settings)
     assert not (run.directory / "tables" / "landscape.csv").exists()
-    result = study_landscape([run], run.directory, replace(settings, space="delta"))
-    assert result.landscape.measured.all() and len(result.trajectory) == 5
+    result = study_of([run], run.directory, replace(settings, space="delta"))
+    assert result["landscape"].measured.all() and len(result["trajectory"]) == 5
 
 
 def test_the_third_may_be_the_minimum_of_a_joint_run(copied, make_run):
     run, joint = copied("sequential"), load_run(make_run("joint"), "cpu")
     settings = replace(SMALL, grid=(2,), num_directions=1, sharpness_samples=0)
-    rows = study_landscape([run], run.directory, settings, third=joint).landscape
+    rows = study_of([run], run.directory, replace(settings, third=str(joint.directory)))["landscape"]
     planes = at(rows, kind="plane")
     assert list(dict.fromkeys(planes.anchor))[-1] == "joint 3-JOINT fast"
     assert set(at(rows, kind="slice").learner) == {"fast"} and set(at(rows, kind="slice").start) == {LAST}
@@ -259,31 +310,32 @@ def test_refusals_come_before_anything_is_measured(copied, make_run, calls, tmp_
     prompts = load_run(make_run("progressive_prompts"), "cpu")
     calls.clear()  # those of training
     with pytest.raises(UnknownNameError, match="--transition '3'"):
-        study_landscape([run], tmp_path, replace(SMALL, transition=3))
+        study_of([run], tmp_path, replace(SMALL, transition=3))
     with pytest.raises(UserError, match="three different points to span a plane, got b and c equal"):
-        study_landscape([run], tmp_path, SMALL, third=run)
+        study_of([run], tmp_path, replace(SMALL, third=str(run.directory)))
     with pytest.raises(RunDirectoryError, match="at least two minima, got 1"):
-        study_landscape([one], tmp_path, SMALL)
+        study_of([one], tmp_path, SMALL)
     with pytest.raises(UserError, match="third minimum to span a plane, got only 1-FOMC and 2-MedMCQA"):
-        study_landscape([two], tmp_path, replace(SMALL, transition=1))
-    other.manifest["hashes"]["base"] = "another"
+        study_of([two], tmp_path, replace(SMALL, transition=1))
+    file = other.directory / "manifest.json"
+    file.write_text(file.read_text().replace(other.recorded_base, "another"))
     with pytest.raises(PointMismatchError, match="third minimum on the base of"):
-        study_landscape([run], tmp_path, SMALL, third=other)
+        study_of([run], tmp_path, replace(SMALL, third=str(other.directory)))
     with pytest.raises(UserError, match="got one of progressive_prompts"):
-        study_landscape([prompts], tmp_path, SMALL)
+        study_of([prompts], tmp_path, SMALL)
     assert calls == []
 
 
 def test_nan_is_measured_and_what_is_absent_is_not():
-    objectives = [SimpleNamespace(name=n, split="test", settings_key="s") for n in ("A", "B", "C")]
+    objectives = [SimpleNamespace(name=n, split="test") for n in ("A", "B", "C")]
     nodes = [Node(0.0, 0.0, "nan"), Node(1.0, 0.0, "part"), Node(2.0, 0.0, "inf")]
-    with MeasurementStore(":memory:") as store:
-        for key, losses in (("nan", (math.nan, 1.0, 2.0)), ("part", (1.0, None, 2.0)), ("inf", (math.inf, 1.0, 2.0))):
-            for objective, loss in zip(objectives, losses, strict=True):
-                if loss is not None:
-                    none = np.array([])
-                    store.put((key, objective.name, "test", "s"), Measurement(loss, 0.5, 3, 7, none, none, none))
-        rows = pd.DataFrame(node_rows(store, nodes, objectives, {})).set_index(["x", "task"])
+    none = np.array([])
+    losses = {"nan": (math.nan, 1.0, 2.0), "part": (1.0, None, 2.0), "inf": (math.inf, 1.0, 2.0)}
+    measured = {
+        key: [None if loss is None else Measurement(loss, 0.5, 3, 7, none, none, none) for loss in of_node]
+        for key, of_node in losses.items()
+    }
+    rows = pd.DataFrame(node_rows(measured, nodes, objectives, {})).set_index(["x", "task"])
     assert list(rows.measured[0.0]) == [True] * 5 and list(rows.loss[0.0].isna()) == [True, False, False, True, True]
     assert dict(rows.measured[1.0]) == {"A": True, "B": False, "C": True, "mean_old": False, "mean": False}
     assert rows.measured[2.0].all() and math.isinf(rows.loss[2.0]["mean"])
@@ -305,4 +357,4 @@ def test_nan_is_measured_and_what_is_absent_is_not():
 )
 def test_bad_settings(values, piece):
     with pytest.raises(UserError, match=piece):
-        LandscapeSettings(**values)
+        Landscape(**values)

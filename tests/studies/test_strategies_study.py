@@ -12,8 +12,8 @@ from mcanalysis.errors import DataError, RunDirectoryError, UnknownNameError, Us
 from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.store.manifest import mark_finished, new_manifest, write_manifest
 from mcanalysis.strategies import strategy_names
-from mcanalysis.studies import strategies as study
-from mcanalysis.studies.strategies import General, study_configs, train_runs
+from mcanalysis.studies import training
+from mcanalysis.studies.strategies import run_directories, study_configs, train_runs
 from mcanalysis.studies.strategy_tables import (
     METRICS,
     comparison_table,
@@ -22,6 +22,7 @@ from mcanalysis.studies.strategy_tables import (
     summary_table,
     write_comparison,
 )
+from mcanalysis.studies.training import General
 from mcanalysis.training.config import RunConfig
 
 
@@ -184,37 +185,41 @@ def config(run_config):
     return run_config("sequential", num_steps=1, tasks=("FOMC",), sizes={"train": 4}, num_test=1)
 
 
+def trained(configs, folder, **options):
+    return train_runs(configs, run_directories(configs, folder), **options)
+
+
 def test_what_is_finished_is_not_trained_again_and_what_is_not_is_refused_before_anything_starts(
     config, tmp_path, monkeypatch
 ):
     configs = [config, replace(config, seed=1)]
     started = []
-    real = study.run_jobs
+    real = training.train
     monkeypatch.setattr(
-        study, "run_jobs", lambda jobs, *rest: started.append([j.arguments[0].seed for j in jobs]) or real(jobs, *rest)
+        training, "train", lambda config, *rest, **more: started.append(config.seed) or real(config, *rest, **more)
     )
-    assert [r.seed for r in train_runs(configs[:1], tmp_path)] == [0]
-    assert [r.seed for r in train_runs(configs, tmp_path)] == [0, 1]
-    train_runs(configs, tmp_path)
-    assert started == [[0], [1]]
+    assert [r.seed for r in trained(configs[:1], tmp_path)] == [0]
+    assert [r.seed for r in trained(configs, tmp_path)] == [0, 1]
+    trained(configs, tmp_path)
+    assert started == [0, 1]
     manifest = tmp_path / "embedded-sequential-seed1" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"finished"', '"running"', 1))
     third = [*configs, replace(config, seed=2)]
     with pytest.raises(RunDirectoryError, match="seed1; pass --resume"):
-        train_runs(third, tmp_path)
+        trained(third, tmp_path)
     assert not (tmp_path / "embedded-sequential-seed2").exists()
-    train_runs(third, tmp_path, resume=True)
-    assert started[2:] == [[1, 2]]
+    trained(third, tmp_path, resume=True)
+    assert started[2:] == [1, 2]
 
 
 def test_general_tasks_are_measured_where_they_are_missing(config, tmp_path):
     for name in ("Facts", "Other"):
         (tmp_path / "general" / name).mkdir(parents=True)
         (tmp_path / "general" / name / "test.json").write_text(json.dumps([{"prompt": "one:", "answer": "two"}]))
-    train_runs([config], tmp_path)
+    trained([config], tmp_path)
     general = General(str(tmp_path / "general"), ("Facts",))
     for _ in range(2):
-        (run,) = train_runs([config], tmp_path, general=general)
+        (run,) = trained([config], tmp_path, general=general)
         table = pd.read_csv(run.directory / "tables" / "general.csv")
         assert list(table.task) == ["Facts"] and list(table.columns) == ["task", "base", "fast"]
     assert [t.task.name for t in General(str(tmp_path / "general")).load()] == ["Facts", "Other"]

@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from mcanalysis.evaluation.differentiable import WholeLoss
-from mcanalysis.evaluation.objective import Objective
 from mcanalysis.landscape.sharpness import epsilon_sharpness, expected_sharpness
-from mcanalysis.runs.run import Run
+from mcanalysis.progress import Progress
+from mcanalysis.runs.run import Opening, Run
+from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.hashing import hash_json
+from mcanalysis.studies.engine import Piece
 from mcanalysis.studies.landscape.stored_surface import Corner
 
-
-def sharpness_key(
-    corner: Corner, num_samples: int, radius: float, epsilon: float, objectives: Sequence[Objective]
-) -> str:
-    """A hash of everything that the rows of one minimum depend on."""
-    return hash_json([corner.key, num_samples, radius, epsilon, [o.settings_key for o in objectives]])[:16]
+if TYPE_CHECKING:
+    from mcanalysis.studies.landscape.study import Landscape
 
 
-def known_rows(run: Run) -> dict[str, list[dict[str, Any]]]:
-    """The rows of a run's `sharpness.csv` by key; none where there is no table."""
-    by_key: dict[str, list[dict[str, Any]]] = {}
-    for row in run.table("sharpness").to_dict("records") if run.has("sharpness") else ():
-        by_key.setdefault(row["key"], []).append({str(name): value for name, value in row.items()})
-    return by_key
+@dataclass(frozen=True)
+class KeptRows:
+    """The rows of one minimum and settings in a run's `sharpness.csv`, each with the `key` of what it depends on."""
+
+    run: Run
+    key: str
+
+    def find(self) -> list[dict[str, Any]] | None:
+        """The rows; None where there are none."""
+        return self._by_key().get(self.key)
+
+    def keep(self, result: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Add rows to the table at once, so that a stop does not lose them."""
+        rows = [row for own in (self._by_key() | {self.key: result}).values() for row in own]
+        file = self.run.directory / "tables" / "sharpness.csv"
+        write_text_atomic(file, pd.DataFrame(rows).to_csv(index=False))
+        return result
+
+    def _by_key(self) -> dict[str, list[dict[str, Any]]]:
+        by_key: dict[str, list[dict[str, Any]]] = {}
+        for row in self.run.table("sharpness").to_dict("records") if self.run.has("sharpness") else ():
+            by_key.setdefault(row["key"], []).append({str(name): value for name, value in row.items()})
+        return by_key
 
 
-def sharpness_rows(
-    run: Run,
-    corner: Corner,
-    key: str,
-    objectives: Sequence[Objective],
-    num_samples: int,
-    radius: float,
-    epsilon: float,
+def sharpness_piece(study: Landscape, run: Run, corner: Corner) -> Piece:
+    """What finds how sharp a minimum is, once for the same settings and data."""
+    key = hash_json([corner.key, *study.sharpness, [o.settings_key for o in study.objectives(run)]])[:16]
+    name = f"sharpness of {run.directory.name} at {corner.name}"
+    arguments = (run.opening, study, corner, key)
+    return Piece(f"{run.directory}|sharpness|{key}", measure_sharpness, arguments, KeptRows(run, key), name=name)
+
+
+def measure_sharpness(
+    opening: Opening, study: Landscape, corner: Corner, key: str, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Expected and ε-sharpness at a minimum, of the mean over the old tasks and of the new one (the last objective)."""
-    *old, new = objectives
+    """Expected and ε-sharpness at a minimum, of the mean over the old tasks and of the new one, as rows."""
+    run = opening.run
+    num_samples, radius, epsilon = study.sharpness
+    *old, new = study.objectives(run)
     point = corner.point
     labels = {"strategy": run.strategy, "learner": corner.learner, "seed": run.seed, "minimum": corner.label}
     rows = []

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mcanalysis.errors import PointMismatchError, UnknownNameError, UserError
+from mcanalysis.landscape.grid import Axis, Node, grid_nodes
 from mcanalysis.landscape.slices import Slice, random_slice
 from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.params.point import Point
@@ -14,7 +15,6 @@ from mcanalysis.paths.plane import Plane
 from mcanalysis.runs.run import Minimum, Run
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.studies.connectivity.transitions import minima_in_a_row
-from mcanalysis.studies.landscape.grid import Axis, Node, grid_nodes
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,18 @@ class StoredSlice:
         if node.key == self.corner.key:
             return self.corner.point
         return self.surface(*(node.x, node.y)[: self.num_directions])
+
+
+@dataclass(frozen=True)
+class AtNode:
+    """A point on a surface, made where it is evaluated."""
+
+    surface: StoredPlane | StoredSlice
+    node: Node
+
+    def point(self, run: Run) -> Point:
+        """The point itself; `run` is not asked, as the surface has the files of its minima."""
+        return self.surface.point(self.node)
 
 
 # Not kept by the objects above: those are sent to other processes. Of each kind one is in memory at a time.

@@ -1,61 +1,74 @@
-"""The landscape about a transition: a plane through three minima, slices around them, and how sharp they are."""
+"""The landscape about a transition: a plane through three minima, slices around them, and how sharp they are.
+
+What loads torch or draws is imported where it is used: the settings are read for `--help`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from mcanalysis.errors import UserError
-from mcanalysis.evaluation.objective import Objective
-from mcanalysis.params.point import Point
-from mcanalysis.params.spaces import get_space
-from mcanalysis.plotting.landscape import plane_caption, plot_plane
-from mcanalysis.plotting.slices import plot_slices, slices_caption
-from mcanalysis.plotting.style import save_figure
-from mcanalysis.progress import Progress, silent
-from mcanalysis.runs.run import Opening, Run
-from mcanalysis.store.atomic import write_text_atomic
-from mcanalysis.store.lock import lock_measurements
-from mcanalysis.store.measurements import MeasurementStore
-from mcanalysis.studies.jobs import Job, opened_run, run_jobs
-from mcanalysis.studies.landscape.grid import Axis, Node, surrounding_axes
-from mcanalysis.studies.landscape.sharpness import known_rows, sharpness_key, sharpness_rows
-from mcanalysis.studies.landscape.stored_surface import Corner, StoredPlane, StoredSlice, plane_corners
-from mcanalysis.studies.landscape.tables import mean_slice_rows, node_rows, trajectory_rows
-from mcanalysis.studies.point_jobs import PointJobs, evaluate
+from mcanalysis.numbers_as_text import cell
+from mcanalysis.settings import OR_ALL, Flag
+from mcanalysis.studies.engine import Steps
+from mcanalysis.studies.study import Rows, Setting, Study, Tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mcanalysis.evaluation.objective import Objective
+    from mcanalysis.landscape.grid import Node
+    from mcanalysis.plotting.picture import Picture
+    from mcanalysis.runs.run import Run
+    from mcanalysis.store.measurements import Measurement
+    from mcanalysis.studies.landscape.stored_surface import Corner, StoredPlane, StoredSlice
+
+COLUMNS = [
+    "strategy", "learner", "seed", "space", "kind", "start", "end", "direction", "x", "y", "anchor", "task", "split",
+    "loss", "score", "num_examples", "num_targets", "measured",
+]  # fmt: skip
+TRAJECTORY_COLUMNS = ["strategy", "learner", "seed", "space", "start", "end", "task", "step", "x", "y", "distance"]
 
 
 @dataclass(frozen=True)
-class LandscapeSettings:
-    """What is looked at.
+class Landscape(Study):
+    """Planes through minima, slices around them and their sharpness.
 
-    The plane through the minima of `transition` k, θ_k and θ_{k+1}, and a third, in a `space`: `grid` nodes in x and y
-    (one number: in both) about the minima and the trajectory, with a `margin` in units of the longer side; the first
-    `num_examples` of the test split (None: all) of the tasks 1 … k+1. Slices: `num_directions` random ones from each
-    minimum after the transition, `slice_points` from −`slice_radius` to `slice_radius`, where 1 is the minimum's own
-    length, filter by filter; and a grid of `surface_grid` nodes a side along two such directions at once (0: none).
-    Sharpness there: expected, over `sharpness_samples` directions of `sharpness_radius`, and ε-sharpness. With 0
-    directions, or samples, there is none.
+    The plane through the minima of `transition` k, θ_k and θ_{k+1}, and a third (that of the run in the folder `third`,
+    or as `plane_corners` chooses), in a `space`: `grid` nodes in x and y (one number: in both) about the minima and the
+    trajectory, with a `margin` in units of the longer side; the first `num_examples` of the test split (None: all) of
+    the tasks 1 … k+1. Slices: `num_directions` random ones from each minimum after the transition, `slice_points` from
+    −`slice_radius` to `slice_radius`, where 1 is the minimum's own length, filter by filter; and a grid of
+    `surface_grid` nodes a side along two such directions at once (0: none). Sharpness there: expected, over
+    `sharpness_samples` directions of `sharpness_radius`, and ε-sharpness. With 0 directions, or samples, there is none.
+
+    Tables: `landscape`, a row per node and task or mean; `trajectory`, per snapshot of training, where it falls on the
+    plane; `sharpness`, per minimum, task and measure, where there is any.
     """
 
-    transition: int = 2
-    space: str = "factor"
-    grid: tuple[int, ...] = (25,)
-    margin: float = 0.3
-    num_examples: int | None = 50
-    num_directions: int = 3
-    slice_points: int = 21
-    slice_radius: float = 1.0
-    surface_grid: int = 0
-    sharpness_samples: int = 10
-    sharpness_radius: float = 0.1
-    epsilon: float = 1e-3
+    transition: Annotated[int, "from the minimum K to K + 1", Flag(metavar="K")] = 2
+    third: Annotated[str | None, "a run whose minimum spans the plane, too", Flag(metavar="RUN_DIR")] = None
+    space: Annotated[str, "of the plane: factor, delta or aligned"] = "factor"
+    grid: Annotated[tuple[int, ...], "nodes in x and in y", Flag(metavar="N[,M]")] = (25,)
+    margin: Annotated[float, "of the grid about the minima, in units of the longer side"] = 0.3
+    num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL] = 50
+    num_directions: Annotated[int, "slices around each minimum (0: none)"] = 3
+    slice_points: Annotated[int, "points of a slice"] = 21
+    slice_radius: Annotated[float, "of slices, in units of each filter's length"] = 1.0
+    surface_grid: Annotated[int, "nodes a side of a slice along two directions (0: none)"] = 11
+    sharpness_samples: Annotated[int, "directions of the mean rise (0: none)"] = 10
+    sharpness_radius: Annotated[float, "of the mean rise, in units of each filter's length"] = 0.1
+    epsilon: Annotated[float, "of ε-sharpness"] = 1e-3
+
+    strategies: ClassVar = ("sequential", "ilora")
 
     def __post_init__(self) -> None:
+        from mcanalysis.landscape.grid import Axis
+        from mcanalysis.params.spaces import get_space
+        from mcanalysis.runs.finished import FinishedRun
+
         get_space(self.space)
         if len(self.grid) not in (1, 2):
             raise UserError(f"Expected one or two numbers of nodes, got {len(self.grid)}; give --grid N or N,M.")
@@ -73,216 +86,185 @@ class LandscapeSettings:
             raise UserError(
                 f"Expected 0 or at least 2 directions for sharpness, got {self.sharpness_samples}; 0 leaves it out."
             )
+        if self.third is not None:
+            FinishedRun(self.third)  # refused now, not when the runs are trained
 
     @property
     def sharpness(self) -> tuple[int, float, float]:
         """Directions, radius and ε."""
         return self.sharpness_samples, self.sharpness_radius, self.epsilon
 
+    def objectives(self, run: Run) -> list[Objective]:
+        """The tasks learned up to the end of the transition, its own last."""
+        return [run.task_objective(t, "test", self.num_examples) for t in run.task_names[: self.transition + 1]]
 
-@dataclass(frozen=True)
-class LandscapeResult:
-    """The tables of all runs together; `figures` are the files drawn."""
+    def check(self, num_tasks: int) -> None:
+        """Raises `UserError` for a transition that a run of so many tasks does not have."""
+        if not 1 <= self.transition < num_tasks:
+            raise UserError(
+                f"Expected a transition from 1 to {num_tasks - 1} with {num_tasks} task(s), got {self.transition}: "
+                "change --transition or train on more tasks."
+            )
 
-    landscape: pd.DataFrame
-    trajectory: pd.DataFrame
-    sharpness: pd.DataFrame
-    figures: list[Path]
+    def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
+        """One piece per node and one per minimum's sharpness; raises what `plane_corners`, `Plane`, `random_slice` do.
+
+        What is in the run's store is not measured again.
+        """
+        import pandas as pd
+
+        from mcanalysis.studies.landscape.sharpness import sharpness_piece
+        from mcanalysis.studies.landscape.stored_surface import AtNode
+        from mcanalysis.studies.points import Points
+
+        plane, walked = self._plane(run)
+        surfaces = [plane, *self._slices(run, plane)]
+        objectives = self.objectives(run)
+        places = [(node.key, AtNode(part.surface, node)) for part in surfaces for node in part.nodes]
+        minima = _minima_after(run, plane) if self.sharpness_samples else []
+        found, *sharpness = yield [
+            Points(run, setting.num_workers).measure(places, objectives),
+            *(sharpness_piece(self, run, corner) for corner in minima),
+        ]
+        measured = {key: of_point for (key, _), of_point in zip(places, found, strict=True)}
+        tables = {
+            "landscape": _landscape_table(measured, surfaces, objectives),
+            "trajectory": pd.DataFrame(walked, columns=TRAJECTORY_COLUMNS),
+        }
+        if sharpness:
+            tables["sharpness"] = pd.DataFrame([row for rows in sharpness for row in rows])
+        return tables
+
+    def pictures(self, tables: Tables) -> Iterator[Picture]:
+        from mcanalysis.plotting.landscape import plane_caption, plot_plane
+        from mcanalysis.plotting.picture import Picture
+
+        landscape, trajectory = tables["landscape"], tables["trajectory"]
+        plane = landscape[landscape.kind == "plane"]
+        name = f"plane_{plane.start.iloc[0]}--{plane.end.iloc[0]}"
+        yield Picture(name, plot_plane(plane, trajectory), {}, plane_caption(plane, trajectory))
+
+    def pictures_of_all(self, tables: Tables) -> Iterator[Picture]:
+        """The slices of all runs together, a picture per seed."""
+        from mcanalysis.plotting.picture import Picture
+        from mcanalysis.plotting.slices import plot_slices, slices_caption
+
+        landscape = tables["landscape"]
+        several = landscape.seed.nunique() > 1
+        for seed, slices in landscape[landscape.kind == "slice"].groupby("seed"):
+            yield Picture(
+                f"slices_seed{seed}" if several else "slices", plot_slices(slices), {}, slices_caption(slices)
+            )
+
+    def words(self, tables: Tables) -> Iterator[str | Rows]:
+        """Per run the minima that span its plane, the lowest nodes of the grid, and how sharp the minima are."""
+        landscape = tables["landscape"]
+        planes = landscape[(landscape.kind == "plane") & landscape.measured]
+        for (strategy, seed, space), of_run in planes.groupby(["strategy", "seed", "space"], sort=False):
+            yield f"\n{strategy} / seed {seed}, {space} space, test split; loss in nats per target token"
+            yield _rows_of_plane(of_run)
+        if "sharpness" in tables:
+            sharpness = tables["sharpness"]
+            size = sharpness[sharpness.measure == "expected"]["size"].iloc[0]
+            yield f"\nSharpness: mean rise of the loss (nats/token) at {size:g} of each filter's length; ε-sharpness in"
+            yield "percent of 1 + loss, of balanced factors"
+            yield _rows_of_sharpness(sharpness)
+
+    def _plane(self, run: Run) -> tuple[_Part, list[dict[str, Any]]]:
+        """The plane of a run with a grid about its minima and the trajectory's projection, and that projection."""
+        from mcanalysis.landscape.grid import surrounding_axes
+        from mcanalysis.runs.run import load_run
+        from mcanalysis.studies.landscape.stored_surface import StoredPlane, plane_corners
+        from mcanalysis.studies.landscape.tables import trajectory_rows
+
+        third = None if self.third is None else load_run(self.third, run.device, run.engine_settings)
+        corners = plane_corners(run, self.transition, third)
+        plane = StoredPlane(corners, self.space)
+        start, end = corners[0].label, corners[1].label
+        labels = {"strategy": run.strategy, "seed": run.seed, "space": self.space, "start": start, "end": end}
+        walked = trajectory_rows(plane.surface, run.directory, end, run.learners, labels)
+        places = [*plane.surface.anchor_coordinates.tolist(), *((row["x"], row["y"]) for row in walked)]
+        axes = surrounding_axes(places, (self.grid[0], self.grid[-1]), self.margin)
+        labels |= {"learner": corners[0].learner, "kind": "plane", "direction": ""}
+        return _Part(plane, plane.nodes(*axes), labels), walked
+
+    def _slices(self, run: Run, plane: _Part) -> list[_Part]:
+        """A slice along two directions for each minimum after the transition, and one for each direction."""
+        from mcanalysis.landscape.grid import Axis
+        from mcanalysis.studies.landscape.stored_surface import StoredSlice
+
+        def part(corner: Corner, kind: str, direction: str, stored: StoredSlice, *axes: Axis) -> _Part:
+            labels = {**plane.labels, "space": "delta", "learner": corner.learner, "kind": kind}
+            labels |= {"start": corner.label, "end": corner.label, "direction": direction}
+            stored.surface  # noqa: B018, an adapter that changes nothing is refused now
+            return _Part(stored, stored.nodes(*axes), labels)
+
+        minima, parts = _minima_after(run, plane), []
+        for corner in minima if self.surface_grid else ():
+            side = Axis(-self.slice_radius, self.slice_radius, self.surface_grid)
+            parts.append(part(corner, "surface", "0,1", StoredSlice(corner, 2, 0), side, side))
+        for corner in minima if self.num_directions else ():
+            axis = Axis(-self.slice_radius, self.slice_radius, self.slice_points)
+            for seed in range(self.num_directions):
+                parts.append(part(corner, "slice", str(seed), StoredSlice(corner, 1, seed), axis))
+        return parts
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One surface of a run and its nodes."""
+    """One surface of a run, its nodes, and what its rows are called."""
 
-    run: Run
     surface: StoredPlane | StoredSlice
     nodes: list[Node]
-    objectives: list[Objective]
     labels: dict[str, Any]
-
-    @property
-    def places(self) -> list[tuple[str, _AtNode]]:
-        """The points by their keys in the store."""
-        return [(node.key, _AtNode(self.surface, node)) for node in self.nodes]
-
-
-@dataclass(frozen=True)
-class _AtNode:
-    """A point on a surface."""
-
-    surface: StoredPlane | StoredSlice
-    node: Node
-
-    def point(self, run: Run) -> Point:
-        return self.surface.point(self.node)
-
-
-def study_landscape(
-    runs: Sequence[Run],
-    output_dir: str | Path,
-    settings: LandscapeSettings,
-    *,
-    third: Run | None = None,
-    workers: int = 1,
-    progress: Progress = silent,
-    on_figure: Callable[[Path], None] = lambda _: None,
-    initializer: Callable[[], None] | None = None,
-) -> LandscapeResult:
-    """Measure what is missing of planes, slices and sharpness of finished runs; write their tables and figures.
-
-    Per run `tables/landscape.csv`, `trajectory.csv`, `sharpness.csv` and `figures/plane_<start>--<end>`; the slices of
-    all runs together in `<output_dir>/comparison/figures/slices`, one per seed. Points are shared out to `workers`
-    processes; what is in a run's store is not measured again, so a stopped study goes on where it was.
-
-    Raises, before anything is measured, what `plane_corners`, `Plane` and `random_slice` raise, and `RunDirectoryError`
-    where another process measures one of the runs.
-    """
-    parts: dict[Path, tuple[_Part, list[_Part]]] = {}
-    trajectories: dict[Path, list[dict[str, Any]]] = {}
-    sharpness: dict[Path, dict[str, list[dict[str, Any]]]] = {}  # rows by key, in the order of the minima
-    points: dict[Path, PointJobs] = {}
-    jobs: list[Job] = []
-    for run in runs:
-        plane, trajectories[run.directory] = _plane_part(run, settings, third)
-        parts[run.directory] = plane, _slice_parts(run, settings, plane)
-        sharpness[run.directory], missing = _sharpness_jobs(run, settings, plane)
-        points[run.directory] = PointJobs(run)
-        for part in (plane, *parts[run.directory][1]):
-            jobs += points[run.directory].jobs(part.places, part.objectives)
-        jobs += missing
-
-    def follow(job: Job, result: Any) -> list[Job]:
-        if job.function is evaluate:
-            points[job.arguments[0]].add(job, result)
-        if job.function is _sharpness:
-            directory, key = job.arguments[0], job.arguments[3]
-            sharpness[directory][key] = result
-            _write(directory, "sharpness", _flat([sharpness[directory]]))  # now, so that a stop does not lose it
-        return []
-
-    if jobs:
-        with lock_measurements(*(run.directory for run in runs)):
-            run_jobs(jobs, follow, workers, progress, initializer, len(jobs))
-
-    tables: list[pd.DataFrame] = []
-    figures: list[Path] = []
-    for run in runs:
-        plane, slices = parts[run.directory]
-        tables.append(_landscape_table(run, plane, slices))
-        trajectory = pd.DataFrame(trajectories[run.directory], columns=TRAJECTORY_COLUMNS)
-        _write(run.directory, "landscape", tables[-1])
-        _write(run.directory, "trajectory", trajectory)
-        of_plane = tables[-1][tables[-1].kind == "plane"]
-        stem = run.directory / "figures" / f"plane_{plane.labels['start']}--{plane.labels['end']}"
-        figures += save_figure(plot_plane(of_plane, trajectory), stem)
-        write_text_atomic(stem.with_suffix(".txt"), plane_caption(of_plane, trajectory) + "\n")
-        on_figure(figures[-1])
-    landscape = pd.concat(tables, ignore_index=True)
-    for seed in sorted(set(landscape.seed)) if settings.num_directions else ():
-        of_seed = landscape[(landscape.kind == "slice") & (landscape.seed == seed)]
-        several = len(set(landscape.seed)) > 1
-        stem = Path(output_dir) / "comparison" / "figures" / ("slices" + (f"_seed{seed}" if several else ""))
-        figures += save_figure(plot_slices(of_seed), stem)
-        write_text_atomic(stem.with_suffix(".txt"), slices_caption(of_seed) + "\n")
-        on_figure(figures[-1])
-    trajectory = pd.DataFrame([r for rows in trajectories.values() for r in rows], columns=TRAJECTORY_COLUMNS)
-    return LandscapeResult(landscape, trajectory, _flat(sharpness.values()), figures)
-
-
-TRAJECTORY_COLUMNS = [
-    "strategy", "learner", "seed", "space", "start", "end", "task", "step", "x", "y", "distance",
-]  # fmt: skip
-
-
-def _plane_part(run: Run, settings: LandscapeSettings, third: Run | None) -> tuple[_Part, list[dict[str, Any]]]:
-    """The plane of a run with a grid about its minima and the trajectory's projection, and that projection."""
-    corners = plane_corners(run, settings.transition, third)
-    plane = StoredPlane(corners, settings.space)
-    start, end = corners[0].label, corners[1].label
-    labels = {"strategy": run.strategy, "seed": run.seed, "space": settings.space, "start": start, "end": end}
-    walked = trajectory_rows(plane.surface, run.directory, end, run.learners, labels)
-    places = [*plane.surface.anchor_coordinates.tolist(), *((row["x"], row["y"]) for row in walked)]
-    axes = surrounding_axes(places, (settings.grid[0], settings.grid[-1]), settings.margin)
-    labels = {**labels, "learner": corners[0].learner, "kind": "plane", "direction": ""}
-    return _Part(run, plane, plane.nodes(*axes), _objectives(run, settings), labels), walked
-
-
-def _slice_parts(run: Run, settings: LandscapeSettings, plane: _Part) -> list[_Part]:
-    """One slice per minimum after the transition and direction."""
-    axis = Axis(-settings.slice_radius, settings.slice_radius, settings.slice_points)
-    parts = []
-    for corner in _minima_after(run, plane) if settings.surface_grid else ():
-        both = StoredSlice(corner, 2, 0)
-        sides = Axis(-settings.slice_radius, settings.slice_radius, settings.surface_grid)
-        labels = {**plane.labels, "space": "delta", "learner": corner.learner, "kind": "surface"}
-        labels |= {"start": corner.label, "end": corner.label, "direction": "0,1"}
-        parts.append(_Part(run, both, both.nodes(sides, sides), plane.objectives, labels))
-    for corner in _minima_after(run, plane):
-        for direction in range(settings.num_directions):
-            stored = StoredSlice(corner, 1, direction)
-            labels = {**plane.labels, "space": "delta", "learner": corner.learner, "kind": "slice"}
-            labels |= {"start": corner.label, "end": corner.label, "direction": str(direction)}
-            nodes = stored.nodes(axis)
-            stored.surface  # noqa: B018, an adapter that changes nothing is refused now
-            parts.append(_Part(run, stored, nodes, plane.objectives, labels))
-    return parts
 
 
 def _minima_after(run: Run, plane: _Part) -> list[Corner]:
     """The corners of the plane that are this run's minima after the transition."""
-    assert isinstance(plane.surface, StoredPlane)
     own = run.directory / "minima"
-    return [c for c in plane.surface.corners if c.label == plane.labels["end"] and own in c.directory.parents]
+    corners: tuple[Corner, ...] = getattr(plane.surface, "corners", ())
+    return [c for c in corners if c.label == plane.labels["end"] and own in c.directory.parents]
 
 
-def _objectives(run: Run, settings: LandscapeSettings) -> list[Objective]:
-    tasks = run.task_names[: settings.transition + 1]
-    return [run.task_objective(task, "test", settings.num_examples) for task in tasks]
+def _landscape_table(
+    measured: Mapping[str, Sequence[Measurement]], parts: list[_Part], objectives: list[Objective]
+) -> pd.DataFrame:
+    import pandas as pd
 
+    from mcanalysis.studies.landscape.tables import mean_slice_rows, node_rows
 
-def _sharpness_jobs(
-    run: Run, settings: LandscapeSettings, plane: _Part
-) -> tuple[dict[str, list[dict[str, Any]]], list[Job]]:
-    """The rows that are known for these settings, by key, none where there are none; and the jobs that find those."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    jobs: list[Job] = []
-    by_key = known_rows(run)
-    for corner in _minima_after(run, plane) if settings.sharpness_samples else ():
-        key = sharpness_key(corner, *settings.sharpness, plane.objectives)
-        found[key] = by_key.get(key, [])
-        if not found[key]:
-            jobs.append(Job(_sharpness, (run.directory, run.opening, corner, key, settings)))
-    return found, jobs
-
-
-def _flat(of_runs: Iterable[dict[str, list[dict[str, Any]]]]) -> pd.DataFrame:
-    return pd.DataFrame([row for by_key in of_runs for rows in by_key.values() for row in rows])
-
-
-def _sharpness(
-    directory: Path, opening: Opening, corner: Corner, key: str, settings: LandscapeSettings, progress: Progress
-) -> list[dict[str, Any]]:
-    run = opened_run(directory, opening)
-    return sharpness_rows(run, corner, key, _objectives(run, settings), *settings.sharpness)
-
-
-def _landscape_table(run: Run, plane: _Part, slices: Sequence[_Part]) -> pd.DataFrame:
-    rows = []
-    with MeasurementStore(run.directory / "measurements.sqlite") as store:
-        for part in (plane, *slices):
-            rows += node_rows(store, part.nodes, part.objectives, part.labels)
-        lines = [part for part in slices if part.labels["kind"] == "slice"]
-        for learner in dict.fromkeys(part.labels["learner"] for part in lines):
-            own = [part for part in lines if part.labels["learner"] == learner]
-            labels = {**own[0].labels, "direction": "mean"}
-            rows += mean_slice_rows(store, [part.nodes for part in own], own[0].objectives, labels)
-    columns = [
-        "strategy", "learner", "seed", "space", "kind", "start", "end", "direction", "x", "y", "anchor", "task",
-        "split", "loss", "score", "num_examples", "num_targets", "measured",
-    ]  # fmt: skip
+    rows = [row for part in parts for row in node_rows(measured, part.nodes, objectives, part.labels)]
+    lines = [part for part in parts if part.labels["kind"] == "slice"]
+    for learner in dict.fromkeys(part.labels["learner"] for part in lines):
+        own = [part for part in lines if part.labels["learner"] == learner]
+        labels = {**own[0].labels, "direction": "mean"}
+        rows += mean_slice_rows(measured, [part.nodes for part in own], objectives, labels)
     table = pd.DataFrame(rows)
-    return table[[*columns, *(c for c in table.columns if c not in columns)]]
+    return table[[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)]]
 
 
-def _write(directory: Path, name: str, table: pd.DataFrame) -> None:
-    write_text_atomic(directory / "tables" / f"{name}.csv", table.to_csv(index=False))
+def _rows_of_plane(of_run: pd.DataFrame) -> Rows:
+    losses = of_run.pivot_table(index=["anchor", "x", "y"], columns="task", values="loss", dropna=False)
+    losses = losses.dropna(subset=["mean"])
+    is_node = losses.index.get_level_values("anchor") == ""
+    shown: list[tuple[str, Any]] = [(str(anchor), (anchor, x, y)) for anchor, x, y in losses.index[~is_node]]
+    if is_node.any():
+        nodes = losses[is_node]
+        shown.append(("lowest node, old tasks", nodes.mean_old.idxmin()))
+        shown.append(("lowest node, ½ (old + new)", nodes["mean"].idxmin()))
+    new = [task for task in dict.fromkeys(of_run.task) if task not in ("mean_old", "mean")][-1]
+    rows = [["", "x", "y", "loss: old", f"{new} (new)", "½ (old + new)"]]
+    for name, place in shown:
+        values = [*place[1:], *losses.loc[place, ["mean_old", new, "mean"]]]  # the new task may be called "x"
+        rows.append([name, *map(cell, values)])
+    return rows
+
+
+def _rows_of_sharpness(sharpness: pd.DataFrame) -> Rows:
+    rows = [["strategy", "learner", "seed", "minimum", "task", "mean rise ± standard error", "ε-sharpness, %"]]
+    for names, of_minimum in sharpness.groupby(["strategy", "learner", "seed", "minimum", "task"], sort=False):
+        by_measure = of_minimum.set_index("measure")
+        mean = by_measure.loc["expected"]
+        rise = f"{cell(mean.value, 3)} ± {cell(mean.standard_error, 3)}"
+        rows.append([*map(str, names), rise, cell(by_measure.loc["epsilon"].value, 2)])
+    return rows

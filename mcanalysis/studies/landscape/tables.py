@@ -1,4 +1,4 @@
-"""From what the store holds to the rows of `landscape.csv`, and from snapshots to those of `trajectory.csv`."""
+"""From what was measured to the rows of `landscape.csv`, and from snapshots to those of `trajectory.csv`."""
 
 from __future__ import annotations
 
@@ -8,31 +8,30 @@ from typing import Any
 import numpy as np
 
 from mcanalysis.evaluation.objective import Objective
+from mcanalysis.landscape.grid import Node
 from mcanalysis.metrics.bootstrap import Sample
 from mcanalysis.metrics.intervals import Estimate, mean_interval, weighted
 from mcanalysis.paths.plane import Plane
-from mcanalysis.store.measurements import Measurement, MeasurementStore
-from mcanalysis.studies.landscape.grid import Node, stored
+from mcanalysis.store.measurements import Measurement
 from mcanalysis.training.trajectory import read_snapshot, snapshot_files
 
+Measured = Mapping[str, Sequence[Measurement | None]]
+"""What was measured at a node, by its key: a value per objective, None where there is none."""
 _NOT_MEASURED: Mapping[str, Any] = {"loss": np.nan, "score": np.nan, "num_examples": 0, "num_targets": 0}
 
 
 def node_rows(
-    store: MeasurementStore,
-    nodes: Sequence[Node],
-    objectives: Sequence[Objective],
-    labels: Mapping[str, Any],
+    measured: Measured, nodes: Sequence[Node], objectives: Sequence[Objective], labels: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """A row per node and task, and per mean: `mean_old`, and `mean` = ½(mean over the old tasks + new task).
 
-    The last objective is the new task's. `measured` is False, and the values NaN, where the store has nothing; a mean
-    is measured where all of its parts are. NaN or ∞ that a model gave stay what they are.
+    The last objective is the new task's. `measured` is False, and the values NaN, where there is nothing; a mean is
+    measured where all of its parts are. NaN or ∞ that a model gave stay what they are.
     """
     rows = []
     for node in nodes:
         place = {**labels, "x": node.x, "y": node.y, "anchor": node.anchor}
-        values = [_row(m) for m in stored(store, node, objectives)]
+        values = [_row(m) for m in measured[node.key]]
         for objective, value in zip(objectives, values, strict=True):
             rows.append({**place, "task": objective.name, "split": objective.split, **value})
         if len(objectives) > 1:
@@ -58,7 +57,7 @@ def _mean(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def mean_slice_rows(
-    store: MeasurementStore,
+    measured: Mapping[str, Sequence[Measurement]],
     directions: Sequence[Sequence[Node]],
     objectives: Sequence[Objective],
     labels: Mapping[str, Any],
@@ -66,25 +65,21 @@ def mean_slice_rows(
     """The mean over directions at each α, with a 95 % interval over examples, per task and for the means.
 
     `directions`: the nodes of each, at the same α in the same order. The interval is that of the data, the directions
-    held fixed; `<quantity>_few_events` says where it cannot promise its 95 % (`mcanalysis.metrics.intervals`). Raises
-    `LookupError` where something is not measured.
+    held fixed; `<quantity>_few_events` says where it cannot promise its 95 % (`mcanalysis.metrics.intervals`).
     """
     rows = []
     points: dict[str, dict[str, np.ndarray]] = {"loss": {}, "score": {}}  # (n,) by task
     estimates: dict[str, dict[str, Estimate]] = {"loss": {}, "score": {}}
     sizes: dict[str, dict[str, int]] = {}
-    for objective in objectives:
-        found = [[stored(store, node, [objective])[0] for node in nodes] for nodes in directions]
-        measured = [[m for m in of_direction if m is not None] for of_direction in found]
-        if sum(map(len, measured)) < sum(map(len, found)):
-            raise LookupError(objective.name)
-        first = measured[0][0]
+    for number, objective in enumerate(objectives):
+        found = [[measured[node.key][number] for node in nodes] for nodes in directions]
+        first = found[0][0]
         sizes[objective.name] = {"num_examples": first.num_examples, "num_targets": first.num_targets}
         with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, and may be
-            nll = np.mean([[m.nll for m in of_direction] for of_direction in measured], axis=0)
-            scores = np.mean([[m.scores for m in of_direction] for of_direction in measured], axis=0)
+            nll = np.mean([[m.nll for m in of_direction] for of_direction in found], axis=0)
+            scores = np.mean([[m.scores for m in of_direction] for of_direction in found], axis=0)
             for quantity, values, weights in (("loss", nll, first.targets), ("score", scores, None)):
-                own = np.mean([[getattr(m, quantity) for m in d] for d in measured], axis=0)
+                own = np.mean([[getattr(m, quantity) for m in d] for d in found], axis=0)
                 points[quantity][objective.name] = own
                 estimates[quantity][objective.name] = Estimate.of(Sample(values, weights), is_score=weights is None)
     names = [o.name for o in objectives]

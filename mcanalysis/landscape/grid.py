@@ -7,22 +7,17 @@ time, so memory does not grow with the grid; nothing is smoothed or made up betw
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from mcanalysis.connectivity.objective_result import number_of
 from mcanalysis.errors import UserError
-from mcanalysis.evaluation.engine import Engine
-from mcanalysis.evaluation.measuring import measure, measurement_key
-from mcanalysis.evaluation.objective import Objective
 from mcanalysis.params.point import Point
-from mcanalysis.store.measurements import Measurement, MeasurementStore
 
 Surface = Callable[..., Point]
 LINE = 0.0
@@ -120,35 +115,6 @@ def grid_nodes(x: Axis, y: Axis | None, key: str, exact: Iterable[Node] = ()) ->
             own = f"{key}/{u!r}" if v is None else f"{key}/{u!r},{v!r}"
             nodes.append(Node(at_x, at_y, known.get((at_x, at_y), own)))
     return nodes + exact
-
-
-def missing_nodes(store: MeasurementStore, nodes: Sequence[Node], objectives: Sequence[Objective]) -> list[Node]:
-    """The nodes at which the store lacks some objective, each point once."""
-    absent = {k.point_key for k in store.missing(measurement_key(n.key, o) for n in nodes for o in objectives)}
-    first = {node.key: node for node in reversed(nodes)}
-    return [node for key, node in reversed(first.items()) if key in absent]
-
-
-def measure_nodes(
-    engine: Callable[[], Engine],
-    store: MeasurementStore,
-    point_at: Callable[[Node], Mapping[str, Tensor]],
-    nodes: Iterable[Node],
-    objectives: Sequence[Objective],
-    on_node: Callable[[], object] = lambda: None,
-) -> None:
-    """Measure every objective at every node through the store: one point at a time, and only what is missing.
-
-    Each node is stored as soon as it is measured, so that a killed process loses one.
-    """
-    for node in nodes:
-        measure(engine, store, node.key, lambda node=node: point_at(node), objectives)
-        on_node()
-
-
-def stored(store: MeasurementStore, node: Node, objectives: Sequence[Objective]) -> list[Measurement | None]:
-    """What the store has of each objective at a node; None where it was not measured (NaN is a measured value)."""
-    return [store.get(measurement_key(node.key, o)) for o in objectives]
 
 
 def evaluate_grid(

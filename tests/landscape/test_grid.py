@@ -1,4 +1,4 @@
-"""Grids over surfaces against closed forms and models changed by hand; keys, masks, resuming, memory."""
+"""Grids over surfaces against closed forms and models changed by hand; keys, memory."""
 
 import math
 import weakref
@@ -12,22 +12,16 @@ from hypothesis import strategies as st
 
 from mcanalysis.errors import UserError
 from mcanalysis.evaluation.engine import Engine
-from mcanalysis.evaluation.measuring import measure
 from mcanalysis.evaluation.objective import make_objective
-from mcanalysis.landscape.slices import Slice
-from mcanalysis.params.point import content_hash
-from mcanalysis.paths.plane import Plane
-from mcanalysis.store.measurements import Measurement, MeasurementStore
-from mcanalysis.studies.landscape.grid import (
+from mcanalysis.landscape.grid import (
     Axis,
     Node,
     evaluate_grid,
     grid_nodes,
-    measure_nodes,
-    missing_nodes,
-    stored,
     surrounding_axes,
 )
+from mcanalysis.landscape.slices import Slice
+from mcanalysis.paths.plane import Plane
 
 
 def random_points(number, seed=0, size=6):
@@ -153,89 +147,25 @@ def test_bad_grids_are_refused(call, piece):
         call()
 
 
-@pytest.fixture(scope="module")
-def setup(make_model, make_tasks, random_point):
-    """A model, three adapters of it, the plane through them and two objectives."""
+def test_every_node_is_the_model_with_the_weights_added_by_hand(
+    make_model, make_tasks, random_point, plain_model_at, alone
+):
+    """An oracle without PEFT, merging or batches: W + BA by hand, each example alone."""
     model = make_model()
     points = [random_point(model, seed) for seed in range(3)]
-    objectives = [make_objective(t, "test", model.tokenizer, 128) for t in make_tasks(num_test=4)]
-    plane = Plane(*points)
-    exact = [
-        Node(x, y, content_hash(p), name)
-        for p, (x, y), name in zip(points, plane.anchor_coordinates.tolist(), "abc", strict=True)
-    ]
-    nodes = grid_nodes(*surrounding_axes(plane.anchor_coordinates, (3, 2)), "plane", exact)
-    return model, points, plane, nodes, objectives
-
-
-class Counting:
-    """An engine that counts, and is killed before the evaluation of this number."""
-
-    def __init__(self, model, killed_at=None):
-        self.engine, self.calls, self.killed_at = Engine(model), 0, killed_at
-
-    def evaluate(self, point, objectives):
-        if self.calls == self.killed_at:
-            raise KeyboardInterrupt
-        self.calls += 1
-        return self.engine.evaluate(point, objectives)
-
-
-def run_nodes(engine, store, setup):
-    _, _, plane, nodes, objectives = setup
-    todo = missing_nodes(store, nodes, objectives)
-    measure_nodes(lambda: engine, store, lambda n: plane(n.x, n.y), todo, objectives)
-
-
-def test_every_node_is_the_model_with_the_weights_added_by_hand(setup, plain_model_at, alone, tmp_path):
-    """An oracle without PEFT, merging, batches or cache: W + BA by hand, each example alone."""
-    model, points, plane, nodes, objectives = setup
-    with MeasurementStore(tmp_path / "m.sqlite") as store:
-        run_nodes(Counting(model), store, setup)
-        for node in nodes:
-            weights = plane.weights(node.x, node.y).tolist()
-            mixed = {k: sum(w * p[k].double() for w, p in zip(weights, points, strict=True)).float() for k in points[0]}
-            plain = plain_model_at(mixed)
-            for objective, value in zip(objectives, stored(store, node, objectives), strict=True):
-                with torch.no_grad():
-                    nll = [float(alone(plain, e)[0]) for e in objective.encoded]
-                assert value.loss == pytest.approx(sum(nll) / value.num_targets, rel=2e-4)
-
-
-def test_minima_share_their_measurements_and_a_second_call_computes_nothing(setup, tmp_path):
-    model, points, _, nodes, objectives = setup
-    with MeasurementStore(tmp_path / "m.sqlite") as store:
-        engine = Counting(model)
-        before = measure(lambda: engine, store, content_hash(points[1]), lambda: points[1], objectives)
-        run_nodes(engine, store, setup)
-        assert engine.calls == len(nodes)  # with the one of before
-        assert stored(store, nodes[-2], objectives) == before
-        run_nodes(engine, store, setup)
-        assert engine.calls == len(nodes) and missing_nodes(store, nodes, objectives) == []
-
-
-def test_a_killed_grid_goes_on_where_it_was(setup, tmp_path):
-    model, _, _, nodes, objectives = setup
-    with MeasurementStore(tmp_path / "m.sqlite") as store:
-        killed = Counting(model, killed_at=4)
-        with pytest.raises(KeyboardInterrupt):
-            run_nodes(killed, store, setup)
-        assert [stored(store, n, objectives)[0] is None for n in nodes] == [False] * 4 + [True] * (len(nodes) - 4)
-        resumed = Counting(model)
-        run_nodes(resumed, store, setup)
-        assert killed.calls + resumed.calls == len(nodes)
-
-
-def test_a_stored_nan_is_a_value_and_not_missing(setup, tmp_path):
-    _, _, _, nodes, objectives = setup
-    nan = Measurement(math.nan, 0.5, 1, 1, np.array([math.nan]), np.array([1]), np.array([0.5]))
-    with MeasurementStore(tmp_path / "m.sqlite") as store:
-        for o in objectives:
-            store.put((nodes[2].key, o.name, o.split, o.settings_key), nan)
-        assert nodes[2] not in missing_nodes(store, nodes, objectives)
-        found = stored(store, nodes[2], objectives)[0]
-        assert found is not None and math.isnan(found.loss)
-        assert math.isnan(found.score)  # of what was written where no loss could be computed
+    objectives = {t.task.name: make_objective(t, "test", model.tokenizer, 128) for t in make_tasks(num_test=4)}
+    engine, plane = Engine(model), Plane(*points)
+    measures = {name: lambda p, o=o: engine.evaluate(p, [o])[0].measurement for name, o in objectives.items()}
+    table = evaluate_grid(plane, measures, *surrounding_axes(plane.anchor_coordinates, (3, 2)))
+    for (x, y, _), rows in table.groupby(["x", "y", "anchor"]):
+        weights = plane.weights(x, y).tolist()
+        mixed = {k: sum(w * p[k].double() for w, p in zip(weights, points, strict=True)).float() for k in points[0]}
+        plain = plain_model_at(mixed)
+        for row in rows.itertuples():
+            examples = objectives[row.task].encoded
+            with torch.no_grad():
+                nll = sum(float(alone(plain, e)[0]) for e in examples)
+            assert row.loss == pytest.approx(nll / sum(len(e.answer_ids) for e in examples), rel=2e-4)
 
 
 def test_a_node_on_an_exact_point_is_that_point():

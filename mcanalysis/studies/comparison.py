@@ -1,0 +1,48 @@
+"""A comparison: several strategies × seeds on one benchmark, trained where they are not there, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from mcanalysis.settings import Flag
+from mcanalysis.studies.strategies import study_configs
+from mcanalysis.studies.study import Rows
+from mcanalysis.training.config import RunConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mcanalysis.runs.finished import FinishedRun
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which strategies and seeds, and where they lie; on the embedded benchmark a short one unless it is `full`."""
+
+    strategy: Annotated[tuple[str, ...], "strategies, or all"] = ("all",)
+    seed: Annotated[tuple[int, ...], "one run per strategy and seed", Flag(metavar="0,1,2")] = (0, 1, 2)
+    full: Annotated[bool, "all tasks and 120 steps on the embedded benchmark, too, not four and 100"] = False
+    output_dir: Annotated[str | None, "holds run directories and comparison/ (default: runs/compare, or runs)"] = None
+
+    def is_short(self, benchmark: str) -> bool:
+        """Whether it is made on a few tasks in few steps, unless others are asked for."""
+        return benchmark == "embedded" and not self.full
+
+    def folder(self, benchmark: str) -> Path:
+        """What holds the runs."""
+        return Path(self.output_dir or ("runs/compare" if self.is_short(benchmark) else "runs"))
+
+    def configs(self, base: RunConfig, settings: Mapping[str, Any]) -> list[RunConfig]:
+        """The runs, as `study_configs` makes them."""
+        return study_configs(base, self.strategy, self.seed, settings)
+
+    def words(self, runs: Sequence[FinishedRun], metrics: pd.DataFrame, folder: Path) -> Iterator[str | Rows]:
+        """The table of all strategies, what its numbers are, and where it lies."""
+        from mcanalysis.studies.strategy_tables import comparison_notes, strategy_words
+
+        yield from strategy_words(metrics)
+        yield comparison_notes(runs, metrics)
+        yield f"tables: {folder / 'comparison'}/strategies.csv, summary.csv, summary.md"
