@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mcanalysis.numbers_as_text import shown_number
 from mcanalysis.plotting.label_placement import LabelPlacer, places_around
-from mcanalysis.plotting.legend import legend_columns
+from mcanalysis.plotting.legend import close_legend, legend_size
 from mcanalysis.plotting.selection import label_name, only_value, require_columns
 from mcanalysis.plotting.style import (
     BLACK,
@@ -61,8 +61,8 @@ def plot_trajectory(places: pd.DataFrame, losses: pd.DataFrame | None = None) ->
     height = min(across, 2.6)
     with print_style():
         handles = _handles(learners, has_losses)
-        columns = legend_columns([str(h.get_label()) for h in handles], width, 4)
-        below = _AXIS + _ROW * -(-len(handles) // columns) + _FOOT
+        columns, rows = legend_size(handles, width, 4)
+        below = _AXIS + _ROW * rows + _FOOT
         figure = new_figure(width, _HEAD + height + below)
         axes = add_axes(figure, _LEFT, below, across, height)
         _draw_plane(axes, places, learners)
@@ -71,10 +71,7 @@ def plot_trajectory(places: pd.DataFrame, losses: pd.DataFrame | None = None) ->
             _draw_losses(beside, places, losses, learners)
         head = f"{strategy_name(str(places.strategy.iloc[0]))}, seed {places.seed.iloc[0]}"
         figure.text(0.05 / width, 1 - 0.04 / figure.get_figheight(), head, va="top", color="#404040")
-        figure.legend(
-            handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()), ncols=columns,
-            handlelength=2.2, columnspacing=1.2, borderaxespad=0, borderpad=0.1, labelspacing=0.25,
-        )  # fmt: skip
+        close_legend(figure, handles, columns, handlelength=2.2, labelspacing=0.25)
         figure.draw_without_rendering()
     return figure
 
