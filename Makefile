@@ -3,13 +3,14 @@
 # make lint   ruff (lint and format) and pyright
 # make docs   the site, into site/; a warning is an error.  make build  wheel and sdist, into dist/
 # make accelerator  the same numbers on a GPU as on the CPU, and how fast it trains and evaluates; see docs/development.md
+# make house  lines, files and imports of each folder, and the picture of the house (docs/house.png)
 # make bench  speed and memory into BENCHMARKS.md; MCANALYSIS_TRACE_DIR=<folder of tasks> for real text
 PYTHON ?= python3
 VENV   := .venv
 PIP    := $(VENV)/bin/pip --disable-pip-version-check
 ARGS   ?=
 
-.PHONY: demo test test-all accelerator lint format docs build bench clean
+.PHONY: demo test test-all accelerator lint format docs build house bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -49,6 +50,9 @@ docs: $(VENV)/.installed
 build: $(VENV)/.installed
 	$(PIP) install --quiet -c constraints.txt -e '.[build]'
 	PIP_CONSTRAINT=constraints.txt $(VENV)/bin/python -m build
+
+house: $(VENV)/.installed
+	$(VENV)/bin/python docs/house.py $(ARGS)
 
 bench: $(VENV)/.installed
 	$(VENV)/bin/python tests/performance $(ARGS)

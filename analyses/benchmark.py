@@ -5,29 +5,27 @@ from __future__ import annotations
 from start import run_script
 
 from mcanalysis.cli.console import answer, bar, say, table
-from mcanalysis.cli.flags import Parser, comma_list
+from mcanalysis.cli.flags import Parser
 from mcanalysis.cli.run_flags import add_model_flags
 from mcanalysis.cli.running import quiet_libraries
+from mcanalysis.training.config import RunConfig, TrainingConfig
 
 
 def main() -> None:
     parser = Parser(__doc__)
     add_model_flags(parser)
-    parser.add_argument("--benchmark", default="embedded", help="embedded, trace or ilora")
-    parser.add_argument("--data-dir", default=None, metavar="DIR", help="<DIR>/<TASK>/{train,eval,test}.json")
-    parser.add_argument("--tasks", type=comma_list, default=None, metavar="A,B,C", help="tasks, in this order")
-    parser.add_argument("--steps", type=int, default=200, help="optimiser steps of each adapter")
+    parser.add_settings(RunConfig, only=("benchmark", "data_dir", "tasks"))
+    parser.add_settings(TrainingConfig, only=("num_steps",), defaults={"num_steps": 200})
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse()
 
     quiet_libraries()
     from mcanalysis.benchmarks import load_benchmark
     from mcanalysis.studies.benchmark import describe_benchmark
-    from mcanalysis.training.config import TrainingConfig
 
     tasks = load_benchmark(args.benchmark, args.data_dir, args.tasks)
     described = describe_benchmark(
-        tasks, args.model, TrainingConfig(num_steps=args.steps), args.seed, args.device, progress=bar
+        tasks, args.model, parser.settings(TrainingConfig, args), args.seed, args.device, progress=bar
     )
     rows = [
         ["task", "score", "tokens", "distinct", "leaked", "labels", "most common", "bag of words", "base", "adapter"]

@@ -11,22 +11,16 @@ from mcanalysis.cli.console import bar
 from mcanalysis.cli.flags import Parser
 from mcanalysis.cli.run_flags import add_study_flags, study_runs
 from mcanalysis.cli.running import quiet_libraries
+from mcanalysis.studies.early import EarlySettings, look_early
 
 
 def main() -> None:
     parser = Parser(__doc__)
     add_study_flags(parser, ["sequential"])
-    parser.add_argument("--transition", type=int, default=1, help="number of the minimum that the path starts from")
-    parser.add_argument("--space", default="factor", help="factor, delta or aligned")
-    parser.add_argument("--num-points", type=int, default=11, help="points on the path, both ends included")
-    parser.add_argument("--split", default="test", help="train, eval or test")
-    parser.add_argument("--tolerance", type=float, default=0.05, help="nats per target token")
-    parser.add_argument("--confidence", type=float, default=0.95, help="that no loss of any task is farther off")
+    parser.add_settings(EarlySettings)
     args = parser.parse()
 
-    from mcanalysis.studies.early import EarlySettings, look_early
-
-    settings = EarlySettings(args.transition, args.space, args.num_points, args.split, args.tolerance, args.confidence)
+    settings = parser.settings(EarlySettings, args)
     quiet_libraries()
     from mcanalysis.cli import reporting
 

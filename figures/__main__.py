@@ -4,6 +4,7 @@ Nothing is measured here; what is missing is named with the command that measure
 """
 
 import sys
+from pathlib import Path
 
 try:
     from mcanalysis.cli.figures import main
@@ -16,19 +17,5 @@ except ModuleNotFoundError as error:
     )
     sys.exit(2)
 
-FIGURES = (
-    "linear_connectivity",
-    "paths_compared",
-    "plane",
-    "slices",
-    "stability_plasticity",
-    "accuracy_over_time",
-    "layers",
-    "curvature",
-    "ablations",
-    "simplex",
-    "layer_attribution",
-)
-
 if __name__ == "__main__":
-    main(FIGURES, __doc__)
+    main(sorted(file.stem for file in Path(__file__).parent.glob("[!_]*.py")), __doc__, group="mcanalysis.figures")

@@ -1,4 +1,4 @@
-"""Errors a user can cause and mend: one line that says what was expected, what was got and what to do."""
+"""Errors a user can cause and put right: one line that says what was expected, what was got and what to do."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class MissingPackageError(UserError):
     """A package of an extra that is not installed.
 
     >>> str(MissingPackageError("plotly", "for the report", "report"))  # doctest: +ELLIPSIS
-    "Expected the package plotly for the report, got none; do pip install 'mcanalysis[report]' (in a checkout: ...)."
+    "Expected the package plotly for the report, got none; run pip install 'mcanalysis[report]' (in a checkout: ...)."
     """
 
     def __init__(self, package: str, purpose: str, extra: str) -> None:
         super().__init__(
-            f"Expected the package {package} {purpose}, got none; do pip install 'mcanalysis[{extra}]' (in a checkout: "
-            f".venv/bin/pip install -c constraints.txt -e '.[{extra}]')."
+            f"Expected the package {package} {purpose}, got none; run pip install 'mcanalysis[{extra}]' (in a "
+            f"checkout: .venv/bin/pip install -c constraints.txt -e '.[{extra}]')."
         )
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str]]:

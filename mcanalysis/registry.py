@@ -1,14 +1,15 @@
-"""Names found in a folder: a file is found by being there, and what it defines is asked for by name."""
+"""Names found in a folder and in installed packages: what is there is found by being there, and asked for by name."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import metadata
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from mcanalysis.errors import UnknownNameError
+from mcanalysis.errors import UnknownNameError, UserError
 
 T = TypeVar("T")
 
@@ -25,7 +26,11 @@ class Registry(Generic[T]):
     `attribute` of a file is something with a `name`, or a text, the name of the file's module itself; files without it
     are passed over. Where none is given, what files define is to `add` itself.
 
-    >>> benchmarks = Registry("benchmark", "mcanalysis.benchmarks", "BENCHMARK")
+    `group`: other installed packages give more by an entry point of this group, `NAME = module` or
+    `NAME = module:object`, where a module is read as a file of ours is. They are looked up only for a name that no file
+    of ours has, and imported only when asked for by name: a package that is broken keeps nobody else from working.
+
+    >>> benchmarks = Registry("benchmark", "mcanalysis.benchmarks", "BENCHMARK", group="mcanalysis.benchmarks")
     >>> benchmarks.names()
     ['embedded', 'ilora', 'trace']
     >>> benchmarks.get("ilroa")
@@ -33,39 +38,90 @@ class Registry(Generic[T]):
     mcanalysis.errors.UnknownNameError: Unknown benchmark 'ilroa'. Did you mean 'ilora'? Expected one of: embedded, ...
     """
 
-    def __init__(self, kind: str, package: str, attribute: str = "", remedy: str = "") -> None:
-        self.kind, self.package, self.attribute, self.remedy = kind, package, attribute, remedy
-        self._things: dict[str, T] = {}
+    def __init__(self, kind: str, package: str, attribute: str = "", remedy: str = "", group: str = "") -> None:
+        self.kind, self.package, self.attribute, self.remedy, self.group = kind, package, attribute, remedy, group
+        self._loaders: dict[str, Callable[[], T]] = {}
         self._searched = False
 
     def names(self) -> list[str]:
-        """All names, sorted."""
-        return sorted(self.all())
+        """All names, sorted: of our files, of what was added, and of other packages, which are not imported."""
+        return sorted({*self._own(), *(entry.name for entry in self._entry_points())})
 
     def get(self, name: str) -> T:
-        """What has the name; raises `UnknownNameError` that suggests the nearest name and ends with the `remedy`."""
-        if name not in self.all():
-            raise UnknownNameError(self.kind, name, self.all(), self.remedy)
-        return self._things[name]
+        """What has the name; raises `UnknownNameError` that suggests the nearest name and ends with the `remedy`.
+
+        Raises `UserError` in one line that names the package where another package's cannot be had, or two give it.
+        """
+        own = self._own()
+        if name not in own:
+            entries = self._entry_points(name)
+            if not entries:
+                raise UnknownNameError(self.kind, name, self.names(), self.remedy)
+            self.add(name, self._load(name, entries))
+        return own[name]()
 
     def all(self) -> Mapping[str, T]:
-        """Everything by name."""
-        if not self._searched:
-            self._things |= self.search()
-            self._searched = True
-        return self._things
+        """Everything of our files, and what was added, by name."""
+        return {name: load() for name, load in self._own().items()}
 
     def add(self, name: str, thing: T) -> None:
         """Add a thing, in place of one of its name: a notebook's cell may be run again."""
-        self._things[name] = thing
+        self._loaders[name] = lambda: thing
 
-    def search(self) -> dict[str, T]:
-        """Import the files and return what they define; raises `RuntimeError` for a name that two of them give."""
+    def search(self) -> dict[str, Callable[[], T]]:
+        """Import the files; how to get what they define. Raises `RuntimeError` for a name that two of them give."""
         found: dict[str, Any] = {}
         for module in import_files(self.package):
             if thing := getattr(module, self.attribute, None):
                 name, value = (thing, module) if isinstance(thing, str) else (thing.name, thing)
                 if name in found:
                     raise RuntimeError(f"Two files of {self.package} define the {self.kind} {name!r}.")
-                found[name] = value
+                found[name] = lambda value=value: value
         return found
+
+    def chosen(self, found: Any, name: str) -> T | None:
+        """Of what an entry point leads to, itself or something in a module, what has the name; None where nothing."""
+        things: list[Any] = [found]
+        if isinstance(found, ModuleType):
+            classes: list[Any] = [thing for thing in vars(found).values() if isinstance(thing, type)]
+            things = [getattr(found, self.attribute, None)] if self.attribute else classes
+        return next((thing for thing in things if getattr(thing, "name", None) == name), None)
+
+    def _own(self) -> dict[str, Callable[[], T]]:
+        if not self._searched:
+            self._loaders |= self.search()
+            self._searched = True
+        return self._loaders
+
+    def _entry_points(self, name: str | None = None) -> list[metadata.EntryPoint]:
+        if not self.group:
+            return []
+        found = metadata.entry_points(group=self.group)
+        return [entry for entry in found if name in (None, entry.name)]
+
+    def _load(self, name: str, entries: list[metadata.EntryPoint]) -> T:
+        packages = sorted(entry.dist.name if entry.dist else entry.module for entry in entries)
+        if len(entries) > 1:
+            raise UserError(
+                f"Expected one {self.kind} called {name}, got one each from the packages {' and '.join(packages)}; "
+                "uninstall all but one."
+            )
+        (entry,), (package,) = entries, packages
+        before = dict(self._loaders)
+        try:
+            found = entry.load()
+        except Exception as error:  # whatever a package of someone else raises
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"Expected the package {package} to give the {self.kind} {name} ({entry.value}), got {text}; repair "
+                "the package or uninstall it."
+            ) from error
+        finally:
+            self._loaders |= before  # a class adds itself: under a name of ours it does not take the place of ours
+        thing = self.chosen(found, name)
+        if thing is None:
+            raise UserError(
+                f"Expected a {self.kind} called {name} at {entry.value} of the package {package}, got none; give entry "
+                "point and name one name."
+            )
+        return thing

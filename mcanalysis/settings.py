@@ -21,11 +21,13 @@ class Flag:
 
     `name`: another than the field's, without the dashes before it; also the key in YAML files. `metavar`: what stands
     for the value in `--help`. `read`: makes the value of its text, and raises `ValueError` for one that it is not of.
+    `bare`: what the flag means without a value.
     """
 
     name: str | None = None
     metavar: str | None = None
     read: Callable[[str], Any] | None = None
+    bare: Any = None
 
 
 def count_or_all(text: str) -> int | None:

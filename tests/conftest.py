@@ -361,3 +361,37 @@ def script(monkeypatch, capsys):
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def install_package(tmp_path, monkeypatch):
+    """install_package("name", "mcanalysis.scores", {"mine": "module"}, {"module": source}) -> the folder it is in.
+
+    What the package's classes and our registries' files have added is gone afterwards, too.
+    """
+    from mcanalysis import benchmarks, strategies, tasks
+    from mcanalysis.metrics import scores
+    from mcanalysis.paths import base
+
+    registries = (strategies._STRATEGIES, tasks._TASKS, benchmarks._BENCHMARKS, scores._SCORES, base._PATHS)
+    for registry in registries:
+        registry.names()
+        monkeypatch.setattr(registry, "_loaders", dict(registry._loaders))
+    modules = []
+
+    def install(package, group, entries, files):
+        site = tmp_path / f"site-{package}"
+        information = site / f"{package}-1.0.dist-info"
+        information.mkdir(parents=True)
+        for name, source in files.items():
+            (site / f"{name}.py").write_text(source)
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        lines = [f"{name} = {value}" for name, value in entries.items()]
+        (information / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
+        monkeypatch.syspath_prepend(site)
+        modules.extend(files)
+        return site
+
+    yield install
+    for name in modules:
+        sys.modules.pop(name, None)

@@ -19,6 +19,7 @@ import torch
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = {file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "docs").rglob("*.md")}
+PAGES |= {file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "mcanalysis").rglob("README.md")}
 PAGES = sorted(PAGES | {"README.md"})
 FENCE = re.compile(r"^(<!-- not run: .*? -->\n)?```(\w+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
@@ -240,6 +241,119 @@ def test_your_own_strategy(empty_folder, monkeypatch):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "runs/half" in done.stdout and (empty_folder / "runs/half/manifest.json").exists()
+
+
+@pytest.fixture
+def as_package(install_package):
+    """`as_package(page)` installs a page's first Python block as its toml block says; the name it has, and its file."""
+    import tomllib
+
+    def install(page):
+        (toml,) = [tomllib.loads(text) for language, text, _, _ in blocks(page) if language == "toml"]
+        ((group, entries),), (module,) = (
+            toml["project"]["entry-points"].items(),
+            toml["tool"]["setuptools"]["py-modules"],
+        )
+        source = next(text for language, text, _, _ in blocks(page) if language == "python")
+        site = install_package(toml["project"]["name"], group, entries, {module: source})
+        ((name, value),) = entries.items()
+        assert value == module
+        return name, site / f"{module}.py"
+
+    return install
+
+
+def python_of(page):
+    """The names that a page's Python blocks leave."""
+    names: dict = {"__name__": page}
+    for language, text, line, _ in blocks(page):
+        if language == "python":
+            exec(compile("\n" * line + text, page, "exec"), names)
+    return names
+
+
+def test_your_own_path(empty_folder, as_package):
+    from mcanalysis.paths.path_kinds import path_kind
+
+    page = "docs/your-own-path.md"
+    name, _ = as_package(page)
+    assert path_kind(f"{name}-delta").path_class.__module__ == "slerp"
+    names = python_of(page)
+    assert [float(names[point]["w"].norm()) for point in ("middle", "straight")] == pytest.approx([3, 3 / 2**0.5])
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"q.lora_A.weight": (2, 5), "q.lora_B.weight": (4, 2)}
+    a, b = ({n: torch.randn(s, generator=generator).double() for n, s in shapes.items()} for _ in range(2))
+
+    def change(point):
+        return point["q.lora_B.weight"] @ point["q.lora_A.weight"]
+
+    for space in ("factor", "delta", "aligned"):
+        path = names["Slerp"](a, b, space=space)
+        for t, end in ((0.0, a), (1.0, b)):
+            torch.testing.assert_close(change(path(t)), change(end))
+        faster, slope = (
+            (path(0.3 + 1e-6)["q.lora_B.weight"] - path(0.3)["q.lora_B.weight"]) / 1e-6,
+            path.derivative(0.3),
+        )
+        torch.testing.assert_close(faster, slope["q.lora_B.weight"], atol=1e-4, rtol=1e-4)
+    # In delta space, from the angle of the two ΔW by hand.
+    first, last = change(a), change(b)
+    angle = torch.acos((first * last).sum() / first.norm() / last.norm())
+    expected = (torch.sin(0.75 * angle) * first + torch.sin(0.25 * angle) * last) / torch.sin(angle)
+    torch.testing.assert_close(change(names["Slerp"](a, b, space="delta")(0.25)), expected)
+    # The best bend for a quadratic loss with its minimum at the origin (geometry.md).
+    torch.testing.assert_close(
+        names["curve"].bends[0]["w"], -0.75 * (names["a"]["w"] + names["b"]["w"]), rtol=1e-2, atol=0
+    )
+
+
+@pytest.mark.slow
+def test_the_command_of_your_own_path(as_package, empty_folder, monkeypatch):
+    as_package("docs/your-own-path.md")
+    ((words, _),) = commands("docs/your-own-path.md")
+    script, flags = python_script(words)
+    run_script(script, with_flags(flags, SMALLER["connectivity"]), monkeypatch)
+    profiles = (empty_folder / "runs/slerp/embedded-sequential-seed0/tables/profiles.csv").read_text()
+    assert ",slerp," in profiles and ",linear," in profiles
+
+
+def test_your_own_score(empty_folder, as_package, capsys):
+    from mcanalysis.metrics import get_score
+
+    page = "docs/your-own-score.md"
+    name, _ = as_package(page)
+    python_of(page)
+    assert capsys.readouterr().out == "1.0 0.0\n"
+    assert get_score(name).per_example("It is Paris.", "paris") == 1.0 and not get_score(name).parses(" ")
+
+
+@pytest.mark.slow
+def test_the_command_of_your_own_score(as_package, empty_folder, monkeypatch):
+    as_package("docs/your-own-score.md")
+    run_page("docs/your-own-score.md", monkeypatch)
+    assert "contains" in (empty_folder / "runs/contains/manifest.json").read_text()
+
+
+def test_your_own_figure(tutorial_folder, as_package, empty_folder, monkeypatch):
+    import pandas as pd
+
+    page = "docs/your-own-figure.md"
+    name, file = as_package(page)
+    run = tutorial_folder[0] / "runs/tutorial/embedded-sequential-seed0"
+    scores = pd.read_csv(run / "tables/accuracy_matrix.csv").set_index("after")
+    expected = [scores.iloc[k, k - 1] - scores.iloc[-1, k - 1] for k in range(1, len(scores))]
+    for script, more in ((file, []), (REPOSITORY / "figures", ["--only", name])):
+        folder = empty_folder / script.stem
+        flags = ["--run", str(run), "--width", "acl", "--format", "png", "--output-dir", str(folder), *more]
+        assert run_script(script, flags, monkeypatch) == f"{folder / f'lost_{run.name}.png'}\n"
+        assert pd.read_csv(folder / f"lost_{run.name}.csv").lost.tolist() == pytest.approx(expected)
+
+
+def test_the_product_average(capsys):
+    """Nothing was cut, so that the average is the plain one; its error is that of float64 sums."""
+    names = python_of("mcanalysis/params/README.md")
+    assert len(names["average"].correction["q.lora_A.weight"]) == 3 * 8  # past 3 · rank it would be cut
+    assert float(capsys.readouterr().out.split("(")[1].split(",")[0]) < 1e-14
 
 
 def test_classics(empty_folder):

@@ -1,4 +1,7 @@
-"""Benchmarks, one file per sequence of tasks: a module of this folder with a `BENCHMARK` is one."""
+"""Benchmarks, one file per sequence of tasks: a module of this folder with a `BENCHMARK` is one.
+
+So is one that an installed package declares under the entry point group `mcanalysis.benchmarks`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from mcanalysis.tasks.names import check_distinct
 
 __all__ = ["Benchmark", "benchmark_names", "get_benchmark", "load_benchmark", "require_data_dir"]
 
-_BENCHMARKS: Registry[Benchmark] = Registry("benchmark", __name__, "BENCHMARK")
+_BENCHMARKS: Registry[Benchmark] = Registry("benchmark", __name__, "BENCHMARK", group="mcanalysis.benchmarks")
 
 
 def get_benchmark(name: str) -> Benchmark:
@@ -64,7 +67,9 @@ def load_benchmark(
     benchmark = get_benchmark(name)
     if tasks is not None:
         if not tasks:
-            raise UserError("Expected at least one task, got an empty list; name tasks or leave the choice out.")
+            raise UserError(
+                "Expected at least one task, got an empty list; name at least one, or leave the choice out to take all."
+            )
         check_distinct(tasks)
     overrides = dict(score_overrides or {})
     _check_scores(overrides.values())

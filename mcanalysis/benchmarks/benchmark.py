@@ -35,6 +35,6 @@ def require_data_dir(benchmark: str, data_dir: Path | None) -> Path:
     if data_dir is None:
         raise UserError(
             f"Expected a data directory for the benchmark '{benchmark}', got none; "
-            "pass --data-dir with a folder of <TASK>/{train,eval,test}.json."
+            "point --data-dir at a folder of <TASK>/{train,eval,test}.json."
         )
     return data_dir

@@ -21,7 +21,7 @@ def load(names: Sequence[str] | None, data_dir: Path | None, sizes: Mapping[str,
         if not names:
             raise DataError(
                 f"Expected at least one task folder in {root}, got none; "
-                "a task is a folder with train.json, eval.json and test.json."
+                "add a folder with train.json, eval.json and test.json per task."
             )
     return [load_trace_task(root, name).first(sizes) for name in names]
 

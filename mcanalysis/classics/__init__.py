@@ -1,4 +1,4 @@
-"""The classic results of mode connectivity on scikit-learn's digits: one file each, and their table."""
+"""The classic results of mode connectivity: one file each, on scikit-learn's digits, and their table."""
 
 from mcanalysis.classics.study import ClassicsResult, claims_cells, classic_names, reproduce_classics
 

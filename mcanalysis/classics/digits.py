@@ -222,5 +222,8 @@ def train_networks(
         losses.sum().backward()  # of separate networks: each gets the gradient of its own loss
         optimizer.step()
     if not all(bool(tensor.isfinite().all()) for tensor in stacked.values()):
-        raise UserError(f"Expected networks that train, got weights that are not finite; lower {recipe.learning_rate}.")
+        raise UserError(
+            f"Expected networks that train, got weights that are not finite at learning rate {recipe.learning_rate}; "
+            "lower it."
+        )
     return [{name: tensor[i].detach().clone() for name, tensor in stacked.items()} for i in range(len(starts))]

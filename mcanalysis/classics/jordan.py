@@ -55,7 +55,7 @@ def measure_jordan(seeds: Sequence[int], settings: Settings | None = None) -> Me
     """Join two networks, the second in the order of the first, with BatchNorm's statistics taken in three ways."""
     settings = settings or Settings()
     train, test = load_digits()
-    whole = [(train.inputs, train.labels)]
+    train_batches = [(train.inputs, train.labels)]
     net = new_network(settings.hidden)
     ts = np.linspace(0.0, 1.0, settings.num_points).tolist()
     values, curves = [], []
@@ -63,7 +63,7 @@ def measure_jordan(seeds: Sequence[int], settings: Settings | None = None) -> Me
         a, b = (_trained(train, settings, seed, member) for member in (0, 1))
         b = _in_order(a, b, seed)
         line = Linear(a, b)
-        given, estimated = (module_objective(net, _loss, whole, recalibrate=r) for r in (None, whole))
+        given, estimated = (module_objective(net, _loss, train_batches, recalibrate=r) for r in (None, train_batches))
         statistics = {name: tensor for name, tensor in a.items() if ".running_" in name}
         found = {
             HOW[0]: profile(line, lambda p, s=statistics, f=given: f({**p, **s}), ts),

@@ -57,7 +57,7 @@ def reproduce_classics(
         raise UnknownNameError("classic result", result, ["all", *CLASSICS])
     chosen = list(CLASSICS.values()) if result == "all" else [CLASSICS[result]]
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UserError(f"Expected one or more different seeds from 0 on, got {list(seeds)}; five is usual, --seeds 5.")
+        raise UserError(f"Expected one or more different seeds from 0 on, got {list(seeds)}; use --seeds 5 for five.")
     load_digits()
     bar = progress(total=len(chosen), desc="classic results")
     claims, values, drawings = [], [], []

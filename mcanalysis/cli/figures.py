@@ -8,13 +8,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mcanalysis.cli.console import fail, say, warn
 from mcanalysis.cli.flags import Parser, comma_list
 from mcanalysis.cli.running import run_script
+from mcanalysis.registry import Registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,24 +88,44 @@ def found_runs(folder: Path) -> list[FinishedRun]:
     return sorted(runs_in(folder)[0], key=lambda r: (rank.get(r.strategy, len(rank)), r.name))
 
 
-def main(names: Sequence[str], description: str | None) -> None:
-    """Draw the named figures from the runs that the flags give; a mistake ends it with one line and exit code 2.
+class _Figures(Registry[ModuleType]):
+    """Modules with `draw(runs)` beside the script, which are imported when drawn, and those of other packages."""
+
+    def __init__(self, files: Sequence[str], group: str) -> None:
+        super().__init__("figure", "figures", group=group)
+        self.files = files
+
+    def search(self) -> dict[str, Callable[[], ModuleType]]:
+        return {file: partial(import_module, file) for file in self.files}
+
+    def chosen(self, found: Any, name: str) -> ModuleType | None:
+        return found if hasattr(found, "draw") else None
+
+
+def main(names: Sequence[str], description: str | None, group: str = "") -> None:
+    """Draw figures from the runs that the flags give; a mistake ends it with one line and exit code 2.
 
     A figure whose measurements are missing does not keep the others from being drawn; what is missing is said last.
+
+    Args:
+        names: of the files beside the script, each with `draw(runs)`, which returns the figure's `Picture`s.
+        description: what `--help` says first.
+        group: of the entry points under which other packages give more; "": none.
     """
-    run_script(lambda: _draw(_parser(names, description).parse(), names))
+    figures = _Figures(names, group)
+    run_script(lambda: _draw(_parser(figures.names(), description).parse(), figures))
 
 
-def _draw(args: argparse.Namespace, names: Sequence[str]) -> None:
+def _draw(args: argparse.Namespace, figures: _Figures) -> None:
     from mcanalysis.errors import UserError
     from mcanalysis.plotting.picture import save
     from mcanalysis.plotting.style import on_page
 
     errors = []
-    page, chosen, folder, runs = _settled(args, names)
+    page, chosen, folder, runs = _settled(args, figures.names())
     for name in chosen:
-        figure = import_module(name)
         try:
+            figure = figures.get(name)
             with on_page(page):
                 for picture in figure.draw(runs(getattr(figure, "FOLDER", None))):
                     save(picture, folder, args.format)

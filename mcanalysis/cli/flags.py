@@ -85,6 +85,7 @@ def _settings_of(of: Any) -> dict[str, tuple[str, bool, dict[str, Any]]]:
         kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
         arguments = {"type": flag.read} if flag.read else _reading(next(k for k in kinds if k is not NoneType))
         arguments |= {"metavar": flag.metavar} if flag.metavar else {}
+        arguments |= {} if flag.bare is None else {"nargs": "?", "const": flag.bare}
         default = field.default if field.default_factory is MISSING else field.default_factory()
         default = list(default) if isinstance(default, tuple) else None if default is MISSING else default
         arguments |= {"default": default, "help": text.replace("%", "%%")}
@@ -164,12 +165,13 @@ class Parser(argparse.ArgumentParser):
     def settings(of: type[Settings], args: argparse.Namespace, **others: Any) -> Settings:
         """An object of a settings class with the values of the flags that there are.
 
-        `others` are those of its other fields, or in place of a flag's; what is in neither is as the class has it.
+        `others` are those of its other fields, or in place of a flag's; what is in neither is as the class has it. A
+        flag counts by its name, whatever class it was added for.
         """
-        values = {}
+        given, values = vars(args), {}
         for field, (flag, may_be_none, _) in _settings_of(of).items():
-            value = getattr(args, flag.replace("-", "_"), None)
-            if value is not None or (may_be_none and hasattr(args, flag.replace("-", "_"))):
+            value = given.get(name := flag.replace("-", "_"))
+            if name in given and (may_be_none or value is not None):
                 values[field] = tuple(value) if isinstance(value, list) else value
         return of(**values | others)
 

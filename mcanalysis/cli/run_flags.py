@@ -180,7 +180,7 @@ def add_study_flags(parser: Parser, strategies: Sequence[str]) -> None:
     parser.add_argument("--run", action="append", metavar="DIR", help="a finished run to analyse; repeatable")
     parser.add_argument("--strategy", type=comma_list, default=list(strategies), metavar="A,B", help="strategies")
     parser.add_argument("--seed", type=integers, default=[0], metavar="0,1,2", help="one run per strategy and seed")
-    parser.add_argument("--output-dir", default="runs", help="holds the run directories and comparison/")
+    parser.add_argument("--output-dir", default=None, help="holds the run directories and comparison/ (default: runs)")
     add_workers_flag(parser)
 
 
@@ -195,5 +195,5 @@ def study_runs(args: argparse.Namespace) -> Sequence[Run | Training]:
     need_paths(args.strategy)
     base = run_config(args, args.strategy[0], args.seed[0], {})
     configs = study_configs(base, args.strategy, args.seed, typed(args.settings))
-    directories = run_directories(configs, args.output_dir)
+    directories = run_directories(configs, args.output_dir or "runs")
     return trainings(configs, directories, resume=args.resume, execution=execution(args))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from mcanalysis.cli.running import quiet_libraries
 from mcanalysis.cli.workers import workers
 
 if TYPE_CHECKING:
+    from mcanalysis.studies.engine import Workers
     from mcanalysis.studies.study import Outcome, Study
 
 
@@ -22,13 +24,16 @@ def run_study(
     defaults: Mapping[str, Any] | None = None,
     also: Callable[[Outcome], Mapping[str, Any]] = lambda _: {},
     unsaid: Sequence[str] = (),
+    parser: Parser | None = None,
+    instead: Callable[[Study, argparse.Namespace, Workers], Outcome | None] = lambda study, args, those: None,
 ) -> None:
     """A script's main: read the flags, train and measure what is missing, say and draw what was found.
 
     `description`: the first lines of `--help`. `also`: further facts for `--json`, from the outcome. `unsaid`: tables
-    that are too long for the document of `--json`.
+    that are too long for the document of `--json`. `parser`: one with further flags; `instead` may carry the study out
+    in another way where these ask for it.
     """
-    parser = Parser(description)
+    parser = parser or Parser(description)
     add_study_flags(parser, kind.strategies)
     parser.add_settings(kind, defaults=defaults or {})
     args = parser.parse()
@@ -37,7 +42,10 @@ def run_study(
     from mcanalysis.studies.study import carry_out
 
     with workers(args) as those:
-        outcome = carry_out(study, study_runs(args), args.output_dir, those, progress=bar, on_figure=figure)
+        outcome = instead(study, args, those)
+        if outcome is None:
+            folder = args.output_dir or "runs"
+            outcome = carry_out(study, study_runs(args), folder, those, progress=bar, on_figure=figure)
     tell(study, outcome, unsaid, **also(outcome))
 
 
@@ -45,7 +53,5 @@ def tell(study: Study, outcome: Outcome, unsaid: Sequence[str] = (), **facts: An
     """Print what a study says, and with `--json` its tables."""
     for part in study.words(outcome.tables):
         say(part) if isinstance(part, str) else table(part)
-    if outcome.runs:
-        written = ", ".join(f"{name}.csv" for name in outcome.tables)
-        say(f"\ntables: <run>/tables/ ({written})")
+    say(f"\ntables: {', '.join(f'{name}.csv' for name in outcome.tables)} in <run>/tables and comparison/tables")
     answer({name: rows for name, rows in outcome.tables.items() if name not in unsaid}, **facts)

@@ -33,7 +33,7 @@ def closed_form(section: str, identity: str, bound: float) -> Callable[[Callable
 
     def register(function: Callable[[], float]) -> Callable[[], float]:
         if identity in _CLOSED_FORMS:
-            raise UserError(f"Expected each identity once, got '{identity}' again; give it other words.")
+            raise UserError(f"Expected each identity once, got '{identity}' again; word it differently.")
         _CLOSED_FORMS[identity] = ClosedForm(section, identity, bound, function)
         return function
 

@@ -51,7 +51,9 @@ class Refinement:
         if not (np.isfinite(self.tolerance) and self.tolerance > 0):
             raise UserError(f"Expected a positive tolerance, got {self.tolerance}; give it in the unit of the values.")
         if self.max_points < 2:
-            raise UserError(f"Expected max_points of at least 2 (both ends), got {self.max_points}; the default is 41.")
+            raise UserError(
+                f"Expected max_points of at least 2 (both ends), got {self.max_points}; leave it out to use 41."
+            )
         pieces = 4 if len(self.knots) == 2 else 2  # so that every smooth piece has a second difference
         inner = [
             float(a + (b - a) * i / pieces)

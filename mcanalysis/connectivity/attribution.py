@@ -47,15 +47,15 @@ def move_group(path: PathLike, group: Sequence[str], hold: Hold) -> Callable[[fl
     >>> move_group(line, ["a"], "end")(0.25)
     {'a': tensor([0.2500]), 'b': tensor([1.])}
     """
-    held = path(held_t(hold))
+    end = path(held_t(hold))
     for name in group:
-        if name not in held:
-            raise UnknownNameError("tensor in a group", name, held)
+        if name not in end:
+            raise UnknownNameError("tensor in a group", name, end)
     moving = set(group)
 
     def at(t: float) -> Point:
         point = path(t)
-        return {name: point[name] if name in moving else held[name] for name in held}
+        return {name: point[name] if name in moving else end[name] for name in end}
 
     return at
 
@@ -67,7 +67,7 @@ def held_t(hold: Hold) -> float:
     1.0
     """
     if hold not in get_args(Hold):
-        raise UserError(f"Expected the others to be held at 'start' or 'end', got {hold!r}; choose one.")
+        raise UserError(f"Expected the others to be held at 'start' or 'end', got {hold!r}; choose one of the two.")
     return 0.0 if hold == "start" else 1.0
 
 
@@ -112,13 +112,13 @@ def attribute(
     if isinstance(path, tuple):
         path = Linear(*path)
     _check(groups, places_t)
-    ways = {name: move_group(path, tensors, hold) for name, tensors in groups.items()}
-    whole = [objective(path(float(t))) for t in places_t]
-    held = {held_t(hold): whole[0 if hold == "start" else -1]}
-    curves = {WHOLE: assemble(None, places_t, whole)}
-    for name, way in ways.items():
+    moved = {name: move_group(path, tensors, hold) for name, tensors in groups.items()}
+    on_path = [objective(path(float(t))) for t in places_t]
+    known = {held_t(hold): on_path[0 if hold == "start" else -1]}
+    curves = {WHOLE: assemble(None, places_t, on_path)}
+    for name, moved_path in moved.items():
         curves[name] = assemble(
-            None, places_t, [held[t] if t in held else objective(way(t)) for t in map(float, places_t)]
+            None, places_t, [known[t] if t in known else objective(moved_path(t)) for t in map(float, places_t)]
         )
     return curve_table(curves, hold)
 
@@ -155,8 +155,8 @@ def barrier_table(curves: pd.DataFrame, quantity: Quantity = "loss") -> pd.DataF
     """
     rows = []
     for hold, of_hold in curves.groupby("hold", sort=False):
-        whole = of_hold[of_hold.group == WHOLE]
-        far = farthest(whole.t.to_numpy(), whole[quantity].to_numpy())
+        on_path = of_hold[of_hold.group == WHOLE]
+        far = farthest(on_path.t.to_numpy(), on_path[quantity].to_numpy())
         for name, curve in of_hold.groupby("group", sort=False):
             ts, values = curve.t.to_numpy(), curve[quantity].to_numpy()
             found = barrier_values(ts, values, hold, far, quantity)  # type: ignore[arg-type]
@@ -221,7 +221,7 @@ def _check(groups: Groups, ts: np.ndarray) -> None:
     if not groups:
         raise UserError("Expected at least one group of tensors, got none; use by_layer(point) or name some.")
     if WHOLE in groups:
-        raise UserError(f"Expected groups by other names than '{WHOLE}', which is the whole path; rename it.")
+        raise UserError(f"Expected other names of groups than '{WHOLE}', which is that of the whole path; rename it.")
     for name, tensors in groups.items():
         if isinstance(tensors, str) or not tensors:
             got = f"the text {tensors!r}" if isinstance(tensors, str) else "none"

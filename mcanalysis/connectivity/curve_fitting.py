@@ -112,9 +112,9 @@ def fit_curve(
     _check_arguments(
         curve, num_steps, learning_rate, ts_per_step, jitter, warmup_fraction, max_grad_norm, checkpoint_steps
     )
-    held = held_names(loss)
+    fixed = held_names(loss)
     ends = (curve.anchors[0], curve.anchors[-1])
-    start, end = ({name: tensor for name, tensor in point.items() if name not in held} for point in ends)
+    start, end = ({name: tensor for name, tensor in point.items() if name not in fixed} for point in ends)
     length = FactorSpace().distance(start, [end], [1.0])
     if learning_rate is None:
         learning_rate = _default_rate(start, end)
@@ -127,7 +127,7 @@ def fit_curve(
         "max_grad_norm": max_grad_norm,
     }
     generator = torch.Generator().manual_seed(seed)
-    bends = [_shifted(bend, held, jitter * length, generator) for bend in curve.bends]
+    bends = [_shifted(bend, fixed, jitter * length, generator) for bend in curve.bends]
     moving = curve.with_bends(bends)
     parameters = [tensor for bend in bends for tensor in bend.values() if tensor.requires_grad]
     convergence = Convergence(parameters, num_steps, length)
@@ -173,7 +173,7 @@ def _say_once(num_steps: int) -> None:
     """A study fits many curves of as many steps; each says by itself whether it converged."""
     logger.warning(
         "a curve is not at rest after %d steps (its `converged` is false): with more (num_steps, --curve-steps) "
-        "it may be lower; other such curves are not told",
+        "it may be lower; this is said of the first such curve only",
         num_steps,
     )
 
@@ -269,10 +269,10 @@ def _warmup_then_cosine(step: int, num_steps: int, warmup_fraction: float) -> fl
     return 0.5 * (1.0 + math.cos(math.pi * (step - num_warmup) / (num_steps - num_warmup)))
 
 
-def _shifted(bend: Point, held: frozenset[str], length: float, generator: torch.Generator) -> Point:
+def _shifted(bend: Point, fixed: frozenset[str], length: float, generator: torch.Generator) -> Point:
     """The bend moved by the given length in a random direction, as new tensors to train; what is held stays."""
     moved = {n: t.detach().to(working_dtype([t]), copy=True) for n, t in bend.items()}
-    direction = random_like({n: t for n, t in moved.items() if n not in held}, generator)
+    direction = random_like({n: t for n, t in moved.items() if n not in fixed}, generator)
     scale = length / norm(direction)
     for name, step in direction.items():
         moved[name] = (moved[name] + scale * step).requires_grad_(True)
@@ -302,4 +302,4 @@ def _check_arguments(
     ]
     for name, value, holds, expected in ranges:
         if not holds:
-            raise UserError(f"Expected {name} to be {expected}, got {value}; see the default in fit_curve.")
+            raise UserError(f"Expected {name} to be {expected}, got {value}; leave it out to use the default.")

@@ -1,8 +1,8 @@
-"""Early answers: a profile on as few examples as a tolerance allows, which is said with it.
+"""A first look at a path: its profile on as few examples as a tolerance allows, which is said with it.
 
 Examples are drawn without replacement, in an order a seed fixes, and the sample doubles until every loss is known as
-closely as was asked for. Looking several times, and at many points, is paid for: the error probability is divided by
-the number of looks and of points (Bonferroni), so that the statement is about the whole profile, whenever it stops.
+closely as was asked for. Judging several samples, and many points, is paid for: the error probability is divided by
+the number of samples and of points (Bonferroni), so that the statement is about the whole profile, whenever it stops.
 
 No sample can tell how large the losses are that it does not hold: one example of two hundred with twenty nats is missed
 by most samples of a hundred, and moves the mean by 0.1. So a guarantee is given only where the largest possible loss is
@@ -119,7 +119,7 @@ def early_profile(
         num_examples: N.
         tolerance: nats per target token, above 0.
         confidence: that all losses are that close, in (0, 1).
-        first: examples of the first look; every further look doubles them.
+        first: examples of the first sample; every further one doubles them.
         seed: of the order of the examples.
         largest: if known, what no example can lose at any point, in nats: its targets times the largest loss of one.
             It makes an estimate a guarantee.
@@ -128,24 +128,26 @@ def early_profile(
         UserError: for a tolerance, confidence or number out of range.
     """
     if not (np.isfinite(tolerance) and tolerance > 0):
-        raise UserError(f"Expected a tolerance above 0 nats per target token, got {tolerance}; measure all otherwise.")
+        raise UserError(
+            f"Expected a tolerance above 0 nats per target token, got {tolerance}; raise it, or measure all examples."
+        )
     if not 0 < confidence < 1:
-        raise UserError(f"Expected a confidence between 0 and 1, got {confidence}; the default is 0.95.")
+        raise UserError(f"Expected a confidence between 0 and 1, got {confidence}; leave it out to use 0.95.")
     if num_examples < 1 or first < 2:
         raise UserError(
-            f"Expected at least 1 example and a first look at 2 or more, got {num_examples} and {first}; give more."
+            f"Expected at least 1 example and a first sample of 2 or more, got {num_examples} and {first}; raise them."
         )
     if largest is not None and not (np.isfinite(largest) and largest > 0):
         raise UserError(
-            f"Expected the largest loss of an example above 0 nats, got {largest}; leave it out if unknown."
+            f"Expected the largest loss of an example above 0 nats, got {largest}; leave it out if it is not known."
         )
     ts = np.asarray(ts, dtype=float)
     order = np.random.default_rng(seed).permutation(num_examples)
-    looks = _looks(first, num_examples)
-    risk = (1 - confidence) / (len(ts) * max(len(looks) - 1, 1))  # the last look needs none: it is exact
+    sizes = _sample_sizes(first, num_examples)
+    risk = (1 - confidence) / (len(ts) * max(len(sizes) - 1, 1))  # the last sample needs none: it is exact
     found: list[list[PerExample]] = [[] for _ in ts]
     done = 0
-    for number in looks:
+    for number in sizes:
         for t, of_point in zip(ts, found, strict=True):
             of_point.append(objective(path(float(t)), order[done:number]))
         done = number
@@ -159,12 +161,12 @@ def early_profile(
     return EarlyProfile(profile, order[:done], half_widths, confidence, done * len(ts), num_examples * len(ts), largest)
 
 
-def _looks(first: int, num_examples: int) -> list[int]:
+def _sample_sizes(first: int, num_examples: int) -> list[int]:
     """Sample sizes: doubled, and all in the end."""
-    looks = [min(first, num_examples)]
-    while looks[-1] < num_examples:
-        looks.append(min(2 * looks[-1], num_examples))
-    return looks
+    sizes = [min(first, num_examples)]
+    while sizes[-1] < num_examples:
+        sizes.append(min(2 * sizes[-1], num_examples))
+    return sizes
 
 
 def _joined(parts: Sequence[PerExample]) -> Measurement:

@@ -141,9 +141,9 @@ def _checked(batch: Any) -> tuple[Any, Tensor, NDArray[np.int64]]:
     labels = torch.as_tensor(batch[1])
     rows = torch.as_tensor(batch[2]) if len(batch) == 3 else torch.arange(len(labels) if labels.ndim else 0)
     for name, values in (("labels", labels), ("rows", rows)):
-        whole = not values.is_floating_point() and not values.is_complex()
-        negative = whole and bool((values < 0).any())
-        if values.ndim != 1 or len(values) != len(labels) or not len(values) or not whole or negative:
+        is_integer = not values.is_floating_point() and not values.is_complex()
+        negative = is_integer and bool((values < 0).any())
+        if values.ndim != 1 or len(values) != len(labels) or not len(values) or not is_integer or negative:
             got = f"{'negative ones of ' if negative else ''}{values.dtype} and shape {tuple(values.shape)}"
             raise UserError(
                 f"Expected {name} of shape (n,), n > 0, whole numbers from 0, one per row of logits, got {got}; leave "

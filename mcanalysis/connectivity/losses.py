@@ -57,7 +57,7 @@ class WeightedSum:
         if not fits or sum(self.weights) == 0:
             raise UserError(
                 f"Expected {len(self.losses)} non-negative weights, one per loss and not all zero, got "
-                f"{list(self.weights)}; mend them."
+                f"{list(self.weights)}; correct them."
             )
 
     def __call__(self, point: Mapping[str, Tensor]) -> Iterator[Tensor]:

@@ -58,7 +58,7 @@ class Batches:
         self._batches = batches
         self._name = name
         self._marks: list[int] = []  # one per batch, from the first pass
-        self._whole = False  # whether one pass came to its end
+        self._seen_all = False  # whether one pass came to its end
 
     def __iter__(self) -> Iterator[Any]:
         state, iterator, number = None, None, 0
@@ -80,7 +80,7 @@ class Batches:
 
     def _compare(self, number: int, mark: int | None) -> None:
         """Refuse a pass that differs from an earlier one: values per example would belong to other examples."""
-        if mark is not None and number == len(self._marks) and not self._whole:
+        if mark is not None and number == len(self._marks) and not self._seen_all:
             self._marks.append(mark)
         elif number == 0 == len(self._marks):
             raise UserError(f"Expected at least one batch in {self._name}, got none; check the data set.")
@@ -89,7 +89,7 @@ class Batches:
                 f"Expected the same {self._name} in the same order each time, got another batch {number + 1}; "
                 "switch shuffling and random augmentation off."
             )
-        self._whole |= mark is None
+        self._seen_all |= mark is None
 
 
 def _mark(batch: Any) -> int:
@@ -230,14 +230,14 @@ class Network:
             except RuntimeError as error:
                 if not live and "does not require grad" in str(error):
                     raise UserError(
-                        "Expected a function of the module without derivatives inside, got one that takes some, with "
+                        "Expected a function of the module that takes no derivatives, got one that does, with "
                         "gradients off; put torch.enable_grad() around that part."
                     ) from error
                 widened = any(t.dtype == torch.float64 != self._own[name].dtype for name, t in tensors.items())
                 if not (widened and "dtype" in str(error)):
                     raise
                 raise UserError(
-                    "Expected batches in float64, as the point is, got others, which the module cannot join with it; "
+                    "Expected batches in float64 like the point, got others, which the module cannot combine with it; "
                     "cast the floating-point tensors of the batches to float64, or the point to float32."
                 ) from error
 
@@ -364,8 +364,8 @@ def _slots(module: nn.Module) -> dict[str, list[str]]:
 def _as_it_was(module: nn.Module) -> Iterator[None]:
     """Every part has its attributes back afterwards: modes, caches, counters, and what `_parameters` and lists hold."""
     parts = [(part, part.training, dict(vars(part))) for part in module.modules()]
-    held = {id(own): own for _, _, attributes in parts for own in attributes.values() if type(own) in _REFILL}
-    contents = [(own, own.copy() if own else ()) for own in held.values()]
+    containers = {id(own): own for _, _, attributes in parts for own in attributes.values() if type(own) in _REFILL}
+    contents = [(own, own.copy() if own else ()) for own in containers.values()]
     try:
         yield
     finally:

@@ -84,7 +84,7 @@ def examples_of(result: Any) -> SimpleNamespace:
     for name, values in (("targets", targets), ("scores", scores)):
         if values is not None and values.size and values.shape != nll.shape:  # (0,): not kept per example
             raise UserError(
-                f"Expected {name} of shape {nll.shape}, one per example as nll, got {values.shape}; return one each."
+                f"Expected {name} of shape {nll.shape}, one per example like nll, got {values.shape}; return as many."
             )
     score = getattr(result, "score", None)
     if score is None and scores is not None and scores.size:

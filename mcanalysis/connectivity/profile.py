@@ -192,11 +192,11 @@ class Profile:
         shown: list[Quantity] = ["loss"] if self.scores is None else ["loss", "score"]
         names = {"loss": "loss (nats per target token)", "score": "score (0–1)"}
         curves = "".join(html_curve(self.ts, self.values(quantity), names[quantity]) for quantity in shown)
-        told = ""
+        summary = ""
         if self.ts[0] == 0 and self.ts[-1] == 1:
             barriers_ = [f"{n} {number(getattr(self, n)())}" for n in ("chord_barrier", "max_barrier", "chord_dip")]
-            told = f"<p>of the loss: {', '.join(barriers_)}</p>"
-        return curves + told + html_table(list(frame.columns), frame.astype(object).to_numpy().tolist())
+            summary = f"<p>of the loss: {', '.join(barriers_)}</p>"
+        return curves + summary + html_table(list(frame.columns), frame.astype(object).to_numpy().tolist())
 
     def _value(self, barrier: Callable[..., Any], quantity: Quantity) -> float:
         return float(barrier(self.ts, self.values(quantity), higher_is_better=quantity == "score"))
@@ -221,7 +221,7 @@ def grid(num_points: int = 21) -> np.ndarray:
     [0.0, 0.5, 1.0]
     """
     if num_points < 2:
-        raise UserError(f"Expected --num-points of at least 2 (both ends), got {num_points}; the default is 21.")
+        raise UserError(f"Expected --num-points of at least 2 (both ends), got {num_points}; leave it out to use 21.")
     return np.linspace(0.0, 1.0, num_points)
 
 
@@ -248,16 +248,16 @@ def profile(
     >>> profile(line, lambda p: float(1 - p["w"] ** 2), ts=[0, 0.5, 1]).chord_barrier()
     1.0
     """
-    for what, given in (("a path", path), ("an objective", objective)):
+    for what, given, example in (("a path", path, "mc.Linear(a, b)"), ("an objective", objective, "a loss of points")):
         if not callable(given):
             raise UserError(
-                f"Expected {what} that can be called, got {type(given).__name__}; see mc.Linear and mc.profile."
+                f"Expected {what} that can be called, got {type(given).__name__}; pass one such as {example}."
             )
     places = grid() if ts is None else np.array([at_ends(float(t)) for t in np.ravel(ts)])
     if len(places) < 2:
-        raise UserError(f"Expected at least two values of t, got {len(places)}; t = 0 and t = 1 are always measured.")
+        raise UserError(f"Expected at least two values of t, got {len(places)}; pass 0 and 1 at least.")
     if not (np.diff(places) > 0).all():
-        raise UserError(f"Expected values of t in increasing order, got {places.tolist()}; sort them, drop repeats.")
+        raise UserError(f"Expected values of t in increasing order, got {places.tolist()}; sort them and drop repeats.")
     results = [objective(path(float(t))) for t in places]
     return assemble(path, places, results)
 

@@ -1,4 +1,4 @@
-"""How often the intervals of the package hold the truth: simulated samples of populations that are known."""
+"""How often intervals of the package hold the truth: simulated samples of populations that are known."""
 
 from mcanalysis.coverage.study import (
     cells_of_others,

@@ -64,12 +64,12 @@ def missed_bars(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that miss a bar by more than two standard errors of the simulation, with `bar`, which one."""
     counted = table[(table.n >= FROM) & ~table.exempt]
     slack = 2 * np.sqrt(LEAST * (1 - LEAST) / counted.trials)
-    told = counted[counted.interval.str.startswith("chord_barrier") & (counted.truth == "3 s.e.")]
-    power = 2 * np.sqrt(POWER * (1 - POWER) / told.trials)
+    barrier_rows = counted[counted.interval.str.startswith("chord_barrier") & (counted.truth == "3 s.e.")]
+    power = 2 * np.sqrt(POWER * (1 - POWER) / barrier_rows.trials)
     found = {
         f"coverage at least {LEAST}": counted[counted.coverage < LEAST - slack],
         f"width at most {WIDEST:g} times": counted[counted.width_ratio > WIDEST],
-        f"low > 0 in at least {POWER:.0%}": told[told.positive < POWER - power],
+        f"low > 0 in at least {POWER:.0%}": barrier_rows[barrier_rows.positive < POWER - power],
     }
     return pd.concat([rows.assign(bar=name) for name, rows in found.items()], ignore_index=True)
 
@@ -111,8 +111,8 @@ def cells_of_others(table: pd.DataFrame) -> list[list[str]]:
     for kind, own in table.groupby("kind", sort=False):
         lowest = own.groupby(["interval", "n"]).coverage.min()
         cells = [" ".join(f"{v:.2f}" for v in lowest[name].sort_index()) for name in names]
-        told = own[(own.interval == "chord_barrier, loss") & (own.truth == "3 s.e.")]
-        lasts = (own.width_ratio.max(), told.positive.min())
+        barrier_rows = own[(own.interval == "chord_barrier, loss") & (own.truth == "3 s.e.")]
+        lasts = (own.width_ratio.max(), barrier_rows.positive.min())
         rows.append([str(kind), *cells, *map(fixed, lasts)])
     return rows
 
@@ -125,7 +125,7 @@ def summary_markdown(table: pd.DataFrame) -> str:
             lines += ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)] + [""]
     missed = missed_bars(table)
     lines += [f"{int(table.trials.max())} samples each. Cells that miss a bar: {len(missed) or 'none'}.", ""]
-    lines += [f"- {told}" for told in map(missed_words, missed.to_dict("records"))]
+    lines += [f"- {words}" for words in map(missed_words, missed.to_dict("records"))]
     return "\n".join(lines).rstrip() + "\n"
 
 

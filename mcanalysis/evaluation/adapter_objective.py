@@ -104,9 +104,9 @@ def _check_fits(base: nn.Module, modules: Sequence[str], name: str) -> None:
         got = f"it is a {type(known[module]).__name__}"
         remedy = "use adapters of the linear layers inside the decoder"
     elif any(other.endswith(f".{module}") for other in linear):
-        whole = next(other for other in linear if other.endswith(f".{module}"))
-        got = f"the base calls it '{whole}'"
-        remedy = "the adapter was made of a model without its head (AutoModel): make one of AutoModelForCausalLM"
+        full_name = next(other for other in linear if other.endswith(f".{module}"))
+        got = f"the base calls it '{full_name}'"
+        remedy = "train one of AutoModelForCausalLM, since this was made of a model without its head (AutoModel)"
     else:
         got, remedy = "the base has none of that name", "give the base model that the adapters were trained on"
     raise PointMismatchError(

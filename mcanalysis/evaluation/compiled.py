@@ -41,10 +41,10 @@ def check_can_compile(model: nn.Module, device: torch.device) -> None:
 
 
 def _decoder(model: nn.Module) -> nn.Module:
-    whole = causal_lm(model)
-    decoder = getattr(whole, getattr(whole, "base_model_prefix", "") or "", None)
+    causal = causal_lm(model)
+    decoder = getattr(causal, getattr(causal, "base_model_prefix", "") or "", None)
     if not isinstance(decoder, nn.Module):
         raise UserError(
-            f"Expected a model made of a decoder and an output layer, got {type(whole).__name__}; do not compile it."
+            f"Expected a model made of a decoder and an output layer, got {type(causal).__name__}; do not compile it."
         )
     return decoder

@@ -81,7 +81,7 @@ class Engine:
         if settings.prefix == "shared" and not self._shares:
             raise UserError(
                 "Expected a model that keeps keys and values only, whose positions do not depend on the length, to "
-                "share prefixes; got another; leave the choice to the engine (prefix 'auto')."
+                "share prefixes, got another; leave the choice to the engine (prefix 'auto')."
             )
         if settings.adapter == "unmerged":
             self._merges = False

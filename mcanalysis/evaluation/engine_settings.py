@@ -25,7 +25,9 @@ class EngineSettings:
 
     def __post_init__(self) -> None:
         if self.token_budget is not None and self.token_budget < 1:
-            raise UserError(f"Expected a token budget of at least 1, got {self.token_budget}; leave it out for 2048.")
+            raise UserError(
+                f"Expected a token budget of at least 1, got {self.token_budget}; leave it out to use 2048."
+            )
         for name, allowed in (("adapter", ("auto", "merged", "unmerged")), ("prefix", ("auto", "shared", "whole"))):
             if getattr(self, name) not in allowed:
                 raise UserError(f"Expected {name} to be one of {', '.join(allowed)}, got '{getattr(self, name)}'.")

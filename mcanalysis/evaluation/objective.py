@@ -16,7 +16,7 @@ from mcanalysis.tasks.task import Example, Task, TaskData
 
 logger = logging.getLogger(__name__)
 
-_told: set[tuple] = set()  # of which splits this process has said that their prompts were cut
+_warned: set[tuple] = set()  # of which splits this process has said that their prompts were cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ def make_objective(
     if not data.splits.get(split, ())[:num_examples]:
         raise DataError(
             f"Expected examples in the split '{split}' of {data.task.name}, got none; "
-            f"it has {', '.join(data.splits) or 'no split'}."
+            f"choose a split that it has ({', '.join(data.splits) or 'none'})."
         )
     encoded, num_cut = encode_split(data, split, tokenizer, max_length, num_examples)
     examples = [replace(e, answer=reference(e.answer, tokenizer)) for e in data.splits[split][:num_examples]]
@@ -90,8 +90,8 @@ def encode_split(
     pairs = encode_each(data.splits[split][:num_examples], tokenizer, max_length)
     num_cut = sum(lost > 0 for _, lost in pairs)
     which = (data.task.name, split, data.content_hash, max_length, getattr(tokenizer, "name_or_path", None))
-    if num_cut and which not in _told:
-        _told.add(which)
+    if num_cut and which not in _warned:
+        _warned.add(which)
         logger.warning(
             "%d of %d %s prompts of %s were cut: they lost their middle to fit into --max-length %d with their "
             "answers; --max-length %d keeps them whole",

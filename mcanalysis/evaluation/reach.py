@@ -61,18 +61,18 @@ def reach(task: Task, examples: Sequence[Example], encoded: Sequence[EncodedExam
     for example, of_example in zip(examples, encoded, strict=True):
         answer, ids = example.answer, of_example.answer_ids
         source = task.source(example.prompt)
-        given, whole = (text_until(tokenizer, part, ends) for part in (ids[: task.max_new_tokens], ids))
+        given, uncut = (text_until(tokenizer, part, ends) for part in (ids[: task.max_new_tokens], ids))
         if given == answer and score.parses(answer):  # nearly all of them
             total += 1
             continue
         try:
-            own, of_given, of_whole = (score.per_example(text, answer, source) for text in (answer, given, whole))
+            own, of_given, of_uncut = (score.per_example(text, answer, source) for text in (answer, given, uncut))
         except UserError:  # a reference that the score cannot read; it is refused where it is scored
             continue
         total += of_given
         if own == 0:
             counts["empty"] += 1
-        elif of_whole < SHARE * own:
+        elif of_uncut < SHARE * own:
             counts["changed"] += 1
             normalized &= get_score(NORMALIZED).per_example(given, answer) == 1
         elif of_given < SHARE * own:
@@ -101,9 +101,9 @@ def warn_of_unreachable(task: Task, split: str, found: Reach) -> None:
         f"{task.name}, {split} split: {which} of {found.num_examples} answers cannot be scored right, whatever the "
         f"model: {'; '.join(reasons)}. At best {task.score} is about {found.score:.2g}; losses are right"
     )
-    if line not in _told:
-        _told.add(line)
+    if line not in _warned:
+        _warned.add(line)
         logger.warning("%s", line)
 
 
-_told: set[str] = set()  # objectives are made anew in many places
+_warned: set[str] = set()  # objectives are made anew in many places

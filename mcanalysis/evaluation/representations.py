@@ -103,12 +103,12 @@ def compare_points(
                     for done in [n for n in logits if not _needed(n, place[name], pairs, place)]:
                         del logits[done]
                 on_batch()
-            whole = {name: np.concatenate(found, axis=1) for name, found in states.items()}
+            all_states = {name: np.concatenate(found, axis=1) for name, found in states.items()}
             for pair, of_layers in ckas.items():
-                for layer in range(len(whole[pair[0]])):
+                for layer in range(len(all_states[pair[0]])):
                     if layer == len(of_layers):
                         of_layers.append(CKA())
-                    of_layers[layer].update(whole[pair[0]][layer], whole[pair[1]][layer])
+                    of_layers[layer].update(all_states[pair[0]][layer], all_states[pair[1]][layer])
     return {pair: replace(result, cka=tuple(ckas[pair])) for pair, result in results.items()}
 
 

@@ -147,7 +147,9 @@ class Explorer:
     @t.setter
     def t(self, value: float) -> None:
         if not 0.0 <= value <= 1.0:
-            raise UserError(f"Expected t in [0, 1], got {value}; 0 is {self.walk.start.label}.")
+            raise UserError(
+                f"Expected t in [0, 1], got {value}; choose 0 for {self.walk.start.label}, 1 for {self.walk.end.label}."
+            )
         self.slider.value = value
 
     def _repr_mimebundle_(self, **rest: Any) -> Any:

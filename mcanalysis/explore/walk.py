@@ -131,12 +131,12 @@ class Walk:
     def _page(self, task: str, first: int, num: int) -> Objective:
         key = (task, first, num)
         if key not in self._pages:  # kept, since the engine keeps the batches of every objective it has seen
-            whole = self.run.task_objective(task, "test")
-            rows = [(first + i) % len(whole.examples) for i in range(min(num, len(whole.examples)))]
+            objective = self.run.task_objective(task, "test")
+            rows = [(first + i) % len(objective.examples) for i in range(min(num, len(objective.examples)))]
             self._pages[key] = replace(
-                whole,
-                examples=tuple(whole.examples[i] for i in rows),
-                encoded=tuple(whole.encoded[i] for i in rows),
+                objective,
+                examples=tuple(objective.examples[i] for i in rows),
+                encoded=tuple(objective.encoded[i] for i in rows),
                 settings_key="",  # never stored
             )
         return self._pages[key]

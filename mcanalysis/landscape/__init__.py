@@ -1,0 +1,1 @@
+"""Curvature, slices and spectra of the loss around points, for any network; nothing here knows of runs."""

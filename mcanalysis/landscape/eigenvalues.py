@@ -77,7 +77,7 @@ def eigenvalues(
             f"Expected fewer eigenvalues than the {size} coordinates of the point, got {wanted}; lower num."
         )
     if not tolerance > 0:
-        raise UserError(f"Expected a positive tolerance, got {tolerance}; 0.01 is one percent.")
+        raise UserError(f"Expected a positive tolerance, got {tolerance}; choose 0.01 for one percent.")
     counted = _Counted(operator)
     start = np.random.default_rng(seed).standard_normal(size)
     width = min(size, max(2 * wanted + 1, 20 * num_ends))  # of the Krylov space: ARPACK's usual one per end

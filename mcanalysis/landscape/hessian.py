@@ -66,17 +66,17 @@ class HessianOperator(LinearOperator):
         check_point(point)
         parts: Any = getattr(losses, "batch_losses", None)
         if callable(parts):
-            held, losses = held_names(losses), parts()  # pyright: ignore
+            fixed, losses = held_names(losses), parts()  # pyright: ignore
         else:
-            held = frozenset()
+            fixed = frozenset()
         self.losses: list[BatchLoss] = [losses] if callable(losses) else list(losses)  # type: ignore
         if not self.losses:
             raise UserError("Expected at least one loss, got none; pass one function per batch.")
-        held = held.union(*(held_names(loss) for loss in self.losses))
+        fixed = fixed.union(*(held_names(loss) for loss in self.losses))
         names = sorted(point)
         copied = {name: point[name].detach().to(working_dtype([point[name]]), copy=True) for name in names}
-        self._held = {name: tensor for name, tensor in copied.items() if name in held}
-        self._leaves = {name: tensor.requires_grad_(True) for name, tensor in copied.items() if name not in held}
+        self._fixed = {name: tensor for name, tensor in copied.items() if name in fixed}
+        self._leaves = {name: tensor.requires_grad_(True) for name, tensor in copied.items() if name not in fixed}
         if not self._leaves:
             raise UserError("Expected a point with parameters, got buffers only; take it with mc.snapshot(module).")
         self._left = memory_budget
@@ -89,7 +89,7 @@ class HessianOperator(LinearOperator):
     @property
     def point(self) -> Point:
         """A copy of the point at which the Hessian is taken, buffers included."""
-        return {name: tensor.detach().clone() for name, tensor in (self._leaves | self._held).items()}
+        return {name: tensor.detach().clone() for name, tensor in (self._leaves | self._fixed).items()}
 
     @property
     def coordinates(self) -> list[str]:
@@ -102,7 +102,7 @@ class HessianOperator(LinearOperator):
         >>> HessianOperator(lambda p: p["w"].sum(), {"w": torch.ones(2)}).loss()
         2.0
         """
-        here = self._leaves | self._held
+        here = self._leaves | self._fixed
         if point is not None:
             check_compatible(here, point)
         total = 0.0
@@ -176,9 +176,9 @@ class HessianOperator(LinearOperator):
     def _gradient(self, number: int, create_graph: bool) -> list[Tensor | None]:
         if torch.is_inference_mode_enabled():
             raise UserError(
-                "Expected gradients to be possible, got torch.inference_mode(); use the Hessian outside of it."
+                "Expected gradients to be enabled, got torch.inference_mode(); use the Hessian outside of it."
             )
-        loss = self._loss(number, self._leaves | self._held)
+        loss = self._loss(number, self._leaves | self._fixed)
         inputs = list(self._leaves.values())
         return list(torch.autograd.grad(loss, inputs, create_graph=create_graph, allow_unused=True))
 

@@ -58,8 +58,8 @@ def predicted_forgetting(old_loss: HessianOperator, end: Mapping[str, Tensor]) -
     """
     if not isinstance(old_loss, HessianOperator):
         raise UserError(
-            f"Expected the Hessian of the old task's loss, got {type(old_loss).__name__}; make a mc.HessianOperator of "
-            "it and of the point."
+            f"Expected the Hessian of the old task's loss, got {type(old_loss).__name__}; pass "
+            "mc.HessianOperator(loss, point)."
         )
     start = old_loss.point
     check_compatible(start, end, remedy="pass adapters of different ranks through same_ranks first")

@@ -146,8 +146,8 @@ def epsilon_sharpness(
         ("num_starts", num_starts, num_starts >= 1, "at least 1"),
     )
     theta = balance(point) if holds_lora_tensors(point) else _copied(point)
-    held = held_names(loss)
-    width = {n: torch.zeros_like(t) if n in held else epsilon * (t.abs() + 1.0) for n, t in theta.items()}
+    fixed = held_names(loss)
+    width = {n: torch.zeros_like(t) if n in fixed else epsilon * (t.abs() + 1.0) for n, t in theta.items()}
     generator = torch.Generator().manual_seed(seed)
     centre = highest = math.nan
     for start in range(num_starts):
@@ -217,4 +217,4 @@ def _number(result: Any) -> float:
 def _check_ranges(*ranges: tuple[str, float, bool, str]) -> None:
     for name, value, holds, expected in ranges:
         if not holds:
-            raise UserError(f"Expected {name} to be {expected}, got {value}; see the default.")
+            raise UserError(f"Expected {name} to be {expected}, got {value}; leave it out to use the default.")

@@ -42,7 +42,9 @@ class Slice:
         self, origin: Mapping[str, Tensor], *directions: Mapping[str, Tensor], space: str | Space = "delta"
     ) -> None:
         if len(directions) not in (1, 2):
-            raise UserError(f"Expected one or two directions, got {len(directions)}; a slice is a line or a plane.")
+            raise UserError(
+                f"Expected one or two directions, got {len(directions)}; pass one for a line, two for a plane."
+            )
         self.space = get_space(space)
         self.origin: Point = _detached(origin)
         self.directions: tuple[Point, ...] = tuple(_detached(direction) for direction in directions)
@@ -82,7 +84,7 @@ class Slice:
             )
         amounts = [float(step) for step in steps]
         if not all(map(math.isfinite, amounts)):
-            raise UserError(f"Expected finite steps, got {amounts}; they are in units of the directions.")
+            raise UserError(f"Expected finite steps, got {amounts}; give them in units of the directions.")
         return self.space.combine([self.origin, *self.directions], [1.0, *amounts])
 
     def __repr__(self) -> str:
@@ -113,7 +115,7 @@ def random_slice(
     tensor(5.)
     """
     if num_directions not in (1, 2):
-        raise UserError(f"Expected one or two directions, got {num_directions}; a slice is a line or a plane.")
+        raise UserError(f"Expected one or two directions, got {num_directions}; pass one for a line, two for a plane.")
     generator = torch.Generator().manual_seed(seed)
     return Slice(point, *(filter_direction(point, generator, held) for _ in range(num_directions)))
 

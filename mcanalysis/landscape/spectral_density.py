@@ -55,7 +55,7 @@ class SpectralDensity:
         """
         width = self.width() if width is None else width
         if not width > 0:
-            raise UserError(f"Expected a positive width, got {width}; leave it out for a hundredth of the range.")
+            raise UserError(f"Expected a positive width, got {width}; leave it out to use a hundredth of the range.")
         apart = (np.asarray(at, dtype=np.float64)[:, None] - self.nodes) / width
         return np.exp(-0.5 * apart**2) @ self.weights / (width * math.sqrt(2 * math.pi))
 
@@ -87,7 +87,7 @@ def spectral_density(
     """
     for name, value in (("num_probes", num_probes), ("num_lanczos", num_lanczos)):
         if value < 1:
-            raise UserError(f"Expected {name} to be at least 1, got {value}; see the default in spectral_density.")
+            raise UserError(f"Expected {name} to be at least 1, got {value}; leave it out to use the default.")
     size = operator.shape[0]
     rng = np.random.default_rng(seed)
     nodes, weights, num_products = [], [], 0

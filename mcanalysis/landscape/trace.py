@@ -49,7 +49,7 @@ def trace(operator: LinearOperator, num_samples: int = 30, method: str = "hutchi
         raise UnknownNameError("method for the trace", str(method), fewest)
     if num_samples < fewest[method]:
         raise UserError(
-            f"Expected at least {fewest[method]} samples for {method}, got {num_samples}; one sample has no error."
+            f"Expected at least {fewest[method]} samples for {method}, got {num_samples}; raise num_samples."
         )
     size = operator.shape[0]
     rng = np.random.default_rng(seed)

@@ -85,7 +85,7 @@ def fit_trajectory_pca(
     ([4.0, 3.0, 2.0, 1.0], True)
     """
     if center not in ("last", "mean"):
-        raise UserError(f"Expected center to be 'last' or 'mean', got '{center}'; the default is 'last'.")
+        raise UserError(f"Expected center to be 'last' or 'mean', got '{center}'; choose one of the two.")
     if not 1 <= num_components < len(points):
         raise UserError(
             f"Expected 1 to {len(points) - 1} components of a trajectory of {len(points)} points, "

@@ -1,4 +1,4 @@
-"""Barriers, intervals, continual-learning metrics and text scores: pure functions on arrays and strings."""
+"""Barriers, intervals, continual-learning metrics, text scores: pure functions on arrays and strings."""
 
 from mcanalysis.metrics.barriers import (
     balanced_score,

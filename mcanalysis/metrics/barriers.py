@@ -232,7 +232,7 @@ def balanced_score(old: ArrayLike, new: ArrayLike) -> NDArray[np.float64]:
     if old.ndim == 0 or len(old) == 0 or old.shape[1:] != new.shape:
         raise UserError(
             f"Expected old scores of shape (num_old_tasks, *{new.shape}) with at least "
-            f"one task, got {old.shape}; do pass one row per earlier task, measured at the same points."
+            f"one task, got {old.shape}; pass one row per earlier task, measured at the same points."
         )
     return (old.mean(axis=0) + new) / 2
 
@@ -260,13 +260,10 @@ def t_star(ts: ArrayLike, scores: ArrayLike) -> float:
     ts, values = _checked(ts, scores, False)
     if values.ndim != 1:
         raise UserError(
-            f"Expected one curve of scores of shape ({len(ts)},), got shape {values.shape}; do call t_star "
-            "once per curve."
+            f"Expected one curve of scores of shape ({len(ts)},), got shape {values.shape}; call t_star once per curve."
         )
     if len(ts) < 3:
-        raise UserError(
-            "Expected at least one point with 0 < t < 1, got the two ends only; do measure 3 or more points."
-        )
+        raise UserError("Expected at least one point with 0 < t < 1, got the two ends only; measure 3 or more points.")
     inner, t = values[1:-1], ts[1:-1]
     if np.isnan(inner).any():
         return float("nan")
@@ -321,7 +318,7 @@ def _index_of(ts: NDArray[np.float64], t_star: float) -> int:
     if abs(ts[index] - t_star) > _SAME_T:
         raise UserError(
             f"Expected t_star to be one of the {len(ts)} measured ts, got {t_star} (the nearest is "
-            f"{ts[index]}); do measure the test split at the ts of the eval split."
+            f"{ts[index]}); measure the test split at the ts of the eval split."
         )
     return index
 
@@ -350,15 +347,15 @@ def _checked(
     ts, values = np.asarray(ts, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if ts.ndim != 1 or len(ts) < 2:
         raise UserError(
-            f"Expected ts of shape (n,) with at least 2 points, got shape {ts.shape}; do measure both ends of the path."
+            f"Expected ts of shape (n,) with at least 2 points, got shape {ts.shape}; measure both ends of the path."
         )
     if ts[0] != 0 or ts[-1] != 1:
-        raise UserError(f"Expected ts to start at 0 and end at 1, got {ts[0]} and {ts[-1]}; do measure both ends.")
+        raise UserError(f"Expected ts to start at 0 and end at 1, got {ts[0]} and {ts[-1]}; measure both ends.")
     if not np.all(np.diff(ts) > 0):
-        raise UserError(f"Expected ts in strictly increasing order, got {_brief(ts)}; do sort by t and drop repeats.")
+        raise UserError(f"Expected ts in strictly increasing order, got {_brief(ts)}; sort by t and drop repeats.")
     if values.ndim == 0 or values.shape[-1] != len(ts):
         raise UserError(
-            f"Expected values of shape (..., {len(ts)}), one per t, got {values.shape}; do put the points on "
+            f"Expected values of shape (..., {len(ts)}), one per t, got {values.shape}; put the points on "
             "the last axis."
         )
     return ts, (-values if higher_is_better else values)

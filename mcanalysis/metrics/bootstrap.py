@@ -88,7 +88,7 @@ def resampled_means(
     """
     values, denominators = _checked(values, denominators)
     if num_resamples < 1:
-        raise UserError(f"Expected num_resamples of 1 or more, got {num_resamples}; do ask for about 1000.")
+        raise UserError(f"Expected num_resamples of 1 or more, got {num_resamples}; ask for about 1000.")
     columns = np.concatenate([np.atleast_2d(values), denominators[None, :]]).T  # (examples, points + 1)
     num_examples = len(columns)
     rows_at_once = max(1, _BLOCK // num_examples)
@@ -125,10 +125,10 @@ def percentile_interval(
     """
     samples = np.asarray(samples, dtype=np.float64)
     if not 0 < confidence < 1:
-        raise UserError(f"Expected a confidence in (0, 1), got {confidence}; do pass 0.95 for 95 %.")
+        raise UserError(f"Expected a confidence in (0, 1), got {confidence}; pass 0.95 for 95 %.")
     if samples.ndim == 0 or len(samples) == 0:
         raise UserError(
-            f"Expected samples of shape (num_resamples, ...) with at least one, got {samples.shape}; do resample first."
+            f"Expected samples of shape (num_resamples, ...) with at least one, got {samples.shape}; resample first."
         )
     tail = round((1 - confidence) / 2, 12)
     with np.errstate(invalid="ignore"):
@@ -175,7 +175,7 @@ def bootstrap_interval(
     True
     """
     if not samples:
-        raise UserError("Expected at least one sample, got none; do pass the per-example values of each task.")
+        raise UserError("Expected at least one sample, got none; pass the per-example values of each task.")
     rng = np.random.default_rng(seed)
     curves = []
     for sample in samples:
@@ -185,7 +185,7 @@ def bootstrap_interval(
     if resampled.ndim == 0 or len(resampled) != num_resamples:
         raise UserError(
             f"Expected a statistic of shape ({num_resamples}, ...), one per resample, got {resampled.shape}; "
-            "do reduce over the last axis only."
+            "reduce over the last axis only."
         )
     return percentile_interval(resampled, confidence)
 
@@ -228,7 +228,7 @@ def _checked(values: ArrayLike, denominators: ArrayLike | None) -> tuple[NDArray
     if values.ndim not in (1, 2) or values.shape[-1] == 0:
         raise UserError(
             f"Expected values of shape (points, examples) or (examples,) with at least one example, got "
-            f"{values.shape}; do put the examples on the last axis."
+            f"{values.shape}; put the examples on the last axis."
         )
     if denominators is None:
         return values, np.ones(values.shape[-1])
@@ -236,10 +236,8 @@ def _checked(values: ArrayLike, denominators: ArrayLike | None) -> tuple[NDArray
     if denominators.shape != values.shape[-1:]:
         raise UserError(
             f"Expected denominators of shape {values.shape[-1:]}, one per example, got {denominators.shape}; "
-            "do pass num_targets of the same examples."
+            "pass num_targets of the same examples."
         )
     if (denominators < 0).any():
-        raise UserError(
-            f"Expected denominators of 0 or more, got {denominators.min()}; do pass numbers of target tokens."
-        )
+        raise UserError(f"Expected denominators of 0 or more, got {denominators.min()}; pass numbers of target tokens.")
     return values, denominators

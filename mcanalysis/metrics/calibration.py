@@ -44,13 +44,13 @@ def reliability_bins(confidences: ArrayLike, correct: ArrayLike, num_bins: int =
     if p.ndim != 1 or p.shape != hit.shape or len(p) == 0:
         raise UserError(
             f"Expected confidences and correct of one shape (n,) with n ≥ 1, got {p.shape} and {hit.shape}; "
-            "do pass one of each per prediction."
+            "pass one of each per prediction."
         )
     if num_bins < 1:
-        raise UserError(f"Expected num_bins of 1 or more, got {num_bins}; do use the default of {NUM_BINS}.")
+        raise UserError(f"Expected num_bins of 1 or more, got {num_bins}; use the default of {NUM_BINS}.")
     if not bool(((p >= 0) & (p <= 1 + 1e-6)).all()):
         raise UserError(
-            f"Expected confidences in [0, 1], got {p.min():g} to {p.max():g}; do pass probabilities, not logits."
+            f"Expected confidences in [0, 1], got {p.min():g} to {p.max():g}; pass probabilities, not logits."
         )
     index = np.clip(np.ceil(p * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
     counts = np.bincount(index, minlength=num_bins)
@@ -92,9 +92,11 @@ def brier_scores(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.floa
     if p.ndim != 2 or label.shape != p.shape[:1]:
         raise UserError(
             f"Expected probabilities (n, classes) and labels (n,), got {p.shape} and {label.shape}; "
-            "do pass one row and one label per prediction."
+            "pass one row and one label per prediction."
         )
     if len(label) and not (label.min() >= 0 and label.max() < p.shape[1]):
-        raise UserError(f"Expected labels below {p.shape[1]}, got {label.min()} to {label.max()}; do count from 0.")
+        raise UserError(
+            f"Expected labels below {p.shape[1]}, got {label.min()} to {label.max()}; number the classes from 0."
+        )
     right = p[np.arange(len(p)), label]
     return (p**2).sum(axis=1) - 2 * right + 1

@@ -268,7 +268,7 @@ def _checked(accuracy_matrix: ArrayLike) -> NDArray[np.float64]:
     R = np.asarray(accuracy_matrix, dtype=np.float64)
     if R.ndim != 2 or R.shape[1] < 1 or R.shape[0] != R.shape[1] + 1:
         raise UserError(
-            f"Expected an accuracy matrix of shape (T + 1, T), row 0 before any training, got {R.shape}; do "
+            f"Expected an accuracy matrix of shape (T + 1, T), row 0 before any training, got {R.shape}; "
             "add the missing rows, as NaN where nothing was measured."
         )
     return R
@@ -278,7 +278,7 @@ def _reference(reference: ArrayLike, R: NDArray[np.float64]) -> NDArray[np.float
     best = np.asarray(reference, dtype=np.float64)
     if best.shape != R.shape[1:]:
         raise UserError(
-            f"Expected a reference of shape {R.shape[1:]}, one score per task, got {best.shape}; do give one "
+            f"Expected a reference of shape {R.shape[1:]}, one score per task, got {best.shape}; give one "
             "per column of the accuracy matrix."
         )
     return best

@@ -31,7 +31,7 @@ def non_dominated(stability: ArrayLike, plasticity: ArrayLike) -> NDArray[np.boo
     """
     x, y = _checked(stability, plasticity)
     if x.ndim != 1:
-        raise UserError(f"Expected points of shape (n,), got {x.shape}; do call non_dominated once per path.")
+        raise UserError(f"Expected points of shape (n,), got {x.shape}; call non_dominated once per path.")
     as_good = (x[None, :] >= x[:, None]) & (y[None, :] >= y[:, None])
     better = as_good & ((x[None, :] > x[:, None]) | (y[None, :] > y[:, None]))
     return ~better.any(axis=1) & ~np.isnan(x) & ~np.isnan(y)
@@ -81,14 +81,14 @@ def hypervolume_intervals(stability: Estimate, plasticity: Estimate) -> tuple[In
         return hypervolume(x[..., [0, -1]], y[..., [0, -1]])
 
     both = (stability, plasticity)
-    whole = raised_interval(hypervolume, both, least=0.0, most=1.0)
+    volume = raised_interval(hypervolume, both, least=0.0, most=1.0)
     gain = raised_interval(hypervolume, both, of_ends, least=0.0, most=1.0)
     if any(estimate.rests_on_few for estimate in both):
         bands = [contrast_intervals(estimate, lambda values: values) for estimate in both]
         ends = [np.clip([band[i] for band in bands], 0.0, 1.0) for i in range(2)]
-        low, high = np.minimum(whole.low, hypervolume(*ends[0])), np.maximum(whole.high, hypervolume(*ends[1]))
-        whole = Interval(np.asarray(low), np.asarray(high), whole.few_events)
-    return whole, gain
+        low, high = np.minimum(volume.low, hypervolume(*ends[0])), np.maximum(volume.high, hypervolume(*ends[1]))
+        volume = Interval(np.asarray(low), np.asarray(high), volume.few_events)
+    return volume, gain
 
 
 def _checked(stability: ArrayLike, plasticity: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -96,6 +96,6 @@ def _checked(stability: ArrayLike, plasticity: ArrayLike) -> tuple[NDArray[np.fl
     if x.shape != y.shape or x.ndim == 0 or x.shape[-1] == 0:
         raise UserError(
             f"Expected stability and plasticity of one shape (..., n) with n ≥ 1, got {x.shape} and {y.shape}; "
-            "do pass one of each per point of the path."
+            "pass one of each per point of the path."
         )
     return x, y

@@ -30,9 +30,9 @@ def student_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float
     """
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or len(numbers) == 0:
-        raise UserError(f"Expected values of shape (n,), one per seed, got {numbers.shape}; do pass at least one.")
+        raise UserError(f"Expected values of shape (n,), one per seed, got {numbers.shape}; pass at least one.")
     if not 0 < confidence < 1:
-        raise UserError(f"Expected a confidence in (0, 1), got {confidence}; do pass 0.95 for 95 %.")
+        raise UserError(f"Expected a confidence in (0, 1), got {confidence}; pass 0.95 for 95 %.")
     mean, n = float(numbers.mean()), len(numbers)
     if n < 2:
         return mean, float("nan"), float("nan")

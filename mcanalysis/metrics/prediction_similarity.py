@@ -34,7 +34,7 @@ def answers_differ(a: Sequence[Any], b: Sequence[Any]) -> Array:
     """
     if len(a) != len(b) or not len(a):
         raise UserError(
-            f"Expected answers of both models to the same examples, got {len(a)} and {len(b)}; do let both answer all."
+            f"Expected answers of both models to the same examples, got {len(a)} and {len(b)}; let both answer all."
         )
     return np.array([float(first != second) for first, second in zip(a, b, strict=True)])
 
@@ -110,6 +110,6 @@ def _pair(log_p: ArrayLike, log_q: ArrayLike) -> tuple[Array, Array]:
     if p.shape != q.shape or p.ndim == 0:
         raise UserError(
             f"Expected two arrays of log-probabilities of one shape (…, classes), got {p.shape} and {q.shape}; "
-            "do compare the same positions under the same vocabulary."
+            "compare the same positions under the same vocabulary."
         )
     return p, q

@@ -111,7 +111,7 @@ class CKA:
 
     def _means(self) -> Array:
         if not self.num_examples:
-            raise UserError("Expected at least one batch, got none; do call update(x, y) first.")
+            raise UserError("Expected at least one batch, got none; call update(x, y) first.")
         return self._sums / self.num_examples
 
 
@@ -158,14 +158,14 @@ def _grams(x: ArrayLike, y: ArrayLike, unbiased: bool, scales: list[int | None] 
     sizes = [len(values) for values in features]
     if sizes[0] != sizes[1]:
         raise UserError(
-            f"Expected representations of the same examples, got {sizes[0]} and {sizes[1]} rows; do run both points on "
+            f"Expected representations of the same examples, got {sizes[0]} and {sizes[1]} rows; run both points on "
             "the same batch."
         )
     least = SMALLEST_BATCH[unbiased]
     if sizes[0] < least:
         raise UserError(
             f"Expected at least {least} examples in a batch for {'un' if unbiased else ''}biased CKA, got {sizes[0]}; "
-            "do use more examples or larger batches."
+            "use more examples or larger batches."
         )
     # Shifts change neither estimate, but a large mean would cost digits.
     centred = [_centred(values) for values in features]
@@ -192,7 +192,7 @@ def _features(values: Any) -> Array:
         values = values.detach().cpu().double().numpy()
     array = np.asarray(values, dtype=np.float64)
     if array.ndim == 0:
-        raise UserError("Expected representations of shape (examples, features), got one number; do pass a batch.")
+        raise UserError("Expected representations of shape (examples, features), got one number; pass a batch.")
     return array.reshape(len(array), -1)
 
 

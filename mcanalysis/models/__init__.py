@@ -1,0 +1,1 @@
+"""Language models and their adapters, LoRA and prompts: loading them, and texts as tokens."""

@@ -114,8 +114,8 @@ def read_config(directory: Path) -> AdapterConfig:
     if refused:
         remedy = next((_REMEDIES[name] for name in refused if name in _REMEDIES), _PLAIN)
         raise UserError(
-            f"Expected a plain LoRA adapter in '{directory}', got one with {' and '.join(refused.values())}; "
-            f"paths between such adapters are not defined here, {remedy}."
+            f"Expected a plain LoRA adapter in '{directory}', got one with {' and '.join(refused.values())}, "
+            f"for which paths are not defined here; {remedy}."
         )
     rank, alpha = settings.get("r", 8), settings.get("lora_alpha", 8)
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:

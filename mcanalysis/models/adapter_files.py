@@ -73,9 +73,7 @@ def load_adapter(directory: str | Path) -> SavedAdapter:
     adapter, factors = _read(directory)
     warn_of_lacks(directory, adapter.config, factors)
     for name in unknown_settings(adapter.config.settings):
-        logger.warning(
-            "the adapter in '%s' has a setting '%s', which is not known here: it is ignored", directory, name
-        )
+        logger.warning("the adapter in '%s' has a setting '%s', which is unknown here and is ignored", directory, name)
     return adapter
 
 
@@ -176,7 +174,9 @@ def save_adapter(
         point, error = truncate(point, rank)
     rank_of = {module: r for module, r in ranks(point).items() if r}
     if not rank_of:
-        raise UserError("Expected an adapter of rank 1 at least, got rank 0 in every module; there is nothing to save.")
+        raise UserError(
+            "Expected an adapter of rank at least 1, got rank 0 in every module; save one that has been trained."
+        )
     names = sorted(rank_of) if target_modules is None else sorted(target_modules)
     for module in rank_of:
         if not any(module == name or module.endswith(f".{name}") for name in names):

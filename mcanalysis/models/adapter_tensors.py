@@ -57,9 +57,9 @@ def read_factors(directory: Path) -> dict[str, Tensor]:
     tensors = _read_tensors(directory)
     if not tensors:
         raise _unread(directory, "no tensor", "save the adapter again with PEFT")
-    whole = [k for k in tensors if ".lora_embedding_" in k or ".base_layer." in k]
-    if whole:
-        got = f"an adapted embedding or output layer ({first_of(whole)})"
+    outer = [k for k in tensors if ".lora_embedding_" in k or ".base_layer." in k]
+    if outer:
+        got = f"an adapted embedding or output layer ({first_of(outer)})"
         raise _unread(directory, got, "train one of the linear layers between them")
     other = [k for k in tensors if not _FACTOR.fullmatch(k)]
     if other:
@@ -78,11 +78,11 @@ def read_factors(directory: Path) -> dict[str, Tensor]:
     wide = [k for k, v in tensors.items() if v.dim() > 2]
     if wide:
         raise _unread(directory, f"factors of convolutions ({first_of(wide)})", "train one of linear layers")
-    whole = [k for k, v in tensors.items() if not v.is_floating_point()]
-    if whole:
+    not_float = [k for k, v in tensors.items() if not v.is_floating_point()]
+    if not_float:
         raise _unread(
             directory,
-            f"tensors of dtype {tensors[whole[0]].dtype} ({first_of(whole)})",
+            f"tensors of dtype {tensors[not_float[0]].dtype} ({first_of(not_float)})",
             "save it in float32 or bfloat16",
         )
     raw = {k.removeprefix(PREFIX): widened(v) for k, v in tensors.items()}

@@ -135,7 +135,7 @@ def _contents(folder: Path) -> list[tuple[str, str]]:
     except OSError as error:
         raise UserError(
             f"Expected files that can be read in '{folder}', got: {error.strerror} ({error.filename}); restore the "
-            "file or its rights."
+            "file or its permissions."
         ) from None
 
 

@@ -61,8 +61,8 @@ def check_same_base(names: Sequence[str]) -> list[tuple[str, str]]:
         same = same_base(first, second)
         if same is False:
             raise PointMismatchError(
-                f"Expected adapters of one base model, got {first} and {second}; a path between adapters of different "
-                "bases has no meaning. If they are the same weights, write the same base_model_name_or_path into both "
+                f"Expected adapters of one base model, got {first} and {second}; a path between different bases has "
+                "no meaning. If both are the same weights, write the same base_model_name_or_path into both "
                 "adapter_config.json."
             )
         if same is None:

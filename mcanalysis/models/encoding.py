@@ -120,9 +120,9 @@ def added_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     Found on a text that brings no special token itself. Nothing is written behind an end, so a prompt has none there.
     """
     text = _plain_text(tokenizer)
-    own, whole = (list(tokenizer(text, add_special_tokens=adds)["input_ids"]) for adds in (False, True))
-    start = next((i for i in range(len(whole)) if whole[i : i + len(own)] == own), 0)
-    front, back = whole[:start], whole[start + len(own) :]
+    own, framed = (list(tokenizer(text, add_special_tokens=adds)["input_ids"]) for adds in (False, True))
+    start = next((i for i in range(len(framed)) if framed[i : i + len(own)] == own), 0)
+    front, back = framed[:start], framed[start + len(own) :]
     return front, back[:-1] if back[-1:] == [tokenizer.eos_token_id] else back
 
 

@@ -126,13 +126,13 @@ def _one_line(name: str) -> Iterator[None]:
         text = str(error).strip()
         if "trust_remote_code" in text:
             raise UserError(
-                f"Expected a model whose code transformers has, got '{name}', which brings its own (auto_map in its "
-                "configuration) and is not run here; give --model one that transformers knows by itself."
+                f"Expected a model that transformers has the code of, got '{name}', which brings code of its own "
+                "(auto_map in its configuration), and that is not run here; choose a --model that transformers knows."
             ) from None
         reason = text.splitlines()[0].rstrip(".") if text else type(error).__name__
         raise UserError(
-            f"Expected a causal language model at '{name}', got: {reason}; give --model a folder with config.json, "
-            "model.safetensors and a tokenizer, or an id this machine can download."
+            f"Expected a causal language model at '{name}', got: {reason}; set --model to a folder with "
+            "config.json, model.safetensors and a tokenizer, or to an id this machine can download."
         ) from None
 
 
@@ -155,8 +155,8 @@ def _check_connection(name: str, commit: str | None = None) -> None:
     except OSError as error:
         raise UserError(
             f"Expected a causal language model at '{name}', got no copy of it on this machine and no connection to "
-            f"{hub.hostname} ({error.strerror or error}); give --model a folder with config.json, model.safetensors "
-            "and a tokenizer."
+            f"{hub.hostname} ({error.strerror or error}); set --model to a folder with config.json, "
+            "model.safetensors and a tokenizer."
         ) from None
 
 
@@ -213,8 +213,8 @@ def _check_causal(model: Any, name: str) -> None:
     apart = 1e-4 if model.dtype in (torch.float32, torch.float64) else 0.02  # of the largest logit: rounding is less
     if not torch.allclose(one, other, rtol=0.0, atol=apart * float(one.abs().max())):
         raise UserError(
-            f"Expected a causal language model at '{name}', got one whose predictions depend on later tokens; give "
-            "--model one that reads from left to right (a BERT-like one: set is_decoder in its config.json)."
+            f"Expected a causal language model at '{name}', got one whose predictions depend on later tokens; choose "
+            "a --model that reads from left to right (for a BERT-like one, set is_decoder in its config.json)."
         )
 
 
@@ -260,11 +260,11 @@ def _check_source(name: str) -> None:
     if Path(source).is_file():
         if source.lower().endswith(".gguf"):
             raise UserError(
-                f"Expected a model folder or a hub id, got the GGUF file '{name}', and such files are not read yet; "
-                "load it with transformers (gguf_file=…), save it with save_pretrained and give --model that folder."
+                f"Expected a model folder or a hub id, got the GGUF file '{name}', which is not read yet; load it "
+                "with transformers (gguf_file=…), save it with save_pretrained and set --model to that folder."
             )
         raise UserError(
-            f"Expected a model folder or a hub id, got the file '{name}'; give --model the folder that holds "
+            f"Expected a model folder or a hub id, got the file '{name}'; set --model to the folder that holds "
             "config.json, the weights and the tokenizer."
         )
     if not Path(source).exists() and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
@@ -294,7 +294,7 @@ def _check_no_adapter(name: str, commit: str | None = None) -> None:
         base = None
     raise UserError(
         f"Expected a base model, got '{name}', which is a PEFT adapter"
-        + (f" of the base '{base}'; give --model {base}" if base else "; give --model its base")
+        + (f" of the base '{base}'; pass --model {base}" if base else "; pass its base with --model")
         + ", and the adapter with --minima."
     )
 

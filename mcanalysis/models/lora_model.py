@@ -191,7 +191,7 @@ class LoraModel(AdaptedModel):
                 if raw[name].shape != parameter.shape:
                     raise PointMismatchError(
                         f"Expected {name} of shape {tuple(parameter.shape)}, got {tuple(raw[name].shape)}; "
-                        "load an adapter of the rank of this run."
+                        "load an adapter of this run's rank."
                     )
                 parameter.copy_(raw[name])
 

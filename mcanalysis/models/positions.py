@@ -19,7 +19,7 @@ from mcanalysis.models.encoding import EncodedExample
 
 logger = logging.getLogger(__name__)
 
-_told: set[tuple] = set()  # of which models this process has warned
+_warned: set[tuple] = set()  # of which models this process has warned
 
 
 class Positions(NamedTuple):
@@ -99,14 +99,14 @@ def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int =
     if number is None:
         return
     room = number - num_prompts
-    longest, remedy, worst = 0, number, None
+    longest, fitting, worst = 0, number, None
     for name, examples, max_new_tokens in texts:
         for example in examples:
             prompt, answer = len(example.prompt_ids), len(example.answer_ids)
             behind = max(answer, max_new_tokens - 1)
             longest = max(longest, answer)
             if prompt + behind > room:
-                remedy = min(remedy, room - behind + answer)  # the prompt is then cut to what is left of the room
+                fitting = min(fitting, room - behind + answer)  # the prompt is then cut to what is left of the room
                 if worst is None or prompt + behind > worst[1] + worst[2]:
                     worst = name, prompt, behind
     if worst is None:
@@ -114,10 +114,10 @@ def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int =
     name, prompt, behind = worst
     trained = f"{num_prompts} trained vectors, " if num_prompts else ""
     got = f"{trained}a prompt of {prompt} tokens and {behind} behind it in {name}"
-    way = f"lower --max-length to {remedy}" if remedy > longest else "choose a model with more positions"
+    remedy = f"lower --max-length to {fitting}" if fitting > longest else "choose a model with more positions"
     if is_table:
-        raise UserError(f"Expected at most the {number} tokens that the model has positions for, got {got}; {way}.")
+        raise UserError(f"Expected at most the {number} tokens that the model has positions for, got {got}; {remedy}.")
     key = (type(causal_lm(model)).__name__, number)
-    if key not in _told:
-        _told.add(key)
-        logger.warning("the model was made for %d tokens, got %s: such numbers mean little; %s", number, got, way)
+    if key not in _warned:
+        _warned.add(key)
+        logger.warning("the model was made for %d tokens, got %s: such numbers mean little; %s", number, got, remedy)

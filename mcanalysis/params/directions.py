@@ -97,7 +97,7 @@ def random_delta_direction(point: Mapping[str, Tensor], generator: torch.Generat
     tensor([10.,  0.])
     """
     if rank is not None and rank < 1:
-        raise UserError(f"Expected a rank of at least 1, got {rank}; leave it out for that of the adapter.")
+        raise UserError(f"Expected a rank of at least 1, got {rank}; raise it, or leave it out to use the adapter's.")
     modules = module_names(point)
     template: Point = {}
     for module in modules:

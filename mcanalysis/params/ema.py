@@ -84,4 +84,4 @@ def ema_update_(
 
 def _check_decay(decay: float) -> None:
     if not 0.0 <= decay <= 1.0:
-        raise UserError(f"Expected an EMA decay in [0, 1], got {decay}; values near 1 average over many steps.")
+        raise UserError(f"Expected an EMA decay in [0, 1], got {decay}; choose one near 1 to average over many steps.")

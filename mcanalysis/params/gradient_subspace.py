@@ -71,7 +71,7 @@ class GradientSubspace:
             threshold: in (0, 1]; 1 means all that is not rounding.
         """
         if not 0 < threshold <= 1:
-            raise UserError(f"Expected a threshold in (0, 1], got {threshold}; it is a part of the energy.")
+            raise UserError(f"Expected a threshold in (0, 1], got {threshold}; choose the share of the energy to keep.")
         total = float(covariance.double().square().sum())
         directions, energies = self._spectrum(covariance)
         if not total or not len(energies):

@@ -75,7 +75,7 @@ def ties(points: Sequence[Mapping[str, Tensor]], density: float, scale: float = 
     if not points:
         raise UserError("Expected one or more adapters to merge, got none; pass at least one.")
     if not 0 < density <= 1:
-        raise UserError(f"Expected a density in (0, 1], got {density}; it is the part of the entries that is kept.")
+        raise UserError(f"Expected a density in (0, 1], got {density}; choose the share of the entries to keep.")
     check_distinct(points)
     filled = share_modules(points)
     modules = module_names(filled[0])

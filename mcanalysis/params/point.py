@@ -68,8 +68,8 @@ def first_not_finite(point: Mapping[str, Tensor]) -> str | None:
     """
     check_point(point)
     # float8 knows no isfinite
-    whole = (name for name, t in point.items() if not bool(t.to(working_dtype([t])).isfinite().all()))
-    return next(whole, None)
+    broken = (name for name, t in point.items() if not bool(t.to(working_dtype([t])).isfinite().all()))
+    return next(broken, None)
 
 
 def check_compatible(
@@ -116,7 +116,7 @@ def check_distinct(points: Sequence[Mapping[str, Tensor]]) -> None:
     ...     check_distinct([{"w": live}, {"w": live}])
     ... except PointMismatchError as error:
     ...     error.args[0].split(";")[0]
-    'Expected points of their own, got the same tensors in memory as points 1 and 2, such as two checkpoints loaded into one module'
+    'Expected points with tensors of their own, got the same tensors in memory as points 1 and 2 (two checkpoints loaded into a module, say)'
     """  # noqa: E501
     for point in points:
         check_point(point)
@@ -125,8 +125,8 @@ def check_distinct(points: Sequence[Mapping[str, Tensor]]) -> None:
             is_other = point is not other and point.keys() == other.keys()
             if is_other and _are_same(point, other):
                 raise PointMismatchError(
-                    f"Expected points of their own, got the same tensors in memory as points {i + 1} and {j + 1}, such "
-                    "as two checkpoints loaded into one module; take mc.snapshot(module) after loading each."
+                    f"Expected points with tensors of their own, got the same tensors in memory as points {i + 1} and "
+                    f"{j + 1} (two checkpoints loaded into a module, say); take mc.snapshot(module) after each."
                 )
 
 

@@ -76,9 +76,9 @@ def subspace_overlap(
     [[45.0], [0.0]]
     """
     if side not in SIDES:
-        raise UserError(f"Expected the side column or row, got {side!r}; name one.")
+        raise UserError(f"Expected the side to be column or row, got {side!r}; choose one of the two.")
     if not 0 <= tolerance < 1:
-        raise UserError(f"Expected a tolerance in [0, 1), got {tolerance}; leave it out for {TOLERANCE}.")
+        raise UserError(f"Expected a tolerance in [0, 1), got {tolerance}; leave it out to use {TOLERANCE}.")
     check_distinct([a, b])
     bases = [_bases(point, side, tolerance) for point in share_modules([a, b])]
     overlaps = {}

@@ -1,4 +1,7 @@
-"""Paths between minima; every file here that defines a `Path` with a `name` adds one."""
+"""Paths between minima; every file here that defines a `Path` with a `name` adds one.
+
+So does an installed package that declares one under the entry point group `mcanalysis.paths`.
+"""
 
 from mcanalysis.paths.base import Curve, Path, get_path, path_names
 from mcanalysis.paths.bezier import Bezier

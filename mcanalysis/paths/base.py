@@ -17,7 +17,7 @@ from mcanalysis.params.point import Point, check_compatible, check_distinct, com
 from mcanalysis.params.spaces import Space, get_space
 from mcanalysis.registry import Registry
 
-_PATHS: Registry[type[Path]] = Registry("path", "mcanalysis.paths")
+_PATHS: Registry[type[Path]] = Registry("path", "mcanalysis.paths", group="mcanalysis.paths")
 _ROUNDING = 1e-12  # of t and of weights: what sums of steps, or shares of whole numbers, are off by
 
 
@@ -111,9 +111,7 @@ class Path(ABC):
         if num < 2:
             raise UserError(f"Expected at least 2 points to measure a length, got num={num}; use the default of 201.")
         if not bool(((wanted >= 0.0) & (wanted <= 1.0)).all()):
-            raise UserError(
-                f"Expected every t in [0, 1], got {wanted.tolist()}; lengths are measured between the ends."
-            )
+            raise UserError(f"Expected every t in [0, 1], got {wanted.tolist()}; leave out what lies beyond the ends.")
         grid = torch.cat(
             [
                 torch.linspace(0.0, 1.0, num, dtype=torch.float64),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mcanalysis.errors import UnknownNameError
-from mcanalysis.params.spaces import space_names
+from mcanalysis.params.spaces import get_space, space_names
 from mcanalysis.paths import Curve, Path, get_path, path_names
 
 
@@ -42,8 +42,11 @@ def path_kind(name: str) -> PathKind:
     PathKind(path='bezier', space='delta')
     """
     path, _, space = name.rpartition("-")
-    if path not in path_names() or space not in space_names():
-        raise UnknownNameError("path", name, path_kind_names())
+    try:
+        get_path(path)
+        get_space(space)
+    except UnknownNameError:
+        raise UnknownNameError("path", name, path_kind_names()) from None
     return PathKind(path, space)
 
 

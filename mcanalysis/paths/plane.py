@@ -123,7 +123,7 @@ class Plane:
         """
         x, y = float(x), float(y)
         if not (math.isfinite(x) and math.isfinite(y)):
-            raise UserError(f"Expected finite coordinates, got ({x}, {y}); they are in units of distance.")
+            raise UserError(f"Expected finite coordinates, got ({x}, {y}); give them in units of distance.")
         of_c = y / self._height
         of_b = (x - of_c * self._foot) / self._width
         return torch.tensor([1.0 - of_b - of_c, of_b, of_c], dtype=torch.float64)

@@ -58,7 +58,7 @@ class Simplex:
         """
         numbers = [at_ends(float(weight)) for weight in weights]
         if len(numbers) != len(self._anchors):
-            raise UserError(f"Expected {len(self._anchors)} weights, got {len(numbers)}; give one per minimum.")
+            raise UserError(f"Expected {len(self._anchors)} weights, got {len(numbers)}; pass one weight per minimum.")
         if not abs(math.fsum(numbers) - 1.0) <= 1e-6:
             raise UserError(f"Expected weights that sum to one, got {numbers}; divide them by their sum.")
         if not self.extrapolate and min(numbers) < 0.0:

@@ -19,8 +19,8 @@ from mcanalysis.plotting.selection import require_columns
 from mcanalysis.plotting.style import (
     add_axes,
     double_column,
+    in_print_style,
     new_figure,
-    print_style,
     shortened,
     single_column,
 )
@@ -35,6 +35,7 @@ _LABEL_ANGLE = 55.0  # degrees
 _LABEL_LENGTH = 16  # letters
 
 
+@in_print_style
 def plot_accuracy_matrix(matrix: pd.DataFrame) -> Figure:
     """Draw the scores (0 to 1) as shades, dark for high, with two decimals in each cell.
 
@@ -46,23 +47,22 @@ def plot_accuracy_matrix(matrix: pd.DataFrame) -> Figure:
     [0, 1].
     """
     table = _checked(matrix)
-    with print_style():
-        width = single_column() if len(table.tasks) <= SINGLE_COLUMN_TASKS else double_column()
-        notes = _notes([table])
-        below = 0.08 + _NOTE_LINE * len(notes) + _room_for_names(table.tasks)
-        height = _ROW * len(table.after)
-        figure = new_figure(width, below + height + _TOP)
-        across = width - _LEFT - _RIGHT
-        axes = add_axes(figure, _LEFT, below, across, height)
-        image = _draw(axes, table)
-        axes.set_ylabel("after task", labelpad=3)
-        bar = add_axes(figure, _LEFT + across + 0.08, below, 0.09, height)
-        _draw_bar(figure, image, bar)
-        figure.text(0.05 / width, 0.04 / figure.get_figheight(), "\n".join(notes), ha="left", va="bottom")
-        figure.draw_without_rendering()
+    width = single_column() if len(table.tasks) <= SINGLE_COLUMN_TASKS else double_column()
+    notes = _notes([table])
+    below = 0.08 + _NOTE_LINE * len(notes) + _room_for_names(table.tasks)
+    height = _ROW * len(table.after)
+    figure = new_figure(width, below + height + _TOP)
+    across = width - _LEFT - _RIGHT
+    axes = add_axes(figure, _LEFT, below, across, height)
+    image = _draw(axes, table)
+    axes.set_ylabel("after task", labelpad=3)
+    bar = add_axes(figure, _LEFT + across + 0.08, below, 0.09, height)
+    _draw_bar(figure, image, bar)
+    figure.text(0.05 / width, 0.04 / figure.get_figheight(), "\n".join(notes), ha="left", va="bottom")
     return figure
 
 
+@in_print_style
 def plot_accuracy_matrices(matrices: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw several accuracy matrices, by title, side by side on one scale; see `plot_accuracy_matrix`.
 
@@ -72,30 +72,28 @@ def plot_accuracy_matrices(matrices: Mapping[str, pd.DataFrame]) -> Figure:
         raise UserError("Expected one accuracy matrix or more, got none; pass accuracy_matrix.csv of runs.")
     tables = {title: _checked(matrix) for title, matrix in matrices.items()}
     per_row = min(len(tables), 3 if max(len(t.tasks) for t in tables.values()) <= _FEW_TASKS else 2)
-    with print_style():
-        width = double_column()
-        notes = _notes(list(tables.values()))
-        names = max(_room_for_names(t.tasks) for t in tables.values())
-        height = _ROW * max(len(t.after) for t in tables.values())
-        num_rows = -(-len(tables) // per_row)
-        pitch = _TITLE + height + names
-        foot = 0.08 + _NOTE_LINE * len(notes)
-        figure = new_figure(width, num_rows * pitch + foot)
-        across = (width - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row
-        for i, (title, table) in enumerate(tables.items()):
-            row, column = divmod(i, per_row)
-            own = _ROW * len(table.after)
-            place = foot + (num_rows - 1 - row) * pitch + names + height - own
-            axes = add_axes(figure, _LEFT + column * (across + _BETWEEN), place, across, own)
-            image = _draw(axes, table)
-            axes.set_title(title, pad=3)
-            if column == 0:
-                axes.set_ylabel("after task", labelpad=3)
-            if column == per_row - 1 or i == len(tables) - 1:
-                left = _LEFT + column * (across + _BETWEEN) + across + 0.08
-                _draw_bar(figure, image, add_axes(figure, left, place, 0.09, own))
-        figure.text(0.05 / width, 0.04 / figure.get_figheight(), "\n".join(notes), ha="left", va="bottom")
-        figure.draw_without_rendering()
+    width = double_column()
+    notes = _notes(list(tables.values()))
+    names = max(_room_for_names(t.tasks) for t in tables.values())
+    height = _ROW * max(len(t.after) for t in tables.values())
+    num_rows = -(-len(tables) // per_row)
+    pitch = _TITLE + height + names
+    foot = 0.08 + _NOTE_LINE * len(notes)
+    figure = new_figure(width, num_rows * pitch + foot)
+    across = (width - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row
+    for i, (title, table) in enumerate(tables.items()):
+        row, column = divmod(i, per_row)
+        own = _ROW * len(table.after)
+        place = foot + (num_rows - 1 - row) * pitch + names + height - own
+        axes = add_axes(figure, _LEFT + column * (across + _BETWEEN), place, across, own)
+        image = _draw(axes, table)
+        axes.set_title(title, pad=3)
+        if column == 0:
+            axes.set_ylabel("after task", labelpad=3)
+        if column == per_row - 1 or i == len(tables) - 1:
+            left = _LEFT + column * (across + _BETWEEN) + across + 0.08
+            _draw_bar(figure, image, add_axes(figure, left, place, 0.09, own))
+    figure.text(0.05 / width, 0.04 / figure.get_figheight(), "\n".join(notes), ha="left", va="bottom")
     return figure
 
 
@@ -195,6 +193,3 @@ def _staircase(axes: Axes, num_tasks: int) -> None:
         xs += [k + 0.5, k + 0.5]
         ys += [k + 0.5, k + 1.5]
     axes.plot(xs, ys, color="black", linewidth=1.4, solid_joinstyle="miter", clip_on=False, gid="staircase")
-
-
-__all__ = ["SINGLE_COLUMN_TASKS", "plot_accuracy_matrices", "plot_accuracy_matrix"]

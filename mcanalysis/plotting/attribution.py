@@ -19,8 +19,8 @@ from mcanalysis.plotting.style import (
     TITLE_SIZE,
     add_axes,
     double_column,
+    in_print_style,
     new_figure,
-    print_style,
     shortened,
     strategy_name,
 )
@@ -48,6 +48,7 @@ class _Panel(NamedTuple):
     cells: np.ndarray
 
 
+@in_print_style
 def plot_attribution(barriers: pd.DataFrame, role: Role = "old") -> Figure:
     """Draw what each module, each layer and each kind of module does to the loss when it alone moves along the path.
 
@@ -71,41 +72,39 @@ def plot_attribution(barriers: pd.DataFrame, role: Role = "old") -> Figure:
     ]
     thin = len(layers) > _MANY
     t = rows.t_farthest.iloc[0]
-    with print_style():
-        height = max(_LOWEST, len(layers) * (_THIN_ROW if thin else _ROW))
-        lines = 1 if double_column() > _ONE_LINE else 2
-        floor = _BOTTOM + (_SLANTED if _are_long(kinds) else 0.0) + _LINE * (lines - 1)
-        total = floor + 2 * height + _BETWEEN + _TOP + _HEAD
-        figure = new_figure(double_column(), total)
-        left = _MARGIN + _LETTER * max(len(name) for name in [*_without_common_start(layers[:-1]), "all"])
-        width = (double_column() - left - _RIGHT - _GAP) / 2
-        for row, of_row in enumerate(panels):
-            bottom = floor + (1 - row) * (height + _BETWEEN)
-            finite = np.concatenate([p.cells[np.isfinite(p.cells)] for p in of_row])
-            limit = float(np.abs(finite).max()) if finite.size and np.abs(finite).max() > 0 else 1.0
-            scale = Normalize(-limit, limit)
-            decimals = 2 if limit >= 0.1 else 3
-            for column, panel in enumerate(of_row):
-                axes = add_axes(figure, left + column * (width + _GAP), bottom, width, height)
-                numbers = not thin and width / len(kinds) >= _NARROWEST_NUMBER
-                _heat(axes, panel, layers, kinds, scale, decimals if numbers else None)
-                _ticks(axes, layers if column == 0 else None, kinds if row == 1 else None, thin)
-                if row == 0:
-                    end = label_name(str(rows[panel.hold].iloc[0]))
-                    axes.set_title(f"others stay at the {panel.hold}, {end}", fontsize=TITLE_SIZE, pad=4)
-            bar = add_axes(figure, left + 2 * width + _GAP + 0.08, bottom, 0.09, height)
-            figure.colorbar(figure.axes[-2].images[0], cax=bar, ticks=[-limit, 0, limit])
-            bar.set_yticklabels([_number(-limit, decimals), "0", _number(limit, decimals)])
-            bar.tick_params(length=1.5)
-            bar.set_ylabel(f"{'above chord' if row == 0 else 'change'}\n(nats/token)", labelpad=2)
-        note = f"Loss of the {_whose(role, task)}. Above: over the chord of the group's own curve, at t = {t:.2f}. "
-        note = note.rstrip() + (" " if lines == 1 else "\n") + "Below: its change at the other end."
-        figure.text(0.06 / double_column(), 0.05 / total, note, ha="left", va="bottom")
-        first = rows.iloc[0]
-        head = f"{strategy_name(first.strategy)}, {first.learner} adapter, seed {first.seed}, test split: "
-        head += f"{label_name(first.start)} → {label_name(first.end)}"
-        figure.text(0.05 / double_column(), 1 - 0.05 / total, head, va="top", color="#404040")
-        figure.draw_without_rendering()
+    height = max(_LOWEST, len(layers) * (_THIN_ROW if thin else _ROW))
+    lines = 1 if double_column() > _ONE_LINE else 2
+    floor = _BOTTOM + (_SLANTED if _are_long(kinds) else 0.0) + _LINE * (lines - 1)
+    total = floor + 2 * height + _BETWEEN + _TOP + _HEAD
+    figure = new_figure(double_column(), total)
+    left = _MARGIN + _LETTER * max(len(name) for name in [*_without_common_start(layers[:-1]), "all"])
+    width = (double_column() - left - _RIGHT - _GAP) / 2
+    for row, of_row in enumerate(panels):
+        bottom = floor + (1 - row) * (height + _BETWEEN)
+        finite = np.concatenate([p.cells[np.isfinite(p.cells)] for p in of_row])
+        limit = float(np.abs(finite).max()) if finite.size and np.abs(finite).max() > 0 else 1.0
+        scale = Normalize(-limit, limit)
+        decimals = 2 if limit >= 0.1 else 3
+        for column, panel in enumerate(of_row):
+            axes = add_axes(figure, left + column * (width + _GAP), bottom, width, height)
+            numbers = not thin and width / len(kinds) >= _NARROWEST_NUMBER
+            _heat(axes, panel, layers, kinds, scale, decimals if numbers else None)
+            _ticks(axes, layers if column == 0 else None, kinds if row == 1 else None, thin)
+            if row == 0:
+                end = label_name(str(rows[panel.hold].iloc[0]))
+                axes.set_title(f"others stay at the {panel.hold}, {end}", fontsize=TITLE_SIZE, pad=4)
+        bar = add_axes(figure, left + 2 * width + _GAP + 0.08, bottom, 0.09, height)
+        figure.colorbar(figure.axes[-2].images[0], cax=bar, ticks=[-limit, 0, limit])
+        bar.set_yticklabels([_number(-limit, decimals), "0", _number(limit, decimals)])
+        bar.tick_params(length=1.5)
+        bar.set_ylabel(f"{'above chord' if row == 0 else 'change'}\n(nats/token)", labelpad=2)
+    note = f"Loss of the {_whose(role, task)}. Above: over the chord of the group's own curve, at t = {t:.2f}. "
+    note = note.rstrip() + (" " if lines == 1 else "\n") + "Below: its change at the other end."
+    figure.text(0.06 / double_column(), 0.05 / total, note, ha="left", va="bottom")
+    first = rows.iloc[0]
+    head = f"{strategy_name(first.strategy)}, {first.learner} adapter, seed {first.seed}, test split: "
+    head += f"{label_name(first.start)} → {label_name(first.end)}"
+    figure.text(0.05 / double_column(), 1 - 0.05 / total, head, va="top", color="#404040")
     return figure
 
 
@@ -126,17 +125,19 @@ def attribution_caption(barriers: pd.DataFrame, role: Role = "old") -> str:
     ]
     for hold in ("start", "end"):
         of_hold = rows[rows.hold == hold]
-        whole = of_hold[(of_hold.layer == _WHOLE) & (of_hold.kind == _WHOLE)].iloc[0]
+        corner = of_hold[(of_hold.layer == _WHOLE) & (of_hold.kind == _WHOLE)].iloc[0]
         modules = of_hold[(of_hold.layer != _WHOLE) & (of_hold.kind != _WHOLE)]
-        told = [f"Others at the {hold}:"]
+        lines = [f"Others at the {hold}:"]
         for value, words in (
-            ("above_chord", f"above the chord at t = {whole.t_farthest:.2f}"),
+            ("above_chord", f"above the chord at t = {corner.t_farthest:.2f}"),
             ("end_change", "change at the other end"),
         ):
             total, largest = modules[value].sum(), _largest(modules, value)
-            numbers = f"whole path {_told(whole, value)}, sum over modules {_number(total, 3)}, largest {largest}"
-            told.append(f"  {words}: {numbers}.")
-        paragraphs.append("\n".join(told))
+            numbers = (
+                f"whole path {_value_words(corner, value)}, sum over modules {_number(total, 3)}, largest {largest}"
+            )
+            lines.append(f"  {words}: {numbers}.")
+        paragraphs.append("\n".join(lines))
     return "\n\n".join(paragraphs)
 
 
@@ -253,7 +254,7 @@ def _number(value: float, decimals: int) -> str:
     return f"{0:.{decimals}f}" if float(text) == 0 else text.replace("-", "−")
 
 
-def _told(row: pd.Series, value: str) -> str:
+def _value_words(row: pd.Series, value: str) -> str:
     text = _number(row[value], 3)
     if f"{value}_low" in row.index and np.isfinite(row[f"{value}_low"]):
         text += f" [{_number(row[f'{value}_low'], 3)}, {_number(row[f'{value}_high'], 3)}]"
@@ -264,7 +265,4 @@ def _largest(modules: pd.DataFrame, value: str) -> str:
     if modules[value].isna().all():
         return "–"
     top = modules.iloc[int(np.nanargmax(modules[value].abs().to_numpy()))]
-    return f"{_told(top, value)} ({top.layer}, {top.kind})"
-
-
-__all__ = ["Role", "attributed_rows", "attribution_caption", "plot_attribution"]
+    return f"{_value_words(top, value)} ({top.layer}, {top.kind})"

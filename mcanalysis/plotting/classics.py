@@ -22,8 +22,8 @@ from mcanalysis.plotting.style import (
     VERMILLION,
     add_axes,
     double_column,
+    in_print_style,
     new_figure,
-    print_style,
 )
 
 
@@ -47,6 +47,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 0.5, 0.1, 0.24, 0.34, 1.75  # inches
 _FEW = 12  # so many x or fewer are measured places worth a marker and a tick each
 
 
+@in_print_style
 def plot_classic(curves: pd.DataFrame, panels: Mapping[str, Panel]) -> Figure:
     """Draw each panel's series against x: thin per seed (`y`), thick for the mean over seeds (`mean`).
 
@@ -63,24 +64,22 @@ def plot_classic(curves: pd.DataFrame, panels: Mapping[str, Panel]) -> Figure:
         raise UserError(f"Expected at most {len(_LOOKS)} series in one figure, got {len(names)}; draw two figures.")
     looks = dict(zip(names, _LOOKS, strict=False))
     legend_height = 0.125 * (1 + max(own.series.nunique() for own in of_panel.values())) + 0.03
-    with print_style():
-        figure = new_figure(double_column(), legend_height + _BOTTOM + _HEIGHT + _TOP)
-        width = double_column() / len(panels)
-        for i, (name, panel) in enumerate(panels.items()):
-            axes = add_axes(figure, i * width + _LEFT, legend_height + _BOTTOM, width - _LEFT - _RIGHT, _HEIGHT)
-            _draw(axes, of_panel[name], looks)
-            _dress(axes, of_panel[name], panel)
-            key = Line2D([], [], color=GREY, linewidth=0.5, label="thin: one seed each; thick: their mean")
-            axes.legend(
-                handles=[*axes.get_legend_handles_labels()[0], key],
-                loc="upper left",
-                bbox_to_anchor=(0.0, -(_BOTTOM - 0.02) / _HEIGHT),
-                handlelength=3.0,
-                borderaxespad=0,
-                borderpad=0,
-                labelspacing=0.25,
-            )
-        figure.draw_without_rendering()
+    figure = new_figure(double_column(), legend_height + _BOTTOM + _HEIGHT + _TOP)
+    width = double_column() / len(panels)
+    for i, (name, panel) in enumerate(panels.items()):
+        axes = add_axes(figure, i * width + _LEFT, legend_height + _BOTTOM, width - _LEFT - _RIGHT, _HEIGHT)
+        _draw(axes, of_panel[name], looks)
+        _dress(axes, of_panel[name], panel)
+        key = Line2D([], [], color=GREY, linewidth=0.5, label="thin: one seed each; thick: their mean")
+        axes.legend(
+            handles=[*axes.get_legend_handles_labels()[0], key],
+            loc="upper left",
+            bbox_to_anchor=(0.0, -(_BOTTOM - 0.02) / _HEIGHT),
+            handlelength=3.0,
+            borderaxespad=0,
+            borderpad=0,
+            labelspacing=0.25,
+        )
     return figure
 
 
@@ -121,6 +120,3 @@ def _dress(axes: Axes, curves: pd.DataFrame, panel: Panel) -> None:
         axes.xaxis.set_major_locator(FixedLocator(xs.tolist()))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-
-
-__all__ = ["Panel", "plot_classic"]

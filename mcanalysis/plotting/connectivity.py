@@ -23,10 +23,10 @@ from mcanalysis.plotting.style import (
     PathLine,
     add_axes,
     double_column,
+    in_print_style,
     new_figure,
     path_lines,
     plain_numbers,
-    print_style,
     shortened,
     single_column,
 )
@@ -43,6 +43,7 @@ _TITLE, _TITLE_LINE, _GAP, _TICKS, _BLOCK_GAP, _HEAD = 0.20, 0.12, 0.09, 0.34, 0
 _TALLEST = 9.0
 
 
+@in_print_style
 def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
     """Draw score (upper) and loss (lower, nats per target token) against t in [0, 1], a pair of panels per transition.
 
@@ -58,82 +59,80 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
     """
     shown, kinds = transition_rows(profiles, barriers)
     lines = path_lines(kinds)
-    with print_style():
-        per_row = min(len(shown), max(1, min(PANELS_PER_ROW, 16 // len(lines))))
-        num_blocks = math.ceil(len(shown) / per_row)
-        width = single_column() if per_row == 1 else double_column()
-        panel = (width - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row
-        titles = _titles(shown, panel)
-        title_height = _TITLE + _TITLE_LINE * any("\n" in title for title in titles)
-        labels = table_lines(shown)
-        heights = dict(_PANEL_HEIGHT)
-        handles = _legend_handles(lines, shown)
-        columns = legend_columns([str(h.get_label()) for h in handles], width, 4)
-        notes = table_notes(shown, 1 if width == double_column() else 2)
-        notes_height = 0.05 + LINE * len(notes)
-        legend_height = notes_height + 0.135 * math.ceil(len(handles) / columns) + 0.06
-        fixed = title_height + _GAP + _TICKS + LINE * (len(labels) + (len(lines) > 1)) + _BLOCK_GAP
-        room = (_TALLEST - _HEAD - legend_height) / num_blocks - fixed
-        scale = min(1.0, max(0.6, room / sum(heights.values())))
-        heights = {name: height * scale for name, height in heights.items()}
-        block = fixed + sum(heights.values())
-        figure = new_figure(width, _HEAD + num_blocks * block + legend_height)
+    per_row = min(len(shown), max(1, min(PANELS_PER_ROW, 16 // len(lines))))
+    num_blocks = math.ceil(len(shown) / per_row)
+    width = single_column() if per_row == 1 else double_column()
+    panel = (width - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row
+    titles = _titles(shown, panel)
+    title_height = _TITLE + _TITLE_LINE * any("\n" in title for title in titles)
+    labels = table_lines(shown)
+    heights = dict(_PANEL_HEIGHT)
+    handles = _legend_handles(lines, shown)
+    columns = legend_columns([str(h.get_label()) for h in handles], width, 4)
+    notes = table_notes(shown, 1 if width == double_column() else 2)
+    notes_height = 0.05 + LINE * len(notes)
+    legend_height = notes_height + 0.135 * math.ceil(len(handles) / columns) + 0.06
+    fixed = title_height + _GAP + _TICKS + LINE * (len(labels) + (len(lines) > 1)) + _BLOCK_GAP
+    room = (_TALLEST - _HEAD - legend_height) / num_blocks - fixed
+    scale = min(1.0, max(0.6, room / sum(heights.values())))
+    heights = {name: height * scale for name, height in heights.items()}
+    block = fixed + sum(heights.values())
+    figure = new_figure(width, _HEAD + num_blocks * block + legend_height)
 
-        loss_scale, loss_limits = _loss_axis(shown, lines)
-        for i, transition in enumerate(shown):
-            row, column = divmod(i, per_row)
-            left = _LEFT + column * (panel + _BETWEEN)
-            top = figure.get_figheight() - _HEAD - row * block - title_height
-            score = add_axes(figure, left, top - heights["score"], panel, heights["score"])
-            base = top - heights["score"] - _GAP - heights["loss"]
-            loss = add_axes(figure, left, base, panel, heights["loss"])
-            _limit(score, "linear", (-0.05, 1.05), column == 0)
-            _limit(loss, loss_scale, loss_limits, column == 0)
-            score.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"] if column == 0 else [""] * 5)
-            score.tick_params(labelbottom=False)
-            score.set_title(titles[i], pad=3, linespacing=1.1)
-            if column == 0:
-                score.set_ylabel("score (0–1)")
-                loss.set_ylabel("loss (nats/token)" + "\n(log scale)" * (loss_scale == "log"))
-                for axes in (score, loss):
-                    axes.yaxis.set_label_coords(-0.40 / panel, 0.5)
-                    axes.yaxis.label.set(multialignment="center", va="bottom")
-            for quantity, axes in (("score", score), ("loss", loss)):
-                _draw(axes, transition, lines, quantity)
-            size = (panel, heights["loss"])
-            write_table(loss, transition, lines, labels, _TICKS + 0.02, size, labelled=column == 0)
-        ends = ("first adapter", "second") if are_adapters(shown[0].rows) else ("before", "after")
-        for row in range(num_blocks):
-            in_row = min(per_row, len(shown) - row * per_row)
-            y = figure.get_figheight() - _HEAD - row * block - title_height - sum(heights.values()) - _GAP - _TICKS
-            figure.text(
-                (_LEFT + (in_row * (panel + _BETWEEN) - _BETWEEN) / 2) / width,
-                (y + 0.03) / figure.get_figheight(),
-                f"position t on the path (0 = {ends[0]}, 1 = {ends[1]})",
-                ha="center",
-                va="bottom",
-            )
+    loss_scale, loss_limits = _loss_axis(shown, lines)
+    for i, transition in enumerate(shown):
+        row, column = divmod(i, per_row)
+        left = _LEFT + column * (panel + _BETWEEN)
+        top = figure.get_figheight() - _HEAD - row * block - title_height
+        score = add_axes(figure, left, top - heights["score"], panel, heights["score"])
+        base = top - heights["score"] - _GAP - heights["loss"]
+        loss = add_axes(figure, left, base, panel, heights["loss"])
+        _limit(score, "linear", (-0.05, 1.05), column == 0)
+        _limit(loss, loss_scale, loss_limits, column == 0)
+        score.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"] if column == 0 else [""] * 5)
+        score.tick_params(labelbottom=False)
+        score.set_title(titles[i], pad=3, linespacing=1.1)
+        if column == 0:
+            score.set_ylabel("score (0–1)")
+            loss.set_ylabel("loss (nats/token)" + "\n(log scale)" * (loss_scale == "log"))
+            for axes in (score, loss):
+                axes.yaxis.set_label_coords(-0.40 / panel, 0.5)
+                axes.yaxis.label.set(multialignment="center", va="bottom")
+        for quantity, axes in (("score", score), ("loss", loss)):
+            _draw(axes, transition, lines, quantity)
+        size = (panel, heights["loss"])
+        write_table(loss, transition, lines, labels, _TICKS + 0.02, size, labelled=column == 0)
+    ends = ("first adapter", "second") if are_adapters(shown[0].rows) else ("before", "after")
+    for row in range(num_blocks):
+        in_row = min(per_row, len(shown) - row * per_row)
+        y = figure.get_figheight() - _HEAD - row * block - title_height - sum(heights.values()) - _GAP - _TICKS
         figure.text(
-            0.05 / width,
-            1 - 0.05 / figure.get_figheight(),
-            whose(shown[0].rows) + (f": {next(iter(lines.values())).label}" if len(lines) == 1 else ""),
-            ha="left",
-            va="top",
-            color="#404040",
+            (_LEFT + (in_row * (panel + _BETWEEN) - _BETWEEN) / 2) / width,
+            (y + 0.03) / figure.get_figheight(),
+            f"position t on the path (0 = {ends[0]}, 1 = {ends[1]})",
+            ha="center",
+            va="bottom",
         )
-        figure.legend(
-            handles=handles,
-            loc="lower center",
-            bbox_to_anchor=(0.5, notes_height / figure.get_figheight()),
-            ncols=columns,
-            handlelength=2.4,
-            columnspacing=1.2,
-            borderaxespad=0,
-            borderpad=0.2,
-            labelspacing=0.25,
-        )
-        figure.text(0.5, 0.04 / figure.get_figheight(), "\n".join(notes), ha="center", va="bottom", linespacing=1.15)
-        figure.draw_without_rendering()  # makes the ticks while the style holds
+    figure.text(
+        0.05 / width,
+        1 - 0.05 / figure.get_figheight(),
+        whose(shown[0].rows) + (f": {next(iter(lines.values())).label}" if len(lines) == 1 else ""),
+        ha="left",
+        va="top",
+        color="#404040",
+    )
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, notes_height / figure.get_figheight()),
+        ncols=columns,
+        handlelength=2.4,
+        columnspacing=1.2,
+        borderaxespad=0,
+        borderpad=0.2,
+        labelspacing=0.25,
+    )
+    figure.text(0.5, 0.04 / figure.get_figheight(), "\n".join(notes), ha="center", va="bottom", linespacing=1.15)
     return figure
 
 

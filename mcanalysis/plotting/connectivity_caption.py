@@ -53,21 +53,21 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
             f"Brackets: 95 % intervals. {flagged}".rstrip()
         ]
     for transition in shown:
-        told = [f"{label_name(transition.start)} → {label_name(transition.end)}:"]
+        sentences = [f"{label_name(transition.start)} → {label_name(transition.end)}:"]
         has_old = "mean_old" in set(transition.rows.task)
         for kind, line in lines.items():
             tasks = ([("mean_old", "old tasks")] if has_old else []) + [(transition.new, transition.new)]
-            parts = [f"{_told(transition, kind, t, 'loss', 'chord_barrier')} ({words})" for t, words in tasks]
+            parts = [f"{_value_words(transition, kind, t, 'loss', 'chord_barrier')} ({words})" for t, words in tasks]
             sentence = f"  {line.label}: chord barrier of the loss {', '.join(parts)}"
             if not math.isnan(transition.number(kind, "mean", "score", "t_star")):
-                gain = _told(transition, kind, "mean", "score", "interpolation_gain", signed=True)
+                gain = _value_words(transition, kind, "mean", "score", "interpolation_gain", signed=True)
                 sentence += f"; gain {gain} at t* = {shown_number(transition.number(kind, 'mean', 'score', 't_star'))}"
-            told.append(sentence + ".")
-        paragraphs.append("\n".join(told))
+            sentences.append(sentence + ".")
+        paragraphs.append("\n".join(sentences))
     return "\n\n".join(paragraphs)
 
 
-def _told(
+def _value_words(
     transition: TransitionRows, kind: tuple[str, str], task: str, quantity: str, column: str, signed: bool = False
 ) -> str:
     value, low, high = (

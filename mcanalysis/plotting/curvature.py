@@ -19,9 +19,9 @@ from mcanalysis.plotting.style import (
     Mark,
     add_axes,
     double_column,
+    in_print_style,
     new_figure,
     plain_numbers,
-    print_style,
     shortened,
     single_column,
     strategy_marks,
@@ -34,6 +34,7 @@ _LINEAR = {"eigenvalues": 1.0, "forgetting": 0.1}  # below, the symmetric logari
 _LOSS = "nats/token"
 
 
+@in_print_style
 def plot_spectrum(spectrum: pd.DataFrame) -> Figure:
     """Draw the density of the Hessian's eigenvalues on a logarithmic axis, one panel per run (`spectrum.csv`).
 
@@ -44,29 +45,28 @@ def plot_spectrum(spectrum: pd.DataFrame) -> Figure:
     require_columns(spectrum, need, "spectrum")
     runs = _runs(spectrum, "spectrum")
     single = 1.0 / (spectrum.num_coordinates * spectrum.width * np.sqrt(2 * np.pi))
-    with print_style():
-        roles: list[tuple[Mark, Any, str]] = [
-            (ROLES["new"], "-", "the minimum's own task"),
-            (ROLES["old"], "--", "mean of the old tasks"),
-        ]
-        drawn = set(spectrum.task == "mean_old")
-        handles = [
-            Line2D([], [], color=mark.colour, linestyle=dashes, linewidth=1.0, label=words)
-            for (mark, dashes, words), is_old in zip(roles, (False, True), strict=True)
-            if is_old in drawn
-        ]
-        figure, panels = _panels(len(runs), 0.62, 1.45, handles)
-        top = 3 * spectrum.density.max()
-        for axes, (name, rows) in zip(panels, runs, strict=True):
-            for task, of_task in rows.groupby("task", sort=False):
-                mark = _role(str(task))
-                dashes = "--" if task == "mean_old" else "-"
-                axes.plot(of_task.eigenvalue, of_task.density, color=mark.colour, linestyle=dashes, linewidth=1.0)
-            axes.set_yscale("log")
-            axes.set_ylim(single.min() / 10, top)
-            axes.axvline(0.0, color=GREY, linewidth=0.5, zorder=0)
-            axes.set_title(f"{_label(name, runs)}, {shortened(str(rows.minimum.iloc[0]), 16)}", pad=3)
-        _name_axes(figure, panels, f"eigenvalue ({_LOSS} per unit²)", "density (per eigenvalue)")
+    roles: list[tuple[Mark, Any, str]] = [
+        (ROLES["new"], "-", "the minimum's own task"),
+        (ROLES["old"], "--", "mean of the old tasks"),
+    ]
+    drawn = set(spectrum.task == "mean_old")
+    handles = [
+        Line2D([], [], color=mark.colour, linestyle=dashes, linewidth=1.0, label=words)
+        for (mark, dashes, words), is_old in zip(roles, (False, True), strict=True)
+        if is_old in drawn
+    ]
+    figure, panels = _panels(len(runs), 0.62, 1.45, handles)
+    top = 3 * spectrum.density.max()
+    for axes, (name, rows) in zip(panels, runs, strict=True):
+        for task, of_task in rows.groupby("task", sort=False):
+            mark = _role(str(task))
+            dashes = "--" if task == "mean_old" else "-"
+            axes.plot(of_task.eigenvalue, of_task.density, color=mark.colour, linestyle=dashes, linewidth=1.0)
+        axes.set_yscale("log")
+        axes.set_ylim(single.min() / 10, top)
+        axes.axvline(0.0, color=GREY, linewidth=0.5, zorder=0)
+        axes.set_title(f"{_label(name, runs)}, {shortened(str(rows.minimum.iloc[0]), 16)}", pad=3)
+    _name_axes(figure, panels, f"eigenvalue ({_LOSS} per unit²)", "density (per eigenvalue)")
     return figure
 
 
@@ -91,6 +91,7 @@ def spectrum_caption(spectrum: pd.DataFrame) -> str:
     )
 
 
+@in_print_style
 def plot_eigenvalues(curvature: pd.DataFrame) -> Figure:
     """Draw the largest and the smallest eigenvalue at each minimum (`curvature.csv`), a line per run.
 
@@ -102,45 +103,42 @@ def plot_eigenvalues(curvature: pd.DataFrame) -> Figure:
     runs = _runs(curvature, "curvature")
     marks = _marks(runs)
     names = list(dict.fromkeys(curvature.minimum))
-    with print_style():
-        handles = [
-            Line2D([], [], color=m.colour, marker=m.marker, markersize=4, linewidth=1.0, label=_label(name, runs))
-            for (name, _), m in zip(runs, marks, strict=True)
-        ]
-        plain = {"color": GREY, "marker": "h", "markersize": 4, "linewidth": 1.0}
-        handles.append(Line2D([], [], label="filled: largest", **plain))
-        handles.append(Line2D([], [], label="open: smallest", linestyle="--", markerfacecolor="white", **plain))
-        if len(runs) == 1:
-            handles.append(
-                Line2D([], [], color=marks[0].colour, marker="o", markersize=1.8, linestyle="", label="next")
-            )
-        figure, panels = _panels(2, 1.02, 1.75, handles, double_column())
-        for axes, is_old, title in zip(
-            panels, (False, True), ("loss of the own task", "mean loss of the old tasks"), strict=True
-        ):
-            for number, ((name, rows), mark) in enumerate(zip(runs, marks, strict=True)):
-                shown = rows[(rows.task == "mean_old") == is_old]
-                aside = 0.3 * ((number + 0.5) / len(runs) - 0.5)
-                places = [names.index(m) + aside for m in shown.minimum]
-                style = {"color": mark.colour, "marker": mark.marker, "markersize": 4, "linewidth": 1.0}
-                axes.plot(places, shown.top_1, gid=f"top {' '.join(map(str, name))}", **style)
-                axes.plot(
-                    places, shown.bottom_1, linestyle="--", markerfacecolor="white",
-                    gid=f"bottom {' '.join(map(str, name))}", **style,
-                )  # fmt: skip
-                if len(runs) == 1:
-                    rest = [c for c in map(str, rows) if c.startswith(("top_", "bottom_")) and not c.endswith("_1")]
-                    for column in rest:
-                        axes.plot(places, shown[column], "o", color=mark.colour, markersize=1.8, markeredgewidth=0)
-            axes.axhline(0.0, color=GREY, linewidth=0.5, zorder=0)
-            axes.set_yscale("symlog", linthresh=_LINEAR["eigenvalues"], linscale=0.5)
-            plain_numbers(axes.yaxis)
-            axes.set_xlim(-0.4, len(names) - 0.6)
-            labels = [shortened(label_name(n), 12) for n in names]
-            axes.set_xticks(range(len(names)), labels, rotation=40, ha="right", rotation_mode="anchor")
-            axes.set_title(title, pad=3)
-        _share_limits(panels)
-        _name_axes(figure, panels, "minimum after the task", f"eigenvalue ({_LOSS} per unit²)")
+    handles = [
+        Line2D([], [], color=m.colour, marker=m.marker, markersize=4, linewidth=1.0, label=_label(name, runs))
+        for (name, _), m in zip(runs, marks, strict=True)
+    ]
+    plain = {"color": GREY, "marker": "h", "markersize": 4, "linewidth": 1.0}
+    handles.append(Line2D([], [], label="filled: largest", **plain))
+    handles.append(Line2D([], [], label="open: smallest", linestyle="--", markerfacecolor="white", **plain))
+    if len(runs) == 1:
+        handles.append(Line2D([], [], color=marks[0].colour, marker="o", markersize=1.8, linestyle="", label="next"))
+    figure, panels = _panels(2, 1.02, 1.75, handles, double_column())
+    for axes, is_old, title in zip(
+        panels, (False, True), ("loss of the own task", "mean loss of the old tasks"), strict=True
+    ):
+        for number, ((name, rows), mark) in enumerate(zip(runs, marks, strict=True)):
+            shown = rows[(rows.task == "mean_old") == is_old]
+            aside = 0.3 * ((number + 0.5) / len(runs) - 0.5)
+            places = [names.index(m) + aside for m in shown.minimum]
+            style = {"color": mark.colour, "marker": mark.marker, "markersize": 4, "linewidth": 1.0}
+            axes.plot(places, shown.top_1, gid=f"top {' '.join(map(str, name))}", **style)
+            axes.plot(
+                places, shown.bottom_1, linestyle="--", markerfacecolor="white",
+                gid=f"bottom {' '.join(map(str, name))}", **style,
+            )  # fmt: skip
+            if len(runs) == 1:
+                rest = [c for c in map(str, rows) if c.startswith(("top_", "bottom_")) and not c.endswith("_1")]
+                for column in rest:
+                    axes.plot(places, shown[column], "o", color=mark.colour, markersize=1.8, markeredgewidth=0)
+        axes.axhline(0.0, color=GREY, linewidth=0.5, zorder=0)
+        axes.set_yscale("symlog", linthresh=_LINEAR["eigenvalues"], linscale=0.5)
+        plain_numbers(axes.yaxis)
+        axes.set_xlim(-0.4, len(names) - 0.6)
+        labels = [shortened(label_name(n), 12) for n in names]
+        axes.set_xticks(range(len(names)), labels, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_title(title, pad=3)
+    _share_limits(panels)
+    _name_axes(figure, panels, "minimum after the task", f"eigenvalue ({_LOSS} per unit²)")
     return figure
 
 
@@ -155,6 +153,7 @@ def eigenvalues_caption(curvature: pd.DataFrame) -> str:
     )
 
 
+@in_print_style
 def plot_predicted_forgetting(forgetting: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
     """Draw measured against predicted forgetting (`predicted_forgetting.csv`), one large mark per transition and run.
 
@@ -167,46 +166,45 @@ def plot_predicted_forgetting(forgetting: pd.DataFrame, correlations: pd.DataFra
     require_columns(correlations, [*_RUN, "over", "predictor", "rho", "n"], "forgetting_correlations")
     runs = _runs(forgetting, "predicted_forgetting")
     marks = _marks(runs)
-    with print_style():
-        side = single_column() - _LEFT - _RIGHT
-        lines = len(runs) + 2
-        bottom = 0.42 + 0.135 * lines
-        figure = new_figure(single_column(), bottom + side * 0.85 + _RIGHT)
-        axes = add_axes(figure, _LEFT, bottom, side, side * 0.85)
-        handles = []
-        for (name, rows), mark in zip(runs, marks, strict=True):
-            single, mean = rows[rows.task != "mean_old"], rows[rows.task == "mean_old"]
-            axes.plot(
-                single.predicted, single.measured, mark.marker, color=mark.colour, markersize=2.2, alpha=0.55,
-                markeredgewidth=0, gid=f"tasks {' '.join(map(str, name))}",
-            )  # fmt: skip
-            drawn = axes.plot(
-                mean.predicted, mean.measured, mark.marker, color=mark.colour, markersize=5, markeredgecolor="black",
-                markeredgewidth=0.5, label=f"{_label(name, runs)}{_rho(correlations, name)}",
-                gid=f"transitions {' '.join(map(str, name))}",
-            )  # fmt: skip
-            handles += drawn
-        for which, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
-            getattr(axes, f"set_{which}scale")("symlog", linthresh=_LINEAR["forgetting"], linscale=0.7)
-            plain_numbers(axis)
-            axis.set_tick_params(which="minor", length=0)
-        for get, put in ((axes.get_xlim, axes.set_xlim), (axes.get_ylim, axes.set_ylim)):
-            left, right = get()  # 0 and the first power of ten belong to it, so that there are ticks to read
-            put(min(left, -0.3 * _LINEAR["forgetting"]), max(right, 1.3 * _LINEAR["forgetting"]))
-        low = min(axes.get_xlim()[0], axes.get_ylim()[0])
-        high = max(axes.get_xlim()[1], axes.get_ylim()[1])
-        line = np.concatenate([-np.geomspace(-low, 1e-3, 200), np.geomspace(1e-3, high, 200)]) if low < 0 else [0, high]
-        limits = axes.get_xlim(), axes.get_ylim()
-        axes.plot(line, line, color=GREY, linewidth=0.8, zorder=0, gid="identity")
-        axes.set(xlim=limits[0], ylim=limits[1])
-        axes.axhline(0, color=GREY, linewidth=0.4, linestyle=":", zorder=0)
-        axes.axvline(0, color=GREY, linewidth=0.4, linestyle=":", zorder=0)
-        axes.set_xlabel(f"predicted rise, g·Δ + ½ΔᵀHΔ ({_LOSS})", labelpad=2)
-        axes.set_ylabel(f"measured rise ({_LOSS})", labelpad=2)
-        small = {"linestyle": "", "marker": "o", "markersize": 2.2, "markeredgewidth": 0}
-        handles.append(Line2D([], [], color=GREY, label="small: single old tasks; large: their mean", **small))
-        handles.append(Line2D([], [], color=GREY, linewidth=0.8, label="measured = predicted"))
-        figure.legend(handles=handles, loc="lower center", borderaxespad=0.2, labelspacing=0.25, handlelength=1.8)
+    side = single_column() - _LEFT - _RIGHT
+    lines = len(runs) + 2
+    bottom = 0.42 + 0.135 * lines
+    figure = new_figure(single_column(), bottom + side * 0.85 + _RIGHT)
+    axes = add_axes(figure, _LEFT, bottom, side, side * 0.85)
+    handles = []
+    for (name, rows), mark in zip(runs, marks, strict=True):
+        single, mean = rows[rows.task != "mean_old"], rows[rows.task == "mean_old"]
+        axes.plot(
+            single.predicted, single.measured, mark.marker, color=mark.colour, markersize=2.2, alpha=0.55,
+            markeredgewidth=0, gid=f"tasks {' '.join(map(str, name))}",
+        )  # fmt: skip
+        drawn = axes.plot(
+            mean.predicted, mean.measured, mark.marker, color=mark.colour, markersize=5, markeredgecolor="black",
+            markeredgewidth=0.5, label=f"{_label(name, runs)}{_rho(correlations, name)}",
+            gid=f"transitions {' '.join(map(str, name))}",
+        )  # fmt: skip
+        handles += drawn
+    for which, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        getattr(axes, f"set_{which}scale")("symlog", linthresh=_LINEAR["forgetting"], linscale=0.7)
+        plain_numbers(axis)
+        axis.set_tick_params(which="minor", length=0)
+    for get, put in ((axes.get_xlim, axes.set_xlim), (axes.get_ylim, axes.set_ylim)):
+        left, right = get()  # 0 and the first power of ten belong to it, so that there are ticks to read
+        put(min(left, -0.3 * _LINEAR["forgetting"]), max(right, 1.3 * _LINEAR["forgetting"]))
+    low = min(axes.get_xlim()[0], axes.get_ylim()[0])
+    high = max(axes.get_xlim()[1], axes.get_ylim()[1])
+    line = np.concatenate([-np.geomspace(-low, 1e-3, 200), np.geomspace(1e-3, high, 200)]) if low < 0 else [0, high]
+    limits = axes.get_xlim(), axes.get_ylim()
+    axes.plot(line, line, color=GREY, linewidth=0.8, zorder=0, gid="identity")
+    axes.set(xlim=limits[0], ylim=limits[1])
+    axes.axhline(0, color=GREY, linewidth=0.4, linestyle=":", zorder=0)
+    axes.axvline(0, color=GREY, linewidth=0.4, linestyle=":", zorder=0)
+    axes.set_xlabel(f"predicted rise, g·Δ + ½ΔᵀHΔ ({_LOSS})", labelpad=2)
+    axes.set_ylabel(f"measured rise ({_LOSS})", labelpad=2)
+    small = {"linestyle": "", "marker": "o", "markersize": 2.2, "markeredgewidth": 0}
+    handles.append(Line2D([], [], color=GREY, label="small: single old tasks; large: their mean", **small))
+    handles.append(Line2D([], [], color=GREY, linewidth=0.8, label="measured = predicted"))
+    figure.legend(handles=handles, loc="lower center", borderaxespad=0.2, labelspacing=0.25, handlelength=1.8)
     return figure
 
 
@@ -313,13 +311,3 @@ def _name_axes(figure: Figure, panels: list[Axes], across: str, up: str) -> None
             axes.set_xlabel(across, labelpad=2)
     else:
         figure.text(0.5, 0.26 / figure.get_figheight(), across, ha="center", va="baseline")
-
-
-__all__ = [
-    "eigenvalues_caption",
-    "plot_eigenvalues",
-    "plot_predicted_forgetting",
-    "plot_spectrum",
-    "predicted_forgetting_caption",
-    "spectrum_caption",
-]

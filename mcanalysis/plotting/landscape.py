@@ -27,8 +27,8 @@ from mcanalysis.plotting.style import (
     VERMILLION,
     add_axes,
     double_column,
+    in_print_style,
     new_figure,
-    print_style,
     shortened,
     single_column,
     strategy_name,
@@ -59,6 +59,7 @@ class _Sheet(NamedTuple):
     anchors: pd.DataFrame  # name, x, y, in order
 
 
+@in_print_style
 def plot_plane(landscape: pd.DataFrame, trajectory: pd.DataFrame | None = None) -> Figure:
     """Draw a grid over a plane: each node's value as the colour of its cell, contour lines, minima and trajectories.
 
@@ -77,42 +78,40 @@ def plot_plane(landscape: pd.DataFrame, trajectory: pd.DataFrame | None = None) 
     """
     sheet = _sheet(landscape)
     walks = _walks(trajectory)
-    with print_style():
-        width = single_column() if len(sheet.panels) == 1 else double_column()
-        per_row = min(3, len(sheet.panels))
-        num_rows = math.ceil(len(sheet.panels) / per_row)
-        (x0, x1), (y0, y1) = _limits(sheet.xs), _limits(sheet.ys)
-        room = (width - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row
-        height = min(room * (y1 - y0) / (x1 - x0), _TALLEST)
-        across = min(room, height * (x1 - x0) / (y1 - y0))
-        handles = _handles(sheet, walks)
-        columns = legend_columns([str(h.get_label()) for h in handles], width, 3)
-        legend = _ROW * math.ceil(len(handles) / columns) + _FOOT
-        block = _TITLE + height + _AXIS + _BAR + _BAR_TEXT
-        figure = new_figure(width, _HEAD + num_rows * block + legend)
-        for i, panel in enumerate(sheet.panels):
-            row, column = divmod(i, per_row)
-            left = _LEFT + column * (room + _BETWEEN) + (room - across) / 2
-            top = figure.get_figheight() - _HEAD - row * block - _TITLE
-            axes = add_axes(figure, left, top - height, across, height)
-            axes.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal")
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(MaxNLocator(5))
-            axes.set_title(panel.title, pad=3)
-            axes.set_xlabel(_axis_label(landscape), labelpad=1)
-            if column == 0:
-                axes.set_ylabel(_axis_label(landscape), labelpad=2)
-            axes.tick_params(labelleft=column == 0)
-            bar = add_axes(figure, left, top - height - _AXIS - _BAR, across, _BAR)
-            _draw(axes, bar, sheet, panel)
-            _draw_walks(axes, walks)
-            _draw_anchors(axes, sheet, walks)
-        figure.text(0.05 / width, 1 - 0.04 / figure.get_figheight(), _whose(landscape), va="top", color="#404040")
-        figure.legend(
-            handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()), ncols=columns,
-            handlelength=2.2, columnspacing=1.2, borderaxespad=0, borderpad=0.1, labelspacing=0.25,
-        )  # fmt: skip
-        figure.draw_without_rendering()
+    width = single_column() if len(sheet.panels) == 1 else double_column()
+    per_row = min(3, len(sheet.panels))
+    num_rows = math.ceil(len(sheet.panels) / per_row)
+    (x0, x1), (y0, y1) = _limits(sheet.xs), _limits(sheet.ys)
+    room = (width - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row
+    height = min(room * (y1 - y0) / (x1 - x0), _TALLEST)
+    across = min(room, height * (x1 - x0) / (y1 - y0))
+    handles = _handles(sheet, walks)
+    columns = legend_columns([str(h.get_label()) for h in handles], width, 3)
+    legend = _ROW * math.ceil(len(handles) / columns) + _FOOT
+    block = _TITLE + height + _AXIS + _BAR + _BAR_TEXT
+    figure = new_figure(width, _HEAD + num_rows * block + legend)
+    for i, panel in enumerate(sheet.panels):
+        row, column = divmod(i, per_row)
+        left = _LEFT + column * (room + _BETWEEN) + (room - across) / 2
+        top = figure.get_figheight() - _HEAD - row * block - _TITLE
+        axes = add_axes(figure, left, top - height, across, height)
+        axes.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))
+        axes.set_title(panel.title, pad=3)
+        axes.set_xlabel(_axis_label(landscape), labelpad=1)
+        if column == 0:
+            axes.set_ylabel(_axis_label(landscape), labelpad=2)
+        axes.tick_params(labelleft=column == 0)
+        bar = add_axes(figure, left, top - height - _AXIS - _BAR, across, _BAR)
+        _draw(axes, bar, sheet, panel)
+        _draw_walks(axes, walks)
+        _draw_anchors(axes, sheet, walks)
+    figure.text(0.05 / width, 1 - 0.04 / figure.get_figheight(), _whose(landscape), va="top", color="#404040")
+    figure.legend(
+        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()), ncols=columns,
+        handlelength=2.2, columnspacing=1.2, borderaxespad=0, borderpad=0.1, labelspacing=0.25,
+    )  # fmt: skip
     return figure
 
 
@@ -128,7 +127,7 @@ def plane_caption(landscape: pd.DataFrame, trajectory: pd.DataFrame | None = Non
         f"{_axis_label(landscape)}, across from the first point along the way to the second, and up at right angles. "
         f"{examples_per_task(_rows(landscape))}".rstrip()
     ]
-    told = []
+    measured = []
     for letter, (_, anchor) in zip("abcdefgh", sheet.anchors.iterrows(), strict=False):
         rows = _rows(landscape)
         own = rows[rows.anchor == anchor.anchor]
@@ -136,9 +135,11 @@ def plane_caption(landscape: pd.DataFrame, trajectory: pd.DataFrame | None = Non
         for panel in sheet.panels:
             quantity, task = panel.gid.split(" ", 1)
             values.append(f"{panel.title} {_number(float(own.loc[own.task == task, quantity].iloc[0]))}")
-        told.append(f"{letter} = {anchor.anchor} at ({_number(anchor.x)}, {_number(anchor.y)}): {', '.join(values)}")
-    if told:
-        parts.append("Measured exactly: " + "; ".join(told) + ".")
+        measured.append(
+            f"{letter} = {anchor.anchor} at ({_number(anchor.x)}, {_number(anchor.y)}): {', '.join(values)}"
+        )
+    if measured:
+        parts.append("Measured exactly: " + "; ".join(measured) + ".")
     for learner, walk in _walks(trajectory).items():
         parts.append(
             f"Training of {learner}: {len(walk)} snapshots, steps {walk.step.min()} to {walk.step.max()}, projected, "
@@ -345,6 +346,3 @@ def _number(value: float) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     return f"{value:.3g}".replace("-", "−")
-
-
-__all__ = ["plane_caption", "plane_rows", "plot_plane"]

@@ -19,12 +19,13 @@ from mcanalysis.plotting.similarity_panels import (
     row_of_axes,
     rows_of_learner,
 )
-from mcanalysis.plotting.style import double_column, new_figure, print_style, strategy_name
+from mcanalysis.plotting.style import double_column, in_print_style, new_figure, strategy_name
 from mcanalysis.plotting.weight_similarity import WEIGHT_COLUMNS, place_of
 
 _HEIGHT, _TICKS, _HEAD = 1.7, 0.40, 0.34
 
 
+@in_print_style
 def plot_layers(cka: pd.DataFrame, distances: pd.DataFrame, learner: str) -> Figure:
     """Draw CKA (left) and ‖ΔW_b − ΔW_a‖ (right) of successive minima against the layer, a line per minimum reached.
 
@@ -43,28 +44,27 @@ def plot_layers(cka: pd.DataFrame, distances: pd.DataFrame, learner: str) -> Fig
     marks = minimum_marks(alike)
     layers = sorted({*alike.layer, *apart.layer})
     legend = 0.14 * legend_rows(minimum_labels(marks), double_column(), 4) + 0.08
-    with print_style():
-        figure = new_figure(double_column(), _HEAD + _HEIGHT + _TICKS + legend)
-        panels = row_of_axes(figure, 2, legend + _TICKS, _HEIGHT, between=0.56)
-        for i, (end, (colour, marker)) in enumerate(marks.items()):
-            aside = 0.5 * ((i + 0.5) / len(marks) - 0.5)
-            style = {"color": colour, "marker": marker, "markersize": 3.0, "linewidth": 0.8, "elinewidth": 0.7}
-            line = alike[alike.end == end].sort_values("layer")
-            panels[0].errorbar(line.layer + aside, line.cka, error_bars(line, "cka"), gid=f"cka {end}", **style)
-            line = apart[apart.end == end].sort_values("layer")
-            bars = [line.distance_mean - line.distance_min, line.distance_max - line.distance_mean]
-            panels[1].errorbar(
-                line.layer + aside, line.distance_mean, np.clip(bars, 0, None), gid=f"distance {end}", **style
-            )
-        for axes, letter in zip(panels, "ab", strict=True):
-            axes.set_xticks(layers if len(layers) <= 8 else layers[:: math.ceil(len(layers) / 8)])
-            axes.set_xlim(min(layers) - 0.5, max(layers) + 0.5)
-            axes.set_xlabel("layer", labelpad=2)
-            axes.set_title(letter, loc="left", fontweight="bold", pad=3)
-        panels[0].set_ylabel("CKA with the minimum before (≤ 1)", labelpad=2)
-        panels[1].set_ylabel("‖change of ΔW‖, mean and range", labelpad=2)
-        panels[1].set_ylim(bottom=0)
-        finish(figure, alike, learner, ", successive minima", marks, 4)
+    figure = new_figure(double_column(), _HEAD + _HEIGHT + _TICKS + legend)
+    panels = row_of_axes(figure, 2, legend + _TICKS, _HEIGHT, between=0.56)
+    for i, (end, (colour, marker)) in enumerate(marks.items()):
+        aside = 0.5 * ((i + 0.5) / len(marks) - 0.5)
+        style = {"color": colour, "marker": marker, "markersize": 3.0, "linewidth": 0.8, "elinewidth": 0.7}
+        line = alike[alike.end == end].sort_values("layer")
+        panels[0].errorbar(line.layer + aside, line.cka, error_bars(line, "cka"), gid=f"cka {end}", **style)
+        line = apart[apart.end == end].sort_values("layer")
+        bars = [line.distance_mean - line.distance_min, line.distance_max - line.distance_mean]
+        panels[1].errorbar(
+            line.layer + aside, line.distance_mean, np.clip(bars, 0, None), gid=f"distance {end}", **style
+        )
+    for axes, letter in zip(panels, "ab", strict=True):
+        axes.set_xticks(layers if len(layers) <= 8 else layers[:: math.ceil(len(layers) / 8)])
+        axes.set_xlim(min(layers) - 0.5, max(layers) + 0.5)
+        axes.set_xlabel("layer", labelpad=2)
+        axes.set_title(letter, loc="left", fontweight="bold", pad=3)
+    panels[0].set_ylabel("CKA with the minimum before (≤ 1)", labelpad=2)
+    panels[1].set_ylabel("‖change of ΔW‖, mean and range", labelpad=2)
+    panels[1].set_ylim(bottom=0)
+    finish(figure, alike, learner, ", successive minima", marks, 4)
     return figure
 
 
@@ -96,6 +96,3 @@ def layers_caption(cka: pd.DataFrame, distances: pd.DataFrame, learner: str) -> 
         "data do. 1: alike up to rotation and scale; the estimate can be below 0. (b) Frobenius norm of the change of "
         "ΔW; marker: mean over a layer's adapted modules, bar: from the smallest to the largest, not an interval."
     )
-
-
-__all__ = ["layer_rows", "layers_caption", "plot_layers"]

@@ -31,9 +31,9 @@ from mcanalysis.plotting.style import (
     GREY,
     VERMILLION,
     double_column,
+    in_print_style,
     new_figure,
     plain_numbers,
-    print_style,
     shortened,
     single_column,
 )
@@ -49,6 +49,7 @@ PREDICTION_COLUMNS = (
 KL_LINEAR_TO = 1e-3  # nats per token; the axis is logarithmic from here on
 
 
+@in_print_style
 def plot_cka(cka: pd.DataFrame, learner: str) -> Figure:
     """Draw linear CKA against the layer, one line per minimum reached, mean over the tasks learned before it.
 
@@ -64,31 +65,31 @@ def plot_cka(cka: pd.DataFrame, learner: str) -> Figure:
     width = single_column() if len(shown) == 1 else double_column()
     per_row = 2 if width == single_column() else 4
     legend = 0.14 * legend_rows(minimum_labels(marks), width, per_row) + 0.08
-    with print_style():
-        figure = new_figure(width, 0.34 + 1.75 + 0.40 + legend)
-        panels = row_of_axes(figure, len(shown), legend + 0.40, 1.75)
-        numbers = sorted(rows.layer.unique())
-        low = float(np.nanmin([rows.cka_low.min(), rows.cka.min(), 0.9]))
-        for axes, comparison in zip(panels, shown, strict=True):
-            of_panel = rows[rows.comparison == comparison]
-            for i, (end, (colour, marker)) in enumerate(marks.items()):
-                line = of_panel[of_panel.end == end].sort_values("layer")
-                aside = 0.4 * ((i + 0.5) / len(marks) - 0.5)
-                axes.errorbar(
-                    line.layer + aside, line.cka, error_bars(line, "cka"), color=colour, marker=marker, markersize=3.2,
-                    linewidth=0.9, elinewidth=0.6, gid=f"{comparison} {end}",
-                )  # fmt: skip
-            axes.set_title(COMPARISONS[comparison], pad=3)
-            axes.set_xlabel("layer", labelpad=2)
-            axes.set_xticks(numbers if len(numbers) <= 8 else numbers[:: math.ceil(len(numbers) / 8)])
-            axes.set_ylim(low - 0.03 * (1.0 - low), 1.0 + 0.03 * (1.0 - low) + 0.005)
-            axes.axhline(1.0, color=GREY, linewidth=0.5, zorder=0)
-            axes.tick_params(labelleft=axes is panels[0])
-        panels[0].set_ylabel("linear CKA (unbiased)")
-        finish(figure, rows, learner, ", test split, mean over old tasks", marks, per_row)
+    figure = new_figure(width, 0.34 + 1.75 + 0.40 + legend)
+    panels = row_of_axes(figure, len(shown), legend + 0.40, 1.75)
+    numbers = sorted(rows.layer.unique())
+    low = float(np.nanmin([rows.cka_low.min(), rows.cka.min(), 0.9]))
+    for axes, comparison in zip(panels, shown, strict=True):
+        of_panel = rows[rows.comparison == comparison]
+        for i, (end, (colour, marker)) in enumerate(marks.items()):
+            line = of_panel[of_panel.end == end].sort_values("layer")
+            aside = 0.4 * ((i + 0.5) / len(marks) - 0.5)
+            axes.errorbar(
+                line.layer + aside, line.cka, error_bars(line, "cka"), color=colour, marker=marker, markersize=3.2,
+                linewidth=0.9, elinewidth=0.6, gid=f"{comparison} {end}",
+            )  # fmt: skip
+        axes.set_title(COMPARISONS[comparison], pad=3)
+        axes.set_xlabel("layer", labelpad=2)
+        axes.set_xticks(numbers if len(numbers) <= 8 else numbers[:: math.ceil(len(numbers) / 8)])
+        axes.set_ylim(low - 0.03 * (1.0 - low), 1.0 + 0.03 * (1.0 - low) + 0.005)
+        axes.axhline(1.0, color=GREY, linewidth=0.5, zorder=0)
+        axes.tick_params(labelleft=axes is panels[0])
+    panels[0].set_ylabel("linear CKA (unbiased)")
+    finish(figure, rows, learner, ", test split, mean over old tasks", marks, per_row)
     return figure
 
 
+@in_print_style
 def plot_predictions(predictions: pd.DataFrame, learner: str) -> Figure:
     """Draw churn (left) and KL divergence (right, nats per target token) on the tasks learned before each minimum.
 
@@ -107,35 +108,31 @@ def plot_predictions(predictions: pd.DataFrame, learner: str) -> Figure:
     styles = {"successive": (BLUE, "o"), "base": (VERMILLION, "s"), "learners": (GREY, "^")}
     longest = max(len(shortened(label_name(end), 14)) for end in ends)
     bottom = 0.12 + 0.056 * (longest + 2) * math.sin(math.radians(50)) + 0.24
-    with print_style():
-        figure = new_figure(double_column(), 0.34 + 1.5 + bottom)
-        panels = row_of_axes(figure, 2, bottom, 1.5, between=0.55)
-        for axes, name in zip(panels, ("churn", "kl"), strict=True):
-            for i, (comparison, (colour, marker)) in enumerate(styles.items()):
-                line = rows[rows.comparison == comparison]
-                if line.empty:
-                    continue
-                places = [ends.index(end) + 0.12 * (i - 1) for end in line.end]
-                axes.errorbar(
-                    places, line[name], error_bars(line, name), color=colour, marker=marker, markersize=3.4,
-                    linestyle="none", elinewidth=0.8, gid=f"{name} {comparison}",
-                )  # fmt: skip
-                if axes is panels[0]:
-                    label = COMPARISONS[comparison]
-                    handles.append(
-                        Line2D([], [], color=colour, marker=marker, markersize=3.4, linewidth=0.8, label=label)
-                    )
-            name_minima(axes, ends, "x")
-            if name == "kl":
-                _kl_axis(axes, float(rows.kl_low.min()), float(rows.kl_high.max()))
-            else:
-                axes.set_ylim(-0.03, 1.03)
-            axes.set_xlim(-0.5, len(ends) - 0.5)
-        panels[0].set_ylabel("churn (share of answers)")
-        panels[1].set_ylabel("KL(before‖after) (nats/token)")
-        write_head(figure, rows, learner, ", test split, mean over old tasks")
-        figure.legend(handles=handles, loc="lower center", ncols=3, borderaxespad=0.3, columnspacing=1.2)
-        figure.draw_without_rendering()
+    figure = new_figure(double_column(), 0.34 + 1.5 + bottom)
+    panels = row_of_axes(figure, 2, bottom, 1.5, between=0.55)
+    for axes, name in zip(panels, ("churn", "kl"), strict=True):
+        for i, (comparison, (colour, marker)) in enumerate(styles.items()):
+            line = rows[rows.comparison == comparison]
+            if line.empty:
+                continue
+            places = [ends.index(end) + 0.12 * (i - 1) for end in line.end]
+            axes.errorbar(
+                places, line[name], error_bars(line, name), color=colour, marker=marker, markersize=3.4,
+                linestyle="none", elinewidth=0.8, gid=f"{name} {comparison}",
+            )  # fmt: skip
+            if axes is panels[0]:
+                label = COMPARISONS[comparison]
+                handles.append(Line2D([], [], color=colour, marker=marker, markersize=3.4, linewidth=0.8, label=label))
+        name_minima(axes, ends, "x")
+        if name == "kl":
+            _kl_axis(axes, float(rows.kl_low.min()), float(rows.kl_high.max()))
+        else:
+            axes.set_ylim(-0.03, 1.03)
+        axes.set_xlim(-0.5, len(ends) - 0.5)
+    panels[0].set_ylabel("churn (share of answers)")
+    panels[1].set_ylabel("KL(before‖after) (nats/token)")
+    write_head(figure, rows, learner, ", test split, mean over old tasks")
+    figure.legend(handles=handles, loc="lower center", ncols=3, borderaxespad=0.3, columnspacing=1.2)
     return figure
 
 

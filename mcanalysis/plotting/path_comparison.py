@@ -31,9 +31,9 @@ from mcanalysis.plotting.style import (
     Mark,
     add_axes,
     double_column,
+    in_print_style,
     new_figure,
     path_lines,
-    print_style,
     shortened,
     strategy_name,
 )
@@ -48,6 +48,7 @@ _QUANTITIES = (
 )
 
 
+@in_print_style
 def plot_path_comparison(barriers: pd.DataFrame) -> Figure:
     """Draw, per transition and kind of path, the chord barrier of the old tasks' loss (left) and the gain (right).
 
@@ -61,46 +62,44 @@ def plot_path_comparison(barriers: pd.DataFrame) -> Figure:
     marks = {kind: Mark(*_MARKS[i % len(_MARKS)], line.label) for i, (kind, line) in enumerate(kinds.items())}
     pairs = transitions_of(rows)
     names = [f"{shortened(label_name(a), 12)} → {shortened(label_name(b), 12)}" for a, b in pairs]
-    with print_style():
-        width = (double_column() - _LEFT - _RIGHT - _BETWEEN) / 2
-        longest = _LETTER * max(map(len, names))
-        angle = _ANGLE if longest > width / len(pairs) else 0.0
-        below = (0.12 if angle else 0.26) + longest * math.sin(math.radians(angle))
-        labels = [mark.label for mark in marks.values()]
-        columns = legend_columns(labels, double_column(), 4)
-        legend = 0.16 * math.ceil(len(marks) / columns) + 0.08
-        figure = new_figure(double_column(), _HEAD + _HEIGHT + below + legend)
-        for i, (column, task, quantity, words) in enumerate(_QUANTITIES):
-            axes = add_axes(figure, _LEFT + i * (width + _BETWEEN), legend + below, width, _HEIGHT)
-            own = rows[(rows.task == task) & (rows.quantity == quantity)]
-            axes.axhline(0, color=GREY, linewidth=0.6, zorder=0.5)
-            for k, (kind, mark) in enumerate(marks.items()):
-                aside = 0.62 * ((k + 0.5) / len(marks) - 0.5)
-                of_kind = own[(own.path == kind[0]) & (own.space == kind[1])].set_index(["start", "end"])
-                of_kind = of_kind.reindex(pd.MultiIndex.from_tuples(pairs))
-                value = of_kind[column].to_numpy(float)
-                bars = [value - of_kind[f"{column}_low"], of_kind[f"{column}_high"] - value]
-                axes.errorbar(
-                    np.arange(len(pairs)) + aside, value, np.nan_to_num(np.clip(bars, 0, None)), linestyle="none",
-                    color=mark.colour, marker=mark.marker, markersize=3.4, markeredgecolor=BLACK, markeredgewidth=0.4,
-                    elinewidth=0.9, label=mark.label, gid=f"{column} {'-'.join(kind)}",
-                )  # fmt: skip
-            _scale(axes, own[column].to_numpy(float) if column == "chord_barrier" else np.zeros(0))
-            axes.set_xlim(-0.5, len(pairs) - 0.5)
-            side = "right" if angle else "center"
-            axes.set_xticks(range(len(pairs)), names, rotation=angle, ha=side, rotation_mode="anchor")
-            for border in range(len(pairs) - 1):
-                axes.axvline(border + 0.5, color="#E4E4E4", linewidth=0.5, zorder=0.4)
-            axes.set_title("ab"[i], loc="left", fontweight="bold", pad=3)
-            axes.set_ylabel(words, labelpad=2)
-        row = rows.iloc[0]
-        head = f"{strategy_name(row.strategy)}, {row.learner} adapter, seed {row.seed}, test split"
-        figure.text(0.05 / double_column(), 1 - 0.05 / figure.get_figheight(), head, va="top", color="#404040")
-        handles, _ = figure.axes[0].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="lower center", ncols=columns, borderaxespad=0.2, columnspacing=1.2, handletextpad=0.4
-        )
-        figure.draw_without_rendering()
+    width = (double_column() - _LEFT - _RIGHT - _BETWEEN) / 2
+    longest = _LETTER * max(map(len, names))
+    angle = _ANGLE if longest > width / len(pairs) else 0.0
+    below = (0.12 if angle else 0.26) + longest * math.sin(math.radians(angle))
+    labels = [mark.label for mark in marks.values()]
+    columns = legend_columns(labels, double_column(), 4)
+    legend = 0.16 * math.ceil(len(marks) / columns) + 0.08
+    figure = new_figure(double_column(), _HEAD + _HEIGHT + below + legend)
+    for i, (column, task, quantity, words) in enumerate(_QUANTITIES):
+        axes = add_axes(figure, _LEFT + i * (width + _BETWEEN), legend + below, width, _HEIGHT)
+        own = rows[(rows.task == task) & (rows.quantity == quantity)]
+        axes.axhline(0, color=GREY, linewidth=0.6, zorder=0.5)
+        for k, (kind, mark) in enumerate(marks.items()):
+            aside = 0.62 * ((k + 0.5) / len(marks) - 0.5)
+            of_kind = own[(own.path == kind[0]) & (own.space == kind[1])].set_index(["start", "end"])
+            of_kind = of_kind.reindex(pd.MultiIndex.from_tuples(pairs))
+            value = of_kind[column].to_numpy(float)
+            bars = [value - of_kind[f"{column}_low"], of_kind[f"{column}_high"] - value]
+            axes.errorbar(
+                np.arange(len(pairs)) + aside, value, np.nan_to_num(np.clip(bars, 0, None)), linestyle="none",
+                color=mark.colour, marker=mark.marker, markersize=3.4, markeredgecolor=BLACK, markeredgewidth=0.4,
+                elinewidth=0.9, label=mark.label, gid=f"{column} {'-'.join(kind)}",
+            )  # fmt: skip
+        _scale(axes, own[column].to_numpy(float) if column == "chord_barrier" else np.zeros(0))
+        axes.set_xlim(-0.5, len(pairs) - 0.5)
+        side = "right" if angle else "center"
+        axes.set_xticks(range(len(pairs)), names, rotation=angle, ha=side, rotation_mode="anchor")
+        for border in range(len(pairs) - 1):
+            axes.axvline(border + 0.5, color="#E4E4E4", linewidth=0.5, zorder=0.4)
+        axes.set_title("ab"[i], loc="left", fontweight="bold", pad=3)
+        axes.set_ylabel(words, labelpad=2)
+    row = rows.iloc[0]
+    head = f"{strategy_name(row.strategy)}, {row.learner} adapter, seed {row.seed}, test split"
+    figure.text(0.05 / double_column(), 1 - 0.05 / figure.get_figheight(), head, va="top", color="#404040")
+    handles, _ = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="lower center", ncols=columns, borderaxespad=0.2, columnspacing=1.2, handletextpad=0.4
+    )
     return figure
 
 
@@ -142,6 +141,3 @@ def _scale(axes: Axes, values: np.ndarray) -> None:
         axes.set_yscale("symlog", linthresh=_LINEAR, linscale=0.5)
         axes.set_ylim(bottom=-_LINEAR / 3)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-
-
-__all__ = ["compared_rows", "path_comparison_caption", "plot_path_comparison"]

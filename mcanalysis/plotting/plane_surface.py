@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 from mpl_toolkits.mplot3d import Axes3D
 
-from mcanalysis.plotting.style import BLACK, TEXT_SIZE, VERMILLION, new_figure, print_style, shortened, single_column
+from mcanalysis.plotting.style import BLACK, TEXT_SIZE, VERMILLION, in_print_style, new_figure, shortened, single_column
 
 _HALO = [Stroke(linewidth=1.8, foreground="white"), Normal()]
 _ROUND = [float(f"{digit}e{power}") for power in range(-9, 10) for digit in (1, 2, 5)]
 
 
+@in_print_style
 def plot_surface(
     xs: np.ndarray,
     ys: np.ndarray,
@@ -26,10 +27,8 @@ def plot_surface(
     **rest: Any,
 ) -> Figure:
     """Draw a surface on a figure of its own, of one column's width; the arguments are those of `add_surface`."""
-    with print_style():
-        figure = new_figure(single_column(), 2.9)
-        add_surface(figure, (0.0, 0.02, 0.92, 0.98), xs, ys, heights, elevation=elevation, azimuth=azimuth, **rest)
-        figure.draw_without_rendering()
+    figure = new_figure(single_column(), 2.9)
+    add_surface(figure, (0.0, 0.02, 0.92, 0.98), xs, ys, heights, elevation=elevation, azimuth=azimuth, **rest)
     return figure
 
 

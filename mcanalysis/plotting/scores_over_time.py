@@ -18,8 +18,8 @@ from mcanalysis.plotting.style import (
     Mark,
     add_axes,
     double_column,
+    in_print_style,
     new_figure,
-    print_style,
     shortened,
     strategy_marks,
 )
@@ -31,6 +31,7 @@ _LEFT, _RIGHT, _BETWEEN, _TITLE, _HEIGHT, _GAP, _TICKS, _LEGEND_ROW = 0.42, 0.08
 _MOST_TICKS = 9
 
 
+@in_print_style
 def plot_scores_over_time(scores: pd.DataFrame) -> Figure:
     """Draw the score (0–1) of each task against the number of tasks learned, a panel per task, a line per strategy.
 
@@ -57,39 +58,37 @@ def plot_scores_over_time(scores: pd.DataFrame) -> Figure:
     lowest_value = min(0.0, *(float(rows.score.min()) for _, _, rows in panels))
     most = int((double_column() - _LEFT - _RIGHT + _BETWEEN) / (_NARROWEST + _BETWEEN))
     per_row = -(-len(panels) // -(-len(panels) // most))  # rows as full as they can be
-    with print_style():
-        num_rows = math.ceil(len(panels) / per_row)
-        handles = [
-            Line2D([], [], color=m.colour, marker=m.marker, markersize=3.4, linewidth=1.2, label=m.label)
-            for m in marks.values()
-        ]
-        if scores.seed.nunique() > 1:
-            handles.append(Line2D([], [], color=GREY, linewidth=0.5, label="each seed"))
-        columns = legend_columns([str(h.get_label()) for h in handles], double_column(), 6)
-        legend = _LEGEND_ROW * math.ceil(len(handles) / columns) + 0.06
-        block = _TITLE + _HEIGHT + _GAP
-        figure = new_figure(double_column(), num_rows * block - _GAP + _TICKS + legend + 0.05)
-        width = (double_column() - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row
-        for i, (name, number, rows) in enumerate(panels):
-            row, place = divmod(i, per_row)
-            bottom = figure.get_figheight() - 0.05 - row * block - _TITLE - _HEIGHT
-            axes = add_axes(figure, _LEFT + place * (width + _BETWEEN), bottom, width, _HEIGHT)
-            _draw(axes, rows, marks, number)
-            axes.set_title(name if number == 0 else f"{number} {shortened(name, 16)}", pad=3)
-            axes.set(xlim=(-0.15, last + 0.15), ylim=(lowest_value - 0.05, 1.05))
-            axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-            if name == FORGETTING:
-                axes.axhline(0.0, color=GREY, linewidth=0.4, zorder=0.5)
-            lowest = i + per_row >= len(panels)
-            axes.set_xticks(ticks, [str(n) for n in ticks] if lowest else [""] * len(ticks))
-            axes.tick_params(labelleft=place == 0)
-            if place == 0:
-                axes.set_ylabel("score (0–1)", labelpad=2)
-        middle = (_LEFT + (per_row * (width + _BETWEEN) - _BETWEEN) / 2) / double_column()
-        up = (legend + 0.03) / figure.get_figheight()
-        figure.text(middle, up, "after task (0 = base)", ha="center", va="bottom")
-        figure.legend(handles=handles, loc="lower center", ncols=columns, borderaxespad=0.2, columnspacing=1.4)
-        figure.draw_without_rendering()
+    num_rows = math.ceil(len(panels) / per_row)
+    handles = [
+        Line2D([], [], color=m.colour, marker=m.marker, markersize=3.4, linewidth=1.2, label=m.label)
+        for m in marks.values()
+    ]
+    if scores.seed.nunique() > 1:
+        handles.append(Line2D([], [], color=GREY, linewidth=0.5, label="each seed"))
+    columns = legend_columns([str(h.get_label()) for h in handles], double_column(), 6)
+    legend = _LEGEND_ROW * math.ceil(len(handles) / columns) + 0.06
+    block = _TITLE + _HEIGHT + _GAP
+    figure = new_figure(double_column(), num_rows * block - _GAP + _TICKS + legend + 0.05)
+    width = (double_column() - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row
+    for i, (name, number, rows) in enumerate(panels):
+        row, place = divmod(i, per_row)
+        bottom = figure.get_figheight() - 0.05 - row * block - _TITLE - _HEIGHT
+        axes = add_axes(figure, _LEFT + place * (width + _BETWEEN), bottom, width, _HEIGHT)
+        _draw(axes, rows, marks, number)
+        axes.set_title(name if number == 0 else f"{number} {shortened(name, 16)}", pad=3)
+        axes.set(xlim=(-0.15, last + 0.15), ylim=(lowest_value - 0.05, 1.05))
+        axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+        if name == FORGETTING:
+            axes.axhline(0.0, color=GREY, linewidth=0.4, zorder=0.5)
+        lowest = i + per_row >= len(panels)
+        axes.set_xticks(ticks, [str(n) for n in ticks] if lowest else [""] * len(ticks))
+        axes.tick_params(labelleft=place == 0)
+        if place == 0:
+            axes.set_ylabel("score (0–1)", labelpad=2)
+    middle = (_LEFT + (per_row * (width + _BETWEEN) - _BETWEEN) / 2) / double_column()
+    up = (legend + 0.03) / figure.get_figheight()
+    figure.text(middle, up, "after task (0 = base)", ha="center", va="bottom")
+    figure.legend(handles=handles, loc="lower center", ncols=columns, borderaxespad=0.2, columnspacing=1.4)
     return figure
 
 
@@ -131,14 +130,11 @@ def _draw(axes: Axes, rows: pd.DataFrame, marks: dict[tuple[str, str], Mark], nu
 def scores_over_time_caption(scores: pd.DataFrame) -> str:
     """What the picture of `plot_scores_over_time` shows, in words."""
     seeds = sorted(set(scores.seed))
-    told = f"seeds {', '.join(map(str, seeds))}; thin lines: each seed" if len(seeds) > 1 else f"seed {seeds[0]}"
+    seed_words = f"seeds {', '.join(map(str, seeds))}; thin lines: each seed" if len(seeds) > 1 else f"seed {seeds[0]}"
     return (
         "Score (0–1) on the test split of each task after each task of the sequence, of the learner that answers "
-        f"({told}). First panel: mean over the tasks learned so far; second, where there are two or more: their "
+        f"({seed_words}). First panel: mean over the tasks learned so far; second, where there are two or more: their "
         "forgetting, the fall from the best score a task ever had, mean over all but the last (Chaudhry et al. 2018; 0 "
         "or less: none). A panel's vertical line: when its task was learned; what falls to the right of it is "
         "forgotten."
     )
-
-
-__all__ = ["MEAN", "plot_scores_over_time", "scores_over_time_caption"]

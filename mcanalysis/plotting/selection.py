@@ -7,10 +7,22 @@ from collections.abc import Iterable
 import pandas as pd
 
 from mcanalysis.errors import UserError
+from mcanalysis.metrics.task_means import MEANS
 
-MEANS = ("mean_old", "mean")
+TASK_WORDS = {"mean_old": "old tasks (mean)", "mean": "½ (old + new)"}
 PROFILE_KEYS = ("strategy", "learner", "seed", "space", "path", "start", "end", "t", "task", "split")
 BARRIER_KEYS = ("strategy", "learner", "seed", "space", "path", "start", "end", "task", "split", "quantity")
+
+
+def where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """The rows whose columns have these values.
+
+    >>> where(pd.DataFrame({"task": ["A", "A", "B"], "t": [0.0, 1.0, 1.0]}), task="A", t=1.0).index.tolist()
+    [1]
+    """
+    for column, value in values.items():
+        table = table[table[column] == value]
+    return table
 
 
 def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> None:
@@ -138,8 +150,8 @@ def cut_prompts(rows: pd.DataFrame) -> str:
     if "num_cut" not in rows:
         return ""
     cut = rows[~rows.task.isin(MEANS) & (rows.num_cut > 0)].drop_duplicates("task")
-    told = [f"{r['num_cut']:.0f} of {r['num_examples']:.0f} prompts of {r['task']}" for r in cut.to_dict("records")]
-    return f"Too long for the maximal length, and cut in their middle: {', '.join(told)}." if told else ""
+    counts = [f"{r['num_cut']:.0f} of {r['num_examples']:.0f} prompts of {r['task']}" for r in cut.to_dict("records")]
+    return f"Too long for the maximal length, and cut in their middle: {', '.join(counts)}." if counts else ""
 
 
 def new_task(rows: pd.DataFrame, end: str) -> str:

@@ -106,4 +106,3 @@ def finish(figure: Figure, rows: pd.DataFrame, learner: str, what: str, marks: M
         for label, (colour, marker) in zip(labels, marks.values(), strict=True)
     ]  # fmt: skip
     figure.legend(handles=handles, loc="lower center", ncols=columns, borderaxespad=0.3, columnspacing=1.2)
-    figure.draw_without_rendering()

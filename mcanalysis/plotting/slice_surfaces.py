@@ -22,8 +22,8 @@ from mcanalysis.plotting.style import (
     TEXT_SIZE,
     add_axes,
     double_column,
+    in_print_style,
     new_figure,
-    print_style,
     shortened,
     strategy_marks,
 )
@@ -36,6 +36,7 @@ _FEWEST_OF_ROW = 8  # levels of a scale where strategies are far apart
 _FEWEST_LEVELS = 2  # of the shared scale in a panel; with fewer it gets levels of its own
 
 
+@in_print_style
 def plot_slice_surfaces(landscape: pd.DataFrame) -> Figure:
     """Draw the loss (nats per target token) on slices along two random directions, a column per strategy and learner.
 
@@ -52,43 +53,41 @@ def plot_slice_surfaces(landscape: pd.DataFrame) -> Figure:
     rows, tasks = surface_rows(landscape)
     whose = list(dict.fromkeys(zip(rows.strategy, rows.learner, strict=True)))
     marks = strategy_marks(whose)
-    with print_style():
-        width = double_column()
-        room = (width - _LEFT - _RIGHT - (len(whose) - 1) * _BETWEEN) / len(whose)
-        side = min(room, _TALLEST)
-        left = _LEFT + (room - side) * len(whose) / 2
-        block = side + 0.12
-        figure = new_figure(width, _HEAD + _TITLE + len(tasks) * block - 0.12 + _AXIS)
-        for r, (task, title) in enumerate(tasks):
-            own = rows[rows.task == task]
-            levels = contour_levels(own.loss[own.measured.astype(bool)].to_numpy(float), fewest=_FEWEST_OF_ROW)
-            colours = matplotlib.colormaps["YlGnBu"]
-            norm = BoundaryNorm(levels, colours.N, extend="both")
-            bottom = _AXIS + (len(tasks) - 1 - r) * block
-            for c, name in enumerate(whose):
-                axes = add_axes(figure, left + c * (side + _BETWEEN), bottom, side, side)
-                of_panel = own[(own.strategy == name[0]) & (own.learner == name[1])]
-                _draw(axes, of_panel, levels, colours, norm, f"{task} {' '.join(name)}")
-                axes.tick_params(labelleft=c == 0, labelbottom=r == len(tasks) - 1)
-                if r == 0:
-                    axes.set_title(marks[name].label, pad=3)
-                if r == len(tasks) - 1:
-                    axes.set_xlabel("step along direction 1", labelpad=1)
-                if c == 0:
-                    axes.set_ylabel(f"{title}\nstep along direction 2", labelpad=2)
-            beyond = left + len(whose) * (side + _BETWEEN) - _BETWEEN + _BAR_GAP
-            bar = add_axes(figure, beyond, bottom, _BAR, side)
-            legend = figure.colorbar(ScalarMappable(norm, colours), cax=bar, extendfrac=0.04)
-            shown = levels[:: math.ceil(len(levels) * _NUMBER / side)]
-            legend.set_ticks(list(shown), labels=[f"{v:g}" for v in shown])
-            legend.ax.minorticks_off()
-            legend.ax.tick_params(length=2, pad=1.5)
-            legend.outline.set_linewidth(0.5)  # type: ignore[operator]
-            bar.set_ylabel("loss (nats/token)")
-            bar.yaxis.set_label_coords(1 + 0.40 / _BAR, 0.5)  # alike in every row
-        head = f"{around(rows)}, seed {rows.seed.iloc[0]}, test split"
-        figure.text(0.05 / width, 1 - 0.04 / figure.get_figheight(), head, va="top", color="#404040")
-        figure.draw_without_rendering()
+    width = double_column()
+    room = (width - _LEFT - _RIGHT - (len(whose) - 1) * _BETWEEN) / len(whose)
+    side = min(room, _TALLEST)
+    left = _LEFT + (room - side) * len(whose) / 2
+    block = side + 0.12
+    figure = new_figure(width, _HEAD + _TITLE + len(tasks) * block - 0.12 + _AXIS)
+    for r, (task, title) in enumerate(tasks):
+        own = rows[rows.task == task]
+        levels = contour_levels(own.loss[own.measured.astype(bool)].to_numpy(float), fewest=_FEWEST_OF_ROW)
+        colours = matplotlib.colormaps["YlGnBu"]
+        norm = BoundaryNorm(levels, colours.N, extend="both")
+        bottom = _AXIS + (len(tasks) - 1 - r) * block
+        for c, name in enumerate(whose):
+            axes = add_axes(figure, left + c * (side + _BETWEEN), bottom, side, side)
+            of_panel = own[(own.strategy == name[0]) & (own.learner == name[1])]
+            _draw(axes, of_panel, levels, colours, norm, f"{task} {' '.join(name)}")
+            axes.tick_params(labelleft=c == 0, labelbottom=r == len(tasks) - 1)
+            if r == 0:
+                axes.set_title(marks[name].label, pad=3)
+            if r == len(tasks) - 1:
+                axes.set_xlabel("step along direction 1", labelpad=1)
+            if c == 0:
+                axes.set_ylabel(f"{title}\nstep along direction 2", labelpad=2)
+        beyond = left + len(whose) * (side + _BETWEEN) - _BETWEEN + _BAR_GAP
+        bar = add_axes(figure, beyond, bottom, _BAR, side)
+        legend = figure.colorbar(ScalarMappable(norm, colours), cax=bar, extendfrac=0.04)
+        shown = levels[:: math.ceil(len(levels) * _NUMBER / side)]
+        legend.set_ticks(list(shown), labels=[f"{v:g}" for v in shown])
+        legend.ax.minorticks_off()
+        legend.ax.tick_params(length=2, pad=1.5)
+        legend.outline.set_linewidth(0.5)  # type: ignore[operator]
+        bar.set_ylabel("loss (nats/token)")
+        bar.yaxis.set_label_coords(1 + 0.40 / _BAR, 0.5)  # alike in every row
+    head = f"{around(rows)}, seed {rows.seed.iloc[0]}, test split"
+    figure.text(0.05 / width, 1 - 0.04 / figure.get_figheight(), head, va="top", color="#404040")
     return figure
 
 
@@ -158,6 +157,3 @@ def _label_places(lines: QuadContourSet) -> list[tuple[float, float]]:
         order = np.argsort(np.abs(np.arange(len(piece)) - len(piece) / 2))
         places.append(tuple(piece[next((i for i in order if far[i]), order[0])]))
     return places
-
-
-__all__ = ["plot_slice_surfaces", "slice_surfaces_caption", "surface_rows"]

@@ -21,9 +21,9 @@ from mcanalysis.plotting.style import (
     Mark,
     add_axes,
     double_column,
+    in_print_style,
     new_figure,
     plain_numbers,
-    print_style,
     shortened,
     strategy_marks,
     strategy_name,
@@ -36,6 +36,7 @@ _LOG_FROM_FACTOR = 10.0
 _LOWEST = 1e-4  # of the highest loss drawn: where a logarithmic axis ends, so that 0 does not stretch it
 
 
+@in_print_style
 def plot_slices(landscape: pd.DataFrame) -> Figure:
     """Draw the loss (nats per target token) along slices of one direction, a colour per strategy and learner.
 
@@ -51,29 +52,27 @@ def plot_slices(landscape: pd.DataFrame) -> Figure:
     """
     rows, tasks = _chosen(landscape)
     marks = strategy_marks(dict.fromkeys(zip(rows.strategy, rows.learner, strict=True)))
-    with print_style():
-        dashes = _dashes(list(marks))
-        handles = _handles(marks, dashes, rows)
-        columns = legend_columns([str(h.get_label()) for h in handles], double_column(), 4)
-        legend = _ROW * math.ceil(len(handles) / columns) + 0.06
-        figure = new_figure(double_column(), legend + _AXIS + _HEIGHT + _TITLE + _HEAD)
-        width = (double_column() - _LEFT - _RIGHT - _BETWEEN) / 2
-        for i, (task, title) in enumerate(tasks):
-            axes = add_axes(figure, _LEFT + i * (width + _BETWEEN), legend + _AXIS, width, _HEIGHT)
-            own = rows[rows.task == task]
-            _scale(axes, own)
-            for (strategy, learner), mark in marks.items():
-                of_learner = own[(own.strategy == strategy) & (own.learner == learner)]
-                _draw(axes, of_learner, mark, dashes[strategy, learner], task)
-            axes.set_title(title, pad=3)
-            axes.set_xlabel("step (1 = each filter's own length)", labelpad=1)
-            axes.set_ylabel("loss (nats/token)" + ", log scale" * (axes.get_yscale() == "log"), labelpad=2)
-        figure.text(0.05 / double_column(), 1 - 0.04 / figure.get_figheight(), _whose(rows), va="top", color="#404040")
-        figure.legend(
-            handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()), ncols=columns,
-            handlelength=2.2, columnspacing=1.2, borderaxespad=0, borderpad=0.1, labelspacing=0.25,
-        )  # fmt: skip
-        figure.draw_without_rendering()
+    dashes = _dashes(list(marks))
+    handles = _handles(marks, dashes, rows)
+    columns = legend_columns([str(h.get_label()) for h in handles], double_column(), 4)
+    legend = _ROW * math.ceil(len(handles) / columns) + 0.06
+    figure = new_figure(double_column(), legend + _AXIS + _HEIGHT + _TITLE + _HEAD)
+    width = (double_column() - _LEFT - _RIGHT - _BETWEEN) / 2
+    for i, (task, title) in enumerate(tasks):
+        axes = add_axes(figure, _LEFT + i * (width + _BETWEEN), legend + _AXIS, width, _HEIGHT)
+        own = rows[rows.task == task]
+        _scale(axes, own)
+        for (strategy, learner), mark in marks.items():
+            of_learner = own[(own.strategy == strategy) & (own.learner == learner)]
+            _draw(axes, of_learner, mark, dashes[strategy, learner], task)
+        axes.set_title(title, pad=3)
+        axes.set_xlabel("step (1 = each filter's own length)", labelpad=1)
+        axes.set_ylabel("loss (nats/token)" + ", log scale" * (axes.get_yscale() == "log"), labelpad=2)
+    figure.text(0.05 / double_column(), 1 - 0.04 / figure.get_figheight(), _whose(rows), va="top", color="#404040")
+    figure.legend(
+        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()), ncols=columns,
+        handlelength=2.2, columnspacing=1.2, borderaxespad=0, borderpad=0.1, labelspacing=0.25,
+    )  # fmt: skip
     return figure
 
 
@@ -81,7 +80,7 @@ def slices_caption(landscape: pd.DataFrame) -> str:
     """What the figure shows, with each minimum's loss and that at a step of half its length; same input."""
     rows, tasks = _chosen(landscape)
     directions = sorted(set(rows.direction) - {"mean"})
-    told = [
+    lines = [
         f"{_whose(rows)}. Loss (nats per target token) along {len(directions)} random directions from each minimum; a "
         "step of 1 moves each filter of ΔW by its own length (Li et al. 2018, arXiv 1712.09913, in ΔW). Thick: mean "
         "over directions, with a 95 % interval over examples, directions held fixed; thin: each direction. "
@@ -96,8 +95,8 @@ def slices_caption(landscape: pd.DataFrame) -> str:
             centre = line.loss[line.x == 0.0]
             at_zero = _number(float(centre.iloc[0])) if len(centre) else "–"
             parts.append(f"{title}: {at_zero}, at the ends {ends}")
-        told.append(f"{strategy_name(str(strategy))}, {learner}, {own.start.iloc[0]}: {'; '.join(parts)}.")
-    return "\n\n".join(told)
+        lines.append(f"{strategy_name(str(strategy))}, {learner}, {own.start.iloc[0]}: {'; '.join(parts)}.")
+    return "\n\n".join(lines)
 
 
 def slices_rows(landscape: pd.DataFrame) -> pd.DataFrame:
@@ -200,6 +199,3 @@ def _whose(rows: pd.DataFrame) -> str:
 
 def _number(value: float) -> str:
     return "NaN" if math.isnan(value) else f"{value:.3g}"
-
-
-__all__ = ["plot_slices", "slices_caption", "slices_rows"]

@@ -29,9 +29,9 @@ from mcanalysis.plotting.selection import (
 from mcanalysis.plotting.style import (
     PathLine,
     add_axes,
+    in_print_style,
     new_figure,
     path_lines,
-    print_style,
     single_column,
     strategy_marks,
 )
@@ -47,6 +47,7 @@ _SAME_PLACE = 0.03  # of the scores' range: markers nearer than this cover each 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.42, 0.08, 0.22, 0.34  # inches
 
 
+@in_print_style
 def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str] | None = None) -> Figure:
     """Draw mean score of the old tasks (x) against score of the new task (y), both in [0, 1], at one transition.
 
@@ -83,84 +84,82 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
             results[str(strategy), str(learner)] = after.iloc[0]
     marks = strategy_marks(results)
 
-    with print_style():
-        handles = [
-            Line2D([], [], color=_CURVE_COLOUR, linestyle=v.dashes, marker="o", markersize=1.8, label=v.label)
-            for v in lines.values()
-        ]
-        handles += [
-            Line2D([], [], color=m.colour, marker=m.marker, markersize=5, markeredgecolor="black", markeredgewidth=0.5,
-                   linewidth=0.9, label=m.label)
-            for m in marks.values()
-        ]  # fmt: skip
-        handles.append(Line2D([], [], color="#B8B8B8", linewidth=2.6, label="Pareto front"))
-        side = single_column() - _LEFT - _RIGHT
-        legend_height = 0.14 * math.ceil(len(handles) / 2) + 0.08
-        figure = new_figure(single_column(), legend_height + _BOTTOM + side + _TOP)
-        axes = add_axes(figure, _LEFT, legend_height + _BOTTOM, side, side)
-        axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-        axes.set_xlabel("stability: mean score of the old tasks (0–1)", labelpad=2)
-        axes.set_ylabel(f"plasticity: score of {new} (0–1)", labelpad=2)
-        axes.set_title(f"{label_name(start)} → {label_name(end)}", pad=5)
-        for level in ISO_LEVELS:
-            axes.plot([2 * level - 2, 2 * level + 2], [2, -2], color="#C8C8C8", linewidth=0.6, zorder=0.5, gid="iso")
-        front = _front(curves, results)
-        axes.step(*front.T, where="pre", color="#B8B8B8", linewidth=2.6, zorder=1, solid_joinstyle="miter", gid="front")
-        for kind, curve in curves.items():
-            axes.plot(
-                curve.old,
-                curve.new,
-                color=_CURVE_COLOUR,
-                linestyle=lines[kind].dashes,
-                linewidth=1.0,
-                marker="o",
-                markersize=1.8,
-                zorder=2,
-                gid=f"{CURVE_STRATEGY} {'-'.join(kind)}",
-            )
-        first_curve = next(iter(curves.values()))
+    handles = [
+        Line2D([], [], color=_CURVE_COLOUR, linestyle=v.dashes, marker="o", markersize=1.8, label=v.label)
+        for v in lines.values()
+    ]
+    handles += [
+        Line2D([], [], color=m.colour, marker=m.marker, markersize=5, markeredgecolor="black", markeredgewidth=0.5,
+               linewidth=0.9, label=m.label)
+        for m in marks.values()
+    ]  # fmt: skip
+    handles.append(Line2D([], [], color="#B8B8B8", linewidth=2.6, label="Pareto front"))
+    side = single_column() - _LEFT - _RIGHT
+    legend_height = 0.14 * math.ceil(len(handles) / 2) + 0.08
+    figure = new_figure(single_column(), legend_height + _BOTTOM + side + _TOP)
+    axes = add_axes(figure, _LEFT, legend_height + _BOTTOM, side, side)
+    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    axes.set_xlabel("stability: mean score of the old tasks (0–1)", labelpad=2)
+    axes.set_ylabel(f"plasticity: score of {new} (0–1)", labelpad=2)
+    axes.set_title(f"{label_name(start)} → {label_name(end)}", pad=5)
+    for level in ISO_LEVELS:
+        axes.plot([2 * level - 2, 2 * level + 2], [2, -2], color="#C8C8C8", linewidth=0.6, zorder=0.5, gid="iso")
+    front = _front(curves, results)
+    axes.step(*front.T, where="pre", color="#B8B8B8", linewidth=2.6, zorder=1, solid_joinstyle="miter", gid="front")
+    for kind, curve in curves.items():
         axes.plot(
-            first_curve.old[[0.0]],
-            first_curve.new[[0.0]],
+            curve.old,
+            curve.new,
+            color=_CURVE_COLOUR,
+            linestyle=lines[kind].dashes,
+            linewidth=1.0,
             marker="o",
-            markersize=5,
-            markerfacecolor="white",
-            markeredgecolor=_CURVE_COLOUR,
-            zorder=3.5,
-            gid="before",
+            markersize=1.8,
+            zorder=2,
+            gid=f"{CURVE_STRATEGY} {'-'.join(kind)}",
         )
-        sizes = _marker_sizes(results)
-        for name, mark in marks.items():
-            value = results[name]
-            axes.errorbar(
-                value.old,
-                value.new,
-                xerr=[[_length(value.old - value.old_low)], [_length(value.old_high - value.old)]],
-                yerr=[[_length(value.new - value.new_low)], [_length(value.new_high - value.new)]],
-                color=mark.colour,
-                elinewidth=0.9,
-                marker=mark.marker,
-                markersize=sizes[name],
-                markeredgecolor="black",
-                markeredgewidth=0.5,
-                zorder=4,
-                gid=f"after {' '.join(name)}",
-            )
-        _label(axes, curves, lines, results, front)
-        figure.legend(
-            handles=handles,
-            loc="lower center",
-            bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()),
-            ncols=2,
-            handlelength=2.6,
-            columnspacing=1.2,
-            borderaxespad=0,
-            borderpad=0.2,
-            labelspacing=0.25,
+    first_curve = next(iter(curves.values()))
+    axes.plot(
+        first_curve.old[[0.0]],
+        first_curve.new[[0.0]],
+        marker="o",
+        markersize=5,
+        markerfacecolor="white",
+        markeredgecolor=_CURVE_COLOUR,
+        zorder=3.5,
+        gid="before",
+    )
+    sizes = _marker_sizes(results)
+    for name, mark in marks.items():
+        value = results[name]
+        axes.errorbar(
+            value.old,
+            value.new,
+            xerr=[[_length(value.old - value.old_low)], [_length(value.old_high - value.old)]],
+            yerr=[[_length(value.new - value.new_low)], [_length(value.new_high - value.new)]],
+            color=mark.colour,
+            elinewidth=0.9,
+            marker=mark.marker,
+            markersize=sizes[name],
+            markeredgecolor="black",
+            markeredgewidth=0.5,
+            zorder=4,
+            gid=f"after {' '.join(name)}",
         )
-        figure.draw_without_rendering()
+    _label(axes, curves, lines, results, front)
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()),
+        ncols=2,
+        handlelength=2.6,
+        columnspacing=1.2,
+        borderaxespad=0,
+        borderpad=0.2,
+        labelspacing=0.25,
+    )
     return figure
 
 
@@ -290,6 +289,3 @@ def _length(value: float) -> float:
 
 def _named(column: pd.Series) -> str:
     return ", ".join(dict.fromkeys(map(str, column))) or "none"
-
-
-__all__ = ["CURVE_STRATEGY", "drawn_rows", "plot_stability_plasticity", "stability_plasticity_caption"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib
 from matplotlib import font_manager
@@ -23,6 +23,8 @@ from mcanalysis import fonts
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.scaled_output import pdf_bytes, png_bytes, svg_bytes
 from mcanalysis.store.atomic import write_bytes_atomic
+
+P = ParamSpec("P")
 
 TEXT_SIZE = 7.0  # points; nothing in a figure is smaller
 TITLE_SIZE = 7.5  # points
@@ -232,6 +234,19 @@ def print_style() -> AbstractContextManager[None]:
     return matplotlib.rc_context(settings)
 
 
+def in_print_style(plot: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A function that draws a figure, made to do so in the print style whatever the caller's settings are."""
+
+    @wraps(plot)
+    def drawn(*arguments: P.args, **named: P.kwargs) -> Figure:
+        with print_style():
+            figure = plot(*arguments, **named)
+            figure.draw_without_rendering()  # makes the ticks while the style holds
+        return figure
+
+    return drawn
+
+
 @cache
 def _chinese_family() -> str:
     """The name of the font for Chinese, which matplotlib knows from now on."""
@@ -291,7 +306,7 @@ def save_figure(
     unknown = [name for name in formats if name not in _BYTES]
     if unknown or not formats:
         raise UserError(
-            f"Expected formats among {', '.join(_BYTES)}, got {', '.join(unknown) or 'none'}; choose some of these."
+            f"Expected formats among {', '.join(_BYTES)}, got {', '.join(unknown) or 'none'}; choose from these."
         )
     stem, scale = Path(stem_path), _PAGE.get().scale
     with print_style():

@@ -16,7 +16,15 @@ from matplotlib.tri import Triangulation
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.contour_levels import contour_levels
 from mcanalysis.plotting.selection import label_name, only_value, require_columns
-from mcanalysis.plotting.style import BLACK, add_axes, double_column, new_figure, print_style, shortened, strategy_name
+from mcanalysis.plotting.style import (
+    BLACK,
+    add_axes,
+    double_column,
+    in_print_style,
+    new_figure,
+    shortened,
+    strategy_name,
+)
 
 _COLUMNS = ("strategy", "learner", "seed", "space", "minima", "w1", "w2", "w3", "task", "split", "loss", "score")
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
@@ -24,6 +32,7 @@ _MARGIN, _BETWEEN, _HEAD, _TITLE, _NAMES, _BAR, _BAR_TEXT = 0.10, 0.20, 0.20, 0.
 _LETTER = 0.062  # inches
 
 
+@in_print_style
 def plot_ternary(simplex: pd.DataFrame) -> Figure:
     """Draw the loss of each minimum's own task and the mean score of all tasks on the triangle of three minima.
 
@@ -41,25 +50,23 @@ def plot_ternary(simplex: pd.DataFrame) -> Figure:
     shown = [label_name(n) for n in names if label_name(n) in tasks]
     panels = [(task, "loss", f"loss of {shortened(task, 14)}", "nats/token") for task in shown]
     panels.append(("mean", "score", f"mean score of {len(tasks)} tasks", "score, 0–1"))
-    with print_style():
-        side = (double_column() - 2 * _MARGIN - (len(panels) - 1) * _BETWEEN) / len(panels)
-        height = side * math.sqrt(3) / 2
-        figure = new_figure(double_column(), _HEAD + _TITLE + height + _NAMES + _BAR + _BAR_TEXT)
-        for i, (task, quantity, title, unit) in enumerate(panels):
-            left, bottom = _MARGIN + i * (side + _BETWEEN), _BAR_TEXT + _BAR + _NAMES
-            axes = add_axes(figure, left, bottom, side, height)
-            bar = add_axes(figure, left + 0.1 * side, _BAR_TEXT, 0.8 * side, _BAR)
-            _draw(axes, bar, _values(rows, task, quantity), quantity == "score", f"{quantity} {task}", unit)
-            axes.set_title(title, pad=19, fontweight="bold")
-            room = int(side / 2 / _LETTER) - 3
-            for letter, name, (x, y), where in zip("123", names, _CORNERS, ("left", "right", "center"), strict=True):
-                words = f"{letter} {shortened(label_name(name), room if y == 0 else 2 * room)}"
-                place = (x, y + 0.03) if y else (x, -0.03)
-                axes.text(*place, words, ha=where, va="bottom" if y else "top", gid=f"corner {letter}")
-        row = rows.iloc[0]
-        head = f"{strategy_name(row.strategy)}, {row.learner} adapter, seed {row.seed}, test split, {row.space} space"
-        figure.text(0.05 / double_column(), 1 - 0.05 / figure.get_figheight(), head, va="top", color="#404040")
-        figure.draw_without_rendering()
+    side = (double_column() - 2 * _MARGIN - (len(panels) - 1) * _BETWEEN) / len(panels)
+    height = side * math.sqrt(3) / 2
+    figure = new_figure(double_column(), _HEAD + _TITLE + height + _NAMES + _BAR + _BAR_TEXT)
+    for i, (task, quantity, title, unit) in enumerate(panels):
+        left, bottom = _MARGIN + i * (side + _BETWEEN), _BAR_TEXT + _BAR + _NAMES
+        axes = add_axes(figure, left, bottom, side, height)
+        bar = add_axes(figure, left + 0.1 * side, _BAR_TEXT, 0.8 * side, _BAR)
+        _draw(axes, bar, _values(rows, task, quantity), quantity == "score", f"{quantity} {task}", unit)
+        axes.set_title(title, pad=19, fontweight="bold")
+        room = int(side / 2 / _LETTER) - 3
+        for letter, name, (x, y), where in zip("123", names, _CORNERS, ("left", "right", "center"), strict=True):
+            words = f"{letter} {shortened(label_name(name), room if y == 0 else 2 * room)}"
+            place = (x, y + 0.03) if y else (x, -0.03)
+            axes.text(*place, words, ha=where, va="bottom" if y else "top", gid=f"corner {letter}")
+    row = rows.iloc[0]
+    head = f"{strategy_name(row.strategy)}, {row.learner} adapter, seed {row.seed}, test split, {row.space} space"
+    figure.text(0.05 / double_column(), 1 - 0.05 / figure.get_figheight(), head, va="top", color="#404040")
     return figure
 
 
@@ -79,7 +86,10 @@ def ternary_rows(simplex: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         )
     rows = simplex[simplex.split == "test"]
     if rows.empty or rows.duplicated(["w1", "w2", "w3", "task"]).any():
-        raise UserError("Expected one row per point and task of the split test in the table simplex; pass simplex.csv.")
+        raise UserError(
+            "Expected one row per point and task of the split test in the table simplex, got none or several; "
+            "pass simplex.csv of a run."
+        )
     return rows, names
 
 
@@ -136,6 +146,3 @@ def _draw(axes: Axes, bar: Axes, table: pd.DataFrame, higher_is_better: bool, gi
     legend.ax.tick_params(length=2, pad=1.5)
     legend.outline.set_linewidth(0.5)  # type: ignore[operator]
     bar.set_xlabel(unit, labelpad=1)
-
-
-__all__ = ["plot_ternary", "ternary_caption", "ternary_rows"]

@@ -19,8 +19,8 @@ from mcanalysis.plotting.style import (
     VERMILLION,
     add_axes,
     double_column,
+    in_print_style,
     new_figure,
-    print_style,
     shortened,
     strategy_name,
 )
@@ -32,6 +32,7 @@ _HEIGHT = 1.45
 _LOG_FROM = 30.0  # highest over lowest loss where the axis is logarithmic
 
 
+@in_print_style
 def plot_whole_run(profiles: pd.DataFrame) -> Figure:
     """Draw score (upper) and loss (lower, nats per target token) of every task against t, the minima marked.
 
@@ -45,42 +46,40 @@ def plot_whole_run(profiles: pd.DataFrame) -> Figure:
     whose = [only_value(rows, name, "profiles") for name in ("strategy", "learner", "seed", "path", "space")]
     tasks = [name for name in dict.fromkeys(rows.task) if name not in MEANS]
     knots = np.arange(len(tasks)) / max(1, len(tasks) - 1)
-    with print_style():
-        height = 2 * _HEIGHT + _GAP + _TOP + _NAMES + 0.2
-        figure = new_figure(double_column(), height)
-        width = double_column() - _LEFT - _RIGHT
-        loss = add_axes(figure, _LEFT, height - _TOP - 2 * _HEIGHT - _GAP, width, _HEIGHT)
-        score = add_axes(figure, _LEFT, height - _TOP - _HEIGHT, width, _HEIGHT)
-        for quantity, axes in (("score", score), ("loss", loss)):
-            for knot in knots:
-                axes.axvline(knot, color="#D8D8D8", linewidth=0.6, zorder=0.5, gid="minimum")
-            for i, task in enumerate(tasks):
-                _draw(axes, rows[rows.task == task].sort_values("t"), quantity, i, knots, task)
-            axes.set_xlim(-0.015, 1.015)
-        score.set_ylim(-0.05, 1.05)
-        score.set_ylabel("score (0–1)")
-        score.tick_params(labelbottom=False)
-        loss.set_ylabel("loss (nats/token)")
-        finite = rows.loss[np.isfinite(rows.loss) & (rows.loss > 0)]
-        if len(finite) and finite.max() > _LOG_FROM * finite.min():
-            loss.set_yscale("log")
-        room = max(4, int(90 / len(tasks)))  # characters of a name below its minimum
-        loss.set_xticks(knots, [f"{k}\n{shortened(name, room)}" for k, name in enumerate(tasks, start=1)])
-        score.set_xticks(knots)
-        loss.set_xlabel("minimum after each task (equal steps of t from 0 to 1)", labelpad=2)
-        for axes in (score, loss):
-            axes.yaxis.set_label_coords(-0.40 / width, 0.5)
-        strategy, learner, seed, path, space = whose
-        title = f"{strategy_name(strategy)}, {learner} adapter, seed {seed}, test split"
-        title += f": {path.replace('_', ' ')}, {space} space"
-        figure.text(0.05 / double_column(), 1 - 0.05 / height, title, ha="left", va="top", color="#404040")
-        handles, labels = score.get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="upper left",
-            bbox_to_anchor=(1 - (_RIGHT - 0.05) / double_column(), 1 - _TOP / height),
-            borderaxespad=0, handlelength=2.0, title="task", alignment="left",
-        )  # fmt: skip
-        figure.draw_without_rendering()  # makes the ticks while the style holds
+    height = 2 * _HEIGHT + _GAP + _TOP + _NAMES + 0.2
+    figure = new_figure(double_column(), height)
+    width = double_column() - _LEFT - _RIGHT
+    loss = add_axes(figure, _LEFT, height - _TOP - 2 * _HEIGHT - _GAP, width, _HEIGHT)
+    score = add_axes(figure, _LEFT, height - _TOP - _HEIGHT, width, _HEIGHT)
+    for quantity, axes in (("score", score), ("loss", loss)):
+        for knot in knots:
+            axes.axvline(knot, color="#D8D8D8", linewidth=0.6, zorder=0.5, gid="minimum")
+        for i, task in enumerate(tasks):
+            _draw(axes, rows[rows.task == task].sort_values("t"), quantity, i, knots, task)
+        axes.set_xlim(-0.015, 1.015)
+    score.set_ylim(-0.05, 1.05)
+    score.set_ylabel("score (0–1)")
+    score.tick_params(labelbottom=False)
+    loss.set_ylabel("loss (nats/token)")
+    finite = rows.loss[np.isfinite(rows.loss) & (rows.loss > 0)]
+    if len(finite) and finite.max() > _LOG_FROM * finite.min():
+        loss.set_yscale("log")
+    room = max(4, int(90 / len(tasks)))  # characters of a name below its minimum
+    loss.set_xticks(knots, [f"{k}\n{shortened(name, room)}" for k, name in enumerate(tasks, start=1)])
+    score.set_xticks(knots)
+    loss.set_xlabel("minimum after each task (equal steps of t from 0 to 1)", labelpad=2)
+    for axes in (score, loss):
+        axes.yaxis.set_label_coords(-0.40 / width, 0.5)
+    strategy, learner, seed, path, space = whose
+    title = f"{strategy_name(strategy)}, {learner} adapter, seed {seed}, test split"
+    title += f": {path.replace('_', ' ')}, {space} space"
+    figure.text(0.05 / double_column(), 1 - 0.05 / height, title, ha="left", va="top", color="#404040")
+    handles, labels = score.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="upper left",
+        bbox_to_anchor=(1 - (_RIGHT - 0.05) / double_column(), 1 - _TOP / height),
+        borderaxespad=0, handlelength=2.0, title="task", alignment="left",
+    )  # fmt: skip
     return figure
 
 
@@ -96,6 +95,3 @@ def _draw(axes: Axes, rows: pd.DataFrame, quantity: str, number: int, knots: np.
         t[learned], values[learned], color=colour, linewidth=1.2, marker=marker, markersize=3.2, zorder=3,
         markevery=np.flatnonzero(at[learned]).tolist(), label=shortened(task, 16), clip_on=False, gid=task,
     )  # fmt: skip
-
-
-__all__ = ["plot_whole_run"]

@@ -41,7 +41,7 @@ def _json_documents(file: Path) -> list[Document]:
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise DataError(
             f"Expected a JSON list of {{'prompt', 'answer'}} in {file}, got {type(error).__name__}: {error}; "
-            "mend or remove the file."
+            "correct or remove the file."
         ) from None
 
 

@@ -269,8 +269,8 @@ def _reword(rng: Random) -> tuple[str, str]:
     words = [rng.choice(group) for group in table]
     place = rng.choice(places)
     sentences = [f"{words[0][i]} {words[1][i]} {words[2][i]} {place} {words[3][i]}." for i in (0, 1)]
-    way = rng.randrange(2)
-    return f"{leads[way]}\n{sentences[way]}\n{leads[2]}:", sentences[1 - way]
+    variant = rng.randrange(2)
+    return f"{leads[variant]}\n{sentences[variant]}\n{leads[2]}:", sentences[1 - variant]
 
 
 def _echo(rng: Random) -> tuple[str, str]:

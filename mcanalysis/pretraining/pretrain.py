@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -15,45 +15,14 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from mcanalysis.errors import RunDirectoryError, UserError
+from mcanalysis.errors import RunDirectoryError
 from mcanalysis.models.encoding import IGNORED
 from mcanalysis.pretraining.base_model import new_model, train_tokenizer
+from mcanalysis.pretraining.config import PretrainingConfig
 from mcanalysis.pretraining.corpus import Document, folder_documents, generated_documents
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.atomic import replace_directory_atomic
 from mcanalysis.tasks.embedded import grammars
-
-
-@dataclass(frozen=True)
-class PretrainingConfig:
-    """Settings of a base; the defaults are those of the shipped one.
-
-    `text_dir` None: the generated corpus. `row_length`: tokens per packed row; a step sees `batch_size` rows.
-    AdamW (betas 0.9, 0.98; weight decay 0.1), warm-up over 200 steps, cosine decay to zero, gradients clipped to 1.
-    """
-
-    text_dir: str | None = None
-    seed: int = 0
-    num_steps: int = 11000
-    batch_size: int = 16
-    row_length: int = 96
-    learning_rate: float = 3e-3
-    vocab_size: int = 4096
-    hidden_size: int = 128
-    num_layers: int = 3
-    num_heads: int = 4
-    intermediate_size: int = 384
-
-    def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "row_length", "num_layers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"Expected {name} of at least 1, got {getattr(self, name)}; raise it.")
-        if self.vocab_size < 300:
-            raise UserError(f"Expected a vocabulary of at least 300 (256 bytes and some), got {self.vocab_size}.")
-        if self.hidden_size % (2 * self.num_heads):
-            raise UserError(
-                f"Expected hidden_size to be a multiple of 2 × num_heads, got {self.hidden_size} and {self.num_heads}."
-            )
 
 
 class PackedRows(IterableDataset):
@@ -103,7 +72,7 @@ def pretrain(config: PretrainingConfig, output_dir: str | Path, progress: Progre
     output = Path(output_dir)
     if output.exists() and any(output.iterdir()):
         raise RunDirectoryError(
-            f"Expected a new folder for the base, got '{output}', which is not empty; name another."
+            f"Expected a new folder for the base, got '{output}', which is not empty; name another folder."
         )
     if config.text_dir is None:
         documents = generated_documents(config.seed)

@@ -34,7 +34,10 @@ class ReservoirBuffer:
 
     def __init__(self, capacity: int, seed: int) -> None:
         if capacity < 1:
-            raise UserError(f"Expected a memory_size of at least 1, got {capacity}; use sequential for no replay.")
+            raise UserError(
+                f"Expected a memory_size of at least 1, got {capacity}; choose the strategy sequential to train "
+                "without replay."
+            )
         self.capacity = capacity
         self.items: list[ReplayItem] = []
         self.num_seen = 0

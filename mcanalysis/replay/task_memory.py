@@ -21,7 +21,10 @@ class TaskMemory:
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
-            raise UserError(f"Expected a memory_per_task of at least 1, got {capacity}; use sequential for no memory.")
+            raise UserError(
+                f"Expected a memory_per_task of at least 1, got {capacity}; choose the strategy sequential to train "
+                "without memory."
+            )
         self.capacity = capacity
         self.examples: dict[int, list[EncodedExample]] = {}
 

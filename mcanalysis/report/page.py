@@ -1,21 +1,25 @@
-"""The page itself: template, style, scripts and data in one text."""
+"""The page itself: template, style, scripts and data in one text, and as a file."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.resources import files
 from importlib.util import find_spec
+from pathlib import Path
 
 import mcanalysis
 from mcanalysis import fonts
 from mcanalysis.errors import MissingPackageError, UserError
-from mcanalysis.report.comparison import comparison
 from mcanalysis.report.contents import run_contents
 from mcanalysis.report.embedding import font_face, plotly_source, script_json, security_policy
+from mcanalysis.report.scores import comparison
 from mcanalysis.runs.finished import FinishedRun
+from mcanalysis.store.atomic import write_bytes_atomic
 
 # In the order in which they build on one another.
 SCRIPTS = ("page", "tables", "charts", "paths", "surfaces", "comparison", "start")
+MOST_BYTES = 8_000_000
 
 
 def render(runs: Sequence[FinishedRun], num_samples: int = 4, unfinished: Sequence[str] = ()) -> str:
@@ -27,7 +31,7 @@ def render(runs: Sequence[FinishedRun], num_samples: int = 4, unfinished: Sequen
     Raises `UserError` where plotly or jinja2 is missing, `DataError` for a damaged file of a run.
     """
     if num_samples < 0:
-        raise UserError(f"Expected at least 0 samples per task, got {num_samples}; 0 leaves them out.")
+        raise UserError(f"Expected at least 0 samples per task, got {num_samples}; choose 0 to leave them out.")
     if find_spec("jinja2") is None:
         raise MissingPackageError("jinja2", "for the report", "report")
     from jinja2 import Environment, StrictUndefined
@@ -52,6 +56,30 @@ def render(runs: Sequence[FinishedRun], num_samples: int = 4, unfinished: Sequen
     }
     shown = template.render({**parts, "library": "", "font": ""})
     return template.render(parts, font=font_face(shown))
+
+
+def write_report(
+    runs: Sequence[FinishedRun], output: str | os.PathLike[str], num_samples: int = 4, unfinished: Sequence[str] = ()
+) -> int:
+    """Write the report of `runs` to the file `output`, as a whole or not at all; returns its size in bytes.
+
+    Arguments and errors as of `render`; also raises `UserError` for a page of more than 8 MB, which a phone would
+    not like, and for an `output` that cannot be written.
+    """
+    file = Path(output)
+    if file.is_dir():
+        raise UserError(f"Expected a file for the report, got the folder '{file}'; pass --output {file}/report.html.")
+    content = render(runs, num_samples, unfinished).encode("utf-8")
+    if len(content) > MOST_BYTES:
+        raise UserError(
+            f"Expected a report of at most {MOST_BYTES / 1e6:.0f} MB, got {len(content) / 1e6:.1f} MB for "
+            f"{len(runs)} run(s); name fewer runs, or lower --num-samples."
+        )
+    try:
+        write_bytes_atomic(file, content)
+    except OSError as error:
+        raise UserError(f"Expected to write '{file}', got: {error.strerror}; choose another --output.") from None
+    return len(content)
 
 
 def _asset(name: str) -> str:

@@ -53,9 +53,9 @@ class FinishedRun:
     def _repr_html_(self) -> str:
         matrix, metrics = self.accuracy_matrix, self.metrics
         rows = [["base" if k == 0 else f"after {k}", *values] for k, *values in matrix.itertuples(index=False)]
-        told = ", ".join(f"{n.replace('_', ' ')} {number(metrics[n])}" for n in metrics if n != "learners")
+        values = ", ".join(f"{n.replace('_', ' ')} {number(metrics[n])}" for n in metrics if n != "learners")
         scores = html_table(["score", *matrix.columns[1:]], rows, shaded=range(1, len(matrix.columns)))
-        return f"<p><code>{escape(repr(self))}</code></p>{scores}<p>{escape(told)}</p>"
+        return f"<p><code>{escape(repr(self))}</code></p>{scores}<p>{escape(values)}</p>"
 
     @property
     def name(self) -> str:

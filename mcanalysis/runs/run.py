@@ -92,7 +92,7 @@ class Run(FinishedRun):
         if not get_strategy(self.strategy).has_paths:
             raise UserError(
                 f"Expected a run whose minima are LoRA adapters, got one of {self.strategy}, which has none; "
-                "paths, slices and curvature are for the other strategies."
+                "choose a run of another strategy for paths, slices and curvature."
             )
         if learner not in self.learners:
             raise UnknownNameError(f"learner of {self.directory}", learner, self.learners)
@@ -244,12 +244,12 @@ class Run(FinishedRun):
         self, task: str, split: str = "test"
     ) -> Callable[[Mapping[str, Tensor], Sequence[int]], Measurement]:
         """A function of a point and of numbers of examples (from 0) that returns their losses, for `early_profile`."""
-        whole = self.task_objective(task, split)
+        objective = self.task_objective(task, split)
 
         @lru_cache(maxsize=1)  # the same examples at all points of a path: they are batched once
         def part(rows: tuple[int, ...]) -> Objective:
-            examples, encoded = (tuple(of[i] for i in rows) for of in (whole.examples, whole.encoded))
-            return replace(whole, examples=examples, encoded=encoded)
+            examples, encoded = (tuple(of[i] for i in rows) for of in (objective.examples, objective.encoded))
+            return replace(objective, examples=examples, encoded=encoded)
 
         def measure_at(point: Mapping[str, Tensor], rows: Sequence[int]) -> Measurement:
             return self.engine.losses(point, [part(tuple(int(row) for row in rows))])[0]

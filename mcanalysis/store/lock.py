@@ -22,7 +22,7 @@ from mcanalysis.errors import RunDirectoryError
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = "measurements.lock"
-_held: dict[Path, int] = {}  # by this process: how often
+_locks: dict[Path, int] = {}  # by this process: how often
 
 
 @contextmanager
@@ -44,12 +44,12 @@ def lock_measurements(*run_directories: str | os.PathLike[str]) -> Iterator[None
 
 @contextmanager
 def _lock(directory: Path) -> Iterator[None]:
-    descriptor = None if _held.get(directory) else _take(directory)
-    _held[directory] = _held.get(directory, 0) + 1
+    descriptor = None if _locks.get(directory) else _take(directory)
+    _locks[directory] = _locks.get(directory, 0) + 1
     try:
         yield
     finally:
-        _held[directory] -= 1
+        _locks[directory] -= 1
         if descriptor is not None:
             (directory / LOCK_NAME).unlink(missing_ok=True)
             os.close(descriptor)
@@ -63,7 +63,7 @@ def _take(directory: Path) -> int:
         except OSError as error:
             raise RunDirectoryError(
                 f"Expected a run directory that can be written at {directory}, got: {error.strerror}; copy the run "
-                "to where you may write."
+                "to a folder where you may write."
             ) from error
         try:
             free = _lock_file(descriptor)

@@ -180,14 +180,15 @@ def lock_run_directory(path: str | os.PathLike[str]) -> Iterator[None]:
         descriptor = os.open(directory, os.O_RDONLY)
     except OSError as error:
         raise RunDirectoryError(
-            f"Expected a directory that can be made at {directory}, got: {error.strerror}; choose another --output-dir."
+            f"Expected a directory that can be created at {directory}, got: {error.strerror}; choose another "
+            "--output-dir."
         ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunDirectoryError(
-                f"Expected a run directory that no other process works on, got {directory}, which one does; "
+                f"Expected a run directory that no other process works on, got {directory}, on which one does; "
                 "wait for it or choose another --output-dir."
             ) from None
         except OSError as error:
@@ -241,7 +242,8 @@ def _make_empty(directory: Path) -> None:
         found = sorted(entry.name for entry in directory.iterdir())
     except OSError as error:
         raise RunDirectoryError(
-            f"Expected a directory that can be made at {directory}, got: {error.strerror}; choose another --output-dir."
+            f"Expected a directory that can be created at {directory}, got: {error.strerror}; choose another "
+            "--output-dir."
         ) from error
     leftovers = [n for n in found if n.startswith(f".{MANIFEST_NAME}.") and n.endswith(PARTIAL_SUFFIX)]
     if found != leftovers:

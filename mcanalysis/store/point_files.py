@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from mcanalysis.errors import DataError
@@ -30,9 +30,14 @@ def write_tensors(file: str | Path, tensors: Mapping[str, Tensor], header: Mappi
     ...     read_tensors(Path(folder, "a.safetensors"))
     ({'w': tensor([1.])}, {'step': 3})
     """
+    write_bytes_atomic(file, tensor_bytes(tensors, header))
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> bytes:
+    """What `write_tensors` writes."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({} if header is None else header)
-    write_bytes_atomic(file, save(stored, {"json": text, "sha256": _content_hash(stored, text)}))
+    return save(stored, {"json": text, "sha256": _content_hash(stored, text)})
 
 
 def read_tensors(file: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -70,13 +75,30 @@ def write_points(file: str | Path, points: Sequence[Mapping[str, Tensor]]) -> No
     ...     read_points(Path(folder, "curve.safetensors"))
     [{'w': tensor([0.])}, {'w': tensor([1.])}]
     """
+    write_bytes_atomic(file, point_bytes(points))
+
+
+def point_bytes(points: Sequence[Mapping[str, Tensor]]) -> bytes:
+    """What `write_points` writes, to be sent elsewhere."""
     named = {f"bend{i}/{name}": tensor for i, point in enumerate(points) for name, tensor in point.items()}
-    write_tensors(file, dict(points[0]) if len(points) == 1 else named)
+    return tensor_bytes(dict(points[0]) if len(points) == 1 else named)
+
+
+def points_of(content: bytes) -> list[dict[str, Tensor]]:
+    """The points in what `point_bytes` gave.
+
+    >>> points_of(point_bytes([{"w": torch.zeros(1)}, {"w": torch.ones(1)}]))
+    [{'w': tensor([0.])}, {'w': tensor([1.])}]
+    """
+    return _as_points(load(content))
 
 
 def read_points(file: str | Path) -> list[dict[str, Tensor]]:
     """Return what `write_points` wrote; raises `DataError` for another file."""
-    tensors, _ = read_tensors(file)
+    return _as_points(read_tensors(file)[0])
+
+
+def _as_points(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     if not all(name.startswith("bend") and "/" in name for name in tensors):
         return [tensors]
     points: dict[int, dict[str, Tensor]] = {}

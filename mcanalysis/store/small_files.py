@@ -23,7 +23,7 @@ TEXT_COLUMNS = (
 
 _EXACT: dict[str, Any] = {"float_precision": "round_trip"} if pd.__version__ < "3.1" else {}  # from then on as it is
 
-AGAIN = "remove it and give the command that wrote it again, which keeps what was measured"
+AGAIN = "remove it and run the command that wrote it again, which keeps what was measured"
 
 
 def read_json(file: str | os.PathLike[str], remedy: str = AGAIN) -> Any:

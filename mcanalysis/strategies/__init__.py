@@ -10,7 +10,7 @@ import os
 import pkgutil
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     from mcanalysis.strategies.strategy import Strategy
 
 SEARCH_PATH = "MCANALYSIS_STRATEGY_PATH"
-ENTRY_POINTS = "mcanalysis.strategies"
 __path__ += [folder for folder in os.environ.get(SEARCH_PATH, "").split(os.pathsep) if folder]
 
 
-class _Strategies(Registry[Callable[[], "type[Strategy]"]]):
-    """How to get each: our own, called as their files, are imported when wanted; others' to learn their names."""
+class _Strategies(Registry["type[Strategy]"]):
+    """Our own, called as their files, are imported when wanted; those of the search path to learn their names."""
 
     def search(self) -> dict[str, Callable[[], type[Strategy]]]:
         own, *folders = __path__
@@ -36,18 +35,20 @@ class _Strategies(Registry[Callable[[], "type[Strategy]"]]):
         def add(kind: type[Strategy]) -> None:
             name, cls = getattr(kind, "name", None), kind.__name__
             if not isinstance(name, str):
-                raise UserError(f'Expected a strategy with a name, got {cls} without; write name = "…" in it.')
+                raise UserError(f'Expected a strategy with a name, got {cls} without one; write name = "…" in it.')
             if name in found:
                 raise UserError(f"Expected strategies of different names, got two called {name}; rename {cls}.")
             found[name] = lambda: kind
 
         for folder in folders:
             if not Path(folder).is_dir():
-                raise UserError(f"Expected a folder in {SEARCH_PATH}, got '{folder}'; mend the variable.")
+                raise UserError(f"Expected a folder in {SEARCH_PATH}, got '{folder}'; correct the variable.")
             for module in pkgutil.iter_modules([folder]):
                 file = f"{folder}/{module.name}.py"
                 if module.name in files:
-                    raise UserError(f"Expected a strategy file of another name, got a second {module.name}: {file}.")
+                    raise UserError(
+                        f"Expected a strategy file of another name, got a second {module.name}; rename {file}."
+                    )
                 files.add(module.name)
                 try:
                     for kind in _strategies_of(module.name):
@@ -56,22 +57,24 @@ class _Strategies(Registry[Callable[[], "type[Strategy]"]]):
                     raise UserError(f"{error} (in {file})") from None
                 except Exception as error:  # whatever a file of someone else raises
                     raise UserError(
-                        f"Expected a strategy file that can be imported, got {type(error).__name__}: {error}; mend "
+                        f"Expected a strategy file that can be imported, got {type(error).__name__}: {error}; correct "
                         f"{file}, or take its folder out of {SEARCH_PATH}."
                     ) from error
-        for entry_point in metadata.entry_points(group=ENTRY_POINTS):
-            add(entry_point.load())
         return found
 
 
-_STRATEGIES = _Strategies("strategy", __name__, remedy=f"One of your own is found through {SEARCH_PATH}.")
+_STRATEGIES = _Strategies(
+    "strategy", __name__, remedy=f"One of your own is found through {SEARCH_PATH}.", group="mcanalysis.strategies"
+)
 
 
 def _own(name: str) -> type[Strategy]:
     for kind in _strategies_of(name):
         if getattr(kind, "name", None) == name:
             return kind
-    raise UserError(f"Expected a strategy called {name} in {__path__[0]}/{name}.py, got none; give both one name.")
+    raise UserError(
+        f"Expected a strategy called {name} in {__path__[0]}/{name}.py, got none; give file and strategy the same name."
+    )
 
 
 def _strategies_of(file: str) -> list[type[Strategy]]:
@@ -97,7 +100,7 @@ def get_strategy(name: str) -> type[Strategy]:
     >>> get_strategy("ilora").learners
     ('fast', 'slow')
     """
-    return _STRATEGIES.get(name)()
+    return _STRATEGIES.get(name)
 
 
 def make_strategy(name: str, seed: int, **settings: Any) -> Strategy:

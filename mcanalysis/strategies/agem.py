@@ -32,8 +32,8 @@ class AgemConfig(StrategyConfig):
     def __post_init__(self) -> None:
         if self.reference_batch_size < 1:
             raise UserError(
-                f"Expected a reference_batch_size of at least 1, got {self.reference_batch_size}; use sequential for "
-                "no reference."
+                f"Expected a reference_batch_size of at least 1, got {self.reference_batch_size}; choose the "
+                "strategy sequential to train without one."
             )
 
 

@@ -46,10 +46,13 @@ class ClsErConfig(StrategyConfig):
     def __post_init__(self) -> None:
         for name in ("plastic_decay", "stable_decay", "plastic_probability", "stable_probability"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"Expected {name} in [0, 1], got {getattr(self, name)}; choose a number between.")
+                raise UserError(
+                    f"Expected {name} in [0, 1], got {getattr(self, name)}; choose a number between 0 and 1."
+                )
         if not self.consistency_weight >= 0:
             raise UserError(
-                f"Expected a consistency_weight of at least 0, got {self.consistency_weight}; 0 switches it off."
+                f"Expected a consistency_weight of at least 0, got {self.consistency_weight}; choose 0 to switch it "
+                "off."
             )
 
 

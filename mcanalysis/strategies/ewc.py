@@ -38,13 +38,17 @@ class EwcConfig(StrategyConfig):
 
     def __post_init__(self) -> None:
         if not 0 <= self.ewc_lambda < math.inf:
-            raise UserError(f"Expected a finite ewc_lambda of at least 0, got {self.ewc_lambda}; 0 switches it off.")
+            raise UserError(
+                f"Expected a finite ewc_lambda of at least 0, got {self.ewc_lambda}; choose 0 to switch it off."
+            )
         if not 0 <= self.gamma <= 1:
-            raise UserError(f"Expected gamma in [0, 1], got {self.gamma}; 1 keeps all tasks, 0 only the last one.")
+            raise UserError(
+                f"Expected gamma in [0, 1], got {self.gamma}; choose 1 to keep all tasks, 0 to keep the last one only."
+            )
         if self.fisher_examples is not None and self.fisher_examples < 1:
             raise UserError(
-                f"Expected fisher_examples of at least 1, got {self.fisher_examples}; leave it out or choose None for "
-                "all."
+                f"Expected fisher_examples of at least 1, got {self.fisher_examples}; leave it out, or choose None, "
+                "to use all."
             )
 
 

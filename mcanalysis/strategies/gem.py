@@ -36,11 +36,13 @@ class GemConfig(StrategyConfig):
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin < math.inf:
-            raise UserError(f"Expected a finite margin of at least 0, got {self.margin}; 0 only forbids conflict.")
+            raise UserError(
+                f"Expected a finite margin of at least 0, got {self.margin}; choose 0 to forbid conflict only."
+            )
         if self.examples_per_step is not None and self.examples_per_step < 1:
             raise UserError(
-                f"Expected examples_per_step of at least 1, got {self.examples_per_step}; leave it out for all the "
-                "memory."
+                f"Expected examples_per_step of at least 1, got {self.examples_per_step}; leave it out to use the "
+                "whole memory."
             )
 
 

@@ -63,7 +63,9 @@ class IloraConfig(StrategyConfig):
 
     def __post_init__(self) -> None:
         if not 0 <= self.ema_decay <= 1:
-            raise UserError(f"Expected ema_decay in [0, 1], got {self.ema_decay}; larger means slower.")
+            raise UserError(
+                f"Expected ema_decay in [0, 1], got {self.ema_decay}; choose a number near 1 for slow averages."
+            )
         for name, choices in (
             ("average_in", ("factor", "product")),
             ("consistency_on", ("hidden_states", "logits")),
@@ -74,15 +76,18 @@ class IloraConfig(StrategyConfig):
         is_number = isinstance(self.answering, (int, float)) and not isinstance(self.answering, bool)
         if not (0 <= self.answering <= 1 if is_number else self.answering in ("slow", "fast")):  # type: ignore[operator]
             raise UserError(
-                f"Expected answering slow, fast or a number in [0, 1], got '{self.answering}'; choose one (1 is slow)."
+                f"Expected answering to be slow, fast or a number in [0, 1], got '{self.answering}'; choose one of "
+                "these (1 is slow)."
             )
         if not self.consistency_weight >= 0:
             raise UserError(
-                f"Expected a consistency_weight of at least 0, got {self.consistency_weight}; 0 switches it off."
+                f"Expected a consistency_weight of at least 0, got {self.consistency_weight}; choose 0 to switch it "
+                "off."
             )
         if self.consistency_layers is not None and self.consistency_layers < 1:
             raise UserError(
-                f"Expected consistency_layers of at least 1, got {self.consistency_layers}; leave it out for all."
+                f"Expected consistency_layers of at least 1, got {self.consistency_layers}; leave it out for all "
+                "layers."
             )
         if self.consistency_layers is not None and self.consistency_on == "logits":
             raise UserError(
@@ -91,8 +96,8 @@ class IloraConfig(StrategyConfig):
             )
         if self.slow_rank is not None and self.average_in == "factor" and not self.report_deviation:
             raise UserError(
-                f"Expected no slow_rank where factors are averaged, got {self.slow_rank}; slow has the rank of fast "
-                "there, leave it out or set average_in=product."
+                f"Expected no slow_rank where factors are averaged, got {self.slow_rank}; leave it out "
+                "(slow then has the rank of fast), or set average_in=product."
             )
 
 
@@ -143,8 +148,8 @@ class Ilora(Strategy):
             slow_rank = 4 * rank if self.config.slow_rank is None else self.config.slow_rank
             if slow_rank <= rank:
                 raise UserError(
-                    f"Expected a slow_rank above the adapter's rank {rank}, got {slow_rank}; an average of products "
-                    f"needs room, {4 * rank} is the default."
+                    f"Expected a slow_rank above the adapter's rank {rank}, got {slow_rank}; leave it out to "
+                    f"use {4 * rank}, as an average of products needs room."
                 )
             self._product = ProductAverage(slow_rank - rank)
 

@@ -40,12 +40,12 @@ class InfLoraConfig(StrategyConfig):
         if not 0 < self.threshold_start <= self.threshold_end <= 1:
             raise UserError(
                 "Expected 0 < threshold_start ≤ threshold_end ≤ 1, got "
-                f"{self.threshold_start} and {self.threshold_end}; 0.95 and 1 are the defaults."
+                f"{self.threshold_start} and {self.threshold_end}; leave them out to use 0.95 and 1."
             )
         if self.num_covariance_examples is not None and self.num_covariance_examples < 1:
             raise UserError(
                 f"Expected num_covariance_examples of at least 1, got {self.num_covariance_examples}; "
-                "leave it out for all."
+                "leave it out to use all."
             )
 
 

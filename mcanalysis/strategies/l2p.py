@@ -36,7 +36,7 @@ class L2pConfig(StrategyConfig):
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate_factor < float("inf"):
             raise UserError(
-                f"Expected a positive learning_rate_factor, got {self.learning_rate_factor}; 100 is the default."
+                f"Expected a positive learning_rate_factor, got {self.learning_rate_factor}; leave it out to use 100."
             )
         for name in ("pool_size", "prompt_length", "num_selected"):
             if getattr(self, name) < 1:
@@ -46,7 +46,9 @@ class L2pConfig(StrategyConfig):
                 f"Expected num_selected of at most the pool_size {self.pool_size}, got {self.num_selected}; lower it."
             )
         if not (self.key_weight >= 0 and math.isfinite(self.key_weight)):
-            raise UserError(f"Expected a key_weight of at least 0, got {self.key_weight}; 0 leaves the keys alone.")
+            raise UserError(
+                f"Expected a key_weight of at least 0, got {self.key_weight}; choose 0 to leave the keys alone."
+            )
 
 
 class L2p(Strategy):

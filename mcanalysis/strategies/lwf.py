@@ -32,9 +32,12 @@ class LwfConfig(StrategyConfig):
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < math.inf:
-            raise UserError(f"Expected a finite alpha of at least 0, got {self.alpha}; 0 switches it off.")
+            raise UserError(f"Expected a finite alpha of at least 0, got {self.alpha}; choose 0 to switch it off.")
         if not 0 < self.temperature < math.inf:
-            raise UserError(f"Expected a finite temperature above 0, got {self.temperature}; 1 leaves p as it is.")
+            raise UserError(
+                f"Expected a finite temperature above 0, got {self.temperature}; choose 1 to leave the probabilities "
+                "as they are."
+            )
 
 
 class Lwf(Strategy):

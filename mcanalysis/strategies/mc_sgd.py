@@ -40,13 +40,16 @@ class McSgdConfig(StrategyConfig):
 
     def __post_init__(self) -> None:
         if self.num_alphas < 1:
-            raise UserError(f"Expected num_alphas of at least 1, got {self.num_alphas}; 5 is the default.")
+            raise UserError(f"Expected num_alphas of at least 1, got {self.num_alphas}; leave it out to use 5.")
         if not 0 <= self.init_position <= 1:
             raise UserError(
-                f"Expected init_position in [0, 1], got {self.init_position}; 0 is the old point, 1 the task's minimum."
+                f"Expected init_position in [0, 1], got {self.init_position}; choose 0 for the old point, 1 for "
+                "the task's minimum."
             )
         if self.start_from not in ("fast", "task_minimum"):
-            raise UserError(f"Expected start_from fast or task_minimum, got '{self.start_from}'; choose one.")
+            raise UserError(
+                f"Expected start_from to be fast or task_minimum, got '{self.start_from}'; choose one of these."
+            )
 
 
 class McSgd(Strategy):

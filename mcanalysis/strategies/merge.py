@@ -35,13 +35,15 @@ class MergeConfig(StrategyConfig):
 
     def __post_init__(self) -> None:
         if self.method not in ("average", "task_arithmetic", "ties"):
-            raise UserError(f"Expected method average, task_arithmetic or ties, got '{self.method}'; choose one.")
+            raise UserError(
+                f"Expected method to be average, task_arithmetic or ties, got '{self.method}'; choose one of these."
+            )
         if not math.isfinite(self.scale):
-            raise UserError(f"Expected a finite scale, got {self.scale}; 1 leaves it out.")
+            raise UserError(f"Expected a finite scale, got {self.scale}; choose 1 for no scaling.")
         if not 0 < self.density <= 1:
-            raise UserError(f"Expected a density in (0, 1], got {self.density}; 0.2 is the default.")
+            raise UserError(f"Expected a density in (0, 1], got {self.density}; leave it out to use 0.2.")
         if self.rank is not None and self.rank < 1:
-            raise UserError(f"Expected a rank of at least 1, got {self.rank}; leave it out for an exact adapter.")
+            raise UserError(f"Expected a rank of at least 1, got {self.rank}; leave it out to merge exactly.")
 
 
 class Merge(Strategy):

@@ -37,9 +37,11 @@ class OLoraConfig(StrategyConfig):
         for name in ("lambda1", "lambda2"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
-                raise UserError(f"Expected a finite {name} of at least 0, got {value}; 0 switches its term off.")
+                raise UserError(
+                    f"Expected a finite {name} of at least 0, got {value}; choose 0 to switch its term off."
+                )
         if self.form not in ("l1", "squared"):
-            raise UserError(f"Expected form l1 or squared, got '{self.form}'; choose one.")
+            raise UserError(f"Expected form to be l1 or squared, got '{self.form}'; choose one of these.")
 
 
 class OLora(Strategy):

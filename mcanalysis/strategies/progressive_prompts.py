@@ -32,7 +32,7 @@ class ProgressivePromptsConfig(StrategyConfig):
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate_factor < float("inf"):
             raise UserError(
-                f"Expected a positive learning_rate_factor, got {self.learning_rate_factor}; 100 is the default."
+                f"Expected a positive learning_rate_factor, got {self.learning_rate_factor}; leave it out to use 100."
             )
         for name in ("prompt_length", "bottleneck"):
             if getattr(self, name) < 1:

@@ -5,154 +5,227 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import NamedTuple
+from weakref import WeakValueDictionary
 
-import pandas as pd
-
-from mcanalysis.connectivity.curve_fitting import fit_curve
 from mcanalysis.errors import UserError
 from mcanalysis.evaluation.adapter_objective import attach_slot
 from mcanalysis.evaluation.differentiable import WholeLoss
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
-from mcanalysis.evaluation.objective import make_objective
+from mcanalysis.evaluation.objective import Objective, make_objective
 from mcanalysis.models.adapter_files import load_adapter, warn_of_missing
 from mcanalysis.models.base_identity import accepted_identities, identity_marker
 from mcanalysis.models.base_names import check_same_base, same_base
 from mcanalysis.models.loading import default_device, load_base
+from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.point import content_hash
 from mcanalysis.params.spaces import get_space
 from mcanalysis.paths import Curve
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.manifest import claim_run_directory, mark_finished, record_evaluation, recorded_base
-from mcanalysis.store.measurements import MeasurementStore
-from mcanalysis.studies.connectivity.analysis import CHECKPOINT_STEPS
-from mcanalysis.studies.connectivity.measuring import measure_path_values
-from mcanalysis.studies.connectivity.result_tables import ResultTables, write_tables
-from mcanalysis.studies.connectivity.settings import ConnectivitySettings
-from mcanalysis.studies.connectivity.stored_ensemble import ensemble_rows
+from mcanalysis.studies.connectivity.measuring import PathName, RunPaths
 from mcanalysis.studies.connectivity.stored_path import StoredPath
-from mcanalysis.studies.connectivity.study import ConnectivityResult, draw_paths
-from mcanalysis.studies.connectivity.transitions import Transition
+from mcanalysis.studies.connectivity.study import Connectivity
+from mcanalysis.studies.connectivity.transitions import SavedPoint, Transition
+from mcanalysis.studies.engine import Workers
+from mcanalysis.studies.study import Outcome, Tables, carry_out
 from mcanalysis.tasks.trace_files import load_files
 
 logger = logging.getLogger(__name__)
 
 
+class AdaptersOpening(NamedTuple):
+    """Two adapters, a base and data files, by their names: what opens them in another process, too.
+
+    `directory` is where results go. `max_new_tokens`: the most tokens generated for an answer, by default 64, or the
+    task's own for a file named after a task.
+    """
+
+    adapters: tuple[str, str]
+    model_name: str
+    data_files: tuple[str, ...]
+    directory: Path
+    dtype: str = "auto"
+    device: str | None = None
+    engine: EngineSettings = AUTO
+    score: str | None = None
+    max_new_tokens: int | None = None
+    max_length: int = 1024
+
+    @property
+    def run(self) -> AdapterPair:
+        """The opened pair, the same object each time."""
+        return _open.get(self) or _opened(self)
+
+
+class AdapterPair:
+    """Two adapters on one base, measured like a run of two minima whose only learner is `fast`.
+
+    Raises `UserError` for adapters that do not fit the base or the data.
+    """
+
+    strategy, answering_learner, seed = "adapters", "fast", 0
+
+    def __init__(self, opening: AdaptersOpening) -> None:
+        self.opening = opening
+        self.directory = opening.directory
+        _open[opening] = self
+        self.tasks = load_files(list(opening.data_files), opening.score, opening.max_new_tokens)
+        adapters = [load_adapter(d) for d in opening.adapters]
+        self.base_names = [a.base_name for a in adapters if a.base_name]
+        self.has_unknown_base = check_same_base(self.base_names)
+        base, self.tokenizer = load_base(opening.model_name, opening.dtype, opening.device or default_device())
+        for adapter, directory in zip(adapters, opening.adapters, strict=True):
+            warn_of_missing(adapter, base, directory)
+        self.points = (adapters[0].point, adapters[1].point)
+        self.model: LoraModel = attach_slot(base, self.tokenizer, self.points, opening.model_name)
+        self._objectives: dict[tuple[str, int | None], Objective] = {}
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The evaluation engine on the base."""
+        return Engine(self.model, self.opening.engine)
+
+    @cached_property
+    def marker(self) -> str:
+        """What keys of stored values bear where the base they were measured on is not established, mostly nothing."""
+        name, output = self.opening.model_name, self.directory
+        recorded = recorded_base(output, name)
+        return "" if recorded is None else identity_marker(recorded, name, output)
+
+    def task_objective(self, task: str, split: str = "test", num_examples: int | None = None) -> Objective:
+        """The first examples of a data file (made once)."""
+        key = (task, num_examples)
+        if key not in self._objectives:
+            (data,) = [t for t in self.tasks if t.task.name == task]
+            length = self.opening.max_length
+            self._objectives[key] = make_objective(
+                data, "test", self.tokenizer, length, num_examples, base_marker=self.marker
+            )
+        return self._objectives[key]
+
+    def objectives(self, num_examples: int | None) -> list[Objective]:
+        """The first examples of every data file."""
+        return [self.task_objective(t.task.name, "test", num_examples) for t in self.tasks]
+
+    def minima_of(self, learner: str) -> list[SavedPoint]:
+        """The two adapters."""
+        return [SavedPoint(Path(d)) for d in self.opening.adapters]
+
+    def paths(self, learner: str, study: Connectivity) -> AdapterPaths:
+        """What leads from one to the other."""
+        return AdapterPaths(self, study)
+
+
+class AdapterPaths(RunPaths):
+    """The paths between two adapters. Curves are fitted on the data files themselves, as there is no train split."""
+
+    splits = ("test",)
+
+    def __init__(self, pair: AdapterPair, study: Connectivity) -> None:
+        self.run, self.learner, self.study = pair, pair.answering_learner, study  # type: ignore[assignment]
+        # A run's minima have numbers already.
+        names = [re.sub(r"^\d+-", "", name) for name in _short_names(pair.opening.adapters)]
+        start, end = (f"{k}-{name}" for k, name in enumerate(names, start=1))
+        *old, new = [t.task.name for t in pair.tasks]
+        keys = tuple(map(content_hash, pair.points))
+        data = hash_json([o.settings_key for o in pair.objectives(study.num_examples)])
+        self.transition = Transition(start, end, pair.points, keys, tuple(old), new, data_key=data)
+
+    @property
+    def curves(self) -> Path:
+        return self.run.directory / "curves"
+
+    @property
+    def ensembles(self) -> Path:
+        return self.run.directory / "ensembles"
+
+    def names(self, kind: str) -> list[PathName]:
+        return [PathName(self.learner, kind, 0)]
+
+    def path(self, name: PathName) -> StoredPath:
+        return StoredPath(self.transition, name.kind, self.study, self.curves)
+
+    def fit(self, path: StoredPath) -> Curve:
+        loss = WholeLoss(self.run.model, [o.encoded[:16] for o in self.objectives(path)])
+        return self.fitted(path, loss, self.study.curve_steps)
+
+
+_open: WeakValueDictionary[AdaptersOpening, AdapterPair] = WeakValueDictionary()
+
+
+@lru_cache(maxsize=2)
+def _opened(opening: AdaptersOpening) -> AdapterPair:
+    return AdapterPair(opening)
+
+
+@dataclass(frozen=True)
+class AdapterConnectivity(Connectivity):
+    """The same study of two adapters, which have no metrics and nothing to be compared with."""
+
+    def compare(self, tables: Tables, runs: Sequence[object]) -> Tables:
+        return {}
+
+    def pictures_of_all(self, tables: Tables) -> tuple[()]:
+        return ()
+
+
 def connect_adapters(
-    directories: Sequence[str],
-    model_name: str,
-    data_files: Sequence[str],
-    output_dir: str | Path,
-    settings: ConnectivitySettings,
+    opening: AdaptersOpening,
+    study: AdapterConnectivity,
+    workers: Workers | None = None,
     *,
-    dtype: str = "auto",
-    device: str | None = None,
-    engine: EngineSettings = AUTO,
-    score: str | None = None,
-    max_new_tokens: int | None = None,
-    max_length: int = 1024,
     progress: Progress = silent,
     on_figure: Callable[[Path], None] = lambda _: None,
-) -> ConnectivityResult:
+) -> Outcome:
     """The path between two adapters trained elsewhere, measured on one data file, or on two: old task, new task.
 
-    In the spaces delta and aligned their ranks and adapted modules may differ. A curve is fitted on the files
-    themselves, since there is no training split to fit it on; with t* chosen on the data it is measured on a gain would
-    be positive by selection, so none is reported. `max_new_tokens`: the most tokens generated for an answer, by default
-    64, or the task's own for a file named after a task.
+    In the spaces delta and aligned their ranks and adapted modules may differ. With t* chosen on the data it is
+    measured on a gain would be positive by selection, so none is reported.
     """
-    if len(directories) != 2:
-        raise UserError(f"Expected two adapter folders (--minima DIR1,DIR2), got {len(directories)}; name two.")
-    if len(data_files) not in (1, 2):
-        raise UserError(
-            f"Expected one or two data files (--data FILE[,FILE2]), got {len(data_files)}; name one or two."
-        )
-    if settings.simplex:
-        raise UserError("Expected --simplex with runs, got it with --minima; two adapters span a line.")
-    tasks = load_files(data_files, score, max_new_tokens)
-    adapters = [load_adapter(d) for d in directories]
-    bases = [a.base_name for a in adapters if a.base_name]
-    unknown = check_same_base(bases)
-    base, tokenizer = load_base(model_name, dtype, device or default_device())
-    for adapter, directory in zip(adapters, directories, strict=True):
-        warn_of_missing(adapter, base, directory)
-    others = [b for b in dict.fromkeys(bases) if same_base(b, model_name) is not True]
-    if others or unknown:
+    if len(opening.adapters) != 2:
+        raise UserError(f"--minima takes two adapter folders, DIR1,DIR2; got {len(opening.adapters)}.")
+    if len(opening.data_files) not in (1, 2):
+        raise UserError(f"--data takes one or two data files, FILE[,FILE2]; got {len(opening.data_files)}.")
+    if study.simplex:
+        raise UserError("Two adapters span a line: --simplex needs runs, with three minima or more.")
+    pair, output, name = AdapterPair(opening), opening.directory, opening.model_name  # files may have changed
+    others = [b for b in dict.fromkeys(pair.base_names) if same_base(b, name) is not True]
+    if others or pair.has_unknown_base:
         logger.warning(
             "the adapters were trained on %s, and --model is '%s': that these are the same weights could not be "
             "established, and what is measured means something only if they are; to make sure, give --model a folder "
             "or id that both adapter_config.json name as base_model_name_or_path",
-            " and ".join(f"'{name}'" for name in dict.fromkeys(bases)),
-            model_name,
+            " and ".join(f"'{base}'" for base in dict.fromkeys(pair.base_names)),
+            name,
         )
-    points = (adapters[0].point, adapters[1].point)
-    model = attach_slot(base, tokenizer, points, model_name)
-    output = Path(output_dir)
-    recorded = recorded_base(output, model_name)
-    marker = "" if recorded is None else identity_marker(recorded, model_name, output)
-    objectives = [
-        make_objective(t, "test", tokenizer, max_length, settings.num_examples, base_marker=marker) for t in tasks
-    ]
-    names = [re.sub(r"^\d+-", "", name) for name in _short_names(directories)]  # a run's minima have numbers already
-    start, end = (f"{k}-{name}" for k, name in enumerate(names, start=1))
-    transition = Transition(
-        start,
-        end,
-        points,
-        (content_hash(points[0]), content_hash(points[1])),
-        tuple(t.task.name for t in tasks[:-1]),
-        tasks[-1].task.name,
-        data_key=hash_json([o.settings_key for o in objectives]),
-    )
-    loss = WholeLoss(model, [o.encoded[:16] for o in objectives])
-
-    def fit(curve: Curve, checkpoint: Path) -> Curve:
-        return fit_curve(
-            curve,
-            loss,
-            num_steps=settings.curve_steps,
-            learning_rate=settings.curve_learning_rate,
-            max_grad_norm=1.0,
-            checkpoint=checkpoint,
-            checkpoint_steps=CHECKPOINT_STEPS,
-        )
-
-    paths = [StoredPath(transition, name, settings, output / "curves", fit) for name in settings.paths]
-    for path in paths:  # refuses adapters that a space cannot join, before anything is written
-        get_space(path.kind.space).embed(points)
+    transition = pair.paths("fast", study).transition
+    objectives = pair.objectives(study.num_examples)
+    for kind in study.paths:  # refuses adapters that a space cannot join, before anything is written
+        get_space(kind.rpartition("-")[2]).embed(pair.points)
     identity = {
-        "analysis": "connectivity of two adapters", "model": model_name, "dtype": dtype,
-        "minima": [f"{label} {key[:12]}" for label, key in zip((start, end), transition.keys, strict=True)],
-        "data": [f"{t.task.name} {t.content_hash[:12]}" for t in tasks],
-        "score": [t.task.score for t in tasks], "max_length": max_length,
+        "analysis": "connectivity of two adapters", "model": name, "dtype": opening.dtype,
+        "minima": [
+            f"{label} {key[:12]}"
+            for label, key in zip((transition.start, transition.end), transition.keys, strict=True)
+        ],
+        "data": [f"{t.task.name} {t.content_hash[:12]}" for t in pair.tasks],
+        "score": [t.task.score for t in pair.tasks], "max_length": opening.max_length,
     }  # fmt: skip
-    if max_new_tokens is not None:  # else the tasks' own, which version 0.1 did not write
-        identity["max_new_tokens"] = max_new_tokens
-    evaluator = Engine(model, engine)
-    evaluator.check_room(objectives)
-    now, former = accepted_identities(model_name, None) or [None, None]
+    if opening.max_new_tokens is not None:  # else the tasks' own, which version 0.1 did not write
+        identity["max_new_tokens"] = opening.max_new_tokens
+    pair.engine.check_room(objectives)
+    now, former = accepted_identities(name, None) or [None, None]
     claim_run_directory(output, identity, resume=True, base_hash=now, former_base_hash=former)
-    bar = progress(total=len(paths) * settings.num_points, desc="paths")
-    record_evaluation(output, evaluator.choices(objectives))
-    tables = ResultTables()
-    labels = {"strategy": "adapters", "learner": "fast", "seed": 0}
-    with MeasurementStore(output / "measurements.sqlite") as store:
-        for path in paths:
-            measured = measure_path_values(path, objectives, store, lambda: evaluator, bar.update)
-            averaged = ensemble_rows(path, objectives, lambda: model, output / "ensembles") if settings.ensemble else []
-            tables.add(path, measured, labels, averaged)
-    bar.close()
+    record_evaluation(output, pair.engine.choices(objectives))
+    outcome = carry_out(study, [pair], output, workers, progress=progress, on_figure=on_figure)  # type: ignore[list-item]
     mark_finished(output)
-    frames = tables.frames()
-    write_tables(frames, output / "tables")
-    figures = draw_paths(frames, output / "figures")
-    for file in figures:
-        if file.suffix == ".png":
-            on_figure(file)
-    profiles, barriers = frames.pop("profiles"), frames.pop("barriers")
-    return ConnectivityResult(profiles, barriers, pd.DataFrame(), figures, frames)
+    return outcome
 
 
 def _short_names(directories: Sequence[str]) -> list[str]:

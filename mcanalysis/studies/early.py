@@ -4,41 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-from torch import Tensor
-
-from mcanalysis.connectivity.early import EarlyProfile, early_profile
-from mcanalysis.connectivity.profile import PerExample, grid
 from mcanalysis.errors import UnknownNameError
-from mcanalysis.metrics.barriers import chord_barrier
-from mcanalysis.params.spaces import get_space
-from mcanalysis.paths import Linear
 from mcanalysis.progress import Progress, silent
-from mcanalysis.runs.run import Run
-from mcanalysis.store.atomic import write_text_atomic
-from mcanalysis.studies.connectivity.transitions import nth_transition
-from mcanalysis.tasks.task import SPLITS
+
+if TYPE_CHECKING:  # loaded below where they are needed, so that `--help` has the settings without them
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from mcanalysis.connectivity.early import EarlyProfile
+    from mcanalysis.connectivity.profile import PerExample
+    from mcanalysis.paths import Linear
+    from mcanalysis.runs.run import Run
 
 
 @dataclass(frozen=True)
 class EarlySettings:
-    """Which path, and how closely its losses are wanted.
+    """Which path, and how closely its losses are wanted, as estimated from the examples measured."""
 
-    `transition`: the number of the minimum it starts from. `tolerance`: nats per target token; `confidence` that no
-    loss of any task is farther off, as estimated from the examples measured.
-    """
-
-    transition: int = 1
-    space: str = "factor"
-    num_points: int = 11
-    split: str = "test"
-    tolerance: float = 0.05
-    confidence: float = 0.95
+    transition: Annotated[int, "number of the minimum that the path starts from"] = 1
+    space: Annotated[str, "factor, delta or aligned"] = "factor"
+    num_points: Annotated[int, "points on the path, both ends included"] = 11
+    split: Annotated[str, "train, eval or test"] = "test"
+    tolerance: Annotated[float, "nats per target token"] = 0.05
+    confidence: Annotated[float, "that no loss of any task is farther off"] = 0.95
 
     def __post_init__(self) -> None:
+        from mcanalysis.connectivity.profile import grid
+        from mcanalysis.params.spaces import get_space
+        from mcanalysis.tasks.task import SPLITS
+
         if self.split not in SPLITS:
             raise UnknownNameError("split", self.split, SPLITS)
         grid(self.num_points)
@@ -64,6 +62,13 @@ def look_early(run: Run, settings: EarlySettings, *, progress: Progress = silent
 
     Raises `UserError` for a transition that the run does not have, a split without examples, and as `early_profile`.
     """
+    import pandas as pd
+
+    from mcanalysis.metrics.barriers import chord_barrier
+    from mcanalysis.paths import Linear
+    from mcanalysis.store.atomic import write_text_atomic
+    from mcanalysis.studies.connectivity.transitions import nth_transition
+
     transition = nth_transition(run, run.answering_learner, settings.transition)
     path = Linear(*transition.points, space=settings.space)
     confidence = 1 - (1 - settings.confidence) / len(transition.tasks)
@@ -93,6 +98,9 @@ def look_early(run: Run, settings: EarlySettings, *, progress: Progress = silent
 def _one_task(
     run: Run, path: Linear, task: str, settings: EarlySettings, confidence: float, progress: Progress
 ) -> EarlyProfile:
+    from mcanalysis.connectivity.early import early_profile
+    from mcanalysis.connectivity.profile import grid
+
     number = len(run.task_objective(task, settings.split).examples)
     objective = run.sampled_objective(task, settings.split)
     bar = progress(total=number * settings.num_points, desc=f"{run.strategy} {task}")

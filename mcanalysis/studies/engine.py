@@ -24,6 +24,9 @@ from mcanalysis.training.stopping import Stopped, StopRequest, listening
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+TRAINING = 2
+"""The turn of training: after what a first figure needs, before what only compares, so that a long one does not end
+alone."""
 
 
 class Kept(Protocol):

@@ -100,13 +100,12 @@ def joined(parts: Mapping[Share, Measurement]) -> Measurement:
 class Points:
     """Measures points of one run through its store; one for all studies of a run that go on side by side.
 
-    `num_workers`: how many there are; the examples of points that are fewer are shared out among them. `turn`: of the
-    pieces. What is under way already, for another set of objectives perhaps, is waited for and not computed again.
+    `num_workers`: how many there are; the examples of points that are fewer are shared out among them. What is under
+    way already, for another set of objectives perhaps, is waited for and not computed again.
     """
 
-    def __init__(self, run: Run, num_workers: Callable[[], int] = lambda: 1, turn: int = 0) -> None:
+    def __init__(self, run: Run, num_workers: Callable[[], int] = lambda: 1) -> None:
         self.run = run
-        self.turn = turn
         self._num_workers = num_workers
         self._under_way: dict[MeasurementKey, list[Piece]] = {}
         self._recorded: dict[str, Any] = {}
@@ -118,15 +117,15 @@ class Points:
             yield store
 
     def measure(
-        self, points: Sequence[tuple[str, Where]], objectives: Sequence[Objective]
+        self, points: Sequence[tuple[str, Where]], objectives: Sequence[Objective], turn: int = 0
     ) -> Steps[list[list[Measurement]]]:
         """Every objective at every point, named by its key in the store; only what the store lacks is computed."""
-        yield self._pieces(points, objectives)
+        yield self._pieces(points, objectives, turn)
         with self.store() as store:
             found = [[store.get(measurement_key(key, o)) for o in objectives] for key, _ in points]
         return [[m for m in of_point if m is not None] for of_point in found]
 
-    def _pieces(self, points: Sequence[tuple[str, Where]], objectives: Sequence[Objective]) -> list[Any]:
+    def _pieces(self, points: Sequence[tuple[str, Where]], objectives: Sequence[Objective], turn: int) -> list[Any]:
         wanted: dict[str, Piece] = {}
         absent: dict[str, tuple[Where, list[Objective]]] = {}
         with self.store() as store:
@@ -138,12 +137,14 @@ class Points:
                         absent.setdefault(point_key, (where, []))[1].append(by_key[key])
         for point_key, (where, lacking) in absent.items():
             count = _num_shares(lacking, self._num_workers(), len(absent))
-            made = self._pieces_of(point_key, where, lacking, count)
+            made = self._pieces_of(point_key, where, lacking, count, turn)
             self._under_way |= {measurement_key(point_key, o): made for o in lacking}
             wanted |= {piece.key: piece for piece in made}
         return list(wanted.values())
 
-    def _pieces_of(self, point_key: str, where: Where, objectives: Sequence[Objective], count: int) -> list[Piece]:
+    def _pieces_of(
+        self, point_key: str, where: Where, objectives: Sequence[Objective], count: int, turn: int
+    ) -> list[Piece]:
         whole = _Whole(self, point_key, objectives, count)
         name = f"a point of {self.run.directory.name}, {point_key}"
         made = []
@@ -152,7 +153,7 @@ class Points:
             shares = tuple(Share(o.name, o.split, len(o.encoded), index, min(count, len(o.encoded))) for o in chosen)
             key = "|".join([str(self.run.directory), point_key, f"{index}/{count}", *(o.settings_key for o in chosen)])
             kept = _Part(whole, shares)
-            made.append(Piece(key, evaluate, (self.run.opening, where, shares), kept, self.turn, name))
+            made.append(Piece(key, evaluate, (self.run.opening, where, shares), kept, turn, name))
         return made
 
     def put(self, point_key: str, measured: Sequence[tuple[Objective, Measurement]], choices: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +154,17 @@ def difference(
     mean, n = float(gaps.mean()), len(gaps)
     half = float(stats.t.ppf(0.975, n - 1) * gaps.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
     return mean, mean - half, mean + half
+
+
+def strategy_words(metrics: pd.DataFrame) -> Iterator[str | list[list[str]]]:
+    """What is said of the metrics: mean over seeds per strategy and learner; I-LoRA against replay and sequential."""
+    yield ""
+    yield summary_cells(summary_table(metrics))
+    present = set(zip(metrics.strategy, metrics.learner, strict=True))
+    contrasts = [(("er", "fast"), ("sequential", "fast")), (("ilora", "slow"), ("sequential", "fast"))]
+    contrasts += [(("ilora", learner), ("er", "fast")) for learner in ("slow", "fast")]
+    for first, second in contrasts:
+        if first in present and second in present:
+            mean, low, high = difference(metrics, first, second)
+            ends = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}] (95 %, Student's t over seeds)"
+            yield f"average accuracy, {' '.join(first)} minus {' '.join(second)}: {mean:+.3f}{ends}"

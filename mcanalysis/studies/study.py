@@ -32,8 +32,10 @@ Rows = list[list[str]]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a study is given besides its settings: how many workers there are, and who draws before it has ended."""
+    """What a study is given besides its settings: the strategy of the first run, how many workers there are, and who
+    draws before it has ended."""
 
+    main: str = ""
     num_workers: Callable[[], int] = lambda: 1
     draw: Callable[[Path, Iterable[Picture]], None] = lambda folder, pictures: None
 
@@ -43,6 +45,9 @@ class Study(ABC):
 
     strategies: ClassVar[tuple[str, ...]] = ("sequential", "er", "ilora")
     """What is trained where no run is named."""
+
+    def check(self, num_tasks: int) -> None:
+        """Raise `UserError` for what a run of so many tasks will not have; asked before it is trained."""
 
     @abstractmethod
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
@@ -102,10 +107,15 @@ def carry_out(
             figures.extend(file for file in files if file not in figures)
             on_figure(files[-1])
 
-    setting = Setting(lambda: workers.count, draw)
+    from mcanalysis.studies.training import Training
+
+    for run in runs:
+        if isinstance(run, Training):
+            study.check(run.num_tasks)
+    setting = Setting(runs[0].strategy, lambda: workers.count, draw)
 
     def of_run(run: Run | Training) -> Steps[tuple[Run, Tables]]:
-        ready = run if not _is_training(run) else (yield from run.steps())
+        ready = (yield from run.steps()) if isinstance(run, Training) else run
         with lock_measurements(ready.directory):
             tables = yield from study.measure(ready, setting)
             write_tables(tables, ready.directory / "tables")
@@ -120,10 +130,6 @@ def carry_out(
     write_tables(compared, comparison / "tables")
     draw(comparison, study.pictures_of_all(tables | compared))
     return Outcome(tables | compared, figures, measured)
-
-
-def _is_training(run: Run | Training) -> bool:
-    return hasattr(run, "steps")
 
 
 def together(of_runs: Sequence[Tables]) -> Tables:

@@ -10,15 +10,12 @@ from mcanalysis.errors import DataError, UnknownNameError
 from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.progress import Progress
 from mcanalysis.runs.run import Run, load_run
-from mcanalysis.studies.engine import Piece, Steps
+from mcanalysis.studies.engine import TRAINING, Piece, Steps
 from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
 from mcanalysis.tasks.trace_files import load_examples, split_file
 from mcanalysis.training.config import Execution, RunConfig
 from mcanalysis.training.continual_trainer import is_finished, is_general_measured, load_tasks, train
-
-TURN = 1
-"""Of training: after what a first figure needs, before what only compares, so that a long one does not end alone."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +56,19 @@ class Training:
     execution: Execution
     general: General | None
     is_there: bool
+    num_tasks: int
+
+    @property
+    def strategy(self) -> str:
+        """The strategy's name."""
+        return self.config.strategy
 
     def steps(self) -> Steps[Run]:
         """Train it where it is not there; gives the finished run."""
         if not self.is_there:
             name = f"training of {self.directory.name}"
             arguments = (self.config, self.directory, self.execution, self.general)
-            yield [Piece(str(self.directory), train_run, arguments, turn=TURN, name=name, trains=True)]
+            yield [Piece(str(self.directory), train_run, arguments, turn=TRAINING, name=name, trains=True)]
         return load_run(self.directory, self.execution.device, self.execution.engine)
 
 
@@ -94,6 +97,7 @@ def trainings(
             execution,
             general,
             is_finished(config, directory, tasks, resume) and is_general_measured(directory, held_out),
+            len(tasks),
         )
         for config, directory in zip(configs, directories, strict=True)
     ]

@@ -42,7 +42,7 @@ def mlp_spec(point: Mapping[str, Tensor], layers: Sequence[str]) -> PermutationS
         if weight is None or weight.ndim != 2:
             got = "none" if weight is None else f"shape {tuple(weight.shape)}"
             raise UserError(
-                f"Expected a matrix '{layer}.weight', got {got}; the point has {_some(point)}; name linear layers."
+                f"Expected a matrix '{layer}.weight', got {got} in a point that has {_some(point)}; name linear layers."
             )
         outputs = None if layer == layers[-1] else f"units of {layer}"
         axes[f"{layer}.weight"] = (outputs, inputs)

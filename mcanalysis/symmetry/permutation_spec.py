@@ -44,7 +44,7 @@ class PermutationSpec:
                     "axis to another permutation, or both to none."
                 )
         if not self.names:
-            raise UserError("Expected a specification with at least one permutation, got none; name an axis.")
+            raise UserError("Expected a specification with at least one permutation, got none; name at least one axis.")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -147,9 +147,9 @@ def check_permutations(sizes: Mapping[str, int], permutations: Mapping[str, Tens
                 f"Expected permutations among {', '.join(sizes)}, got '{name}'; use those of the specification."
             )
         size = sizes[name]
-        whole = permutation.ndim == 1 and permutation.dtype == torch.int64
-        if not whole or sorted(permutation.tolist()) != list(range(size)):
+        is_index = permutation.ndim == 1 and permutation.dtype == torch.int64
+        if not is_index or sorted(permutation.tolist()) != list(range(size)):
             raise UserError(
                 f"Expected '{name}' to be a permutation of 0 … {size - 1} (int64), got {permutation.dtype} of shape "
-                f"{tuple(permutation.shape)}; every unit must occur once."
+                f"{tuple(permutation.shape)}; list every unit once."
             )

@@ -122,8 +122,8 @@ def _is_transposed(point: Mapping[str, Tensor], into: str, out: str) -> bool:
     plain = [s for s in (shape, shape[::-1]) if units in (None, s[0]) and width in (None, s[1])]
     if len(set(plain)) != 1 or (units, width) == (None, None) or shape[0] == shape[1]:
         raise UserError(
-            f"Expected '{into}' of shape {shape} with a bias that tells which axis the hidden units are, got none that "
-            "does; write a PermutationSpec for this network."
+            f"Expected '{into}' of shape {shape} with biases whose lengths tell which axis the hidden units are on, "
+            "got none such; write a PermutationSpec for this network."
         )
     return plain[0] != shape
 

@@ -54,7 +54,7 @@ def match_weights(
     {'h': tensor([1, 2, 0])}
     """
     if max_sweeps < 1:
-        raise UserError(f"Expected max_sweeps of at least 1, got {max_sweeps}; the default is 100.")
+        raise UserError(f"Expected max_sweeps of at least 1, got {max_sweeps}; leave it out to use 100.")
     check_distinct([a, b])
     check_compatible(a, b, remedy="match two networks of the same architecture")
     fixed, moving = _arrays(a, spec), _arrays(b, spec)

@@ -1,4 +1,7 @@
-"""Tasks, one file per dataset: a module of this folder with a `TASK` is a task, found by itself."""
+"""Tasks, one file per dataset: a module of this folder with a `TASK` is a task, found by itself.
+
+So is one that an installed package declares under the entry point group `mcanalysis.tasks`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from mcanalysis.tasks.task import SPLITS, Example, Task, TaskData, whole_prompt
 
 __all__ = ["SPLITS", "Example", "Task", "TaskData", "get_task", "task_names", "unknown_task", "whole_prompt"]
 
-_TASKS: Registry[Task] = Registry("task", __name__, "TASK")
+_TASKS: Registry[Task] = Registry("task", __name__, "TASK", group="mcanalysis.tasks")
 
 
 def get_task(name: str) -> Task:

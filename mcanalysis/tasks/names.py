@@ -32,8 +32,8 @@ def check_name(name: str) -> None:
         raise DataError(f"Expected a name for a task, got '{name}', which names {what} in the tables; rename it.")
     if any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
         raise DataError(
-            f"Expected a name for a task that can be a folder's name in one line, got {name!r}; rename it without "
-            "slashes and control characters."
+            f"Expected a name for a task that a folder can have, in one line, got {name!r}; rename it without slashes "
+            "and control characters."
         )
 
 
@@ -67,8 +67,8 @@ def told_apart(names: Sequence[str], files: Sequence[str | PathLike[str]]) -> li
             new = _told_apart(name, paths)
             for i, other in zip(members, new, strict=True):
                 found[i] = other
-            told = ", ".join(f"{files[i]} is '{found[i]}'" for i in members)
-            logger.warning("%d files give tasks of the name '%s': in all results %s", count, name, told)
+            renamed = ", ".join(f"{files[i]} is '{found[i]}'" for i in members)
+            logger.warning("%d files give tasks of the name '%s': in all results %s", count, name, renamed)
     check_distinct(found)
     return found
 

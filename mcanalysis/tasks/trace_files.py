@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mcanalysis.errors import DataError, did_you_mean
-from mcanalysis.tasks import get_task, task_names, unknown_task
+from mcanalysis.errors import DataError, UnknownNameError, did_you_mean
+from mcanalysis.tasks import get_task, unknown_task
 from mcanalysis.tasks.names import told_apart
 from mcanalysis.tasks.task import SPLITS, Example, Task, TaskData
 
@@ -44,7 +44,7 @@ def load_trace_task(root: str | os.PathLike[str], name: str, score: str | None =
     files = {split: split_file(folder, split) for split in SPLITS}
     absent = [f"{split}.json" for split, file in files.items() if file is None]
     if absent:
-        raise DataError(f"Expected {_split_files()} in {folder}, got no {', no '.join(absent)}; add what is absent.")
+        raise DataError(f"Expected {_split_files()} in {folder}, got no {', no '.join(absent)}; add what is missing.")
     return TaskData.of(_task_of(name, score), {split: _read_examples(file) for split, file in files.items() if file})
 
 
@@ -115,7 +115,7 @@ def load_examples(
     """
     path = Path(file)
     if not path.is_file():
-        raise DataError(f"Expected a JSON file at {path}, got {_what_is_at(path)}; give {_FORM}.")
+        raise DataError(f"Expected a JSON file at {path}, got {_what_is_at(path)}; name a file that holds {_FORM}.")
     name = path.resolve().parent.name if path.stem in SPLITS else path.stem
     task = _task_of(name, score)
     if max_new_tokens is not None:
@@ -126,7 +126,10 @@ def load_examples(
 
 
 def _task_of(name: str, score: str | None) -> Task:
-    task = get_task(name) if name in task_names() else unknown_task(name)
+    try:
+        task = get_task(name)
+    except UnknownNameError:
+        task = unknown_task(name)
     if score is None:
         return task
 
@@ -184,12 +187,8 @@ def _parse(text: str, file: Path, line: int | None = None) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        must = f"the file must be {_FORM}" if line is None else "each line must be one record"
-        hint = (
-            "; one that holds a record a line must be called .jsonl"
-            if line is None and error.msg == "Extra data"
-            else ""
-        )
+        must = f"write {_FORM}" if line is None else "write one record per line"
+        hint = "; if it holds one record per line, name it .jsonl" if line is None and error.msg == "Extra data" else ""
         raise DataError(
             f"Expected JSON in {file}, got: {error.msg} at line {line or error.lineno}, column {error.colno}; "
             f"{must}{hint}."
@@ -209,7 +208,7 @@ def _read_text(file: Path) -> str:
             f"{error.start}; save the file as UTF-8."
         ) from error
     except OSError as error:
-        raise DataError(f"Expected a readable file at {file}, got: {error.strerror}; check its rights.") from error
+        raise DataError(f"Expected a readable file at {file}, got: {error.strerror}; check its permissions.") from error
 
 
 def _require_folder(root: Path) -> None:

@@ -1,0 +1,1 @@
+"""The trainer: a strategy on a sequence of tasks, into a run directory."""

@@ -184,6 +184,6 @@ def writing() -> Iterator[None]:
         if not full:
             raise
         raise UserError(
-            f"Expected to write a checkpoint, got: {' '.join(text.split())[:200]}; free some room and pass --resume. "
-            "What was saved before is kept."
+            f"Expected to write a checkpoint, got: {' '.join(text.split())[:200]}; free some disk space and pass "
+            "--resume. What was saved before is kept."
         ) from error

@@ -21,10 +21,9 @@ class TrainingConfig:
 
     `num_steps` optimiser steps of `batch_size` × `gradient_accumulation` examples (of all processes together), AdamW,
     linear warm-up over `warmup_ratio` of the steps and linear decay, gradients clipped to `max_grad_norm`. The defaults
-    suit the embedded base: without warm-up and clipping a rate of 3e-3 now and then wrecks a task. `max_length` in
-    tokens. `group_by_length` puts examples of like length into the same step, which saves padding; off, because steps
-    that are less of a mixture learn less (measured in docs/training.md). Micro-batches of one step are of like length
-    either way.
+    suit the embedded base: without warm-up and clipping a rate of 3e-3 now and then wrecks a task. `group_by_length`
+    is off, because steps that are less of a mixture learn less (measured in docs/training.md); micro-batches of one
+    step are of like length either way.
     """
 
     num_steps: Annotated[int, "optimiser steps per task", Flag(name="steps")] = 120
@@ -44,10 +43,10 @@ class TrainingConfig:
         if not self.learning_rate > 0:
             raise UserError(f"Expected a positive learning_rate, got {self.learning_rate}; try 3e-3.")
         if not 0 <= self.warmup_ratio <= 1:
-            raise UserError(f"Expected a warmup_ratio in [0, 1], got {self.warmup_ratio}; 0.1 is the default.")
+            raise UserError(f"Expected a warmup_ratio in [0, 1], got {self.warmup_ratio}; leave it out to use 0.1.")
         for name in ("max_grad_norm", "weight_decay"):
             if not getattr(self, name) >= 0:
-                raise UserError(f"Expected {name} of at least 0, got {getattr(self, name)}; 0 switches it off.")
+                raise UserError(f"Expected {name} of at least 0, got {getattr(self, name)}; choose 0 to switch it off.")
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,7 @@ class RunConfig:
     """One strategy × one seed on one benchmark.
 
     `scores` and `max_new_tokens` replace a task's own score and limit of generated tokens, by its name. `sizes`:
-    examples per split (None: the benchmark's own). `num_test`: test examples per task for the accuracy matrix.
-    `quantization`: load the base in 4 or 8 bits (bitsandbytes; needs an NVIDIA GPU).
+    examples per split, where it is not to be the benchmark's own. `quantization` is that of bitsandbytes.
     """
 
     strategy: str = "ilora"
@@ -86,13 +84,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.lora_rank < 1:
-            raise UserError(f"Expected lora_rank of at least 1, got {self.lora_rank}; 8 is the default.")
+            raise UserError(f"Expected lora_rank of at least 1, got {self.lora_rank}; leave it out to use 8.")
         if not self.lora_alpha > 0:
-            raise UserError(f"Expected a positive lora_alpha, got {self.lora_alpha}; 16 is the default.")
+            raise UserError(f"Expected a positive lora_alpha, got {self.lora_alpha}; leave it out to use 16.")
         if not 0 <= self.lora_dropout < 1:
-            raise UserError(f"Expected lora_dropout in [0, 1), got {self.lora_dropout}; 0 is the default.")
+            raise UserError(f"Expected lora_dropout in [0, 1), got {self.lora_dropout}; leave it out to use 0.")
         if self.num_test is not None and self.num_test < 1:
-            raise UserError(f"Expected num_test of at least 1, got {self.num_test}; leave it out for all.")
+            raise UserError(f"Expected num_test of at least 1, got {self.num_test}; leave it out to use all.")
 
     def resolved(self) -> dict[str, Any]:
         """As JSON types, for the manifest; two runs with equal resolved configurations are the same run."""
@@ -118,10 +116,8 @@ class RunConfig:
 class Execution:
     """How a run is carried out: what may change between stop and resume without changing what is computed.
 
-    `save_steps`: steps between two checkpoints, hence the most that a kill can lose. `report_to`: trackers of the
-    Trainer ("tensorboard", "wandb", "mlflow"). `gradient_checkpointing` computes activations again instead of keeping
-    them: less memory, more time. `save_trajectory`: optimiser steps between two snapshots of every learner (see
-    `training.trajectory`); 0 saves none, None is every 10th step where the adapter is small. `engine`: how minima are
+    `save_steps` lie between two checkpoints. `report_to`: trackers of the Trainer. `gradient_checkpointing` computes
+    activations again instead of keeping them. `save_trajectory`: see `training.trajectory`. `engine`: how minima are
     scored.
     """
 
@@ -138,15 +134,17 @@ class Execution:
 
     def __post_init__(self) -> None:
         if self.save_steps < 1:
-            raise UserError(f"Expected save_steps of at least 1, got {self.save_steps}; 100 is the default.")
+            raise UserError(f"Expected save_steps of at least 1, got {self.save_steps}; leave it out to use 100.")
         if self.save_trajectory is not None and self.save_trajectory < 0:
-            raise UserError(f"Expected save_trajectory of at least 0, got {self.save_trajectory}; 0 saves none.")
+            raise UserError(
+                f"Expected save_trajectory of at least 0, got {self.save_trajectory}; choose 0 to save none."
+            )
         for tracker in self.report_to:
             if tracker not in TRACKERS:
                 raise UnknownNameError("tracker", tracker, TRACKERS)
             if not any(find_spec(package) for package in TRACKERS[tracker]):
                 package = TRACKERS[tracker][0]
                 raise UserError(
-                    f"Expected the package {package} to report to {tracker}, got none; pip install {package}, or leave "
-                    f"{tracker} out."
+                    f"Expected the package {package} to report to {tracker}, got none; run pip install {package}, or "
+                    f"leave {tracker} out."
                 )

@@ -117,7 +117,8 @@ def dry_run(
     training = config.training
     if training.batch_size % processes:
         raise UserError(
-            f"Expected a batch size that {processes} processes can share, got {training.batch_size}; choose a multiple."
+            f"Expected a batch size that {processes} processes can share, got {training.batch_size}; choose "
+            f"a multiple of {processes}."
         )
     tasks = load_tasks(config) if tasks is None else tasks
     for data in (tasks, general):

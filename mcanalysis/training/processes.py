@@ -74,16 +74,16 @@ class Processes:
         """What the action returns in the main process, in all; an error it raises there is raised in all."""
         if self.count == 1:
             return action()
-        told: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]
         if self.is_main:
             try:
-                told[0] = action()
+                outcome[0] = action()
             except Exception as error:  # told to the others, who would wait for ever
-                told[1] = error
-        told = broadcast_object_list(told)
-        if told[1] is not None:
-            raise told[1]
-        return told[0]
+                outcome[1] = error
+        outcome = broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
 
     def map(self, function: Callable[[T], Any], items: Sequence[T]) -> list[Any]:
         """The function's results for all items, in order, computed by the processes in turn.

@@ -115,7 +115,7 @@ class TaskTrainer(Trainer):
         if config.batch_size % self.processes.count:
             raise UserError(
                 f"Expected a batch size that {self.processes.count} processes can share, got {config.batch_size}; "
-                "it counts the examples of all of them, choose a multiple."
+                f"choose a multiple of {self.processes.count}, as it counts the examples of all of them."
             )
         arguments = TrainingArguments(
             output_dir=scratch,
@@ -204,7 +204,9 @@ class TaskTrainer(Trainer):
         loss = self.strategy.loss(Step(model, self.adapted, batch, len(current), micro.totals, micro.share))
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
-            raise UserError(f"Expected loss of {self.strategy.name} to give one number, got {got}; mend the strategy.")
+            raise UserError(
+                f"Expected the loss of {self.strategy.name} to be one number, got {got}; correct the strategy."
+            )
         value = float(loss.detach())
         if not math.isfinite(value):
             raise UserError(
@@ -231,7 +233,7 @@ class TaskTrainer(Trainer):
             if edits.keys() != gradients.keys():
                 raise UserError(
                     f"Expected edit_gradient of {self.strategy.name} to give all {len(gradients)} tensors back, got "
-                    f"{len(edits)}; mend the strategy."
+                    f"{len(edits)}; correct the strategy."
                 )
             for name, edited in edits.items():
                 self.adapted.parameters[name].grad = edited

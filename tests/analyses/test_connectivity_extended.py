@@ -209,7 +209,7 @@ def test_adapters_of_other_ranks_and_modules_meet_in_delta_and_aligned(script, r
     ("flags", "words"),
     [
         (("--paths", "bezier-fctor"), "Did you mean 'bezier-factor'"),
-        (("--simplex", "1,2,9"), "minima from 1 to 3"),
+        (("--simplex", "1,2,9"), "minima 1 to 3, got 9"),
         (("--simplex", "1,2"), "three or more"),
         (("--adaptive", "-1"), "--adaptive"),
         (("--ensemble", 1), "--ensemble"),

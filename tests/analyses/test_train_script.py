@@ -86,11 +86,10 @@ def test_execution_reaches_training(script, monkeypatch):
         and err == "stopped; what was saved is kept: give the same command again, with --resume if training had begun\n"
     )
     assert seen == [Execution(save_steps=5, gradient_checkpointing=True)]
-    from mcanalysis.studies import strategies
-    from mcanalysis.studies.connectivity import study as connectivity
+    from mcanalysis.studies import training
 
-    for module, name in ((strategies, "compare"), (connectivity, "connectivity")):
-        monkeypatch.setattr(module, "train", spy)
+    monkeypatch.setattr(training, "train", spy)
+    for name in ("compare", "connectivity"):
         flags = ("--strategy", "sequential", "--workers", 1, "--save-steps", 6, *SMALL)
         assert script(name, *flags)[0] == 130
         assert seen.pop().save_steps == 6

@@ -77,7 +77,7 @@ def test_a_data_directory_is_needed(tmp_path, benchmark):
 
 
 def test_a_data_directory_without_tasks(tmp_path):
-    with pytest.raises(DataError, match=r"Expected at least one task folder in .*, got none; a task is a folder"):
+    with pytest.raises(DataError, match=r"Expected at least one task folder in .*, got none; add a folder"):
         load_benchmark("trace", tmp_path)
     with pytest.raises(DataError, match="got no task folders at all"):
         load_benchmark("trace", tmp_path, ["FOMC"])

@@ -1,4 +1,4 @@
-"""Early profiles against populations whose losses are known."""
+"""First looks at paths against populations whose losses are known."""
 
 from types import SimpleNamespace
 
@@ -54,11 +54,11 @@ def test_the_half_width_of_one_look_is_the_textbooks():
     early = early_profile(PATH, objective_of(nll, targets), TS, N, tolerance=1.0, first=50)
     rows = early.examples
     assert len(rows) == 50 and early.saving == pytest.approx(0.875)
-    looks, points = 3, len(TS)  # 50, 100, 200; all 400 would be exact
+    samples, points = 3, len(TS)  # 50, 100, 200; all 400 would be exact
     y, x = nll[2][rows], targets[rows]
     residuals = y - y.sum() / x.sum() * x
     error = np.sqrt((1 - 50 / N) * residuals.var(ddof=1) / 50) / x.mean()
-    quantile = stats.t.isf(0.05 / (looks * points) / 2, 49)
+    quantile = stats.t.isf(0.05 / (samples * points) / 2, 49)
     skewness = abs(stats.skew(residuals)) / np.sqrt(50)  # of the mean
     wider = 1.5 * skewness * (2 * quantile**2 + 1) / 6  # Johnson 1978, half as large again
     assert early.half_widths[2] == pytest.approx((quantile + wider) * error, rel=1e-9)
@@ -143,7 +143,7 @@ def test_one_example_and_a_first_look_larger_than_all_are_exact_at_once():
         ({"tolerance": 0.0}, "tolerance above 0"),
         ({"tolerance": float("nan")}, "tolerance above 0"),
         ({"confidence": 1.0}, "confidence between 0 and 1, got 1.0"),
-        ({"first": 1}, "first look at 2 or more"),
+        ({"first": 1}, "first sample of 2 or more"),
         ({"num_examples": 0}, "at least 1 example"),
         ({"largest": 0.0}, "largest loss of an example above 0"),
     ],

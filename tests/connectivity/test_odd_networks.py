@@ -265,7 +265,7 @@ def test_a_float32_network_takes_float64_points_with_batches_to_match():
     wide = [(x.double(), y.double()) for x, y in BATCHES]
     expected = loss(lambda x: x @ double["head.weight"].T + double["head.bias"], wide[0])
     assert mc.module_objective(net, loss, wide[:1])(double).nll.tolist() == pytest.approx(expected.tolist(), rel=1e-12)
-    with pytest.raises(UserError, match=r"batches in float64, as the point is.*the point to float32"):
+    with pytest.raises(UserError, match=r"batches in float64 like the point.*the point to float32"):
         mc.module_objective(net, loss, BATCHES)(double)
     with pytest.raises(UserError, match="batches in float64"):
         mc.module_objective(net, loss, BATCHES)({"head.weight": double["head.weight"]})

@@ -18,11 +18,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from mcanalysis.progress import Progress, silent
-from mcanalysis.runs.run import load_run
 from mcanalysis.studies.connectivity.analysis import path_objectives, run_path
 from mcanalysis.studies.connectivity.path_jobs import OnPath, PathName
 from mcanalysis.studies.connectivity.settings import ConnectivitySettings
+
+from mcanalysis.progress import Progress, silent
+from mcanalysis.runs.run import load_run
 from mcanalysis.studies.jobs import Job, run_jobs
 from mcanalysis.studies.launch import Launch
 from mcanalysis.studies.point_jobs import PointJobs, evaluate

@@ -234,7 +234,7 @@ def test_low_precision_models_are_evaluated_unmerged(make_model, tokenizer, rand
 
         batch = collate(objective_of(random_pairs, tokenizer).encoded, 0)
         torch.testing.assert_close(
-            torch.from_numpy(losses[0]), model.forward_at(point, batch).nll.double(), rtol=0.02, atol=0.2
+            torch.tensor(losses[0]), model.forward_at(point, batch).nll.double(), rtol=0.02, atol=0.2
         )
 
 

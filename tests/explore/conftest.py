@@ -9,8 +9,8 @@ import pytest
 def measured_run(run_config, tmp_path_factory):
     """A sequential run on three tasks with profiles on three points of the first paths; not to be written to."""
     from mcanalysis.runs.run import load_run
-    from mcanalysis.studies.connectivity.analysis import analyse_run
-    from mcanalysis.studies.connectivity.settings import ConnectivitySettings
+    from mcanalysis.studies.connectivity.study import Connectivity
+    from mcanalysis.studies.study import carry_out
     from mcanalysis.training.continual_trainer import train
 
     directory = tmp_path_factory.mktemp("explored") / "run"
@@ -18,7 +18,7 @@ def measured_run(run_config, tmp_path_factory):
     train(run_config(tasks=("C-STANCE", "FOMC", "MeetingBank"), sizes=sizes), directory)
     run = load_run(directory)
     paths = ("linear-factor", "bezier-factor")
-    analyse_run(run, ConnectivitySettings(num_points=3, num_examples=4, paths=paths, curve_steps=1))
+    carry_out(Connectivity(num_points=3, num_examples=4, paths=paths, curve_steps=1), [run], directory.parent)
     return run
 
 

@@ -154,11 +154,11 @@ def test_the_result_is_plain_json():
 @pytest.mark.parametrize("shape", [(3, 3), (3,), (1, 0), (2, 2, 2), (5, 3)])
 def test_a_matrix_of_another_shape_is_refused(shape):
     for metric in (average_accuracy, forgetting, stability_skipped, continual_metrics):
-        with pytest.raises(UserError, match=r"Expected an accuracy matrix .*, got .*; do "):
+        with pytest.raises(UserError, match=r"Expected an accuracy matrix .*, got .*; [a-z]+ .*\."):
             metric(np.zeros(shape))
 
 
 def test_a_reference_of_another_length_is_refused():
     for metric in (intransigence, relative_gain, continual_metrics):
-        with pytest.raises(UserError, match=r"Expected a reference .*, got \(2,\); do "):
+        with pytest.raises(UserError, match=r"Expected a reference .*, got \(2,\); give one per column"):
             metric(R, [0.5, 0.5])

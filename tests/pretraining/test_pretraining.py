@@ -10,9 +10,10 @@ import pytest
 
 from mcanalysis.errors import DataError, RunDirectoryError, UserError
 from mcanalysis.models.loading import EMBEDDED_DIRECTORY, load_base
+from mcanalysis.pretraining.config import PretrainingConfig
 from mcanalysis.pretraining.corpus import folder_documents, generated_documents
 from mcanalysis.pretraining.instructions import KINDS, instruction
-from mcanalysis.pretraining.pretrain import PackedRows, PretrainingConfig, pretrain
+from mcanalysis.pretraining.pretrain import PackedRows, pretrain
 from mcanalysis.tasks.embedded import generate_task, grammars
 
 TINY = {

@@ -11,7 +11,6 @@ import pytest
 
 from mcanalysis.errors import DataError, RunDirectoryError, UserError
 from mcanalysis.report import embedding, find_runs, render, write_report
-from mcanalysis.report import write as writing
 from mcanalysis.runs.run import load_run
 
 
@@ -234,7 +233,7 @@ def test_without_the_extra_one_line_says_what_to_install(run_folder, monkeypatch
 def test_a_page_that_is_too_large_or_has_no_place_is_not_written(run_folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="got the folder"):
         write_report([load_run(run_folder)], tmp_path)
-    monkeypatch.setattr(writing, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr("mcanalysis.report.page.MOST_BYTES", 1_000_000)
     with pytest.raises(UserError, match=r"at most 1 MB, got 4\.\d MB"):
         write_report([load_run(run_folder)], tmp_path / "new" / "report.html")
     assert not list(tmp_path.iterdir())

@@ -98,7 +98,7 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
 
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "run").write_text("")
-    with pytest.raises(RunDirectoryError, match=r"Expected a directory that can be made at .*run, got: "):
+    with pytest.raises(RunDirectoryError, match=r"Expected a directory that can be created at .*run, got: "):
         claim_run_directory(tmp_path / "run", CONFIG, resume=False)
 
 

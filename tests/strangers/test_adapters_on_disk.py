@@ -157,8 +157,8 @@ def test_fewer_layers_than_asked_for_are_said_as_by_peft(saved, base_folder, cap
     data = tmp_path / "data.json"
     data.write_text('[{"prompt": "a", "answer": "b"}]')
     with pytest.raises(UserError, match="far enough"):
-        settings = study.ConnectivitySettings()
-        study.connect_adapters([str(folder)] * 2, str(base_folder), [str(data)], tmp_path / "out", settings)
+        opening = study.AdaptersOpening((str(folder),) * 2, str(base_folder), (str(data),), tmp_path / "out")
+        study.connect_adapters(opening, study.AdapterConnectivity())
     assert "no tensors for 'model.layers.1.self_attn.q_proj' and 1 more of the base" in caplog.text
 
 
@@ -304,7 +304,7 @@ def test_settings_of_others_that_change_nothing_are_said_or_let_pass(saved, capl
     change_config(folder, lora_dtype="bf16", later=None, rank_pattern=None, alpha_pattern=None, init_lora_weights=None)
     assert content_hash(load_adapter(folder).point) == expected
     assert [r.getMessage() for r in caplog.records] == [
-        f"the adapter in '{folder}' has a setting 'lora_dtype', which is not known here: it is ignored"
+        f"the adapter in '{folder}' has a setting 'lora_dtype', which is unknown here and is ignored"
     ]
 
 

@@ -24,12 +24,9 @@ from mcanalysis.models.base_identity import _former_hash, base_identity
 from mcanalysis.models.loading import load_base
 from mcanalysis.runs.run import load_run
 from mcanalysis.store import hashing
-from mcanalysis.studies import adapters
-from mcanalysis.studies.adapters import connect_adapters
+from mcanalysis.studies.adapters import AdapterConnectivity, AdaptersOpening, connect_adapters
 from mcanalysis.studies.attribution import Attribution
-from mcanalysis.studies.connectivity import study as connectivity
-from mcanalysis.studies.connectivity.settings import ConnectivitySettings
-from mcanalysis.studies.connectivity.study import Study, analyse_connectivity
+from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.studies.curvature import Curvature
 from mcanalysis.studies.early import EarlySettings, look_early
 from mcanalysis.studies.landscape.study import LandscapeSettings, study_landscape
@@ -41,16 +38,16 @@ from mcanalysis.training.config import RunConfig, TrainingConfig
 from mcanalysis.training.continual_trainer import is_finished, train
 
 OLD_RUNS = Path(__file__).parents[1] / "runs_of_version_0_1"
-PATHS = ConnectivitySettings(num_points=3, num_examples=3, paths=("linear-factor",), curve_steps=1)
-STUDY = Study(PATHS, PATHS.paths, device="cpu", workers=1)
+STUDY = Connectivity(num_points=3, num_examples=3, paths=("linear-factor",), curve_steps=1)
+PAIR = AdapterConnectivity(**vars(STUDY))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def undrawn():
     """Nothing is drawn here."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (adapters, connectivity):
-            patch.setattr(module, "draw_paths", lambda *_, **__: [Path("none.png")])
+        patch.setattr(Connectivity, "pictures", lambda *_: ())
+        patch.setattr(Connectivity, "pictures_of_all", lambda *_: ())
         yield
 
 
@@ -176,11 +173,11 @@ def two_adapters(base, tmp_path, make_model, random_point):
     examples = [{"prompt": f"{i} river stone:", "answer": "green Haus"} for i in range(3)]
     (tmp_path / "data.json").write_text(json.dumps(examples))
 
-    def measure(out, settings=PATHS, **given):
-        folders = [str(tmp_path / "a1"), str(tmp_path / "a2")]
-        files = [str(tmp_path / "data.json")]
-        result = connect_adapters(folders, str(base), files, tmp_path / out, settings, device="cpu", **given)
-        return result.profiles[["path", "space", "t", "task", "loss", "score", "num_examples", "num_targets"]]
+    def measure(out, settings=PAIR, **given):
+        folders, files = (str(tmp_path / "a1"), str(tmp_path / "a2")), (str(tmp_path / "data.json"),)
+        opening = AdaptersOpening(folders, str(base), files, tmp_path / out, device="cpu", **given)
+        columns = ["path", "space", "t", "task", "loss", "score", "num_examples", "num_targets"]
+        return connect_adapters(opening, settings).tables["profiles"][columns]
 
     return measure
 
@@ -211,9 +208,9 @@ SETTINGS = {
     "score": {"score": "rouge_l"},
     "max_length": {"max_length": 5},
     "dtype": {"dtype": "float64"},
-    "num_examples": {"settings": replace(PATHS, num_examples=2)},
-    "number of points": {"settings": replace(PATHS, num_points=5)},
-    "space": {"settings": replace(PATHS, paths=("linear-delta",))},
+    "num_examples": {"settings": replace(PAIR, num_examples=2)},
+    "number of points": {"settings": replace(PAIR, num_points=5)},
+    "space": {"settings": replace(PAIR, paths=("linear-delta",))},
 }
 
 
@@ -264,7 +261,7 @@ _UNKNOWN = trace_files.unknown_task
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [{"curve_steps": 2}, {"curve_learning_rate": 0.3}, {"num_bends": 2}])
 def test_a_changed_setting_of_a_curve_gets_no_stored_curve(two_adapters, change):
-    curve = replace(PATHS, paths=("bezier-factor",), curve_steps=1)
+    curve = replace(PAIR, paths=("bezier-factor",), curve_steps=1)
     two_adapters("out", settings=curve)
     found, fresh = (two_adapters(out, settings=replace(curve, **change)) for out in ("out", "fresh"))
     pd.testing.assert_frame_equal(found, fresh)
@@ -300,7 +297,7 @@ def trained(base_folder, tmp_path_factory):
 
 
 ANALYSES = {
-    "connectivity": lambda run, root: analyse_connectivity([run], root, STUDY),
+    "connectivity": lambda run, root: carry_out(STUDY, [run], root),
     "curvature": lambda run, root: carry_out(Curvature(num_examples=2), [run], root),
     "landscape": lambda run, root: study_landscape([run], root, LandscapeSettings(1, grid=(2,), num_examples=2)),
     "similarity": lambda run, root: carry_out(Similarity(num_examples=6), [run], root),
@@ -373,14 +370,12 @@ def test_a_run_of_version_0_1_is_read_without_a_word_and_its_values_are_found(tm
     _no_evaluation(monkeypatch)
     run = load_run(folder, "cpu")
     assert run.base_marker == "" and run.base_id == base_identity("embedded")
-    settings = ConnectivitySettings(
-        num_points=3, num_examples=4, paths=("linear-factor", "bezier-factor"), curve_steps=2
-    )
-    study = Study(settings, settings.paths, "ilora", device="cpu", workers=1)
+    paths = ("linear-factor", "bezier-factor")
+    study = Connectivity(num_points=3, num_examples=4, paths=paths, curve_steps=2)
     with caplog.at_level(logging.WARNING):
-        result = analyse_connectivity([run], tmp_path, study)
+        result = carry_out(study, [run], tmp_path).tables["profiles"]
     assert not caplog.records
-    assert result.profiles.loss.to_numpy() == pytest.approx(stored.loss.to_numpy(), abs=1e-12)
+    assert result.loss.to_numpy() == pytest.approx(stored.loss.to_numpy(), abs=1e-12)
 
 
 def test_a_base_that_version_0_1_did_not_see_whole_is_measured_anew_with_one_warning(trained, tmp_path, caplog):
@@ -458,8 +453,9 @@ def test_a_run_stays_with_its_commit_when_the_branch_moves(hub, tmp_path):
 
 
 def test_two_adapters_on_a_branch_that_moved_are_refused(hub, tmp_path, two_adapters):
-    folders, files = [str(tmp_path / "a1"), str(tmp_path / "a2")], [str(tmp_path / "data.json")]
-    connect_adapters(folders, "org/tiny", files, tmp_path / "out", PATHS, device="cpu")
+    folders, files = (str(tmp_path / "a1"), str(tmp_path / "a2")), (str(tmp_path / "data.json"),)
+    opening = AdaptersOpening(folders, "org/tiny", files, tmp_path / "out", device="cpu")
+    connect_adapters(opening, PAIR)
     hub("b")
     with pytest.raises(UserError, match="expected base model with content hash aaaaaaaaaaaa…, got bbbbbbbbbbbb…"):
-        connect_adapters(folders, "org/tiny", files, tmp_path / "out", PATHS, device="cpu")
+        connect_adapters(opening, PAIR)

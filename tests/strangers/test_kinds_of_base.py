@@ -17,9 +17,7 @@ from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.models.adapter_files import save_adapter
 from mcanalysis.models.base_names import check_same_base, same_base
 from mcanalysis.models.loading import EMBEDDED_DIRECTORY, load_base, load_shape, load_tokenizer
-from mcanalysis.studies import adapters
-from mcanalysis.studies.adapters import connect_adapters
-from mcanalysis.studies.connectivity.settings import ConnectivitySettings
+from mcanalysis.studies.adapters import AdapterConnectivity, AdaptersOpening, connect_adapters
 from mcanalysis.training.config import RunConfig
 from mcanalysis.training.dry_run import dry_run
 
@@ -67,7 +65,7 @@ def test_transformers_would_load_the_base_with_the_adapter_on_it(adapter):
 
 @pytest.mark.parametrize("load", LOADERS)
 def test_an_adapter_is_no_base_and_its_base_is_named(adapter, base_folder, load):
-    with pytest.raises(UserError, match=f"is a PEFT adapter of the base '{base_folder}'; give --model {base_folder}"):
+    with pytest.raises(UserError, match=f"is a PEFT adapter of the base '{base_folder}'; pass --model {base_folder}"):
         load(str(adapter))
 
 
@@ -105,7 +103,7 @@ def test_scripts_refuse_an_adapter_as_the_base(script, adapter, more):
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
-@pytest.mark.parametrize(("name", "words"), [("m.gguf", "such files are not read yet"), ("m.txt", "got the file")])
+@pytest.mark.parametrize(("name", "words"), [("m.gguf", "which is not read yet"), ("m.txt", "got the file")])
 def test_a_file_is_no_base(script, tmp_path, name, words, more):
     (tmp_path / name).write_bytes(b"GGUF")
     code, err = script("train", "--model", tmp_path / name, *more)
@@ -190,7 +188,7 @@ def test_the_code_of_a_base_is_never_run(with_code, monkeypatch):
     folder, mark = with_code("own")
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     for load in (load_base, load_shape):
-        with pytest.raises(UserError, match=r"brings its own \(auto_map in its configuration\) and is not run here"):
+        with pytest.raises(UserError, match=r"code of its own \(auto_map in its configuration\), and that is not run"):
             load(str(folder))
     with pytest.raises(UserError):
         dry_run(RunConfig(model=str(folder)))
@@ -293,19 +291,20 @@ def test_folders_on_this_machine_are_compared_by_their_weights(base_folder, tmp_
 def test_adapters_whose_bases_cannot_be_compared_are_measured_with_one_warning(
     base_folder, tmp_path, make_model, random_point, monkeypatch, caplog
 ):
-    monkeypatch.setattr(adapters, "draw_paths", lambda *_: [])
+    monkeypatch.setattr(AdapterConnectivity, "pictures", lambda *_: ())
     names = {"here": str(base_folder), "slash": f"{base_folder}/", "far": "/another/machine/base", "hub": LLAMA,
              "other": "mistralai/Mistral-7B-v0.1"}  # fmt: skip
     for seed, (folder, name) in enumerate(names.items()):
         save_adapter(random_point(make_model(), seed % 2), tmp_path / folder, name)
     (tmp_path / "data.json").write_text(json.dumps([{"prompt": "river:", "answer": "stone"}] * 3))
-    settings = ConnectivitySettings(num_points=2, num_examples=3, paths=("linear-factor",))
+    settings = AdapterConnectivity(num_points=2, num_examples=3, paths=("linear-factor",))
 
     def told(*folders):
         caplog.clear()
-        places, out = [str(tmp_path / f) for f in folders], tmp_path / "-".join(folders)
+        places, data = tuple(str(tmp_path / f) for f in folders), (str(tmp_path / "data.json"),)
+        opening = AdaptersOpening(places, str(base_folder), data, tmp_path / "-".join(folders), device="cpu")
         with caplog.at_level(logging.WARNING):
-            connect_adapters(places, str(base_folder), [str(tmp_path / "data.json")], out, settings, device="cpu")
+            connect_adapters(opening, settings)
         return [r.getMessage() for r in caplog.records if "base_model_name_or_path" in r.getMessage()]
 
     assert told("here", "slash") == []

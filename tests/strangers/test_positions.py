@@ -180,7 +180,7 @@ def test_a_model_that_counts_from_elsewhere_is_refused():
 
 
 def test_a_rotary_model_goes_on_and_says_once_what_it_was_made_for(tiny_base, tokenizer, caplog, monkeypatch):
-    monkeypatch.setattr(positions, "_told", set())
+    monkeypatch.setattr(positions, "_warned", set())
     model = LoraModel.attach(tiny_base("gemma"), tokenizer, LoraSettings(2), 0, "gemma")
     objective = make_objective(long_task(600, 7, ("test",)), "test", tokenizer, 400)
     with caplog.at_level(logging.WARNING):

@@ -81,7 +81,7 @@ def test_a_graded_score_is_out_of_reach_below_a_share_of_what_the_answer_gives_i
 
 
 def test_one_line_says_how_many_of_which_task_and_the_remedy(caplog, monkeypatch):
-    monkeypatch.setattr(reach_module, "_told", set())
+    monkeypatch.setattr(reach_module, "_warned", set())
     tokenizer = tokenizer_with(LOWER)
     data = TaskData.of(
         Task("mine", "en", "exact_match", 5),
@@ -106,7 +106,7 @@ def test_one_line_says_how_many_of_which_task_and_the_remedy(caplog, monkeypatch
 def test_a_dry_run_says_it_too(run_config, make_tasks, caplog, monkeypatch):
     from mcanalysis.training.dry_run import dry_run
 
-    monkeypatch.setattr(reach_module, "_told", set())
+    monkeypatch.setattr(reach_module, "_warned", set())
     tasks = [replace(t, task=t.task.with_limit(1)) for t in make_tasks(("zeta",))]
     with caplog.at_level(logging.WARNING):
         dry_run(run_config(), tasks=tasks)
@@ -131,7 +131,7 @@ def test_a_model_that_has_learned_a_long_answer_scores_once_the_limit_is_raised(
     point = {n: t.detach().clone() for n, t in model.point().items()}
     file = tmp_path / "mine.json"
     file.write_text(json.dumps([{"prompt": e.prompt, "answer": e.answer} for e in examples]))
-    reach_module._told.clear()
+    reach_module._warned.clear()
     with caplog.at_level(logging.WARNING):
         short = mc.adapter_objective(str(base_folder), [point], file, device="cpu")(point)
     assert f"raise --max-new-tokens to {needed}" in caplog.text

@@ -59,10 +59,10 @@ def loss_of_peft(base_folder, adapter, tokenizer, examples):
     ],
 )
 def test_two_data_files_of_one_name_keep_their_own_numbers(
-    files, names, make_model, random_point, make_examples, base_folder, tokenizer, tmp_path, caplog
+    files, names, make_model, random_point, make_examples, base_folder, tokenizer, tmp_path, caplog, monkeypatch
 ):
     from mcanalysis.studies import adapters
-    from mcanalysis.studies.connectivity.settings import ConnectivitySettings
+    from mcanalysis.studies.adapters import AdapterConnectivity
 
     model = make_model()
     folders = [str(tmp_path / "first"), str(tmp_path / "second")]
@@ -70,17 +70,13 @@ def test_two_data_files_of_one_name_keep_their_own_numbers(
         mc.save_adapter(random_point(model, seed), folder, str(base_folder))
     sets = make_examples(3, "old"), make_examples(4, "new")
     data = [write(tmp_path / f, examples) for f, examples in zip(files, sets, strict=True)]
-    settings = ConnectivitySettings(num_points=2, paths=("linear-delta",))
-    draw, adapters.draw_paths = adapters.draw_paths, lambda *_: []  # numbers, no pictures
-    try:
-        with caplog.at_level(logging.WARNING):
-            result = adapters.connect_adapters(
-                folders, str(base_folder), data, tmp_path / "out", settings, device="cpu"
-            )
-    finally:
-        adapters.draw_paths = draw
+    settings = AdapterConnectivity(num_points=2, paths=("linear-delta",))
+    monkeypatch.setattr(AdapterConnectivity, "pictures", lambda *_: ())  # numbers alone
+    opening = adapters.AdaptersOpening(tuple(folders), str(base_folder), tuple(data), tmp_path / "out", device="cpu")
+    with caplog.at_level(logging.WARNING):
+        result = adapters.connect_adapters(opening, settings)
     assert f"in all results {data[0]} is '{names[0]}', {data[1]} is '{names[1]}'" in caplog.text
-    written = result.profiles.set_index(["task", "t"]).loss
+    written = result.tables["profiles"].set_index(["task", "t"]).loss
     losses = {
         (name, t): loss_of_peft(base_folder, folder, tokenizer, examples)
         for name, examples in zip(names, sets, strict=True)
@@ -217,12 +213,12 @@ def test_json_lines_are_read_a_record_a_line(tmp_path):
     with pytest.raises(DataError, match=r"one file of eval examples .*, got eval.json and eval.jsonl; remove one"):
         load_trace_task(tmp_path / "root", "Mine")
     shutil.copy(file, tmp_path / "lines.json")
-    with pytest.raises(DataError, match=r"Extra data at line 3.*one that holds a record a line must be called .jsonl"):
+    with pytest.raises(DataError, match=r"Extra data at line 3.*if it holds one record per line, name it .jsonl"):
         load_examples(tmp_path / "lines.json")
     for text, message in (
         (
             '{"prompt": "a", "answer": "b"}\n{"prompt": "a"\n',
-            r"got: .* at line 2, .*; each line must be one record",
+            r"got: .* at line 2, .*; write one record per line",
         ),
         ('[{"prompt": "a", "answer": "b"}]\n', r'"answer": "..."} on each line in .*, got a list at line 1'),
         ('{"prompt": "a", "answer": "b"}\n\n{"prompt": "a"}\n', r'Expected the key "answer" in .* at line 3'),

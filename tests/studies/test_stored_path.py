@@ -8,8 +8,9 @@ from mcanalysis.errors import UserError
 from mcanalysis.params import delta_distance
 from mcanalysis.paths.path_kinds import path_kind, path_kind_names
 from mcanalysis.store.hashing import hash_json
-from mcanalysis.studies.connectivity.settings import PATHS, ConnectivitySettings
+from mcanalysis.store.point_files import point_bytes, points_of, write_points
 from mcanalysis.studies.connectivity.stored_path import StoredPath
+from mcanalysis.studies.connectivity.study import PATHS, Connectivity
 from mcanalysis.studies.connectivity.transitions import Transition
 
 
@@ -26,8 +27,8 @@ def transition(*points, old=("A",), new="B"):
     return Transition("1-A", f"{len(points)}-{new}", points, tuple(f"hash{i}" for i in range(len(points))), old, new)
 
 
-def stored(tmp_path, kind, where=None, fit=None, **settings):
-    return StoredPath(where or transition(), kind, ConnectivitySettings(**settings), tmp_path, fit or (lambda c, f: c))
+def stored(tmp_path, kind, where=None, **settings):
+    return StoredPath(where or transition(), kind, Connectivity(**settings), tmp_path)
 
 
 def test_keys_of_the_three_first_paths_are_what_they_have_always_been(tmp_path):
@@ -56,24 +57,20 @@ def test_a_path_through_a_whole_run_has_the_minima_on_its_grid(tmp_path):
     assert [k for k in keys if k.startswith("hash")] == [f"hash{i}" for i in range(8)]
     for t, key in path.minima.items():
         minimum = where.points[int(key[4:])]
-        assert all(torch.equal(path.path(t)[n], minimum[n]) for n in minimum)
+        assert all(torch.equal(path.straight(t)[n], minimum[n]) for n in minimum)
     assert np.isnan(path.deviation(path.ts)).all()
 
 
-def test_a_curve_is_fitted_once_and_read_from_then_on(tmp_path):
-    calls = []
-
-    def fit(curve, checkpoint):
-        calls.append(checkpoint)
-        return curve.with_bends([{n: x + 1 for n, x in bend.items()} for bend in curve.bends])
-
+def test_a_curve_is_read_from_its_file_or_from_bends_that_were_sent(tmp_path):
     for kind, bends in (("bezier-delta", 1), ("polychain-aligned", 3)):
-        first = stored(tmp_path, kind, fit=fit, num_bends=bends)
-        assert first.if_there() is None and first.lengths([0.5]) is None
-        points = first.path(0.5), stored(tmp_path, kind, num_bends=bends).path(0.5)
+        path = stored(tmp_path, kind, num_bends=bends)
+        assert path.if_there() is None and path.lengths([0.5]) is None
+        moved = [{n: x + 1 for n, x in bend.items()} for bend in path.straight.bends]
+        write_points(path.file, moved)
+        points = stored(tmp_path, kind, num_bends=bends).if_there()(0.5), path.bent(points_of(point_bytes(moved)))(0.5)
         assert all(torch.equal(points[0][n], points[1][n]) for n in points[0])
-        assert len(first.path.bends) == bends
-    assert [c.name for c in calls] == [f.with_suffix(".checkpoint").name for f in sorted(tmp_path.iterdir())]
+        assert not all(torch.equal(points[0][n], path.straight(0.5)[n]) for n in points[0])
+        assert len(path.if_there().bends) == bends
 
 
 def test_lengths_in_the_paths_space_and_in_delta(tmp_path):
@@ -108,4 +105,4 @@ def test_lengths_in_the_paths_space_and_in_delta(tmp_path):
 )
 def test_settings_that_make_no_sense_are_refused(settings, words):
     with pytest.raises(UserError, match=words):
-        ConnectivitySettings(**settings)
+        Connectivity(**settings)

@@ -114,7 +114,7 @@ def test_labels_that_do_not_tell_where_they_count_from_are_refused(medical_folde
     write_lines(source / "train.json", [medical("Train?", 2)])
     write_lines(source / "dev.json", [medical("Dev 1?", 1), medical("Dev 2?", 3), medical("Dev 3?", -1)])
     message = refused(DataError, "MedMCQA", source, tmp_path / "data")
-    assert "tells whether labels count from 0 or from 1, got only 1, 2, 3; give the whole data set." in message
+    assert "tells whether labels count from 0 or from 1, got only 1, 2, 3; use the whole data set." in message
     write_lines(source / "train.json", [medical("Train?", -1)])
     write_lines(source / "dev.json", [medical("Dev?", ...)])
     assert "got no label at all" in refused(DataError, "MedMCQA", source, tmp_path / "data")
@@ -243,7 +243,7 @@ def test_shares_are_those_of_trace_and_no_split_is_empty(number, sizes):
 
 
 BAD_LINES = {
-    "cut off": ('{"statement": "甲"', "line 16, got: Expecting ',' delimiter at column 18; mend that line."),
+    "cut off": ('{"statement": "甲"', "line 16, got: Expecting ',' delimiter at column 18; correct that line."),
     "text": ("oops", "line 16, got: Expecting value at column 1;"),
     "list": ('[{"statement": "甲"}]', "line 16, got '[{\"statement\": \"甲\"}]'; write one object per line"),
     "two": ('{"a": 1} {"b": 2}', "line 16, got: Extra data at column 10;"),
@@ -287,7 +287,7 @@ def test_absent_files_are_named(tmp_path, medical_folder):
     source = medical_folder()
     (source / "dev.json").unlink()
     message = refused(DataError, "MedMCQA", source, tmp_path / "data")
-    assert message == f"Expected train.json and dev.json in {source}, got no dev.json; add what is absent."
+    assert message == f"Expected train.json and dev.json in {source}, got no dev.json; add what is missing."
 
 
 def test_too_few_questions_are_refused(medical_folder, legal_folder, tmp_path):

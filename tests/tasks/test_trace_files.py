@@ -82,15 +82,15 @@ BAD_FILES = {
     "empty": ([], "Expected at least one example in FILE, got an empty list; add examples."),
     "no_file_content": (
         "",
-        "Expected JSON in FILE, got: Expecting value at line 1, column 1; the file must be a list",
+        "Expected JSON in FILE, got: Expecting value at line 1, column 1; write a list",
     ),
     "cut_off": (
         '[{"prompt": "p",\n "answer": ',
-        "in FILE, got: Expecting value at line 2, column 12; the file",
+        "in FILE, got: Expecting value at line 2, column 12; write a list of",
     ),
     "json_lines": (
         '{"prompt": "p", "answer": "A"}\n{"prompt": "q", "answer": "B"}\n',
-        "Expected JSON in FILE, got: Extra data at line 2, column 1; the file must be a list of",
+        "Expected JSON in FILE, got: Extra data at line 2, column 1; write a list of",
     ),
     "not_an_object": ([*GOOD, "A"], "in FILE, got the text 'A' at index 2; rewrite or remove it."),
     "key_absent": (
@@ -146,7 +146,8 @@ def test_absent_splits_are_named(tmp_path):
     with pytest.raises(DataError) as caught:
         load_trace_task(tmp_path, "FOMC")
     assert str(caught.value) == (
-        f"Expected train.json, eval.json and test.json in {folder}, got no eval.json, no test.json; add what is absent."
+        f"Expected train.json, eval.json and test.json in {folder}, got no eval.json, no test.json; "
+        "add what is missing."
     )
 
 
@@ -206,9 +207,11 @@ def test_answers_that_the_score_cannot_read_are_named_before_anything_runs(tmp_p
 
 
 def test_a_single_file_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match=r"Expected a JSON file at .*x\.json, got nothing there; give a list of"):
+    with pytest.raises(
+        DataError, match=r"Expected a JSON file at .*x\.json, got nothing there; name a file that holds"
+    ):
         load_examples(tmp_path / "x.json")
-    with pytest.raises(DataError, match=r"Expected a JSON file at .*, got a folder; give a list of"):
+    with pytest.raises(DataError, match=r"Expected a JSON file at .*, got a folder; name a file that holds a list of"):
         load_examples(tmp_path)
 
 

@@ -1,7 +1,7 @@
 """Text scores, one file each: how good is an output, per example, in [0, 1].
 
 To add a score, add a file here that defines `SCORE = Score(name, per_example, parses)`; it is found by
-itself.
+itself. So is one that an installed package declares under the entry point group `mcanalysis.scores`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,6 @@ def get_score(name: str) -> Score:
     return _SCORES.get(name)
 
 
-_SCORES: Registry[Score] = Registry("score", __name__, "SCORE")
+_SCORES: Registry[Score] = Registry("score", __name__, "SCORE", group="mcanalysis.scores")
 SCORES: Mapping[str, Score] = _SCORES.all()
-"""Every score by name."""
+"""Every score of this folder by name; `get_score` knows those of other packages too."""

@@ -49,8 +49,8 @@ def score(output: str, reference: str, source: str = "") -> float:
     letter = answer_letter(reference)
     if letter is None:
         raise DataError(
-            f"Expected a reference that starts with an answer letter A–Z, got {reference[:40]!r}; mend "
-            "the data, or choose another score such as exact_match."
+            f"Expected a reference that starts with an answer letter A–Z, got {reference[:40]!r}; "
+            "correct the data, or choose another score such as exact_match."
         )
     return float(answer_letter(output) == letter)
 

@@ -76,12 +76,12 @@ def sari(source: str, output: str, references: Sequence[str]) -> float:
     0.2695360195360195
     """
     if not references or isinstance(references, str):
-        raise UserError(f"Expected a non-empty list of references for sari, got {references!r}; do pass [reference].")
+        raise UserError(f"Expected a non-empty list of references for sari, got {references!r}; pass [reference].")
     source_tokens, output_tokens = tokenize(source), tokenize(output)
     reference_tokens = [tokenize(reference) for reference in references]
     if not source_tokens:
         raise UserError(
-            "Expected the source text that was simplified for sari, got an empty one; do pass source=, or "
+            "Expected the source text that was simplified for sari, got an empty one; pass source=, or "
             "choose a score that needs none, such as rouge_l."
         )
     if not output_tokens:
@@ -153,8 +153,8 @@ def _add_f1(source: set, output: set, references: set) -> Fraction:
     return _f1(_ratio(rightly, len(added)), _ratio(rightly, len(to_add)))
 
 
-def _ratio(part: int | Fraction, whole: int) -> Fraction:
-    return Fraction(part) / whole if whole else Fraction(1)
+def _ratio(part: int | Fraction, total: int) -> Fraction:
+    return Fraction(part) / total if total else Fraction(1)
 
 
 def _f1(precision: Fraction, recall: Fraction) -> Fraction:

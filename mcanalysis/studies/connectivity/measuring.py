@@ -1,20 +1,39 @@
-"""Measuring a path through a store: on its grid, or where an adaptive search wants to know more."""
+"""What is to be computed of the paths of one run: curves, points on paths, ensembles, a simplex; piece by piece."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import NamedTuple
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from mcanalysis.connectivity.adaptive import Refinement
+from mcanalysis.connectivity.curve_fitting import fit_curve
 from mcanalysis.connectivity.profile import Profile
-from mcanalysis.evaluation.engine import Engine
-from mcanalysis.evaluation.measuring import measure, measurement_key
+from mcanalysis.evaluation.measuring import measurement_key
 from mcanalysis.evaluation.objective import Objective
-from mcanalysis.store.measurements import Measurement, MeasurementStore
+from mcanalysis.paths import Curve, Path
+from mcanalysis.paths.path_kinds import path_kind
+from mcanalysis.progress import Progress
+from mcanalysis.runs.run import Opening, Run
+from mcanalysis.store.atomic import write_bytes_atomic
+from mcanalysis.store.measurements import Measurement
+from mcanalysis.store.point_files import point_bytes, points_of, read_points
+from mcanalysis.studies.connectivity.stored_ensemble import average_along, stored_ensemble
 from mcanalysis.studies.connectivity.stored_path import StoredPath
+from mcanalysis.studies.connectivity.stored_simplex import StoredSimplex
+from mcanalysis.studies.connectivity.transitions import run_transitions, whole_run
+from mcanalysis.studies.engine import Piece, Steps
+from mcanalysis.studies.points import Points
+
+if TYPE_CHECKING:
+    from mcanalysis.studies.connectivity.study import Connectivity
+
+CHECKPOINT_STEPS = 10  # the most steps of a curve fit that a kill loses
 
 Profiles = Mapping[str, Mapping[str, Profile]]
 """By split, then by task."""
@@ -23,71 +42,232 @@ Profiles = Mapping[str, Mapping[str, Profile]]
 class Measured(NamedTuple):
     """What a path gave: `profiles`, and by how much its barriers may still lie above those found (NaN on a grid).
 
-    `num_cut`: by split, then by task, how many prompts lost their middle.
+    `num_cut`: by split, then by task, how many prompts lost their middle. `ensemble`: rows without labels.
     """
 
+    path: StoredPath
     profiles: Profiles
     remaining: float
     num_cut: Mapping[str, Mapping[str, int]]
+    ensemble: Sequence[Mapping[str, Any]] = ()
 
 
-def measure_path_values(
-    path: StoredPath,
-    objectives: Sequence[Objective],
-    store: MeasurementStore,
-    engine: Callable[[], Engine],
-    on_point: Callable[[], object] = lambda: None,
-) -> Measured:
-    """Every objective at every point; only what the store lacks is computed."""
+@dataclass(frozen=True)
+class PathName:
+    """The `number`-th path of a kind, from 0, of a learner."""
+
+    learner: str
+    kind: str
+    number: int
+
+
+class RunPaths:
+    """The paths between the minima of a learner of a run, and through all of them."""
+
+    splits: tuple[str, ...] = ("eval", "test")
+
+    def __init__(self, run: Run, learner: str, study: Connectivity) -> None:
+        self.run, self.learner, self.study = run, learner, study
+        self._between = run_transitions(run, learner)
+        self._through = whole_run(run, learner)
+
+    def names(self, kind: str) -> list[PathName]:
+        """The paths of a kind, in order."""
+        number = 1 if path_kind(kind).is_of_whole_run else len(self._between)
+        return [PathName(self.learner, kind, n) for n in range(number)]
+
+    def path(self, name: PathName) -> StoredPath:
+        """One of them."""
+        whole = path_kind(name.kind).is_of_whole_run
+        transition = self._through if whole else self._between[name.number]
+        return StoredPath(transition, name.kind, self.study, self.curves)
+
+    @property
+    def curves(self) -> FilePath:
+        """The folder of fitted curves."""
+        return self.run.directory / "curves" / self.learner
+
+    @property
+    def ensembles(self) -> FilePath:
+        """The folder of ensembles."""
+        return self.run.directory / "ensembles" / self.learner
+
+    def objectives(self, path: StoredPath) -> list[Objective]:
+        """What is measured along a path: its tasks, on each split."""
+        number = self.study.num_examples
+        return [self.run.task_objective(t, s, number) for t in path.transition.tasks for s in self.splits]
+
+    def fit(self, path: StoredPath) -> Curve:
+        """Fit a curve: between two minima on the old tasks together and the new one; through all on every task alike,
+        with as many examples a step."""
+        t, study = path.transition, self.study
+        groups, batch_size = [t.old, (t.new,)], study.curve_batch_size
+        if path.kind.is_of_whole_run:
+            groups = [(task,) for task in t.tasks]
+            batch_size = max(1, 2 * batch_size // len(groups))
+        loss = self.run.loss(groups, batch_size, seed=self.run.seed)
+        return self.fitted(path, loss, study.curve_steps * (len(t.minima) - 1), self.run.seed)
+
+    def fitted(self, path: StoredPath, loss: Any, num_steps: int, seed: int = 0) -> Curve:
+        """Fit a curve on a loss; it goes on from its checkpoint."""
+        curve = path.straight
+        assert isinstance(curve, Curve)
+        path.file.parent.mkdir(parents=True, exist_ok=True)
+        return fit_curve(
+            curve,
+            loss,
+            num_steps=num_steps,
+            learning_rate=self.study.curve_learning_rate,
+            seed=seed,
+            max_grad_norm=1.0,
+            checkpoint=path.file.with_suffix(".checkpoint"),
+            checkpoint_steps=CHECKPOINT_STEPS,
+        )
+
+
+@lru_cache(maxsize=4)
+def paths_of(run: Run, learner: str, study: Connectivity) -> RunPaths:
+    """The paths of a run, the same object for all pieces of a process."""
+    own = getattr(run, "paths", None)  # two adapters have theirs
+    return RunPaths(run, learner, study) if own is None else own(learner, study)
+
+
+def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> Steps[Measured]:
+    """A path from its fit to its ensemble; what is kept is not computed, and a curve is fitted only where a point or an
+    ensemble on it is lacking."""
+    run, study, path = paths.run, paths.study, paths.path(name)
+    objectives = paths.objectives(path)
     measured: dict[float, list[Measurement]] = {}
 
-    def at(t: float) -> Sequence[Measurement]:
-        measured[t] = measure(engine, store, path.point_key(t), lambda: path.path(t), objectives)
-        on_point()
-        return measured[t]
+    def bends() -> Steps[bytes]:
+        if not path.kind.is_fitted:
+            return b""
+        kept = _CurveFile(path.file)
+        words = f"curve {name.kind} {path.transition.start} → {path.transition.end} of {run.directory.name}"
+        (content,) = yield [Piece(str(path.file), fit_path, (run.opening, study, name), kept, turn, words)]
+        return content
 
-    remaining = _walk(path, objectives, at)
+    def at(ts: Sequence[float]) -> Steps[None]:
+        keys = [path.point_key(t) for t in ts]
+        with points.store() as store:
+            lacking = store.missing(measurement_key(key, o) for key in keys for o in objectives)
+        curve = (yield from bends()) if lacking else b""
+        where = [(key, OnPath(name, study, float(t), curve)) for key, t in zip(keys, ts, strict=True)]
+        found = yield from points.measure(where, objectives, turn)
+        measured.update(zip(map(float, ts), found, strict=True))
+
+    remaining = float("nan")
+    if study.adaptive is None:
+        yield from at([float(t) for t in path.ts])
+    else:
+        remaining = yield from _searched(path, objectives, at, measured)
+    ensemble: list[dict[str, Any]] = []
+    if study.ensemble:
+        tested = [o for o in objectives if o.split == "test"]
+        kept = stored_ensemble(path, tested, paths.ensembles)
+        curve = (yield from bends()) if kept.find() is None else b""
+        words = f"ensemble along {name.kind} {path.transition.start} → {path.transition.end} of {run.directory.name}"
+        arguments = (run.opening, study, name, curve)
+        (found,) = yield [Piece(str(kept.file), ensemble_path, arguments, kept, turn, words)]
+        ensemble = [{k: np.nan if v is None else v for k, v in row.items()} for row in found]
     ts = sorted(measured)
     columns = {(o.split, o.name): [measured[t][i] for t in ts] for i, o in enumerate(objectives)}
-    splits = dict.fromkeys(o.split for o in objectives)
-    profiles = {s: {o.name: Profile.of(ts, columns[s, o.name]) for o in objectives if o.split == s} for s in splits}
-    num_cut = {s: {o.name: o.num_cut for o in objectives if o.split == s} for s in splits}
-    return Measured(profiles, remaining, num_cut)
+    profiles = {
+        s: {o.name: Profile.of(ts, columns[s, o.name]) for o in objectives if o.split == s} for s in paths.splits
+    }
+    num_cut = {s: {o.name: o.num_cut for o in objectives if o.split == s} for s in paths.splits}
+    return Measured(path, profiles, remaining, num_cut, ensemble)
 
 
-def wanted_ts(path: StoredPath, objectives: Sequence[Objective], store: MeasurementStore) -> list[float]:
-    """The t to measure next: all that a grid lacks, or the one at which an adaptive search stands; none: it is done."""
-    wanted: list[float] = []
-
-    def at(t: float) -> Sequence[Measurement]:
-        found = [store.get(measurement_key(path.point_key(t), o)) for o in objectives]
-        there = [m for m in found if m is not None]
-        if len(there) < len(found):
-            wanted.append(t)
-            if path.settings.adaptive is not None:
-                raise LookupError(t)
-        return there
-
-    with suppress(LookupError):
-        _walk(path, objectives, at)
-    return wanted
-
-
-def _walk(path: StoredPath, objectives: Sequence[Objective], at: Callable[[float], Sequence[Measurement]]) -> float:
-    """Ask for points until there are enough of them.
-
-    Adaptively: until the loss barriers, on the test split, of the new task and of the mean over the old ones are known.
-    """
-    settings = path.settings
-    if settings.adaptive is None:
-        for t in path.ts:
-            at(float(t))
-        return float("nan")
-    knots = sorted(path.minima) if path.kind.is_of_whole_run else path.straight.knots
-    search = Refinement(settings.adaptive, settings.num_points, knots=knots)
+def _searched(
+    path: StoredPath, objectives: Sequence[Objective], at: Any, measured: Mapping[float, Sequence[Measurement]]
+) -> Generator[list[Any], list[Any], float]:
+    """Ask for points until the loss barriers, on the test split, of the new task and of the mean over the old ones are
+    known; returns by how much they may still be higher."""
+    search = Refinement(path.settings.adaptive or 0.0, path.settings.num_points, knots=path.knots)
     old = [i for i, o in enumerate(objectives) if o.split == "test" and o.name in path.transition.old]
     new = [i for i, o in enumerate(objectives) if o.split == "test" and o.name == path.transition.new]
     while (t := search.next()) is not None:
-        losses = [m.loss for m in at(t)]
+        yield from at([t])
+        losses = [m.loss for m in measured[t]]
         search.tell(t, [np.mean([losses[i] for i in chosen]) for chosen in (old, new) if chosen])
     return search.remaining
+
+
+def measure_simplex(points: Points, learner: str, study: Connectivity, turn: int) -> Steps[list[dict[str, Any]]]:
+    """Rows of `simplex.csv` without strategy, learner and seed."""
+    simplex = StoredSimplex(points.run, learner, study)
+    at = list(simplex.points())
+    where = [(key, _OnSimplex(learner, study, weights)) for weights, key in at]
+    found = yield from points.measure(where, simplex.objectives, turn)
+    return simplex.rows([weights for weights, _ in at], found)
+
+
+@dataclass(frozen=True)
+class OnPath:
+    """A point on a path; `curve` holds the bends of one that is fitted, so that they need not lie where it is made."""
+
+    path: PathName
+    study: Connectivity
+    t: float
+    curve: bytes = field(default=b"", repr=False)
+
+    def point(self, run: Run) -> Mapping[str, Tensor]:
+        return _known_path(run, self.path, self.study, self.curve)(self.t)
+
+
+@lru_cache(maxsize=4)
+def _known_path(run: Run, name: PathName, study: Connectivity, curve: bytes) -> Path:
+    path = paths_of(run, name.learner, study).path(name)
+    return path.bent(points_of(curve)) if path.kind.is_fitted else path.straight
+
+
+@dataclass(frozen=True)
+class _OnSimplex:
+    """A point of a simplex."""
+
+    learner: str
+    study: Connectivity
+    weights: tuple[float, ...]
+
+    def point(self, run: Run) -> Mapping[str, Tensor]:
+        return _known_simplex(run, self.learner, self.study).simplex(self.weights)
+
+
+@lru_cache(maxsize=1)
+def _known_simplex(run: Run, learner: str, study: Connectivity) -> StoredSimplex:
+    return StoredSimplex(run, learner, study)
+
+
+@dataclass(frozen=True)
+class _CurveFile:
+    """The bends of a curve in its file."""
+
+    file: FilePath
+
+    def find(self) -> bytes | None:
+        if not self.file.exists():
+            return None
+        read_points(self.file)  # refuses a damaged one
+        return self.file.read_bytes()
+
+    def keep(self, result: bytes) -> bytes:
+        write_bytes_atomic(self.file, result)
+        return result
+
+
+def fit_path(opening: Opening, study: Connectivity, name: PathName, progress: Progress) -> bytes:
+    """What a piece does: fit a curve and give its bends."""
+    paths = paths_of(opening.run, name.learner, study)
+    return point_bytes(paths.fit(paths.path(name)).bends)
+
+
+def ensemble_path(
+    opening: Opening, study: Connectivity, name: PathName, curve: bytes, progress: Progress
+) -> list[dict[str, Any]]:
+    """What a piece does: average predictions along a path."""
+    run = opening.run
+    paths = paths_of(run, name.learner, study)
+    path = paths.path(name)
+    tested = [o for o in paths.objectives(path) if o.split == "test"]
+    return average_along(_known_path(run, name, study, curve), path, tested, run.model)

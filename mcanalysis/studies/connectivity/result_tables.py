@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.studies.connectivity.measuring import Measured
 from mcanalysis.studies.connectivity.path_tables import front_rows, summary_rows
-from mcanalysis.studies.connectivity.stored_path import StoredPath
 from mcanalysis.studies.connectivity.tables import transition_rows
 
 Rows = list[dict[str, Any]]
@@ -30,10 +27,9 @@ class ResultTables:
     ensemble: Rows = field(default_factory=list)
     simplex: Rows = field(default_factory=list)
 
-    def add(
-        self, path: StoredPath, measured: Measured, labels: Mapping[str, Any], ensemble: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Add the rows of one path; `labels` say whose it is, `ensemble` are its rows without labels."""
+    def add(self, measured: Measured, labels: Mapping[str, Any]) -> None:
+        """Add the rows of one path; `labels` say whose it is."""
+        path = measured.path
         t = path.transition
         labels = {**labels, "space": path.kind.space, "path": path.kind.path, "start": t.start, "end": t.end}
         ts = next(iter(measured.profiles["test"].values())).ts
@@ -45,15 +41,9 @@ class ResultTables:
             measured.profiles, t.old, t.new, labels, path.lengths(ts), deviation, measured.remaining
         )
         self.front += front_rows(measured.profiles, t.old, t.new, labels)
-        self.ensemble += [{**labels, **row} for row in ensemble]
+        self.ensemble += [{**labels, **row} for row in measured.ensemble]
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """The tables by name; those without rows are left out, `profiles` and `barriers` never are."""
         named = {name: pd.DataFrame(rows) for name, rows in vars(self).items()}
         return {name: table for name, table in named.items() if len(table) or name in ("profiles", "barriers")}
-
-
-def write_tables(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
-    """Write `<directory>/<name>.csv` of each table."""
-    for name, table in tables.items():
-        write_text_atomic(directory / f"{name}.csv", table.to_csv(index=False))

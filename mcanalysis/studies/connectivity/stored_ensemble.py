@@ -14,38 +14,34 @@ from mcanalysis.connectivity.ensemble import ensemble_along
 from mcanalysis.evaluation.answer_logits import answer_batches, answer_logits
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.models.lora_model import LoraModel
-from mcanalysis.store.atomic import write_json_atomic
+from mcanalysis.params.point import Point
 from mcanalysis.store.hashing import hash_json
-from mcanalysis.store.small_files import read_json
+from mcanalysis.store.results import JsonResult
 from mcanalysis.studies.connectivity.stored_path import StoredPath
 
 
-def ensemble_file(path: StoredPath, objectives: Sequence[Objective], folder: Path) -> Path:
+def stored_ensemble(path: StoredPath, objectives: Sequence[Objective], folder: Path) -> JsonResult:
     """Where the ensemble of a path is kept; the name tells points, examples and path apart."""
     keys = [path.key, path.settings.ensemble, *(o.settings_key for o in objectives)]
     t = path.transition
-    return folder / f"{t.start}--{t.end}-{path.kind}-{hash_json(keys)[:8]}.json"
+    return JsonResult(folder / f"{t.start}--{t.end}-{path.kind}-{hash_json(keys)[:8]}.json")
 
 
-def ensemble_rows(
-    path: StoredPath, objectives: Sequence[Objective], model: Callable[[], LoraModel], folder: Path
+def average_along(
+    curve: Callable[[float], Point], path: StoredPath, objectives: Sequence[Objective], model: LoraModel
 ) -> list[dict[str, Any]]:
-    """Rows of `ensemble.csv` without the columns that say which path it is; from the file where it is there.
+    """Rows of `ensemble.csv` without the columns that say which path it is.
 
     `settings.ensemble` points at equal spacing, both ends included; per task, and `mean_old` and `mean` as in
     `profiles.csv`: means of the tasks' numbers. Answers are teacher-forced.
     """
-    file = ensemble_file(path, objectives, folder)
-    if not file.exists():
-        number = path.settings.ensemble
-        ts = [i / (number - 1) for i in range(number)]
-        tables = []
-        for objective in objectives:
-            found = ensemble_along(path.path, ts, _predictor(model()), answer_batches(model(), objective))
-            tables.append(pd.DataFrame(found.rows()).assign(task=objective.name, split=objective.split))
-        write_json_atomic(file, _with_means(tables, path.transition.old))
-    rows = read_json(file)
-    return [{k: np.nan if v is None else v for k, v in row.items()} for row in rows]
+    number = path.settings.ensemble
+    ts = [i / (number - 1) for i in range(number)]
+    tables = []
+    for objective in objectives:
+        found = ensemble_along(curve, ts, _predictor(model), answer_batches(model, objective))
+        tables.append(pd.DataFrame(found.rows()).assign(task=objective.name, split=objective.split))
+    return _with_means(tables, path.transition.old)
 
 
 def _predictor(model: LoraModel) -> Callable[[Mapping[str, Tensor], Any], Tensor]:

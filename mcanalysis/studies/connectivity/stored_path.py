@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path as FilePath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mcanalysis.connectivity.profile import grid
 from mcanalysis.params.lora import delta_distance, factor_delta_deviation, is_lora_point
-from mcanalysis.params.point import distance
+from mcanalysis.params.point import Point, distance
 from mcanalysis.paths import Curve, Path
 from mcanalysis.paths.path_kinds import path_kind
 from mcanalysis.store.hashing import hash_json
-from mcanalysis.store.point_files import read_points, write_points
-from mcanalysis.studies.connectivity.settings import ConnectivitySettings
+from mcanalysis.store.point_files import read_points
 from mcanalysis.studies.connectivity.transitions import Transition
 
-Fit = Callable[[Curve, FilePath], Curve]
-"""Trains a curve; the file is where the fit keeps what it goes on from after a kill."""
+if TYPE_CHECKING:
+    from mcanalysis.studies.connectivity.study import Connectivity
 
 
 class Lengths(NamedTuple):
@@ -35,18 +34,15 @@ class Lengths(NamedTuple):
 
 
 class StoredPath:
-    """A path of one kind through the minima of a transition.
+    """A path of one kind through the minima of a transition; `curves` holds the files of fitted curves.
 
-    `curves` holds the files of fitted curves; `fit` trains one that is not there.
+    It holds no points: `straight` and what follows from it read the minima.
     """
 
-    def __init__(
-        self, transition: Transition, kind: str, settings: ConnectivitySettings, curves: FilePath, fit: Fit
-    ) -> None:
+    def __init__(self, transition: Transition, kind: str, settings: Connectivity, curves: FilePath) -> None:
         self.transition = transition
         self.kind = path_kind(kind)
         self.settings = settings
-        self._fit = fit
         name = f"{transition.start}--{transition.end}-{kind}-{self.key[:8]}.safetensors"
         self.file = curves / name
 
@@ -79,37 +75,38 @@ class StoredPath:
         """The store's key of a point; the minima are the same points on all paths, measured once."""
         return self.minima.get(float(t)) or f"{self.key[:24]}/{float(t)!r}"
 
-    @cached_property
+    @property
+    def knots(self) -> Sequence[float]:
+        """The t at which a path may have a corner: at minima and, of a chain, at bends."""
+        if self.kind.is_of_whole_run:
+            return sorted(self.minima)
+        return self.straight.knots
+
+    @property
     def straight(self) -> Path:
         """The path before it is bent."""
         bends = {"num_bends": self.settings.num_bends} if self.kind.is_fitted else {}
         return self.kind.path_class(*self.transition.points, space=self.kind.space, **bends)  # type: ignore[call-arg]
 
-    @cached_property
-    def path(self) -> Path:
-        """The path itself; a curve is read from its file, or fitted now and written there."""
-        found = self.if_there()
-        if found is not None:
-            return found
-        curve = self.straight
-        assert isinstance(curve, Curve)  # others are there without fitting
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        curve = self._fit(curve, self.file.with_suffix(".checkpoint"))
-        write_points(self.file, curve.bends)
-        return curve
-
     def if_there(self) -> Path | None:
         """The path, or None for a curve that is not fitted yet."""
-        if not isinstance(self.straight, Curve):
+        if not self.kind.is_fitted:
             return self.straight
-        return self.straight.with_bends(read_points(self.file)) if self.file.exists() else None
+        return self.bent(read_points(self.file)) if self.file.exists() else None
+
+    def bent(self, bends: Sequence[Point]) -> Curve:
+        """The curve with these bends."""
+        straight = self.straight
+        assert isinstance(straight, Curve)
+        return straight.with_bends(bends)
 
     def lengths(self, ts: ArrayLike) -> Lengths | None:
         """How long the path is; None for a curve whose file is gone."""
         path = self.if_there()
         if path is None:
             return None
-        start, end = self.transition.points[0], self.transition.points[-1]
+        points = self.transition.points
+        start, end = points[0], points[-1]
         is_lora = is_lora_point(start)
         apart = delta_distance(start, end) if is_lora else distance(start, end)
         arc = path.arc_lengths(np.append(np.asarray(ts, dtype=float), 1.0)).numpy()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcanalysis.connectivity.simplex_grid import coordinates, simplex_weights
-from mcanalysis.errors import UserError
-from mcanalysis.evaluation.measuring import measure
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.paths import Simplex
 from mcanalysis.paths.path_kinds import path_kind
 from mcanalysis.runs.run import Minimum, Run
 from mcanalysis.store.hashing import hash_json
-from mcanalysis.store.measurements import MeasurementStore
-from mcanalysis.studies.connectivity.settings import ConnectivitySettings
+from mcanalysis.store.measurements import Measurement
+
+if TYPE_CHECKING:
+    from mcanalysis.studies.connectivity.study import Connectivity
 
 
 class StoredSimplex:
@@ -25,9 +25,8 @@ class StoredSimplex:
     centroid.
     """
 
-    def __init__(self, run: Run, learner: str, settings: ConnectivitySettings) -> None:
+    def __init__(self, run: Run, learner: str, settings: Connectivity) -> None:
         minima = run.minima_of(learner)
-        check_numbers(settings.simplex, len(minima))
         self.run = run
         self.minima: list[Minimum] = [minima[n - 1] for n in settings.simplex]
         self.space = path_kind(settings.paths[0]).space
@@ -52,18 +51,16 @@ class StoredSimplex:
             for split in ("eval", "test")
         ]
 
-    def rows(self, on_point: Callable[[], object] = lambda: None) -> list[dict[str, Any]]:
-        """Rows of `simplex.csv` without strategy, learner and seed; only what the store lacks is measured."""
+    def rows(
+        self, weights: Sequence[tuple[float, ...]], measured: Sequence[Sequence[Measurement]]
+    ) -> list[dict[str, Any]]:
+        """Rows of `simplex.csv` without strategy, learner and seed, from what each point gave."""
         rows = []
-        with MeasurementStore(self.run.directory / "measurements.sqlite") as store:
-            for weights, key in self.points():
-                point = lambda weights=weights: self.simplex(weights)  # noqa: E731
-                values = measure(lambda: self.run.engine, store, key, point, self.objectives)
-                place = {"space": self.space, "minima": " ".join(m.label for m in self.minima), **coordinates(weights)}
-                for o, m in zip(self.objectives, values, strict=True):
-                    numbers = {"loss": m.loss, "score": m.score, "num_examples": m.num_examples}
-                    rows.append({**place, "task": o.name, "split": o.split, **numbers})
-                on_point()
+        for at, values in zip(weights, measured, strict=True):
+            place = {"space": self.space, "minima": " ".join(m.label for m in self.minima), **coordinates(at)}
+            for o, m in zip(self.objectives, values, strict=True):
+                numbers = {"loss": m.loss, "score": m.score, "num_examples": m.num_examples}
+                rows.append({**place, "task": o.name, "split": o.split, **numbers})
         return rows
 
     def points(self) -> Iterator[tuple[tuple[float, ...], str]]:
@@ -72,13 +69,3 @@ class StoredSimplex:
         for weights in self.weights:
             corner = next((m.key for m, w in zip(self.minima, weights, strict=True) if w == 1.0), None)
             yield weights, corner or f"{key}/{'/'.join(map(repr, weights))}"
-
-
-def check_numbers(numbers: Sequence[int], num_minima: int) -> None:
-    """Raise `UserError` where a minimum's number (from 1) is too large or too small.
-
-    >>> check_numbers([1, 2, 3], num_minima=3)
-    """
-    absent = [n for n in numbers if not 1 <= n <= num_minima]
-    if absent:
-        raise UserError(f"Expected minima from 1 to {num_minima}, got {', '.join(map(str, absent))}; mend --simplex.")

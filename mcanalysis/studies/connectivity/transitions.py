@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
 
 from mcanalysis.errors import RunDirectoryError, UserError
+from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.params.point import Point
-from mcanalysis.paths.path_kinds import PathKind
 from mcanalysis.runs.run import Minimum, Run
+
+
+class HasPoint(Protocol):
+    """What gives a point."""
+
+    @property
+    def point(self) -> Point: ...
+
+
+@dataclass(frozen=True)
+class SavedPoint:
+    """A saved adapter, read whenever its point is asked for."""
+
+    directory: Path
+
+    @property
+    def point(self) -> Point:
+        return load_adapter(self.directory).point
 
 
 @dataclass(frozen=True)
 class Transition:
-    """Minima in a row, nearly always two: `start` and `end` are labels, `keys` content hashes of `points`.
+    """Minima in a row, nearly always two: `start` and `end` are labels, `keys` content hashes of the minima.
 
+    `minima` are points, or what gives one when it is asked for `point`, so that a study of many does not hold all.
     `old` and `new` are task names: what was learned before the last minimum, and what was learned there.
     """
 
     start: str
     end: str
-    points: tuple[Point, ...]
+    minima: tuple[Point | HasPoint, ...]
     keys: tuple[str, ...]
     old: tuple[str, ...]
     new: str
     data_key: str = ""  # what curves are fitted on, where that is not told by the run
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The minima, read anew."""
+        return tuple(m if isinstance(m, Mapping) else m.point for m in self.minima)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -55,23 +82,11 @@ def whole_run(run: Run, learner: str) -> Transition:
     return _transition(run, minima, len(minima) - 1)
 
 
-def num_stretches(run: Run, learner: str, kind: PathKind) -> int:
-    """How many paths of this kind a run has: one per pair of successive minima, or one; raises as `whole_run` does."""
-    return 1 if kind.is_of_whole_run else len(minima_in_a_row(run, learner)) - 1
-
-
-def stretch(run: Run, learner: str, kind: PathKind, number: int) -> Transition:
-    """What the `number`-th path of a kind leads through, from 0; no other minima are read."""
-    if kind.is_of_whole_run:
-        return whole_run(run, learner)
-    return _transition(run, minima_in_a_row(run, learner)[number : number + 2], number + 1)
-
-
 def _transition(run: Run, minima: list[Minimum] | tuple[Minimum, ...], num_old: int) -> Transition:
     return Transition(
         minima[0].label,
         minima[-1].label,
-        tuple(m.point for m in minima),
+        tuple(SavedPoint(m.directory) for m in minima),
         tuple(m.key for m in minima),
         tuple(run.task_names[:num_old]),
         minima[-1].task,

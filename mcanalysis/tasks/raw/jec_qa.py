@@ -35,11 +35,11 @@ def read(source: Path, seed: int = 0) -> RawData:
 def _examine(row: Row) -> Question | str:
     answers, options, statement = row.get("answer"), row.get("option_list"), row.text("statement")
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        raise DataError(f'Expected a list of letters at "answer" in {row.place}, got {answers!r}; mend that line.')
+        raise DataError(f'Expected a list of letters at "answer" in {row.place}, got {answers!r}; correct that line.')
     if not isinstance(options, dict):
         raise DataError(
             f'Expected an object with the keys A to D at "option_list" in {row.place}, got {str(options)[:40]!r}; '
-            "mend that line."
+            "correct that line."
         )
     if not answers:
         return UNLABELLED

@@ -53,7 +53,7 @@ def plain_text(value: Any, where: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise DataError(f"Expected Unicode text at {where}, got half of a surrogate pair; mend the text.") from None
+        raise DataError(f"Expected Unicode text at {where}, got half of a surrogate pair; correct the text.") from None
     return value.strip()
 
 
@@ -69,7 +69,7 @@ def require_files(source: Path, names: Sequence[str]) -> list[Path]:
         raise DataError(f"Expected {wanted} in {source}, got no such folder; check --source.")
     absent = [name for name in names if not (source / name).is_file()]
     if absent:
-        raise DataError(f"Expected {wanted} in {source}, got no {', no '.join(absent)}; add what is absent.")
+        raise DataError(f"Expected {wanted} in {source}, got no {', no '.join(absent)}; add what is missing.")
     return [source / name for name in names]
 
 
@@ -91,7 +91,7 @@ def read_json_lines(file: Path) -> Iterator[Row]:
                 if text.strip():
                     yield Row(_parse(text, place), place)
     except OSError as error:
-        raise DataError(f"Expected a readable file at {file}, got: {error.strerror}; check its rights.") from error
+        raise DataError(f"Expected a readable file at {file}, got: {error.strerror}; check its permissions.") from error
 
 
 def _decode(line: bytes, place: str, encoding: str) -> str:
@@ -109,10 +109,10 @@ def _parse(text: str, place: str) -> dict[str, Any]:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"Expected a JSON object in {place}, got: {error.msg} at column {error.colno}; mend that line."
+            f"Expected a JSON object in {place}, got: {error.msg} at column {error.colno}; correct that line."
         ) from error
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
-        raise DataError(f"Expected a JSON object in {place}, got: {error}; mend that line.") from error
+        raise DataError(f"Expected a JSON object in {place}, got: {error}; correct that line.") from error
     if not isinstance(values, dict):
         raise DataError(f"Expected a JSON object in {place}, got {text.strip()[:40]!r}; write one object per line.")
     return values

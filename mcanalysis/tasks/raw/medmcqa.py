@@ -63,13 +63,13 @@ def first_label(rows: Iterable[Row]) -> int:
     if 0 in places and 4 in places:
         raise DataError(
             f"Expected labels (cop) that count from 0 or from 1, got 0 in {places[0]} and 4 in {places[4]}; "
-            "give files of one origin."
+            "use files from one source."
         )
     if 0 not in places and 4 not in places:
         got = f"only {', '.join(map(str, sorted(places)))}" if places else "no label at all"
         raise DataError(
             f"Expected a label (cop) of 0 or 4, which tells whether labels count from 0 or from 1, got {got}; "
-            "give the whole data set."
+            "use the whole data set."
         )
     return 0 if 0 in places else 1
 
@@ -92,6 +92,6 @@ def _label(row: Row) -> int | None:
         return None
     if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label <= 4:
         raise DataError(
-            f'Expected a whole number from 0 to 4, or -1, at "cop" in {row.place}, got {label!r}; mend that line.'
+            f'Expected a whole number from 0 to 4, or -1, at "cop" in {row.place}, got {label!r}; correct that line.'
         )
     return label

@@ -93,7 +93,7 @@ def split_seeded(items: Sequence[T], shares: Mapping[str, int], seed: int, name:
     if len(items) < len(shares):
         raise DataError(
             f"Expected at least {len(shares)} usable question{'s' * (len(shares) > 1)} of {name} for "
-            f"{' and '.join(shares)}, got {len(items)}; give the whole data set."
+            f"{' and '.join(shares)}, got {len(items)}; use the whole data set."
         )
     sizes = {split: max(1, len(items) * share // sum(shares.values())) for split, share in shares.items()}
     largest = max(shares, key=lambda split: shares[split])

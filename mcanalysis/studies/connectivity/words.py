@@ -1,0 +1,124 @@
+"""What is said of the paths between minima: barriers, gains, fronts, ensembles, simplexes, seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from mcanalysis.numbers_as_text import cell, with_interval
+from mcanalysis.studies.connectivity.summaries import (
+    ensemble_summary,
+    front_summary,
+    seeds_summary,
+    simplex_summary,
+)
+from mcanalysis.studies.strategy_tables import strategy_words
+from mcanalysis.studies.study import Rows, Tables
+
+
+def words(tables: Tables) -> Iterator[str | Rows]:
+    """Per transition: barriers of old and new tasks, and what interpolation gains."""
+    tests = tables["barriers"][tables["barriers"]["split"] == "test"]
+    for (strategy, learner, seed), group in tests.groupby(["strategy", "learner", "seed"], sort=False):
+        rows = [
+            ["transition", "path", "chord barrier, loss: old", "new", "chord dip: old", "new", "t*", "gain in S̄ [95 %]"]
+        ]
+        keys = ["start", "end", "path", "space"]
+        for (start, end, path, space), one in group.groupby(keys, sort=False):
+            new = _new_task(one)
+            loss = one[one.quantity == "loss"].set_index("task")
+            score = one[one.quantity == "score"].set_index("task")
+            old_or_none = loss.loc["mean_old"] if "mean_old" in loss.index else None
+            mean = score.loc["mean"] if "mean" in score.index else None
+            rows.append(
+                [
+                    f"{start} → {end}",
+                    f"{path} {space}",
+                    "–" if old_or_none is None else cell(old_or_none.chord_barrier),
+                    cell(loss.loc[new].chord_barrier),
+                    "–" if old_or_none is None else cell(old_or_none.chord_dip),
+                    cell(loss.loc[new].chord_dip),
+                    "–" if mean is None else cell(mean.t_star),
+                    "–" if mean is None else with_interval(mean, "interpolation_gain"),
+                ]
+            )
+        if strategy == "adapters":
+            yield "\nTwo adapters, on the examples given; loss in nats per target token. No t* and no gain: chosen and"
+            seen = "" if set(group.path) <= {"linear"} else " The curve was fitted on these, too."
+            yield f"measured on the same examples they would be positive by selection.{seen}"
+        else:
+            yield f"\n{strategy} / {learner} / seed {seed}, test split; loss in nats per target token;"
+            yield "gain = S̄(t*) − max(S̄(0), S̄(1)) with S̄ = ½(old tasks + new task) and t* chosen on the eval split"
+        yield rows
+    if tests.get("few_events", pd.Series(dtype=bool)).any():
+        yield "* under 50 examples, or under five of them make most of the variance: no 95 % is promised"
+    yield from _gains(tests)
+    for name, of_table in (("front", _front), ("ensemble", _ensembles), ("simplex", _simplexes)):
+        if name in tables:
+            yield from of_table(tables[name])
+    if tests.seed.nunique() > 1:
+        yield from _over_seeds(tables["barriers_over_seeds"])
+    if "metrics" in tables:
+        yield from strategy_words(tables["metrics"])
+
+
+def _front(rows: pd.DataFrame) -> Iterator[str | Rows]:
+    """What pairs (stability, plasticity) each kind of path offers."""
+    shown = [["strategy", "learner", "path", "transitions", "hypervolume", "more than the ends", "interval above 0"]]
+    for _, row in front_summary(rows).iterrows():
+        numbers = [cell(row.hypervolume, 3), cell(row.hypervolume_gain, 3), str(row.above)]
+        shown.append([row.strategy, row.learner, f"{row.path} {row.space}", str(row.transitions), *numbers])
+    yield "\nStability–plasticity front: hypervolume above (0, 0), mean over transitions, test split"
+    yield "(more points dominate more: what a path has over its ends says little by itself)"
+    yield shown
+
+
+def _ensembles(rows: pd.DataFrame) -> Iterator[str | Rows]:
+    """Predictions averaged along each kind of path, against single points."""
+    shown = [["strategy", "learner", "path", "predictor", "loss", "exact answers", "tokens right", "ECE", "Brier"]]
+    for _, row in ensemble_summary(rows).iterrows():
+        numbers = [cell(row[name], 3) for name in ("loss", "accuracy", "target_accuracy", "ece", "brier")]
+        shown.append([row.strategy, row.learner, f"{row.path} {row.space}", row.member, *numbers])
+    yield "\nEnsemble: next-token probabilities averaged over points of a path, teacher-forced, ½ (old + new), test"
+    yield shown
+
+
+def _simplexes(rows: pd.DataFrame) -> Iterator[str | Rows]:
+    """Where between several minima the mean score is highest."""
+    for _, row in simplex_summary(rows).iterrows():
+        place = ", ".join(f"{row[c]:.2f}" for c in rows.columns if c.startswith("w") and c[1:].isdigit())
+        yield f"\nSimplex of {row.minima.replace(' ', ', ')}, {row.space} space ({row.strategy}, seed {row.seed}):"
+        best = f"best point on eval at ({place}); on test its mean score over the tasks is {row.mean_score:.3f}, "
+        worst = f"worst there: {row.worst_task}, {row.worst_score:.3f}"
+        yield f"{best}that of the best minimum {row.best_corner:.3f}; {worst}"
+
+
+def _over_seeds(rows: pd.DataFrame) -> Iterator[str | Rows]:
+    """Barriers and gains, averaged over transitions, with intervals over seeds."""
+    shown = [["strategy", "learner", "path", "seeds", "mean over transitions of", "mean [95 %]"]]
+    for _, row in seeds_summary(rows).iterrows():
+        interval_ = f"{row['mean']:+.3f}" + ("" if pd.isna(row.low) else f" [{row.low:+.3f}, {row.high:+.3f}]")
+        shown.append([row.strategy, row.learner, f"{row.path} {row.space}", str(row.seeds), row.value, interval_])
+    yield "\nOver seeds (Student's t):"
+    yield shown
+
+
+def _gains(tests: pd.DataFrame) -> Iterator[str | Rows]:
+    """For how many transitions the interval of the interpolation gain excludes 0."""
+    rows: list[list[str]] = [["strategy", "learner", "path", "transitions", "gain > 0", "gain < 0", "mean gain"]]
+    chosen = tests[(tests.task == "mean") & (tests.quantity == "score")].dropna(subset=["interpolation_gain"])
+    for keys, one in chosen.groupby(["strategy", "learner", "path", "space"], sort=False):
+        strategy, learner, path, space = keys
+        up, down = (one.interpolation_gain_low > 0).sum(), (one.interpolation_gain_high < 0).sum()
+        mean = f"{one.interpolation_gain.mean():+.3f}"
+        rows.append([str(strategy), str(learner), f"{path} {space}", str(len(one)), str(up), str(down), mean])
+    if len(rows) > 1:
+        yield "\nInterpolation gain: transitions whose 95 % interval lies above or below 0"
+        yield rows
+
+
+def _new_task(rows: pd.DataFrame) -> str:
+    """The new task is the last one named before the means."""
+    names = [name for name in dict.fromkeys(rows.task) if name not in ("mean_old", "mean")]
+    return names[-1]
