@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_equality_sees_every_field():
 
 
 def test_write_ahead_mode_is_on(tmp_path):
-    with MeasurementStore(tmp_path / "m.sqlite"), sqlite3.connect(tmp_path / "m.sqlite") as other:
+    with MeasurementStore(tmp_path / "m.sqlite"), closing(sqlite3.connect(tmp_path / "m.sqlite")) as other:
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 

@@ -127,6 +127,7 @@ def test_a_damaged_row_of_the_store(run):
     with sqlite3.connect(file) as connection:
         key = connection.execute("SELECT point_key, task, split, settings_key FROM measurements").fetchone()
         connection.execute("UPDATE measurements SET nll = x'0102'")
+    connection.close()
     with MeasurementStore(file) as store:
         assert str(file) in line_of(lambda: store.get(key))
 

@@ -309,7 +309,7 @@ def test_other_kinds_of_adapters_are_refused_by_name(kind, tmp_path):
     """Refused by what the file says, before anything is made of the tensors."""
     (tmp_path / "adapter_config.json").write_text(f'{{"peft_type": "{kind}", "task_type": "CAUSAL_LM"}}')
     save_file({"x": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(UserError, match=f"got one with peft_type {kind};"):
+    with pytest.raises(UserError, match=f"got one with peft_type {kind}, "):
         load_adapter(tmp_path)
 
 
