@@ -444,6 +444,19 @@ def test_every_public_name_is_in_the_reference():
         pkgutil.resolve_name(target)
 
 
+def test_the_way_of_one_measured_point_goes_where_it_says():
+    """Every name of that section is in the file before it, and every file is there."""
+    page = read("docs/development.md")
+    section = page.split("## The way of one measured point")[1].split("\n## ")[0]
+    steps = re.findall(r"^\d+\. .*", section, re.MULTILINE)
+    assert len(steps) == 10
+    pairs = re.findall(r"`([\w/]+\.py)`\s`([\w.]+)`", section)
+    files = [file for file in re.findall(r"`([\w/]+\.py)`", section)]
+    assert sorted(files) == sorted(file for file, _ in pairs) and len(files) > 20
+    for file, name in pairs:
+        assert pkgutil.resolve_name(f"mcanalysis.{file.removesuffix('.py').replace('/', '.')}:{name}"), name
+
+
 class Parsed(Exception):  # noqa: N818  (no error: what ends a script once its flags are read)
     """A script has read its flags."""
 
