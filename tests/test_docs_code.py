@@ -352,8 +352,7 @@ def test_your_own_figure(tutorial_folder, as_package, empty_folder, monkeypatch)
         assert pd.read_csv(folder / f"lost_{run.name}.csv").lost.tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("space", ["delta", "factor"])
-def test_your_own_study(space, tutorial_folder, as_package, empty_folder, monkeypatch, capsys):
+def test_your_own_study(tutorial_folder, as_package, empty_folder, monkeypatch, capsys):
     """By itself and by name: the lengths are those of the matrices, whole."""
     import json
 
@@ -365,8 +364,6 @@ def test_your_own_study(space, tutorial_folder, as_package, empty_folder, monkey
     run = mcanalysis.load_run(tutorial_folder[0] / "runs/tutorial/embedded-sequential-seed0")
 
     def whole(point):
-        if space == "factor":
-            return torch.cat([tensor.double().flatten() for tensor in point.values()])
         modules = [key.removesuffix(".lora_A.weight") for key in point if key.endswith("lora_A.weight")]
         parts = [point[f"{m}.lora_B.weight"].double() @ point[f"{m}.lora_A.weight"].double() for m in modules]
         return torch.cat([part.flatten() for part in parts])
@@ -375,7 +372,7 @@ def test_your_own_study(space, tutorial_folder, as_package, empty_folder, monkey
     length = [float(point.norm()) for point in points]
     step = [length[0], *(float((b - a).norm()) for a, b in pairwise(points))]
 
-    flags = ["--run", str(run.directory), "--space", space, "--workers", "1"]
+    flags = ["--run", str(run.directory), "--learner", "fast", "--workers", "1"]
     said = run_script(file, flags, monkeypatch)
     assert "2-FOMC" in said and f"{length[1]:.3f}" in said and f"{step[2]:.3f}" in said
     table = pd.read_csv(run.directory / "tables/drift.csv")
@@ -389,6 +386,11 @@ def test_your_own_study(space, tutorial_folder, as_package, empty_folder, monkey
     by_name.main()
     answered = pd.DataFrame(json.loads(capsys.readouterr().out)["tables"]["drift"])
     pd.testing.assert_frame_equal(answered, table)
+    monkeypatch.setattr(sys, "argv", ["mcanalysis", name, "--run", str(run.directory), "--learner", "slow"])
+    with pytest.raises(SystemExit, match="2"):
+        by_name.main()
+    refused = capsys.readouterr()
+    assert refused.out == "" and "Unknown learner" in refused.err and refused.err.count("\n") == 1
 
 
 def test_the_product_average(capsys):
