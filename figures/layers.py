@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mcanalysis.cli.figures import having, main
 from mcanalysis.plotting.layers import layer_rows, layers_caption, plot_layers
 from mcanalysis.plotting.picture import Picture
-from mcanalysis.plotting.similarity_panels import learners
+from mcanalysis.plotting.similarity import learners
 from mcanalysis.runs.finished import FinishedRun
 
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import pandas as pd
-
-from mcanalysis.classics.classic import HIGH, Claim, Classic, Measured, curve_rows, value_rows
+from mcanalysis.classics.classic import HIGH, Claim, Classic, OfSeed, as_tables
 from mcanalysis.classics.digits import (
     STANDARD,
     Recipe,
-    batches,
     layer_names,
     load_digits,
     measure,
-    new_network,
     objective,
     stream,
-    train_networks,
+    train_pairs,
 )
 from mcanalysis.classics.frankle import rank_correlation
 from mcanalysis.connectivity.profile import profile
@@ -49,62 +45,51 @@ TREND = "rank correlation of width and barrier after matching, train loss"
 SHARE_TREND = "rank correlation of width and share of the barrier left after matching, train loss"
 
 
-def measure_ainsworth(seeds: Sequence[int], settings: Settings | None = None) -> Measured:
+@as_tables
+def measure_ainsworth(seeds: Sequence[int], settings: Settings | None = None) -> Iterator[OfSeed]:
     """Measure lines to a permuted copy and to an independent network, before and after weight matching."""
     settings = settings or Settings()
     train, _ = load_digits()
     widths = sorted(settings.widths)
+
+    def pairs_of(width: int) -> list[tuple[Point, Point]]:
+        return train_pairs((width,) * settings.num_hidden, seeds, train, settings.recipe, width)
+
     barriers: dict[tuple[int, int], tuple[float, float]] = {}
     worst: dict[int, float] = dict.fromkeys(seeds, 1.0)
-    values, curves = [], []
     for width in widths:
-        networks = _train_pairs(seeds, width, settings)
-        for seed, (a, b) in zip(seeds, networks, strict=True):
+        for seed, (a, b) in zip(seeds, pairs_of(width), strict=True):
             worst[seed] = min(worst[seed], *(measure(p, train).score for p in (a, b)))
             lines = (Linear(a, b), Linear(a, matched(a, b, stream(seed, "match", width))))
             before, after = (profile(line, objective(train)).chord_barrier() for line in lines)
             barriers[seed, width] = before, after
-    for seed, (a, _) in zip(seeds, _train_pairs(seeds, settings.copy_width, settings), strict=True):
+    for seed, (a, _) in zip(seeds, pairs_of(settings.copy_width), strict=True):
         spec = mlp_spec(a, layer_names(a))
         copy = permute(a, spec, random_permutations(a, spec, stream(seed, "copy")))
         back = matched(a, copy, stream(seed, "match copy"))
         found = {"as permuted": profile(Linear(a, copy), objective(train))}
         found["after matching"] = profile(Linear(a, back), objective(train))
         pairs = [barriers[seed, width] for width in widths]
-        values += value_rows(
-            seed,
-            {
-                COPY: found["as permuted"].chord_barrier(),
-                COPY_MATCHED: found["after matching"].chord_barrier(),
-                COPY_DISTANCE: distance(a, back),
-                LOWERED: pairs[-1][0] - pairs[-1][1],
-                WIDEST: pairs[-1][1],
-                TREND: rank_correlation(widths, [after for _, after in pairs]),
-                SHARE_TREND: rank_correlation(widths, [after / before if before else 1.0 for before, after in pairs]),
-                "train accuracy of the worst end": worst[seed],
-            },
-        )
-        for series, line in found.items():
-            curves += curve_rows(seed, "copy", series, line.ts.tolist(), line.losses.tolist())
-        curves += curve_rows(seed, "width", "as trained", widths, [before for before, _ in pairs])
-        curves += curve_rows(seed, "width", "after matching", widths, [after for _, after in pairs])
-    return Measured(pd.DataFrame(values), pd.DataFrame(curves))
+        before, after = zip(*pairs, strict=True)
+        values = {
+            COPY: found["as permuted"].chord_barrier(),
+            COPY_MATCHED: found["after matching"].chord_barrier(),
+            COPY_DISTANCE: distance(a, back),
+            LOWERED: before[-1] - after[-1],
+            WIDEST: after[-1],
+            TREND: rank_correlation(widths, after),
+            SHARE_TREND: rank_correlation(widths, [left / whole if whole else 1.0 for whole, left in pairs]),
+            "train accuracy of the worst end": worst[seed],
+        }
+        curves = [("copy", series, line.ts, line.losses) for series, line in found.items()]
+        curves += [("width", "as trained", widths, before), ("width", "after matching", widths, after)]
+        yield OfSeed(seed, values, curves)
 
 
 def matched(a: Point, b: Point, seed: int) -> Point:
     """The network b with its hidden units in the order in which its weights are closest to a's."""
     spec = mlp_spec(a, layer_names(a))
     return permute(b, spec, match_weights(a, b, spec, seed))
-
-
-def _train_pairs(seeds: Sequence[int], width: int, settings: Settings) -> list[tuple[Point, Point]]:
-    train, _ = load_digits()
-    hidden = (width,) * settings.num_hidden
-    pairs = [(seed, member) for seed in seeds for member in (0, 1)]
-    starts = [new_network(hidden, stream(seed, "start", width, member)) for seed, member in pairs]
-    orders = [batches(train, settings.recipe, stream(seed, "order", width, member)) for seed, member in pairs]
-    networks = train_networks(starts, train, orders, settings.recipe)
-    return list(zip(networks[::2], networks[1::2], strict=True))
 
 
 AINSWORTH = Classic(

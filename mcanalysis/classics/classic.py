@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import wraps
+from typing import Literal, NamedTuple, ParamSpec
 
+import numpy as np
 import pandas as pd
 
 from mcanalysis.metrics.over_seeds import student_interval
 from mcanalysis.plotting.classics import Panel
+
+P = ParamSpec("P")
 
 GUESSING = math.log(10)  # nats per example: the loss of a network that knows nothing of ten digits
 HIGH = 0.1 * GUESSING  # our line between a high and a low barrier of loss
@@ -60,6 +64,14 @@ class Measured:
     curves: pd.DataFrame
 
 
+class OfSeed(NamedTuple):
+    """What was found for one seed: every measure by name, and the curves as panel, series, xs, ys."""
+
+    seed: int
+    values: Mapping[str, float]
+    curves: Sequence[tuple[str, str, Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]]
+
+
 @dataclass(frozen=True, eq=False)
 class Classic:
     """One result of the literature. `measure(seeds)` trains and measures; `panels` are those of its figure by name."""
@@ -97,14 +109,17 @@ def with_means(curves: pd.DataFrame) -> pd.DataFrame:
     return curves.assign(mean=curves.groupby(["panel", "series", "x"], sort=False).y.transform("mean"))
 
 
-def value_rows(seed: int, values: Mapping[str, float]) -> list[dict[str, object]]:
-    """Rows of `Measured.values` for one seed."""
-    return [{"measure": measure, "seed": seed, "value": float(value)} for measure, value in values.items()]
+def as_tables(of_seeds: Callable[P, Iterator[OfSeed]]) -> Callable[P, Measured]:
+    """A function that yields what it found for one seed after another, made to return the tables of all."""
 
+    @wraps(of_seeds)
+    def measure(*arguments: P.args, **named: P.kwargs) -> Measured:
+        values, curves = [], []
+        for seed, found, lines in of_seeds(*arguments, **named):
+            values += [{"measure": name, "seed": seed, "value": float(value)} for name, value in found.items()]
+            for panel, series, xs, ys in lines:
+                of_line = {"panel": panel, "series": series, "seed": seed}
+                curves += [of_line | {"x": float(x), "y": float(y)} for x, y in zip(xs, ys, strict=True)]
+        return Measured(pd.DataFrame(values), pd.DataFrame(curves))
 
-def curve_rows(seed: int, panel: str, series: str, xs: Sequence[float], ys: Sequence[float]) -> list[dict[str, object]]:
-    """Rows of `Measured.curves` for one curve of one seed."""
-    return [
-        {"panel": panel, "series": series, "seed": seed, "x": float(x), "y": float(y)}
-        for x, y in zip(xs, ys, strict=True)
-    ]
+    return measure

@@ -192,6 +192,17 @@ def batches(data: Data, recipe: Recipe, seed: int) -> Tensor:
     return order[:needed].reshape(recipe.num_steps, recipe.batch_size)
 
 
+def train_pairs(
+    hidden: Sequence[int], seeds: Sequence[int], data: Data, recipe: Recipe, *what: int
+) -> list[tuple[Point, Point]]:
+    """Return two networks for each seed, of different starts and orders; `what` keeps their random numbers apart."""
+    members = [(seed, *what, member) for seed in seeds for member in (0, 1)]
+    starts = [new_network(hidden, stream(seed, "start", *rest)) for seed, *rest in members]
+    orders = [batches(data, recipe, stream(seed, "order", *rest)) for seed, *rest in members]
+    networks = train_networks(starts, data, orders, recipe)
+    return list(zip(networks[::2], networks[1::2], strict=True))
+
+
 def train_networks(
     starts: Sequence[Point], data: Data, orders: Sequence[Tensor], recipe: Recipe | None = None
 ) -> list[Point]:

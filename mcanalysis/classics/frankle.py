@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import pandas as pd
 import torch
 from scipy import stats
 
-from mcanalysis.classics.classic import STABLE, Claim, Classic, Measured, curve_rows, value_rows
+from mcanalysis.classics.classic import STABLE, Claim, Classic, OfSeed, as_tables
 from mcanalysis.classics.digits import (
     Recipe,
     batches,
@@ -43,7 +42,8 @@ TREND = "rank correlation of shared steps and rise of the test error"
 LOSS_TREND = "rank correlation of shared steps and barrier of the train loss"
 
 
-def measure_frankle(seeds: Sequence[int], settings: Settings | None = None) -> Measured:
+@as_tables
+def measure_frankle(seeds: Sequence[int], settings: Settings | None = None) -> Iterator[OfSeed]:
     """Train pairs from one start that part after k steps, for each seed and k, and measure the line between them."""
     settings = settings or Settings()
     train, test = load_digits()
@@ -57,27 +57,22 @@ def measure_frankle(seeds: Sequence[int], settings: Settings | None = None) -> M
                 starts.append(new_network(settings.hidden, stream(seed, "start")))
                 orders.append(torch.cat([common[:k], own[k:]]))
     networks = iter(train_networks(starts, train, orders, recipe))
-    values, curves = [], []
     for seed in seeds:
         pairs = [(next(networks), next(networks)) for _ in ks]
         lines = [Linear(a, b) for a, b in pairs]
         errors = [profile(line, objective(test)).mean_barrier("score") for line in lines]
         losses = [profile(line, objective(train)).mean_barrier() for line in lines]
-        values += value_rows(
-            seed,
-            {
-                FIRST: errors[0],
-                LAST: errors[-1],
-                FALL: errors[0] - errors[-1],
-                TREND: rank_correlation(ks, errors),
-                LOSS_TREND: rank_correlation(ks, losses),
-                "train accuracy of the worst end": min(measure(p, train).score for pair in pairs for p in pair),
-                "test accuracy of the worst end": min(measure(p, test).score for pair in pairs for p in pair),
-            },
-        )
-        curves += curve_rows(seed, "error", "pairs of one start", ks, errors)
-        curves += curve_rows(seed, "loss", "pairs of one start", ks, losses)
-    return Measured(pd.DataFrame(values), pd.DataFrame(curves))
+        values = {
+            FIRST: errors[0],
+            LAST: errors[-1],
+            FALL: errors[0] - errors[-1],
+            TREND: rank_correlation(ks, errors),
+            LOSS_TREND: rank_correlation(ks, losses),
+            "train accuracy of the worst end": min(measure(p, train).score for pair in pairs for p in pair),
+            "test accuracy of the worst end": min(measure(p, test).score for pair in pairs for p in pair),
+        }
+        by_panel = {"error": errors, "loss": losses}
+        yield OfSeed(seed, values, [(panel, "pairs of one start", ks, ys) for panel, ys in by_panel.items()])
 
 
 def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float:

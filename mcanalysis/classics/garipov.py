@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import pandas as pd
-
-from mcanalysis.classics.classic import HIGH, STABLE, Claim, Classic, Measured, curve_rows, value_rows
+from mcanalysis.classics.classic import HIGH, STABLE, Claim, Classic, OfSeed, as_tables
 from mcanalysis.classics.digits import (
     STANDARD,
     Recipe,
-    batches,
     load_digits,
     loss,
     measure,
-    new_network,
     objective,
     stream,
-    train_networks,
+    train_pairs,
 )
 from mcanalysis.connectivity.curve_fitting import fit_curve
 from mcanalysis.connectivity.profile import profile
@@ -43,16 +39,12 @@ LINE_ERROR = "rise of the error on the line, test"
 CURVE_ERROR = "rise of the error on the curve, test"
 
 
-def measure_garipov(seeds: Sequence[int], settings: Settings | None = None) -> Measured:
+@as_tables
+def measure_garipov(seeds: Sequence[int], settings: Settings | None = None) -> Iterator[OfSeed]:
     """Join two networks of different starts and orders by the line and by a fitted Bezier curve, for each seed."""
     settings = settings or Settings()
     train, test = load_digits()
-    pairs = [(seed, member) for seed in seeds for member in (0, 1)]
-    starts = [new_network(settings.hidden, stream(seed, "start", member)) for seed, member in pairs]
-    orders = [batches(train, settings.recipe, stream(seed, "order", member)) for seed, member in pairs]
-    networks = train_networks(starts, train, orders, settings.recipe)
-    values, curves = [], []
-    for seed, a, b in zip(seeds, networks[::2], networks[1::2], strict=True):
+    for seed, (a, b) in zip(seeds, train_pairs(settings.hidden, seeds, train, settings.recipe), strict=True):
         curve = fit_curve(
             Bezier(a, b),
             partial(loss, data=train),
@@ -60,24 +52,21 @@ def measure_garipov(seeds: Sequence[int], settings: Settings | None = None) -> M
             learning_rate=settings.curve_rate,
             seed=stream(seed, "curve"),
         )
-        on_train = {name: profile(path, objective(train)) for name, path in (("line", Linear(a, b)), ("curve", curve))}
-        on_test = {name: profile(path, objective(test)) for name, path in (("line", Linear(a, b)), ("curve", curve))}
-        values += value_rows(
-            seed,
-            {
-                LINE: on_train["line"].max_barrier(),
-                CURVE: on_train["curve"].max_barrier(),
-                LINE_ERROR: on_test["line"].mean_barrier("score"),
-                CURVE_ERROR: on_test["curve"].mean_barrier("score"),
-                "train accuracy of the worse end": min(measure(p, train).score for p in (a, b)),
-                "test accuracy of the worse end": min(measure(p, test).score for p in (a, b)),
-            },
-        )
-        for name, series in (("line", "straight line"), ("curve", "fitted Bezier curve")):
-            curves += curve_rows(seed, "loss", series, on_train[name].ts.tolist(), on_train[name].losses.tolist())
-            errors = (1.0 - on_test[name].values("score")).tolist()
-            curves += curve_rows(seed, "error", series, on_test[name].ts.tolist(), errors)
-    return Measured(pd.DataFrame(values), pd.DataFrame(curves))
+        paths = {"straight line": Linear(a, b), "fitted Bezier curve": curve}
+        on_train, on_test = ([profile(p, objective(data)) for p in paths.values()] for data in (train, test))
+        values = {
+            LINE: on_train[0].max_barrier(),
+            CURVE: on_train[1].max_barrier(),
+            LINE_ERROR: on_test[0].mean_barrier("score"),
+            CURVE_ERROR: on_test[1].mean_barrier("score"),
+            "train accuracy of the worse end": min(measure(p, train).score for p in (a, b)),
+            "test accuracy of the worse end": min(measure(p, test).score for p in (a, b)),
+        }
+        curves = []
+        for series, losses, scores in zip(paths, on_train, on_test, strict=True):
+            curves.append(("loss", series, losses.ts, losses.losses))
+            curves.append(("error", series, scores.ts, 1.0 - scores.values("score")))
+        yield OfSeed(seed, values, curves)
 
 
 GARIPOV = Classic(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mcanalysis.classics.classic import HIGH, Claim, Classic, Measured, curve_rows, value_rows
+from mcanalysis.classics.classic import HIGH, Claim, Classic, OfSeed, as_tables
 from mcanalysis.classics.digits import (
     NUM_CLASSES,
     NUM_INPUTS,
@@ -51,14 +50,14 @@ MOST = 0.6  # Jordan et al. report that 60 to 100 % of the barrier goes
 HOW = ("statistics of the first end", "statistics interpolated", "statistics re-estimated")
 
 
-def measure_jordan(seeds: Sequence[int], settings: Settings | None = None) -> Measured:
+@as_tables
+def measure_jordan(seeds: Sequence[int], settings: Settings | None = None) -> Iterator[OfSeed]:
     """Join two networks, the second in the order of the first, with BatchNorm's statistics taken in three ways."""
     settings = settings or Settings()
     train, test = load_digits()
     train_batches = [(train.inputs, train.labels)]
     net = new_network(settings.hidden)
     ts = np.linspace(0.0, 1.0, settings.num_points).tolist()
-    values, curves = [], []
     for seed in seeds:
         a, b = (_trained(train, settings, seed, member) for member in (0, 1))
         b = _in_order(a, b, seed)
@@ -73,21 +72,16 @@ def measure_jordan(seeds: Sequence[int], settings: Settings | None = None) -> Me
         variances = [_variance(net, line(t), train.inputs) for t in ts]
         relative = np.array(variances) / np.mean([variances[0], variances[-1]])
         barriers = {name: found[name].chord_barrier() for name in HOW[1:]}
-        values += value_rows(
-            seed,
-            {
-                KEPT: found[HOW[0]].losses[-1] - found[HOW[1]].losses[-1],
-                INTERPOLATED: barriers[HOW[1]],
-                ESTIMATED: barriers[HOW[2]],
-                SHARE: 1.0 - barriers[HOW[2]] / barriers[HOW[1]] if barriers[HOW[1]] else 0.0,
-                VARIANCE: relative[len(ts) // 2],
-                "test accuracy of the worse end": min(_accuracy(net, p, test) for p in (a, b)),
-            },
-        )
-        for name in HOW:
-            curves += curve_rows(seed, "loss", name, ts, found[name].losses.tolist())
-        curves += curve_rows(seed, "variance", "inputs of the last BatchNorm", ts, relative.tolist())
-    return Measured(pd.DataFrame(values), pd.DataFrame(curves))
+        values = {
+            KEPT: found[HOW[0]].losses[-1] - found[HOW[1]].losses[-1],
+            INTERPOLATED: barriers[HOW[1]],
+            ESTIMATED: barriers[HOW[2]],
+            SHARE: 1.0 - barriers[HOW[2]] / barriers[HOW[1]] if barriers[HOW[1]] else 0.0,
+            VARIANCE: relative[len(ts) // 2],
+            "test accuracy of the worse end": min(_accuracy(net, p, test) for p in (a, b)),
+        }
+        curves = [("loss", name, ts, found[name].losses) for name in HOW]
+        yield OfSeed(seed, values, [*curves, ("variance", "inputs of the last BatchNorm", ts, relative)])
 
 
 def new_network(hidden: Sequence[int]) -> nn.Sequential:

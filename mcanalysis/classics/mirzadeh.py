@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import pandas as pd
-
-from mcanalysis.classics.classic import HIGH, Claim, Classic, Measured, curve_rows, value_rows
+from mcanalysis.classics.classic import HIGH, Claim, Classic, OfSeed, as_tables
 from mcanalysis.classics.digits import (
     Recipe,
     batches,
@@ -49,7 +47,8 @@ FIRST_ANCESTOR = "rise of the task 1 loss: first to a multitask net of another s
 SECOND_ANCESTOR = "rise of the task 2 loss: second to a multitask net of another start, minus to one of its ancestor"
 
 
-def measure_mirzadeh(seeds: Sequence[int], settings: Settings | None = None) -> Measured:
+@as_tables
+def measure_mirzadeh(seeds: Sequence[int], settings: Settings | None = None) -> Iterator[OfSeed]:
     """Train task 1, from there task 2 and both tasks, and both tasks from another start; measure lines between them."""
     settings = settings or Settings()
     recipe = settings.recipe
@@ -67,7 +66,6 @@ def measure_mirzadeh(seeds: Sequence[int], settings: Settings | None = None) -> 
     second = train_networks(first, turned, order["second"], recipe)
     multitask = train_networks(first, both, order["both"], longer)
     stranger = train_networks(others, both, order["both"], longer)
-    values, curves = [], []
     for i, seed in enumerate(seeds):
         lines = {
             ("task 1", SECOND): profile(Linear(first[i], second[i]), objective(test)),
@@ -77,25 +75,20 @@ def measure_mirzadeh(seeds: Sequence[int], settings: Settings | None = None) -> 
             ("task 2", STRANGER): profile(Linear(second[i], stranger[i]), objective(turned_test)),
         }
         rises = {name: rise(line) for name, line in lines.items()}
-        values += value_rows(
-            seed,
-            {
-                FIRST_TO_BOTH: rises["task 1", RELATED],
-                SECOND_TO_BOTH: rises["task 2", RELATED],
-                FIRST_TO_SECOND: rises["task 1", SECOND],
-                LESS_FORGOTTEN: rises["task 1", SECOND] - rises["task 1", RELATED],
-                FIRST_ANCESTOR: rises["task 1", STRANGER] - rises["task 1", RELATED],
-                SECOND_ANCESTOR: rises["task 2", STRANGER] - rises["task 2", RELATED],
-                "test accuracy of multitask, task 1": measure(multitask[i], test).score,
-                "test accuracy of multitask, task 2": measure(multitask[i], turned_test).score,
-                "test accuracy after task 1, task 1": measure(first[i], test).score,
-                "test accuracy after task 2, task 1": measure(second[i], test).score,
-                "test accuracy after task 2, task 2": measure(second[i], turned_test).score,
-            },
-        )
-        for (panel, series), line in lines.items():
-            curves += curve_rows(seed, panel, series, line.ts.tolist(), line.losses.tolist())
-    return Measured(pd.DataFrame(values), pd.DataFrame(curves))
+        values = {
+            FIRST_TO_BOTH: rises["task 1", RELATED],
+            SECOND_TO_BOTH: rises["task 2", RELATED],
+            FIRST_TO_SECOND: rises["task 1", SECOND],
+            LESS_FORGOTTEN: rises["task 1", SECOND] - rises["task 1", RELATED],
+            FIRST_ANCESTOR: rises["task 1", STRANGER] - rises["task 1", RELATED],
+            SECOND_ANCESTOR: rises["task 2", STRANGER] - rises["task 2", RELATED],
+            "test accuracy of multitask, task 1": measure(multitask[i], test).score,
+            "test accuracy of multitask, task 2": measure(multitask[i], turned_test).score,
+            "test accuracy after task 1, task 1": measure(first[i], test).score,
+            "test accuracy after task 2, task 1": measure(second[i], test).score,
+            "test accuracy after task 2, task 2": measure(second[i], turned_test).score,
+        }
+        yield OfSeed(seed, values, [(*names, line.ts, line.losses) for names, line in lines.items()])
 
 
 def rise(line: Profile) -> float:

@@ -150,7 +150,7 @@ def workers(args: argparse.Namespace) -> int:
 
     from mcanalysis.errors import UserError
     from mcanalysis.models.loading import default_device, model_source
-    from mcanalysis.studies.jobs import default_workers
+    from mcanalysis.studies.executors.processes import default_workers
 
     if num_processes() > 1:  # they are the workers
         if args.workers is not None:

@@ -30,33 +30,16 @@ def num_processes() -> int:
     return int(count) if count.isdigit() else 2  # what is wrong with it is said when they meet
 
 
-def _share_out(main: Callable[[], None]) -> None:
-    """The first process of a launch runs main, the others take jobs from it."""
-    from mcanalysis.studies.launch import Launch
-    from mcanalysis.studies.ranks import Ranks, serve
-
-    launch = Launch.of_environment()
-    if launch.rank > 0:
-        serve(launch, quiet_libraries)
-        return
-    with Ranks(launch, quiet_libraries):
-        main()
-
-
-def run_script(main: Callable[[], None], *, shared: bool = False) -> None:
+def run_script(main: Callable[[], None]) -> None:
     """Run a script's main; a mistake in the input ends it with one line on stderr and exit code 2.
 
-    A stop by SIGTERM or Ctrl-C ends it with 143 or 130. `shared`: where a launch has several processes, they share the
-    jobs of one main; else each runs its own.
+    A stop by SIGTERM or Ctrl-C ends it with 143 or 130.
     """
     from mcanalysis.errors import UserError
     from mcanalysis.training.stopping import Stopped
 
     try:
-        if shared and num_processes() > 1:
-            _share_out(main)
-        else:
-            main()
+        main()
     except UserError as error:
         _last_words(str(error))
         sys.exit(2)

@@ -8,11 +8,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from mcanalysis.cli.console import bar
+from mcanalysis.cli.run_flags import workers as number
+from mcanalysis.cli.running import quiet_libraries
 
 
 @contextmanager
 def workers(args: argparse.Namespace) -> Iterator[Any]:
     """The workers that the flags ask for."""
     from mcanalysis.studies.engine import Here
+    from mcanalysis.studies.executors.processes import Processes
 
-    yield Here(bar)
+    count = number(args)
+    if count == 1:
+        yield Here(bar)
+        return
+    with Processes(count, bar, quiet_libraries) as processes:
+        yield processes

@@ -15,6 +15,7 @@ from mcanalysis.explore.pictures import first_shown, png, walk_picture
 from mcanalysis.explore.stored_plane import stored_surface
 from mcanalysis.explore.tables import chinese_font, task_name, values_table, written_table
 from mcanalysis.explore.walk import Walk, start_walk, walkable_kinds
+from mcanalysis.plotting.selection import TASK_WORDS
 from mcanalysis.plotting.style import Figure
 from mcanalysis.runs.run import Run
 
@@ -48,16 +49,20 @@ def explore(
     return walk_picture(walk, surface=surface if surface is not None and surface.contains(walk) else None)
 
 
+def _notebook() -> Any:
+    """The shell of the notebook's kernel this runs in, None elsewhere."""
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    return shell if hasattr(shell, "kernel") else None
+
+
 def has_widgets() -> bool:
     """Whether this is a notebook's kernel and ipywidgets is installed."""
-    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    return bool(shell) and hasattr(shell, "kernel") and find_spec("ipywidgets") is not None
+    return _notebook() is not None and find_spec("ipywidgets") is not None
 
 
 def show_figures() -> None:
     """Let a notebook show matplotlib figures that pyplot did not make, as `%matplotlib inline` does."""
-    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    if shell and hasattr(shell, "kernel"):
+    if (shell := _notebook()) is not None:
         from IPython.core.pylabtools import select_figure_formats
 
         select_figure_formats(shell, {"png"})
@@ -275,8 +280,8 @@ class Explorer:
             )
             return
         pairs = sorted(self._surface.heights, key=lambda pair: pair[1])
-        names = {"mean_old": "old tasks (mean)", "mean": "½ (old + new)"}
-        self.quantity.options = [(f"{quantity}: {names.get(task, task)}", (task, quantity)) for task, quantity in pairs]
+        named = [(f"{quantity}: {TASK_WORDS.get(task, task)}", (task, quantity)) for task, quantity in pairs]
+        self.quantity.options = named
         self.quantity.value = first_shown(self._surface)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mcanalysis.explore.walk import Reading, Walk
+from mcanalysis.plotting.selection import where
 from mcanalysis.runs.finished import FinishedRun
 
 LOG_FROM = 8.0  # a logarithmic axis is drawn where the largest loss is so many times the smallest
@@ -35,9 +36,9 @@ class StoredSurface:
         """Whether losses differ so much that they are drawn on a logarithmic axis."""
         heights = self.heights[task, quantity]
         finite = heights[np.isfinite(heights)]
-        return (
-            quantity == "loss" and len(finite) > 0 and bool(finite.min() > 0 and finite.max() > LOG_FROM * finite.min())
-        )
+        if quantity != "loss" or not len(finite):
+            return False
+        return bool(finite.min() > 0 and finite.max() > LOG_FROM * finite.min())
 
     def contains(self, walk: Walk) -> bool:
         """Whether a path is the straight line between the first two minima of the plane."""
@@ -67,7 +68,7 @@ def stored_surface(run: FinishedRun) -> StoredSurface | None:
     if not run.has("landscape"):
         return None
     rows = run.table("landscape")
-    rows = rows[(rows.kind == "plane") & (rows.split == "test")]
+    rows = where(rows, kind="plane", split="test")
     grid, exact = rows[rows.anchor.isna()], rows[rows.anchor.notna()]
     if grid.empty:
         return None

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from html import escape
-
-import pandas as pd
 
 from mcanalysis import fonts
 from mcanalysis.explore.walk import Reading, Walk, Written
 from mcanalysis.html_table import html_table
+from mcanalysis.plotting.selection import TASK_WORDS
 
-_NAMES = {"mean_old": "old tasks (mean)", "mean": "½ (old + new)"}
 _LONGEST = 260  # characters of a prompt, of which the end is shown: there the question is
 _FONT = f"font-family:var(--jp-content-font-family,sans-serif),'{fonts.FAMILY}'"
 _RIGHT, _WRONG, _PARTLY = "#009E73", "#D55E00", "#E69F00"
@@ -20,7 +19,7 @@ _RIGHT, _WRONG, _PARTLY = "#009E73", "#D55E00", "#E69F00"
 
 def task_name(walk: Walk, task: str) -> str:
     """How a task or a mean is called to a reader."""
-    return _NAMES.get(task, f"{task} (new)" if task == walk.new and walk.old else task)
+    return TASK_WORDS.get(task, f"{task} (new)" if task == walk.new and walk.old else task)
 
 
 def values_table(walk: Walk, start: Reading, here: Reading, end: Reading) -> str:
@@ -29,15 +28,13 @@ def values_table(walk: Walk, start: Reading, here: Reading, end: Reading) -> str
     readings = (start, here, end)
     rows: list[list[object]] = []
     for task in order:
-        row: list[object] = [task_name(walk, task)]
-        for quantity in ("score", "loss"):
-            row += [_value(reading.values, task, quantity) for reading in readings]
-        rows.append(row)
+        numbers = [r.values[quantity].get(task, math.nan) for quantity in ("score", "loss") for r in readings]
+        rows.append([task_name(walk, task), *map(float, numbers)])
     ts = [f"t = {reading.t:g}" for reading in readings]
     header = ["task", *(f"score, {t}" for t in ts), *(f"loss, {t}" for t in ts)]
-    return html_table(
-        header, rows, shaded=(1, 2, 3), caption=f"Score in [0, 1], loss in nats per target token; {_sizes(walk)}"
-    )
+    sizes = f"first {walk.num_examples} test examples of each task"
+    caption = f"Score in [0, 1], loss in nats per target token; {sizes}"
+    return html_table(header, rows, shaded=(1, 2, 3), caption=caption)
 
 
 def written_table(written: Sequence[Written], ts: Sequence[float], here: float, score: str) -> str:
@@ -67,14 +64,6 @@ def chinese_font(text: str) -> str:
         return ""
     content = base64.b64encode(fonts.FILE.read_bytes()).decode("ascii")
     return f'<style>@font-face{{font-family:"{fonts.FAMILY}";src:url(data:font/ttf;base64,{content})}}</style>'
-
-
-def _value(values: pd.DataFrame, task: str, quantity: str) -> float:
-    return float(values[quantity].get(task, float("nan")))
-
-
-def _sizes(walk: Walk) -> str:
-    return f"first {walk.num_examples} test examples of each task"
 
 
 def _style(here: bool = False) -> str:

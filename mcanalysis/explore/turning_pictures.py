@@ -13,11 +13,11 @@ from plotly.subplots import make_subplots
 from mcanalysis.explore.stored_plane import StoredSurface
 from mcanalysis.explore.tables import task_name
 from mcanalysis.explore.walk import Reading, Walk
+from mcanalysis.plotting.plane_surface import round_heights
 from mcanalysis.plotting.style import BLACK, BLUE, GREY, ORANGE, VERMILLION
 
 _FONT = {"family": "system-ui, sans-serif", "size": 12}
 _QUIET_AXIS = {"backgroundcolor": "#F4F6F8", "gridcolor": "white", "zeroline": False}
-_ROUND = [float(f"{digit}e{power}") for power in range(-9, 10) for digit in (1, 2, 5)]
 _BUTTONS = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale", "resetscale", "toimage"]
 _MARKS = {"mean_old": (BLUE, "square"), "mean": (BLACK, "star")}
 
@@ -42,32 +42,41 @@ class _WholeFigure(go.FigureWidget):
             super().open()
 
 
-class TurningPath:
-    """Score over loss along the path; the vertical line is where one stands."""
+class _Turning:
+    """A figure that is changed in place while it is shown, and made anew where it cannot be."""
 
     def __init__(self) -> None:
         self.widget = widgets.VBox()
         self.figure: Any = None  # a FigureWidget, whose types say nothing of traces
-        self._walk: Walk | None = None
+
+    def open(self, figure: go.Figure) -> None:
+        """Show another figure."""
+        self.figure = _WholeFigure(figure)
+        self.widget.children = (self.figure,)
+
+    def renew(self, always: bool = False) -> None:
+        """Before it is displayed: what was changed until now becomes part of the figure that is sent."""
+        if self.figure is not None and (always or not self.figure.is_whole):
+            self.open(go.Figure(self.figure))
+
+
+class TurningPath(_Turning):
+    """Score over loss along the path; the vertical line is where one stands."""
+
+    _walk: Walk | None = None
 
     def show(self, walk: Walk, here: Reading) -> None:
         """Draw everything that is known of the path."""
         drawn = _path_figure(walk, here)
         if self.figure is None or self._walk is not walk:
-            self.figure, self._walk = _WholeFigure(drawn), walk
-            self.widget.children = (self.figure,)
+            self._walk = walk
+            self.open(drawn)
             return
         with self.figure.batch_update():
             for trace, of_now in zip(self.figure.data, drawn.data, strict=True):
                 trace.x, trace.y = of_now.x, of_now.y
             self.figure.layout.shapes = drawn.layout.shapes
         self.figure.is_whole = False
-
-    def renew(self, always: bool = False) -> None:
-        """Before it is displayed: what was changed until now becomes part of the figure that is sent."""
-        if always or not self.figure.is_whole:
-            self.figure = _WholeFigure(go.Figure(self.figure))
-            self.widget.children = (self.figure,)
 
 
 def _path_figure(walk: Walk, here: Reading) -> Any:
@@ -115,19 +124,14 @@ def _curves(walk: Walk) -> list[go.Scatter]:
     return traces
 
 
-class TurningPlane:
+class TurningPlane(_Turning):
     """The measured surface with its minima, and the path on it where it lies in the plane."""
-
-    def __init__(self) -> None:
-        self.widget = widgets.VBox()
-        self.figure: Any = None  # a FigureWidget, whose types say nothing of traces
 
     def show(self, surface: StoredSurface, task: str, quantity: str, walk: Walk, here: Reading) -> None:
         """Draw one quantity; the view that was turned stays."""
         drawn = _plane_figure(surface, task, quantity, walk, here)
         if self.figure is None:
-            self.figure = _WholeFigure(drawn)
-            self.widget.children = (self.figure,)
+            self.open(drawn)
             return
         with self.figure.batch_update():
             for trace, of_now in zip(self.figure.data, drawn.data, strict=True):
@@ -141,12 +145,6 @@ class TurningPlane:
                 scene.zaxis = now.zaxis
             scene.annotations = now.annotations
         self.figure.is_whole = False
-
-    def renew(self, always: bool = False) -> None:
-        """Before it is displayed: what was changed until now becomes part of the figure that is sent."""
-        if self.figure is not None and (always or not self.figure.is_whole):
-            self.figure = _WholeFigure(go.Figure(self.figure))
-            self.widget.children = (self.figure,)
 
 
 def _plane_figure(surface: StoredSurface, task: str, quantity: str, walk: Walk, here: Reading) -> Any:
@@ -188,8 +186,7 @@ def _scene(surface: StoredSurface, task: str, quantity: str, log: bool) -> dict[
     across = {"title": {"text": f"distance ({escape(surface.space)})"}, "nticks": 5, **_QUIET_AXIS}
     up: dict[str, Any] = {"title": {"text": unit}, **_QUIET_AXIS}
     if log:
-        heights = surface.heights[task, quantity]
-        ticks = [v for v in _ROUND if np.nanmin(heights) <= v <= np.nanmax(heights)]
+        ticks = round_heights(surface.heights[task, quantity])
         up |= {"tickvals": np.log10(ticks).tolist(), "ticktext": [f"{v:g}" for v in ticks]}
     return {"xaxis": across, "yaxis": across, "zaxis": up, "aspectratio": {"x": 1, "y": 1, "z": 0.7}}
 

@@ -18,6 +18,7 @@ from mcanalysis.params.point import Point, content_hash
 from mcanalysis.params.spaces import space_names
 from mcanalysis.paths import Path
 from mcanalysis.paths.path_kinds import PathKind, path_kind
+from mcanalysis.plotting.selection import where
 from mcanalysis.runs.run import Minimum, Run
 from mcanalysis.store.measurements import Measurement, MeasurementStore
 
@@ -148,9 +149,7 @@ class Walk:
             rows = rows.iloc[:0]
         labels = {"learner": self.start.learner, "path": self.kind.path, "space": self.kind.space}
         labels |= {"start": self.start.label, "end": self.end.label, "split": "test"}
-        for name, value in labels.items():
-            rows = rows[rows[name] == value]
-        return rows.astype({"t": float})[columns].reset_index(drop=True)
+        return where(rows, **labels).astype({"t": float})[columns].reset_index(drop=True)
 
     @cached_property
     def _objectives(self) -> list[Objective]:
@@ -202,9 +201,9 @@ def start_walk(
             f"Expected a path between two minima, got {path}, which leads through all of them; its picture is in "
             f"'{run.directory / 'figures'}'."
         )
-    if kind.is_fitted:
-        return Walk(run, first, last, kind, run.curve(first.label, last.label, path, space, learner))
-    return Walk(run, first, last, kind, run.path(first.label, last.label, space, learner))
+    ends = first.label, last.label
+    way = run.curve(*ends, path, space, learner) if kind.is_fitted else run.path(*ends, space, learner)
+    return Walk(run, first, last, kind, way)
 
 
 def profiles(run: Run) -> pd.DataFrame:

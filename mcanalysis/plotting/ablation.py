@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mcanalysis.errors import UserError
-from mcanalysis.plotting.legend import legend_columns
-from mcanalysis.plotting.selection import require_columns
+from mcanalysis.plotting.legend import legend_size
+from mcanalysis.plotting.selection import error_bars, require_columns, where
 from mcanalysis.plotting.style import (
     GREY,
     add_axes,
@@ -53,14 +53,12 @@ def plot_ablation(ablation: pd.DataFrame) -> Figure:
     settings = list(dict.fromkeys(ablation.setting))
     marks = strategy_marks(dict.fromkeys(zip(ablation.strategy, ablation.learner, strict=True)))
     handles = [
-        Line2D([], [], color=m.colour, marker=m.marker, markersize=3.6, markeredgecolor="black",
-               markeredgewidth=0.4, linewidth=0.9, label=m.label)
-        for m in marks.values()
-    ]  # fmt: skip
+        m.handle(markersize=3.6, markeredgecolor="black", markeredgewidth=0.4, linewidth=0.9) for m in marks.values()
+    ]
     handles.append(Line2D([], [], color=GREY, marker=".", markersize=2.2, linestyle="none", label="each seed"))
     handles.append(Line2D([], [], color="#D0D0D0", linewidth=2.5, label="base, as in the other panels"))
-    ncols = legend_columns([str(h.get_label()) for h in handles], double_column(), 4)
-    legend = 0.16 * math.ceil(len(handles) / ncols) + 0.08
+    ncols, lines = legend_size(handles, double_column(), 4)
+    legend = 0.16 * lines + 0.08
     figure = new_figure(double_column(), _TOP + 2 * _HEIGHT + _GAP + _TICKS + legend)
     width = (double_column() - _LEFT - _RIGHT - (len(settings) - 1) * _BETWEEN) / len(settings)
     limits = {q: _limits(ablation, q) for q in QUANTITIES}
@@ -76,13 +74,12 @@ def plot_ablation(ablation: pd.DataFrame) -> Figure:
             if limits[quantity][0] < 0:
                 axes.axhline(0, color=GREY, linewidth=0.5, zorder=0.5)
             for i, ((strategy, learner), mark) in enumerate(marks.items()):
-                own = rows[(rows.strategy == strategy) & (rows.learner == learner)].sort_values("value")
+                own = where(rows, strategy=strategy, learner=learner).sort_values("value")
                 aside = 0.24 * ((i + 0.5) / len(marks) - 0.5)
                 at = np.array([values.index(v) for v in own.value]) + aside
                 middle = own[quantity].to_numpy(float)
-                bars = [middle - own[f"{quantity}_low"], own[f"{quantity}_high"] - middle]
                 axes.errorbar(
-                    at, middle, np.nan_to_num(np.clip(bars, 0, None)), color=mark.colour, marker=mark.marker,
+                    at, middle, np.nan_to_num(error_bars(own, quantity)), color=mark.colour, marker=mark.marker,
                     markersize=3.6, markeredgecolor="black", markeredgewidth=0.4, linewidth=0.8, elinewidth=0.9,
                     zorder=3, gid=f"{setting} {quantity} {learner}",
                 )  # fmt: skip

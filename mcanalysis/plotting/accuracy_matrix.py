@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Rectangle
 
 from mcanalysis.errors import UserError
+from mcanalysis.plotting.heat_map import hatch_cell, hide_frame, readable_on
 from mcanalysis.plotting.selection import require_columns
 from mcanalysis.plotting.style import (
     add_axes,
@@ -35,7 +35,6 @@ _LABEL_ANGLE = 55.0  # degrees
 _LABEL_LENGTH = 16  # letters
 
 
-@in_print_style
 def plot_accuracy_matrix(matrix: pd.DataFrame) -> Figure:
     """Draw the scores (0 to 1) as shades, dark for high, with two decimals in each cell.
 
@@ -48,21 +47,9 @@ def plot_accuracy_matrix(matrix: pd.DataFrame) -> Figure:
     """
     table = _checked(matrix)
     width = single_column() if len(table.tasks) <= SINGLE_COLUMN_TASKS else double_column()
-    notes = _notes([table])
-    below = 0.08 + _NOTE_LINE * len(notes) + _room_for_names(table.tasks)
-    height = _ROW * len(table.after)
-    figure = new_figure(width, below + height + _TOP)
-    across = width - _LEFT - _RIGHT
-    axes = add_axes(figure, _LEFT, below, across, height)
-    image = _draw(axes, table)
-    axes.set_ylabel("after task", labelpad=3)
-    bar = add_axes(figure, _LEFT + across + 0.08, below, 0.09, height)
-    _draw_bar(figure, image, bar)
-    figure.text(0.05 / width, 0.04 / figure.get_figheight(), "\n".join(notes), ha="left", va="bottom")
-    return figure
+    return _panels({"": table}, width, 1, _TOP)
 
 
-@in_print_style
 def plot_accuracy_matrices(matrices: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw several accuracy matrices, by title, side by side on one scale; see `plot_accuracy_matrix`.
 
@@ -72,12 +59,17 @@ def plot_accuracy_matrices(matrices: Mapping[str, pd.DataFrame]) -> Figure:
         raise UserError("Expected one accuracy matrix or more, got none; pass accuracy_matrix.csv of runs.")
     tables = {title: _checked(matrix) for title, matrix in matrices.items()}
     per_row = min(len(tables), 3 if max(len(t.tasks) for t in tables.values()) <= _FEW_TASKS else 2)
-    width = double_column()
+    return _panels(tables, double_column(), per_row, _TITLE)
+
+
+@in_print_style
+def _panels(tables: Mapping[str, _Matrix], width: float, per_row: int, above: float) -> Figure:
+    """Panels by title, `above` inches of each for its title."""
     notes = _notes(list(tables.values()))
     names = max(_room_for_names(t.tasks) for t in tables.values())
     height = _ROW * max(len(t.after) for t in tables.values())
     num_rows = -(-len(tables) // per_row)
-    pitch = _TITLE + height + names
+    pitch = above + height + names
     foot = 0.08 + _NOTE_LINE * len(notes)
     figure = new_figure(width, num_rows * pitch + foot)
     across = (width - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row
@@ -140,13 +132,10 @@ def _draw(axes: Axes, table: _Matrix) -> AxesImage:
     image = axes.imshow(np.ma.masked_invalid(values), cmap=shades, norm=scale, aspect="auto", gid="scores")
     for (i, k), value in np.ndenumerate(values):
         if np.isfinite(value):
-            colour = _readable_on(shades(scale(value)))
+            colour = readable_on(shades(scale(value)))
             axes.text(k, i, f"{value:.2f}", ha="center", va="center", color=colour, gid=f"{after[i]} {tasks[k]}")
         else:
-            axes.add_patch(
-                Rectangle((k - 0.5, i - 0.5), 1, 1, facecolor="#E4E4E4", edgecolor="#707070", hatch="////",
-                          linewidth=0, gid=f"missing {after[i]} {tasks[k]}")
-            )  # fmt: skip
+            hatch_cell(axes, k, i, f"missing {after[i]} {tasks[k]}")
     axes.set_xticks(np.arange(len(tasks)), _labels(tasks))
     axes.tick_params(axis="x", labelrotation=_LABEL_ANGLE, length=0)
     for label in axes.get_xticklabels():
@@ -171,16 +160,8 @@ def _notes(tables: list[_Matrix]) -> list[str]:
     return notes if all(np.isfinite(t.values).all() for t in tables) else [*notes, "Hatched: not measured."]
 
 
-def _readable_on(shade: tuple[float, float, float, float]) -> str:
-    """Black or white, whichever has the greater contrast ratio (WCAG 2) on `shade` (red, green, blue, alpha)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shade[:3]]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
-
-
 def _grid(axes: Axes, num_columns: int, num_rows: int) -> None:
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    hide_frame(axes)
     for x in range(num_columns + 1):
         axes.axvline(x - 0.5, color="white", linewidth=0.8)
     for y in range(num_rows + 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,10 +12,11 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from mcanalysis.errors import UserError
-from mcanalysis.plotting.selection import few_events, label_name, new_task, only_value, require_columns
+from mcanalysis.numbers_as_text import fixed
+from mcanalysis.plotting.heat_map import hatch_cell, hide_frame, readable_on
+from mcanalysis.plotting.selection import few_events, label_name, new_task, only_value, require_columns, where
 from mcanalysis.plotting.style import (
     TITLE_SIZE,
     add_axes,
@@ -23,6 +25,8 @@ from mcanalysis.plotting.style import (
     new_figure,
     shortened,
     strategy_name,
+    whose,
+    write_head,
 )
 
 Role = Literal["old", "new"]
@@ -40,6 +44,7 @@ _LOWEST = 0.88  # inches: the words beside the colour bar need as much
 _LABEL_LENGTH = 12
 _ONE_LINE, _LINE = 6.3, 0.12  # inches: a page of more than this width has room for the note on one line
 _NARROWEST_NUMBER = 0.31  # inches: a cell that is narrower holds no number
+_number = partial(fixed, signed=True)
 
 
 class _Panel(NamedTuple):
@@ -102,9 +107,7 @@ def plot_attribution(barriers: pd.DataFrame, role: Role = "old") -> Figure:
     note = note.rstrip() + (" " if lines == 1 else "\n") + "Below: its change at the other end."
     figure.text(0.06 / double_column(), 0.05 / total, note, ha="left", va="bottom")
     first = rows.iloc[0]
-    head = f"{strategy_name(first.strategy)}, {first.learner} adapter, seed {first.seed}, test split: "
-    head += f"{label_name(first.start)} → {label_name(first.end)}"
-    figure.text(0.05 / double_column(), 1 - 0.05 / total, head, va="top", color="#404040")
+    write_head(figure, f"{whose(first)}, test split: {label_name(first.start)} → {label_name(first.end)}")
     return figure
 
 
@@ -125,7 +128,7 @@ def attribution_caption(barriers: pd.DataFrame, role: Role = "old") -> str:
     ]
     for hold in ("start", "end"):
         of_hold = rows[rows.hold == hold]
-        corner = of_hold[(of_hold.layer == _WHOLE) & (of_hold.kind == _WHOLE)].iloc[0]
+        corner = where(of_hold, layer=_WHOLE, kind=_WHOLE).iloc[0]
         modules = of_hold[(of_hold.layer != _WHOLE) & (of_hold.kind != _WHOLE)]
         lines = [f"Others at the {hold}:"]
         for value, words in (
@@ -148,7 +151,7 @@ def attributed_rows(barriers: pd.DataFrame, role: Role) -> tuple[pd.DataFrame, s
         only_value(barriers, column, "attribution_barriers")
     new = new_task(barriers, str(barriers.end.iloc[0]))
     task = new if role == "new" else "mean_old"
-    rows = barriers[(barriers.task == task) & (barriers.quantity == "loss")]
+    rows = where(barriers, task=task, quantity="loss")
     if set(rows.hold) != {"start", "end"}:
         raise UserError(
             f"Expected rows of '{task}' held at start and at end in the table attribution_barriers, got "
@@ -179,16 +182,13 @@ def _heat(
     )
     for (i, k), value in np.ndenumerate(panel.cells):
         if not np.isfinite(value):
-            axes.add_patch(
-                Rectangle((k - 0.5, i - 0.5), 1, 1, facecolor="#E4E4E4", edgecolor="#707070", hatch="////", linewidth=0)
-            )
+            hatch_cell(axes, k, i)
         elif decimals is not None:
             axes.text(
-                k, i, _number(value, decimals), ha="center", va="center", color=_readable_on(shades(scale(value))),
+                k, i, _number(value, decimals), ha="center", va="center", color=readable_on(shades(scale(value))),
                 gid=f"{panel.value} {panel.hold} {layers[i]} {kinds[k]}",
             )  # fmt: skip
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    hide_frame(axes)
     for x in range(1, len(kinds)):
         axes.axvline(x - 0.5, color="white", linewidth=2.5 if x == len(kinds) - 1 else 0.6)
     for y in range(1, len(layers)):
@@ -239,19 +239,6 @@ def _counted_from_one(names: Sequence[str]) -> list[str]:
 
 def _whose(role: Role, task: str) -> str:
     return "old tasks (mean)" if role == "old" else f"new task, {task}"
-
-
-def _readable_on(colour: tuple[float, ...]) -> str:
-    """Black or white, whichever has more contrast on a colour (WCAG 2.1: (L₁ + 0.05) / (L₂ + 0.05))."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
-    luminance = float(np.dot((0.2126, 0.7152, 0.0722), linear))
-    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"
-
-
-def _number(value: float, decimals: int) -> str:
-    """With a sign, but for a rounded zero."""
-    text = f"{value:+.{decimals}f}"
-    return f"{0:.{decimals}f}" if float(text) == 0 else text.replace("-", "−")
 
 
 def _value_words(row: pd.Series, value: str) -> str:

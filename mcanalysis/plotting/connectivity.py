@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from mcanalysis.plotting.barrier_table import LINE, table_lines, table_notes, write_table
-from mcanalysis.plotting.legend import legend_columns, text_width
+from mcanalysis.numbers_as_text import shown_number
+from mcanalysis.plotting.legend import close_legend, legend_size, text_width
 from mcanalysis.plotting.selection import label_name
 from mcanalysis.plotting.style import (
     BLACK,
@@ -22,6 +22,7 @@ from mcanalysis.plotting.style import (
     TITLE_SIZE,
     PathLine,
     add_axes,
+    cross_not_finite,
     double_column,
     in_print_style,
     new_figure,
@@ -29,8 +30,9 @@ from mcanalysis.plotting.style import (
     plain_numbers,
     shortened,
     single_column,
+    write_head,
 )
-from mcanalysis.plotting.transition_rows import QUANTITIES, TransitionRows, are_adapters, transition_rows, whose
+from mcanalysis.plotting.transition_rows import QUANTITIES, TransitionRows, are_adapters, transition_rows, whose_paths
 
 PANELS_PER_ROW = 4
 LOG_FROM_DECADES = 1.5  # by which the highest loss exceeds a curve's ends where the axis is logarithmic
@@ -41,6 +43,24 @@ _LEFT, _RIGHT, _BETWEEN = 0.70, 0.10, 0.12
 _PANEL_HEIGHT = {"score": 1.12, "loss": 0.98}
 _TITLE, _TITLE_LINE, _GAP, _TICKS, _BLOCK_GAP, _HEAD = 0.20, 0.12, 0.09, 0.34, 0.12, 0.15
 _TALLEST = 9.0
+_LINE = 0.122  # from one line of the table to the next
+_CELLS = {  # line of the table: task (None: the new one), quantity and column of the barriers
+    "old": ("mean_old", "loss", "chord_barrier"),
+    "new": (None, "loss", "chord_barrier"),
+    "t_star": ("mean", "score", "t_star"),
+    "gain": ("mean", "score", "interpolation_gain"),
+    "low": ("mean", "score", "interpolation_gain_low"),
+    "high": ("mean", "score", "interpolation_gain_high"),
+}
+_WORDS = {
+    "old": "barrier, old",
+    "new": "barrier, new",
+    "t_star": "t*",
+    "gain": "gain",
+    "low": "95 % from",
+    "high": "to",
+}
+_MOST_LETTERS = 12  # of a line's words, which stand in the margin
 
 
 @in_print_style
@@ -65,14 +85,14 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
     panel = (width - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row
     titles = _titles(shown, panel)
     title_height = _TITLE + _TITLE_LINE * any("\n" in title for title in titles)
-    labels = table_lines(shown)
+    labels = _table_lines(shown)
     heights = dict(_PANEL_HEIGHT)
     handles = _legend_handles(lines, shown)
-    columns = legend_columns([str(h.get_label()) for h in handles], width, 4)
-    notes = table_notes(shown, 1 if width == double_column() else 2)
-    notes_height = 0.05 + LINE * len(notes)
-    legend_height = notes_height + 0.135 * math.ceil(len(handles) / columns) + 0.06
-    fixed = title_height + _GAP + _TICKS + LINE * (len(labels) + (len(lines) > 1)) + _BLOCK_GAP
+    columns, num_rows = legend_size(handles, width, 4)
+    notes = _table_notes(shown, 1 if width == double_column() else 2)
+    notes_height = 0.05 + _LINE * len(notes)
+    legend_height = notes_height + 0.135 * num_rows + 0.06
+    fixed = title_height + _GAP + _TICKS + _LINE * (len(labels) + (len(lines) > 1)) + _BLOCK_GAP
     room = (_TALLEST - _HEAD - legend_height) / num_blocks - fixed
     scale = min(1.0, max(0.6, room / sum(heights.values())))
     heights = {name: height * scale for name, height in heights.items()}
@@ -101,7 +121,7 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
         for quantity, axes in (("score", score), ("loss", loss)):
             _draw(axes, transition, lines, quantity)
         size = (panel, heights["loss"])
-        write_table(loss, transition, lines, labels, _TICKS + 0.02, size, labelled=column == 0)
+        _write_table(loss, transition, lines, labels, _TICKS + 0.02, size, labelled=column == 0)
     ends = ("first adapter", "second") if are_adapters(shown[0].rows) else ("before", "after")
     for row in range(num_blocks):
         in_row = min(per_row, len(shown) - row * per_row)
@@ -113,25 +133,9 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
             ha="center",
             va="bottom",
         )
-    figure.text(
-        0.05 / width,
-        1 - 0.05 / figure.get_figheight(),
-        whose(shown[0].rows) + (f": {next(iter(lines.values())).label}" if len(lines) == 1 else ""),
-        ha="left",
-        va="top",
-        color="#404040",
-    )
-    figure.legend(
-        handles=handles,
-        loc="lower center",
-        bbox_to_anchor=(0.5, notes_height / figure.get_figheight()),
-        ncols=columns,
-        handlelength=2.4,
-        columnspacing=1.2,
-        borderaxespad=0,
-        borderpad=0.2,
-        labelspacing=0.25,
-    )
+    of_path = f": {next(iter(lines.values())).label}" if len(lines) == 1 else ""
+    write_head(figure, whose_paths(shown[0].rows) + of_path)
+    close_legend(figure, handles, columns, notes_height, handlelength=2.4, borderpad=0.2)
     figure.text(0.5, 0.04 / figure.get_figheight(), "\n".join(notes), ha="center", va="bottom", linespacing=1.15)
     return figure
 
@@ -149,69 +153,29 @@ def _draw(axes: Axes, transition: TransitionRows, lines: Mapping[tuple[str, str]
         axes.axvline(t_star, color=GREY, linewidth=0.7, zorder=1, gid="t_star")
     for kind, line in lines.items():
         for role, curve in _curves(transition, kind).items():
-            mark = ROLES[role]
+            mark, name = ROLES[role], f"{role} {'-'.join(kind)}"
             if kind == banded:
                 axes.fill_between(
-                    curve.t,
-                    curve[f"{quantity}_low"],
-                    curve[f"{quantity}_high"],
-                    color=mark.colour,
-                    alpha=0.22,
-                    linewidth=0,
-                    zorder=1.5,
-                    gid=f"{role} {'-'.join(kind)} interval",
-                )
-            axes.plot(
-                curve.t,
-                curve[quantity],
-                color=mark.colour,
-                linestyle=line.dashes,
-                zorder=3,
-                gid=f"{role} {'-'.join(kind)}",
-            )
+                    curve.t, curve[f"{quantity}_low"], curve[f"{quantity}_high"], color=mark.colour, alpha=0.22,
+                    linewidth=0, zorder=1.5, gid=f"{name} interval",
+                )  # fmt: skip
+            axes.plot(curve.t, curve[quantity], color=mark.colour, linestyle=line.dashes, zorder=3, gid=name)
             ends = curve[curve.t.isin([0.0, 1.0])]
             axes.plot(
-                ends.t,
-                ends[quantity],
-                linestyle="none",
-                marker=mark.marker,
-                markersize=3.6,
-                color=mark.colour,
-                markeredgecolor=BLACK,
-                markeredgewidth=0.5,
-                clip_on=False,
-                zorder=4,
-                gid=f"{role} ends",
-            )
+                ends.t, ends[quantity], linestyle="none", marker=mark.marker, markersize=3.6, color=mark.colour,
+                markeredgecolor=BLACK, markeredgewidth=0.5, clip_on=False, zorder=4, gid=f"{role} ends",
+            )  # fmt: skip
             lost = curve[~np.isfinite(curve[quantity])]
             if not lost.empty:
-                axes.plot(
-                    lost.t,
-                    np.ones(len(lost)),
-                    linestyle="none",
-                    marker="x",
-                    markersize=3.6,
-                    color=mark.colour,
-                    transform=axes.get_xaxis_transform(),
-                    clip_on=False,
-                    zorder=4,
-                    gid=f"{role} not finite",
-                )
+                cross_not_finite(axes, lost.t, mark.colour, f"{role} not finite")
     if quantity == "score" and not math.isnan(t_star):
         mean = transition.curve(banded, "mean")
         there = mean[np.isclose(mean.t, t_star)]
+        mark = ROLES["mean"]
         axes.plot(
-            there.t,
-            there.score,
-            linestyle="none",
-            marker=ROLES["mean"].marker,
-            markersize=6.5,
-            color=ROLES["mean"].colour,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            zorder=5,
-            gid="mean at t_star",
-        )
+            there.t, there.score, linestyle="none", marker=mark.marker, markersize=6.5, color=mark.colour,
+            markeredgecolor="white", markeredgewidth=0.5, zorder=5, gid="mean at t_star",
+        )  # fmt: skip
 
 
 def _limit(axes: Axes, scale: str, limits: tuple[float, float], labelled: bool) -> None:
@@ -262,12 +226,9 @@ def _legend_handles(lines: Mapping[tuple[str, str], PathLine], shown: Sequence[T
     if are_adapters(shown[0].rows):
         words = {role: shortened(name, 24) for role, name in shown[0].role_names().items()}
     handles: list[Line2D | Patch] = [
-        Line2D(
-            [], [], color=m.colour, marker=m.marker, markersize=3.6, markeredgecolor=BLACK, markeredgewidth=0.5,
-            label=words[role],
-        )
-        for role, m in ((role, ROLES[role]) for role in roles)
-    ]  # fmt: skip
+        ROLES[role].handle(markersize=3.6, markeredgecolor=BLACK, markeredgewidth=0.5, label=words[role])
+        for role in roles
+    ]
     of_first = ""
     if len(lines) > 1:
         handles += [Line2D([], [], color=BLACK, linestyle=line.dashes, label=line.label) for line in lines.values()]
@@ -300,3 +261,50 @@ def _titles(shown: Sequence[TransitionRows], panel: float) -> list[str]:
         return shortened(name, length) + end
 
     return [fitted(start, " →") + "\n" + fitted(end, "") for start, end in names]
+
+
+def _table_lines(shown: Sequence[TransitionRows]) -> dict[str, str]:
+    """The lines that have a number somewhere, and their words; between two adapters these are the data files' names."""
+    has_gain = any(bool(s.barriers.interpolation_gain.notna().any()) for s in shown)
+    names = [n for n in _CELLS if n == "new" or (any(s.has_old for s in shown) if n == "old" else has_gain)]
+    words = _WORDS
+    if are_adapters(shown[0].rows):
+        words = words | {role: shortened(name, _MOST_LETTERS) for role, name in shown[0].role_names().items()}
+    return {name: words[name] for name in names}
+
+
+def _table_notes(shown: Sequence[TransitionRows], num_lines: int) -> list[str]:
+    """What the small tables hold, on one line or one sentence per line."""
+    what = "Numbers" if are_adapters(shown[0].rows) else "Barrier"
+    notes = [f"{what}: chord barrier of the loss (nats/token)."]
+    if "gain" in _table_lines(shown):
+        notes.append("Gain: S̄(t*) − max(S̄(0), S̄(1)), S̄ = ½ (old + new).")
+    return notes if num_lines > 1 else ["  ".join(notes)]
+
+
+def _write_table(
+    axes: Axes,
+    transition: TransitionRows,
+    paths: Mapping[tuple[str, str], PathLine],
+    lines: Mapping[str, str],
+    below: float,
+    size: tuple[float, float],
+    labelled: bool,
+) -> None:
+    """Write the table `below` inches under axes of `size` (width, height) inches, with words on its left or without."""
+    width, height = size
+
+    def write(x: float, line: int, words: str, **style) -> None:
+        axes.text(x, -(below + line * _LINE) / height, words, transform=axes.transAxes, va="top", **style)
+
+    for column, (kind, path) in enumerate(paths.items()):
+        x = (column + 0.5) / len(paths)
+        if len(paths) > 1:
+            write(x, 0, path.short, ha="center", style="italic")
+        for i, name in enumerate(lines, start=len(paths) > 1):
+            task, quantity, cell = _CELLS[name]
+            value = transition.number(kind, task or transition.new, quantity, cell)
+            signed = name in ("gain", "low", "high")
+            write(x, i, shown_number(value, signed), ha="center", gid=f"table {name} {'-'.join(kind)}")
+    for i, words in enumerate(lines.values() if labelled else (), start=len(paths) > 1):
+        write(-0.08 / width, i, words, ha="right")

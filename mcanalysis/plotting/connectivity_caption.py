@@ -9,7 +9,7 @@ import pandas as pd
 from mcanalysis.numbers_as_text import shown_number
 from mcanalysis.plotting.selection import cut_prompts, examples_per_task, few_events, label_name
 from mcanalysis.plotting.style import path_lines
-from mcanalysis.plotting.transition_rows import TransitionRows, are_adapters, transition_rows, whose
+from mcanalysis.plotting.transition_rows import TransitionRows, are_adapters, transition_rows, whose_paths
 
 
 def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
@@ -32,8 +32,8 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
     barrier = "Chord barrier: max over t of L(t) − ((1−t)L(0) + tL(1)), 0 or more. "
     if are_adapters(rows):
         paragraphs = [
-            f"Score (upper panel) and loss (lower panel, nats per target token) on the paths between {whose(rows)}. "
-            "Circles: the last data file; squares: the one before it, if two were given. "
+            "Score (upper panel) and loss (lower panel, nats per target token) on the paths between "
+            f"{whose_paths(rows)}. Circles: the last data file; squares: the one before it, if two were given. "
             + drawn
             + barrier
             + "No t* and "
@@ -44,7 +44,7 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
     else:
         paragraphs = [
             "Score (upper panels) and loss (lower panels, nats per target token) on the paths between successive "
-            f"minima: {whose(rows)}. Squares: mean over the old tasks; circles: the new task. "
+            f"minima: {whose_paths(rows)}. Squares: mean over the old tasks; circles: the new task. "
             + drawn
             + f"Star and vertical line: t* ({first}), where S̄(t) = ½(mean score of the old tasks + score of the "
             "new task) is largest on the eval split for 0 < t < 1. "
@@ -54,7 +54,7 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
         ]
     for transition in shown:
         sentences = [f"{label_name(transition.start)} → {label_name(transition.end)}:"]
-        has_old = "mean_old" in set(transition.rows.task)
+        has_old = transition.has_old
         for kind, line in lines.items():
             tasks = ([("mean_old", "old tasks")] if has_old else []) + [(transition.new, transition.new)]
             parts = [f"{_value_words(transition, kind, t, 'loss', 'chord_barrier')} ({words})" for t, words in tasks]

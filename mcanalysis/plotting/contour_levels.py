@@ -1,10 +1,15 @@
-"""Round values for contour lines and the borders between colours."""
+"""Round values for contour lines and the borders between colours, those colours, and the bar that tells them."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, Colormap
 from matplotlib.ticker import MaxNLocator
 
 LOG_FROM = 8.0  # contours are log-spaced where the largest value exceeds the smallest one by this factor
@@ -48,3 +53,31 @@ def contour_levels(
     levels = np.asarray(MaxNLocator(num).tick_values(low, high))
     inside = levels[(levels >= low - 1e-9 * abs(low)) & (levels <= high + 1e-9 * abs(high))]
     return inside if len(inside) >= 2 else np.array([low, high])
+
+
+class Shades(NamedTuple):
+    """Colours that change at levels; light is good, the lightness alone tells the order."""
+
+    levels: np.ndarray
+    colours: Colormap
+    norm: BoundaryNorm
+
+    def write_bar(self, bar: Axes, most: float, label: str, across: bool = True, ends: float = 0.04) -> None:
+        """Fill the axes `bar` with the colours and about `most` of the levels' numbers; `ends`: its tips' length."""
+        way = "horizontal" if across else "vertical"
+        legend = bar.figure.colorbar(ScalarMappable(self.norm, self.colours), cax=bar, orientation=way, extendfrac=ends)
+        shown = self.levels[:: math.ceil(len(self.levels) / most)]
+        legend.set_ticks(list(shown), labels=[f"{v:g}" for v in shown])
+        legend.ax.minorticks_off()
+        legend.ax.tick_params(length=2, pad=1.5)
+        legend.outline.set_linewidth(0.5)  # type: ignore[operator]
+        if across:
+            bar.set_xlabel(label, labelpad=1)
+        else:
+            bar.set_ylabel(label)
+
+
+def shades(levels: np.ndarray, higher_is_better: bool = False) -> Shades:
+    """The colours between these levels and beyond them."""
+    colours = colormaps["YlGnBu" + ("_r" if higher_is_better else "")]
+    return Shades(levels, colours, BoundaryNorm(levels, colours.N, extend="both"))

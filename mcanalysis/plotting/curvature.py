@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mcanalysis.errors import UserError
-from mcanalysis.plotting.legend import legend_columns
-from mcanalysis.plotting.selection import label_name, require_columns
+from mcanalysis.numbers_as_text import fixed
+from mcanalysis.plotting.legend import legend_size
+from mcanalysis.plotting.selection import label_name, require_columns, where
 from mcanalysis.plotting.style import (
     GREY,
     ROLES,
@@ -104,7 +105,7 @@ def plot_eigenvalues(curvature: pd.DataFrame) -> Figure:
     marks = _marks(runs)
     names = list(dict.fromkeys(curvature.minimum))
     handles = [
-        Line2D([], [], color=m.colour, marker=m.marker, markersize=4, linewidth=1.0, label=_label(name, runs))
+        m.handle(markersize=4, linewidth=1.0, label=_label(name, runs))
         for (name, _), m in zip(runs, marks, strict=True)
     ]
     plain = {"color": GREY, "marker": "h", "markersize": 4, "linewidth": 1.0}
@@ -210,9 +211,9 @@ def plot_predicted_forgetting(forgetting: pd.DataFrame, correlations: pd.DataFra
 
 def predicted_forgetting_caption(forgetting: pd.DataFrame, correlations: pd.DataFrame) -> str:
     """What the picture of `plot_predicted_forgetting` shows, in words."""
-    chosen = correlations[(correlations.predictor == "predicted") & (correlations.over == "transitions")]
+    chosen = where(correlations, predictor="predicted", over="transitions")
     shown = "; ".join(
-        f"{strategy_name(str(r.strategy))} {r.learner} ρ = {_signed(r.rho)} (n = {r.n})"  # type: ignore
+        f"{strategy_name(str(r.strategy))} {r.learner} ρ = {fixed(r.rho)} (n = {r.n})"  # type: ignore
         for r in chosen.itertuples()
     )
     return (
@@ -243,16 +244,10 @@ def _label(name: tuple[str, str, int], runs: list) -> str:
 
 
 def _rho(correlations: pd.DataFrame, name: tuple[str, str, int]) -> str:
-    c = correlations
-    chosen = c[(c.strategy == name[0]) & (c.learner == name[1]) & (c.seed == name[2])]
-    chosen = chosen[(chosen.over == "tasks") & (chosen.predictor == "predicted")]
+    chosen = where(correlations, **dict(zip(_RUN, name, strict=True)), over="tasks", predictor="predicted")
     if chosen.empty or not np.isfinite(chosen.rho.iloc[0]):
         return ""
-    return f": ρ = {_signed(chosen.rho.iloc[0])} ({chosen.n.iloc[0]} small marks)"
-
-
-def _signed(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−") if np.isfinite(value) else "–"
+    return f": ρ = {fixed(chosen.rho.iloc[0])} ({chosen.n.iloc[0]} small marks)"
 
 
 def _seeds(table: pd.DataFrame) -> str:
@@ -273,9 +268,8 @@ def _panels(number: int, bottom: float, height: float, handles: list, width: flo
     """A figure with panels in rows of at most three, above a legend; `bottom` with one row of the legend."""
     columns = min(number, 3)
     width = width or (single_column() if columns == 1 else double_column())
-    labels = [str(h.get_label()) for h in handles]
-    in_legend = legend_columns(labels, width, 6)
-    bottom += 0.135 * (-(-len(labels) // in_legend) - 1)
+    in_legend, lines = legend_size(handles, width, 6)
+    bottom += 0.135 * (lines - 1)
     num_rows = -(-number // columns)
     pitch = height + _TOP + 0.24
     figure = new_figure(width, bottom + num_rows * pitch - 0.24)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
@@ -18,10 +15,10 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
 
 from mcanalysis.errors import UserError
-from mcanalysis.plotting.contour_levels import contour_levels
+from mcanalysis.plotting.contour_levels import contour_levels, shades
 from mcanalysis.plotting.label_placement import LabelPlacer, Place, places_around
-from mcanalysis.plotting.legend import legend_columns
-from mcanalysis.plotting.selection import examples_per_task, label_name, require_columns
+from mcanalysis.plotting.legend import close_legend, legend_size
+from mcanalysis.plotting.selection import MEANS, TASK_WORDS, examples_per_task, label_name, require_columns
 from mcanalysis.plotting.style import (
     BLACK,
     VERMILLION,
@@ -32,9 +29,9 @@ from mcanalysis.plotting.style import (
     shortened,
     single_column,
     strategy_name,
+    write_head,
 )
 
-_COLOURS = "YlGnBu"  # light is good; the lightness alone tells the order
 _LINES = ((BLACK, "-"), (VERMILLION, (0, (3, 1))), ("#7A3E9D", (0, (1, 1))), ("#8C510A", (0, (5, 1, 1, 1))))
 
 # The layout, in inches.
@@ -86,8 +83,8 @@ def plot_plane(landscape: pd.DataFrame, trajectory: pd.DataFrame | None = None) 
     height = min(room * (y1 - y0) / (x1 - x0), _TALLEST)
     across = min(room, height * (x1 - x0) / (y1 - y0))
     handles = _handles(sheet, walks)
-    columns = legend_columns([str(h.get_label()) for h in handles], width, 3)
-    legend = _ROW * math.ceil(len(handles) / columns) + _FOOT
+    columns, lines = legend_size(handles, width, 3)
+    legend = _ROW * lines + _FOOT
     block = _TITLE + height + _AXIS + _BAR + _BAR_TEXT
     figure = new_figure(width, _HEAD + num_rows * block + legend)
     for i, panel in enumerate(sheet.panels):
@@ -107,11 +104,8 @@ def plot_plane(landscape: pd.DataFrame, trajectory: pd.DataFrame | None = None) 
         _draw(axes, bar, sheet, panel)
         _draw_walks(axes, walks)
         _draw_anchors(axes, sheet, walks)
-    figure.text(0.05 / width, 1 - 0.04 / figure.get_figheight(), _whose(landscape), va="top", color="#404040")
-    figure.legend(
-        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()), ncols=columns,
-        handlelength=2.2, columnspacing=1.2, borderaxespad=0, borderpad=0.1, labelspacing=0.25,
-    )  # fmt: skip
+    write_head(figure, _whose(landscape), 0.04)
+    close_legend(figure, handles, columns)
     return figure
 
 
@@ -182,10 +176,10 @@ def _sheet(landscape: pd.DataFrame) -> _Sheet:
         )
     tasks = list(dict.fromkeys(grid.task))
     if {"mean_old", "mean"} <= set(tasks):
-        new = [t for t in tasks if t not in ("mean_old", "mean")][-1]
-        chosen = [("mean_old", "loss", "old tasks (mean)"), (new, "loss", f"new task, {shortened(new, 14)}")]
+        new = [t for t in tasks if t not in MEANS][-1]
+        chosen = [("mean_old", "loss", TASK_WORDS["mean_old"]), (new, "loss", f"new task, {shortened(new, 14)}")]
         if "score" in grid:
-            chosen.append(("mean", "score", "½ (old + new)"))
+            chosen.append(("mean", "score", TASK_WORDS["mean"]))
     else:
         chosen = [(t, "loss", shortened(str(t), 24)) for t in tasks]
     panels, measured = [], np.ones((len(ys), len(xs)), dtype=bool)
@@ -222,10 +216,16 @@ def _draw(axes: Axes, bar: Axes, sheet: _Sheet, panel: _Panel) -> None:
     known = sheet.measured & np.isfinite(panel.values)
     values = np.ma.masked_where(~known, panel.values)
     levels = contour_levels(values.compressed(), may_be_log=not panel.higher_is_better)  # a score ends at 1
-    colours = matplotlib.colormaps[_COLOURS + ("_r" if panel.higher_is_better else "")]
-    norm = BoundaryNorm(levels, colours.N, extend="both")
+    scale = shades(levels, panel.higher_is_better)
     mesh = axes.pcolormesh(
-        _edges(sheet.xs), _edges(sheet.ys), values, cmap=colours, norm=norm, rasterized=True, zorder=0.5, gid=panel.gid
+        _edges(sheet.xs),
+        _edges(sheet.ys),
+        values,
+        cmap=scale.colours,
+        norm=scale.norm,
+        rasterized=True,
+        zorder=0.5,
+        gid=panel.gid,
     )
     mesh.set_edgecolor("face")
     if known.any() and values.min() < values.max():
@@ -233,19 +233,10 @@ def _draw(axes: Axes, bar: Axes, sheet: _Sheet, panel: _Panel) -> None:
     for where, style, gid in _odd_cells(sheet, panel.values):
         left, low = _edges(sheet.xs), _edges(sheet.ys)
         for j, i in zip(*np.nonzero(where), strict=True):
-            corner, across, up = (
-                (float(left[i]), float(low[j])),
-                float(left[i + 1] - left[i]),
-                float(low[j + 1] - low[j]),
-            )
+            corner = float(left[i]), float(low[j])
+            across, up = float(left[i + 1] - left[i]), float(low[j + 1] - low[j])
             axes.add_patch(Rectangle(corner, across, up, linewidth=0, zorder=1.2, gid=f"{gid} cell", **style))
-    legend = axes.figure.colorbar(ScalarMappable(norm, colours), cax=bar, orientation="horizontal", extendfrac=0.04)
-    shown = levels if len(levels) <= 7 else levels[:: math.ceil(len(levels) / 7)]
-    legend.set_ticks(list(shown), labels=[f"{v:g}" for v in shown])
-    legend.ax.minorticks_off()
-    legend.ax.tick_params(length=2, pad=1.5)
-    legend.outline.set_linewidth(0.5)  # type: ignore[operator]
-    bar.set_xlabel(panel.unit, labelpad=1)
+    scale.write_bar(bar, 7, panel.unit)
 
 
 _ODD: dict[str, dict] = {
@@ -324,12 +315,8 @@ def _axis_label(landscape: pd.DataFrame) -> str:
     kind = str(landscape["kind"].iloc[0]) if "kind" in landscape else ""
     if kind == "slice":
         return "step, in units of the filters' lengths"
-    space = (
-        {"delta": "ΔW"}.get(str(landscape["space"].iloc[0]), str(landscape["space"].iloc[0]))
-        if ("space" in landscape)
-        else ""
-    )
-    return f"distance in {space} space" if space else "distance"
+    space = str(landscape["space"].iloc[0]) if "space" in landscape else ""
+    return f"distance in {'ΔW' if space == 'delta' else space} space" if space else "distance"
 
 
 def _whose(landscape: pd.DataFrame) -> str:

@@ -9,18 +9,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mcanalysis.errors import UserError
-from mcanalysis.plotting.legend import legend_rows
-from mcanalysis.plotting.output_similarity import CKA_COLUMNS
-from mcanalysis.plotting.similarity_panels import (
-    error_bars,
-    finish,
-    minimum_labels,
+from mcanalysis.plotting.selection import error_bars
+from mcanalysis.plotting.similarity import (
+    CKA_COLUMNS,
+    WEIGHT_COLUMNS,
+    legend_of_minima,
     minimum_marks,
+    place_of,
     row_of_axes,
     rows_of_learner,
+    whose_minima,
 )
-from mcanalysis.plotting.style import double_column, in_print_style, new_figure, strategy_name
-from mcanalysis.plotting.weight_similarity import WEIGHT_COLUMNS, place_of
+from mcanalysis.plotting.style import double_column, in_print_style, new_figure, write_head
 
 _HEIGHT, _TICKS, _HEAD = 1.7, 0.40, 0.34
 
@@ -43,12 +43,12 @@ def plot_layers(cka: pd.DataFrame, distances: pd.DataFrame, learner: str) -> Fig
     alike, apart = layer_rows(cka, distances, learner)
     marks = minimum_marks(alike)
     layers = sorted({*alike.layer, *apart.layer})
-    legend = 0.14 * legend_rows(minimum_labels(marks), double_column(), 4) + 0.08
-    figure = new_figure(double_column(), _HEAD + _HEIGHT + _TICKS + legend)
-    panels = row_of_axes(figure, 2, legend + _TICKS, _HEIGHT, between=0.56)
-    for i, (end, (colour, marker)) in enumerate(marks.items()):
+    legend, foot = legend_of_minima(marks, double_column(), 4)
+    figure = new_figure(double_column(), _HEAD + _HEIGHT + _TICKS + foot)
+    panels = row_of_axes(figure, 2, foot + _TICKS, _HEIGHT, between=0.56)
+    for i, (end, mark) in enumerate(marks.items()):
         aside = 0.5 * ((i + 0.5) / len(marks) - 0.5)
-        style = {"color": colour, "marker": marker, "markersize": 3.0, "linewidth": 0.8, "elinewidth": 0.7}
+        style = {"color": mark.colour, "marker": mark.marker, "markersize": 3.0, "linewidth": 0.8, "elinewidth": 0.7}
         line = alike[alike.end == end].sort_values("layer")
         panels[0].errorbar(line.layer + aside, line.cka, error_bars(line, "cka"), gid=f"cka {end}", **style)
         line = apart[apart.end == end].sort_values("layer")
@@ -64,7 +64,8 @@ def plot_layers(cka: pd.DataFrame, distances: pd.DataFrame, learner: str) -> Fig
     panels[0].set_ylabel("CKA with the minimum before (≤ 1)", labelpad=2)
     panels[1].set_ylabel("‖change of ΔW‖, mean and range", labelpad=2)
     panels[1].set_ylim(bottom=0)
-    finish(figure, alike, learner, ", successive minima", marks, 4)
+    write_head(figure, f"{whose_minima(alike, learner)}, successive minima")
+    figure.legend(**legend)
     return figure
 
 
@@ -87,12 +88,12 @@ def layer_rows(cka: pd.DataFrame, distances: pd.DataFrame, learner: str) -> tupl
 
 def layers_caption(cka: pd.DataFrame, distances: pd.DataFrame, learner: str) -> str:
     """What the picture of `plot_layers` shows, in words."""
-    first = layer_rows(cka, distances, learner)[0].iloc[0]
+    alike, _ = layer_rows(cka, distances, learner)
     return (
-        f"What each task changed, layer by layer ({strategy_name(first.strategy)}, {learner} adapter, seed "
-        f"{first.seed}); layer 1 is the first block, `layers.0` in module names. (a) Linear CKA "
-        "(unbiased HSIC) of the hidden states at the last token of the prompt with those at the minimum before; "
-        "mean over the tasks learned before, bars: 95 % intervals over examples (jackknife); the axis starts where the "
-        "data do. 1: alike up to rotation and scale; the estimate can be below 0. (b) Frobenius norm of the change of "
-        "ΔW; marker: mean over a layer's adapted modules, bar: from the smallest to the largest, not an interval."
+        f"What each task changed, layer by layer ({whose_minima(alike, learner)}); layer 1 is the first block, "
+        "`layers.0` in module names. (a) Linear CKA (unbiased HSIC) of the hidden states at the last token of the "
+        "prompt with those at the minimum before; mean over the tasks learned before, bars: 95 % intervals over "
+        "examples (jackknife); the axis starts where the data do. 1: alike up to rotation and scale; the estimate can "
+        "be below 0. (b) Frobenius norm of the change of ΔW; marker: mean over a layer's adapted modules, bar: from "
+        "the smallest to the largest, not an interval."
     )

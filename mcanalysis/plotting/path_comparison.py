@@ -10,14 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mcanalysis.errors import UserError
-from mcanalysis.plotting.legend import legend_columns
+from mcanalysis.plotting.legend import legend_size
 from mcanalysis.plotting.selection import (
     BARRIER_KEYS,
+    error_bars,
     few_events,
     label_name,
     only_value,
     require_columns,
     rows_of_test_split,
+    where,
 )
 from mcanalysis.plotting.selection import transitions as transitions_of
 from mcanalysis.plotting.style import (
@@ -36,6 +38,8 @@ from mcanalysis.plotting.style import (
     path_lines,
     shortened,
     strategy_name,
+    whose,
+    write_head,
 )
 
 _MARKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (VERMILLION, "D"), (PURPLE, "v"), (BLACK, "P"), (GREY, "X"))
@@ -67,23 +71,21 @@ def plot_path_comparison(barriers: pd.DataFrame) -> Figure:
     angle = _ANGLE if longest > width / len(pairs) else 0.0
     below = (0.12 if angle else 0.26) + longest * math.sin(math.radians(angle))
     labels = [mark.label for mark in marks.values()]
-    columns = legend_columns(labels, double_column(), 4)
-    legend = 0.16 * math.ceil(len(marks) / columns) + 0.08
+    columns, lines = legend_size(labels, double_column(), 4)
+    legend = 0.16 * lines + 0.08
     figure = new_figure(double_column(), _HEAD + _HEIGHT + below + legend)
     for i, (column, task, quantity, words) in enumerate(_QUANTITIES):
         axes = add_axes(figure, _LEFT + i * (width + _BETWEEN), legend + below, width, _HEIGHT)
-        own = rows[(rows.task == task) & (rows.quantity == quantity)]
+        own = where(rows, task=task, quantity=quantity)
         axes.axhline(0, color=GREY, linewidth=0.6, zorder=0.5)
         for k, (kind, mark) in enumerate(marks.items()):
             aside = 0.62 * ((k + 0.5) / len(marks) - 0.5)
-            of_kind = own[(own.path == kind[0]) & (own.space == kind[1])].set_index(["start", "end"])
+            of_kind = where(own, path=kind[0], space=kind[1]).set_index(["start", "end"])
             of_kind = of_kind.reindex(pd.MultiIndex.from_tuples(pairs))
-            value = of_kind[column].to_numpy(float)
-            bars = [value - of_kind[f"{column}_low"], of_kind[f"{column}_high"] - value]
             axes.errorbar(
-                np.arange(len(pairs)) + aside, value, np.nan_to_num(np.clip(bars, 0, None)), linestyle="none",
-                color=mark.colour, marker=mark.marker, markersize=3.4, markeredgecolor=BLACK, markeredgewidth=0.4,
-                elinewidth=0.9, label=mark.label, gid=f"{column} {'-'.join(kind)}",
+                np.arange(len(pairs)) + aside, of_kind[column], np.nan_to_num(error_bars(of_kind, column)),
+                linestyle="none", color=mark.colour, marker=mark.marker, markersize=3.4, markeredgecolor=BLACK,
+                markeredgewidth=0.4, elinewidth=0.9, label=mark.label, gid=f"{column} {'-'.join(kind)}",
             )  # fmt: skip
         _scale(axes, own[column].to_numpy(float) if column == "chord_barrier" else np.zeros(0))
         axes.set_xlim(-0.5, len(pairs) - 0.5)
@@ -93,9 +95,7 @@ def plot_path_comparison(barriers: pd.DataFrame) -> Figure:
             axes.axvline(border + 0.5, color="#E4E4E4", linewidth=0.5, zorder=0.4)
         axes.set_title("ab"[i], loc="left", fontweight="bold", pad=3)
         axes.set_ylabel(words, labelpad=2)
-    row = rows.iloc[0]
-    head = f"{strategy_name(row.strategy)}, {row.learner} adapter, seed {row.seed}, test split"
-    figure.text(0.05 / double_column(), 1 - 0.05 / figure.get_figheight(), head, va="top", color="#404040")
+    write_head(figure, f"{whose(rows.iloc[0])}, test split")
     handles, _ = figure.axes[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="lower center", ncols=columns, borderaxespad=0.2, columnspacing=1.2, handletextpad=0.4

@@ -13,7 +13,6 @@ from mpl_toolkits.mplot3d import Axes3D
 from mcanalysis.plotting.style import BLACK, TEXT_SIZE, VERMILLION, in_print_style, new_figure, shortened, single_column
 
 _HALO = [Stroke(linewidth=1.8, foreground="white"), Normal()]
-_ROUND = [float(f"{digit}e{power}") for power in range(-9, 10) for digit in (1, 2, 5)]
 
 
 @in_print_style
@@ -77,7 +76,7 @@ def add_surface(
     axes.set_ylabel(f"distance ({space})" if space else "distance", labelpad=-8)
     axes.set_zlabel(f"{unit}, log" if log else unit, labelpad=-6)
     if log:
-        ticks = [v for v in _ROUND if np.nanmin(heights) <= v <= np.nanmax(heights)]
+        ticks = round_heights(heights)
         axes.zaxis.set_ticks(np.log10(ticks).tolist(), [f"{v:g}" for v in ticks])
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_tick_params(pad=-3, labelsize=TEXT_SIZE)
@@ -85,3 +84,13 @@ def add_surface(
     axes.view_init(elevation, azimuth)
     axes.set_box_aspect((1, 1, 0.7), zoom=0.9)  # type: ignore[arg-type]
     return axes
+
+
+def round_heights(heights: np.ndarray) -> list[float]:
+    """The round numbers among these heights, for the ticks of a logarithmic axis.
+
+    >>> round_heights(np.array([0.3, 4.0, np.nan]))
+    [0.5, 1.0, 2.0]
+    """
+    round_numbers = [float(f"{digit}e{power}") for power in range(-9, 10) for digit in (1, 2, 5)]
+    return [v for v in round_numbers if np.nanmin(heights) <= v <= np.nanmax(heights)]

@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 
 from mcanalysis.errors import UserError
 from mcanalysis.metrics.continual import forgetting
-from mcanalysis.plotting.legend import legend_columns
-from mcanalysis.plotting.selection import require_columns
+from mcanalysis.plotting.legend import legend_size
+from mcanalysis.plotting.selection import require_columns, where
 from mcanalysis.plotting.style import (
     GREY,
     Mark,
@@ -59,14 +59,11 @@ def plot_scores_over_time(scores: pd.DataFrame) -> Figure:
     most = int((double_column() - _LEFT - _RIGHT + _BETWEEN) / (_NARROWEST + _BETWEEN))
     per_row = -(-len(panels) // -(-len(panels) // most))  # rows as full as they can be
     num_rows = math.ceil(len(panels) / per_row)
-    handles = [
-        Line2D([], [], color=m.colour, marker=m.marker, markersize=3.4, linewidth=1.2, label=m.label)
-        for m in marks.values()
-    ]
+    handles = [m.handle(markersize=3.4, linewidth=1.2) for m in marks.values()]
     if scores.seed.nunique() > 1:
         handles.append(Line2D([], [], color=GREY, linewidth=0.5, label="each seed"))
-    columns = legend_columns([str(h.get_label()) for h in handles], double_column(), 6)
-    legend = _LEGEND_ROW * math.ceil(len(handles) / columns) + 0.06
+    columns, lines = legend_size(handles, double_column(), 6)
+    legend = _LEGEND_ROW * lines + 0.06
     block = _TITLE + _HEIGHT + _GAP
     figure = new_figure(double_column(), num_rows * block - _GAP + _TICKS + legend + 0.05)
     width = (double_column() - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row
@@ -116,7 +113,7 @@ def _draw(axes: Axes, rows: pd.DataFrame, marks: dict[tuple[str, str], Mark], nu
     if number:
         axes.axvline(number, color=GREY, linewidth=0.6, zorder=0.5, gid="learned")
     for (strategy, learner), mark in marks.items():
-        own = rows[(rows.strategy == strategy) & (rows.learner == learner)].sort_values("after")
+        own = where(rows, strategy=strategy, learner=learner).sort_values("after")
         if own.seed.nunique() > 1:
             for _, of_seed in own.groupby("seed"):
                 axes.plot(of_seed.after, of_seed.score, color=mark.colour, linewidth=0.5, alpha=0.7, zorder=2)

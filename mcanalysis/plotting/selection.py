@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 from mcanalysis.errors import UserError
@@ -62,6 +63,12 @@ def rows_of_test_split(table: pd.DataFrame, keys: Iterable[str], name: str) -> p
             "drop the repeated rows."
         )
     return rows
+
+
+def error_bars(rows: pd.DataFrame, name: str) -> np.ndarray:
+    """Lengths of the bars of a column's intervals, below and above, (2, n): never negative, NaN without an interval."""
+    below, above = rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]
+    return np.clip(np.array([below, above], dtype=float), 0, None)
 
 
 def only_value(table: pd.DataFrame, column: str, name: str):

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mcanalysis.errors import UserError
-from mcanalysis.plotting.contour_levels import contour_levels
-from mcanalysis.plotting.selection import MEANS, around, examples_per_task, only_value, require_columns
+from mcanalysis.plotting.contour_levels import Shades, contour_levels, shades
+from mcanalysis.plotting.selection import around, examples_per_task, only_value, require_columns, where
+from mcanalysis.plotting.slices import old_and_new
 from mcanalysis.plotting.style import (
     BLACK,
     TEXT_SIZE,
@@ -24,8 +20,8 @@ from mcanalysis.plotting.style import (
     double_column,
     in_print_style,
     new_figure,
-    shortened,
     strategy_marks,
+    write_head,
 )
 
 _COLUMNS = ("strategy", "learner", "seed", "kind", "start", "x", "y", "anchor", "task", "split", "loss", "measured")
@@ -62,13 +58,12 @@ def plot_slice_surfaces(landscape: pd.DataFrame) -> Figure:
     for r, (task, title) in enumerate(tasks):
         own = rows[rows.task == task]
         levels = contour_levels(own.loss[own.measured.astype(bool)].to_numpy(float), fewest=_FEWEST_OF_ROW)
-        colours = matplotlib.colormaps["YlGnBu"]
-        norm = BoundaryNorm(levels, colours.N, extend="both")
+        scale = shades(levels)
         bottom = _AXIS + (len(tasks) - 1 - r) * block
         for c, name in enumerate(whose):
             axes = add_axes(figure, left + c * (side + _BETWEEN), bottom, side, side)
-            of_panel = own[(own.strategy == name[0]) & (own.learner == name[1])]
-            _draw(axes, of_panel, levels, colours, norm, f"{task} {' '.join(name)}")
+            of_panel = where(own, strategy=name[0], learner=name[1])
+            _draw(axes, of_panel, scale, f"{task} {' '.join(name)}")
             axes.tick_params(labelleft=c == 0, labelbottom=r == len(tasks) - 1)
             if r == 0:
                 axes.set_title(marks[name].label, pad=3)
@@ -78,23 +73,17 @@ def plot_slice_surfaces(landscape: pd.DataFrame) -> Figure:
                 axes.set_ylabel(f"{title}\nstep along direction 2", labelpad=2)
         beyond = left + len(whose) * (side + _BETWEEN) - _BETWEEN + _BAR_GAP
         bar = add_axes(figure, beyond, bottom, _BAR, side)
-        legend = figure.colorbar(ScalarMappable(norm, colours), cax=bar, extendfrac=0.04)
-        shown = levels[:: math.ceil(len(levels) * _NUMBER / side)]
-        legend.set_ticks(list(shown), labels=[f"{v:g}" for v in shown])
-        legend.ax.minorticks_off()
-        legend.ax.tick_params(length=2, pad=1.5)
-        legend.outline.set_linewidth(0.5)  # type: ignore[operator]
-        bar.set_ylabel("loss (nats/token)")
+        scale.write_bar(bar, side / _NUMBER, "loss (nats/token)", across=False)
         bar.yaxis.set_label_coords(1 + 0.40 / _BAR, 0.5)  # alike in every row
     head = f"{around(rows)}, seed {rows.seed.iloc[0]}, test split"
-    figure.text(0.05 / width, 1 - 0.04 / figure.get_figheight(), head, va="top", color="#404040")
+    write_head(figure, head, 0.04)
     return figure
 
 
 def surface_rows(landscape: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     """The rows that are drawn, and task and words of each row of panels; errors as `plot_slice_surfaces`."""
     require_columns(landscape, _COLUMNS, "landscape")
-    rows = landscape[(landscape.kind == "surface") & (landscape.split == "test")]
+    rows = where(landscape, kind="surface", split="test")
     if rows.empty:
         raise UserError(
             "Expected rows of the kind surface in the table landscape, got none; measure them with landscape.py "
@@ -103,9 +92,7 @@ def surface_rows(landscape: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str,
     only_value(rows, "seed", "landscape")
     for _, own in rows.groupby(["strategy", "learner"]):
         only_value(own, "start", "landscape")
-    new = [n for n in dict.fromkeys(rows.task) if n not in MEANS][-1]
-    old = [("mean_old", "old tasks (mean)")] if "mean_old" in set(rows.task) else []
-    tasks = [*old, (new, f"new task, {shortened(new, 14)}")]
+    tasks = old_and_new(rows, 14)
     return rows[rows.task.isin([name for name, _ in tasks])], tasks
 
 
@@ -122,7 +109,8 @@ def slice_surfaces_caption(landscape: pd.DataFrame) -> str:
     )
 
 
-def _draw(axes: Axes, rows: pd.DataFrame, levels: np.ndarray, colours, norm: BoundaryNorm, gid: str) -> None:
+def _draw(axes: Axes, rows: pd.DataFrame, scale: Shades, gid: str) -> None:
+    levels, colours, norm = scale
     grid = rows[rows.anchor.isna() | (rows.anchor == "")]
     table = grid.pivot(index="y", columns="x", values="loss").sort_index()
     known = grid.pivot(index="y", columns="x", values="measured").sort_index().astype(bool).to_numpy()

@@ -14,12 +14,22 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from mcanalysis.errors import UserError
-from mcanalysis.plotting.legend import legend_columns
-from mcanalysis.plotting.selection import MEANS, around, examples_per_task, few_events, only_value, require_columns
+from mcanalysis.plotting.legend import close_legend, legend_size
+from mcanalysis.plotting.selection import (
+    MEANS,
+    TASK_WORDS,
+    around,
+    examples_per_task,
+    few_events,
+    only_value,
+    require_columns,
+    where,
+)
 from mcanalysis.plotting.style import (
     GREY,
     Mark,
     add_axes,
+    cross_not_finite,
     double_column,
     in_print_style,
     new_figure,
@@ -27,6 +37,7 @@ from mcanalysis.plotting.style import (
     shortened,
     strategy_marks,
     strategy_name,
+    write_head,
 )
 
 _COLUMNS = ("strategy", "learner", "seed", "kind", "start", "direction", "x", "task", "split", "loss", "measured")
@@ -54,8 +65,8 @@ def plot_slices(landscape: pd.DataFrame) -> Figure:
     marks = strategy_marks(dict.fromkeys(zip(rows.strategy, rows.learner, strict=True)))
     dashes = _dashes(list(marks))
     handles = _handles(marks, dashes, rows)
-    columns = legend_columns([str(h.get_label()) for h in handles], double_column(), 4)
-    legend = _ROW * math.ceil(len(handles) / columns) + 0.06
+    columns, lines = legend_size(handles, double_column(), 4)
+    legend = _ROW * lines + 0.06
     figure = new_figure(double_column(), legend + _AXIS + _HEIGHT + _TITLE + _HEAD)
     width = (double_column() - _LEFT - _RIGHT - _BETWEEN) / 2
     for i, (task, title) in enumerate(tasks):
@@ -63,16 +74,12 @@ def plot_slices(landscape: pd.DataFrame) -> Figure:
         own = rows[rows.task == task]
         _scale(axes, own)
         for (strategy, learner), mark in marks.items():
-            of_learner = own[(own.strategy == strategy) & (own.learner == learner)]
-            _draw(axes, of_learner, mark, dashes[strategy, learner], task)
+            _draw(axes, where(own, strategy=strategy, learner=learner), mark, dashes[strategy, learner], task)
         axes.set_title(title, pad=3)
         axes.set_xlabel("step (1 = each filter's own length)", labelpad=1)
         axes.set_ylabel("loss (nats/token)" + ", log scale" * (axes.get_yscale() == "log"), labelpad=2)
-    figure.text(0.05 / double_column(), 1 - 0.04 / figure.get_figheight(), _whose(rows), va="top", color="#404040")
-    figure.legend(
-        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()), ncols=columns,
-        handlelength=2.2, columnspacing=1.2, borderaxespad=0, borderpad=0.1, labelspacing=0.25,
-    )  # fmt: skip
+    write_head(figure, _whose(rows), 0.04)
+    close_legend(figure, handles, columns)
     return figure
 
 
@@ -114,10 +121,14 @@ def _chosen(landscape: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]
         only_value(rows, column, "landscape")
     for _, own in rows.groupby(["strategy", "learner"]):
         only_value(own, "start", "landscape")
-    names = [n for n in dict.fromkeys(rows.task) if n not in MEANS]
-    new = names[-1]
-    old = [("mean_old", "old tasks (mean)")] if "mean_old" in set(rows.task) else []
-    return rows, [*old, (new, f"new task, {shortened(new, 20)}")]
+    return rows, old_and_new(rows, 20)
+
+
+def old_and_new(rows: pd.DataFrame, length: int) -> list[tuple[str, str]]:
+    """The mean over the old tasks, where there are any, and the new task, each with its title; names are shortened."""
+    new = [n for n in dict.fromkeys(rows.task) if n not in MEANS][-1]
+    old = [("mean_old", TASK_WORDS["mean_old"])] if "mean_old" in set(rows.task) else []
+    return [*old, (new, f"new task, {shortened(new, length)}")]
 
 
 def _scale(axes: Axes, rows: pd.DataFrame) -> None:
@@ -170,22 +181,16 @@ def _draw(axes: Axes, rows: pd.DataFrame, mark: Mark, dashes: Any, task: str) ->
         )  # fmt: skip
         lost = line[line.measured.astype(bool) & ~np.isfinite(line.loss)]
         if len(lost):
-            axes.plot(
-                lost.x, np.ones(len(lost)), linestyle="none", marker="x", markersize=3.6, color=mark.colour,
-                transform=axes.get_xaxis_transform(), clip_on=False, zorder=4, gid=f"{name} not finite",
-            )  # fmt: skip
+            cross_not_finite(axes, lost.x, mark.colour, f"{name} not finite")
 
 
 def _handles(
     marks: dict[tuple[str, str], Mark], dashes: dict[tuple[str, str], Any], rows: pd.DataFrame
 ) -> list[Line2D | Patch]:
     handles: list[Line2D | Patch] = [
-        Line2D(
-            [], [], color=m.colour, linestyle=dashes[name], linewidth=1.3, marker=m.marker, markersize=4,
-            markeredgecolor="black", markeredgewidth=0.5, label=m.label,
-        )
+        m.handle(linestyle=dashes[name], linewidth=1.3, markersize=4, markeredgecolor="black", markeredgewidth=0.5)
         for name, m in marks.items()
-    ]  # fmt: skip
+    ]
     handles.append(Line2D([], [], color=GREY, linewidth=0.5, label="one direction each"))
     handles.append(Patch(color=GREY, alpha=0.4, linewidth=0, label="95 % interval of the mean"))
     if not np.isfinite(rows.loss[rows.measured.astype(bool)].to_numpy(dtype=float)).all():

@@ -15,8 +15,10 @@ from matplotlib.patheffects import Normal, Stroke
 from mcanalysis.errors import UserError
 from mcanalysis.metrics.front import non_dominated
 from mcanalysis.plotting.label_placement import LabelPlacer, Place, places_around
+from mcanalysis.plotting.legend import close_legend
 from mcanalysis.plotting.selection import (
     PROFILE_KEYS,
+    error_bars,
     examples_per_task,
     few_events,
     label_name,
@@ -25,6 +27,7 @@ from mcanalysis.plotting.selection import (
     require_columns,
     rows_of_test_split,
     transitions,
+    where,
 )
 from mcanalysis.plotting.style import (
     PathLine,
@@ -65,7 +68,7 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
     sequential = rows[rows.strategy == CURVE_STRATEGY]
     only_value(sequential, "learner", f"profiles ({CURVE_STRATEGY})")
     curves = {
-        kind: _pairs(sequential[(sequential.path == kind[0]) & (sequential.space == kind[1])], new)
+        kind: _pairs(where(sequential, path=kind[0], space=kind[1]), new)
         for kind in dict.fromkeys(zip(sequential.path, sequential.space, strict=True))
     }
     lines = path_lines(curves)
@@ -78,7 +81,7 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
     results = {}
     for (strategy, learner), own in rows.groupby(["strategy", "learner"], sort=False):
         first = next(iter(path_lines(zip(own.path, own.space, strict=True))))
-        after = _pairs(own[(own.path == first[0]) & (own.space == first[1])], new)
+        after = _pairs(where(own, path=first[0], space=first[1]), new)
         after = after[after.index == 1.0]
         if not after.empty:
             results[str(strategy), str(learner)] = after.iloc[0]
@@ -89,10 +92,8 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
         for v in lines.values()
     ]
     handles += [
-        Line2D([], [], color=m.colour, marker=m.marker, markersize=5, markeredgecolor="black", markeredgewidth=0.5,
-               linewidth=0.9, label=m.label)
-        for m in marks.values()
-    ]  # fmt: skip
+        m.handle(markersize=5, markeredgecolor="black", markeredgewidth=0.5, linewidth=0.9) for m in marks.values()
+    ]
     handles.append(Line2D([], [], color="#B8B8B8", linewidth=2.6, label="Pareto front"))
     side = single_column() - _LEFT - _RIGHT
     legend_height = 0.14 * math.ceil(len(handles) / 2) + 0.08
@@ -110,56 +111,25 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
     axes.step(*front.T, where="pre", color="#B8B8B8", linewidth=2.6, zorder=1, solid_joinstyle="miter", gid="front")
     for kind, curve in curves.items():
         axes.plot(
-            curve.old,
-            curve.new,
-            color=_CURVE_COLOUR,
-            linestyle=lines[kind].dashes,
-            linewidth=1.0,
-            marker="o",
-            markersize=1.8,
-            zorder=2,
-            gid=f"{CURVE_STRATEGY} {'-'.join(kind)}",
-        )
-    first_curve = next(iter(curves.values()))
+            curve.old, curve.new, color=_CURVE_COLOUR, linestyle=lines[kind].dashes, linewidth=1.0, marker="o",
+            markersize=1.8, zorder=2, gid=f"{CURVE_STRATEGY} {'-'.join(kind)}",
+        )  # fmt: skip
+    first = next(iter(curves.values()))
     axes.plot(
-        first_curve.old[[0.0]],
-        first_curve.new[[0.0]],
-        marker="o",
-        markersize=5,
-        markerfacecolor="white",
-        markeredgecolor=_CURVE_COLOUR,
-        zorder=3.5,
-        gid="before",
-    )
+        first.old[[0.0]], first.new[[0.0]], marker="o", markersize=5, markerfacecolor="white",
+        markeredgecolor=_CURVE_COLOUR, zorder=3.5, gid="before",
+    )  # fmt: skip
     sizes = _marker_sizes(results)
     for name, mark in marks.items():
-        value = results[name]
+        value = results[name].to_frame().T
+        across, up = (np.nan_to_num(error_bars(value, side), posinf=0.0) for side in ("old", "new"))
         axes.errorbar(
-            value.old,
-            value.new,
-            xerr=[[_length(value.old - value.old_low)], [_length(value.old_high - value.old)]],
-            yerr=[[_length(value.new - value.new_low)], [_length(value.new_high - value.new)]],
-            color=mark.colour,
-            elinewidth=0.9,
-            marker=mark.marker,
-            markersize=sizes[name],
-            markeredgecolor="black",
-            markeredgewidth=0.5,
-            zorder=4,
+            value.old, value.new, xerr=across, yerr=up, color=mark.colour, elinewidth=0.9, marker=mark.marker,
+            markersize=sizes[name], markeredgecolor="black", markeredgewidth=0.5, zorder=4,
             gid=f"after {' '.join(name)}",
-        )
+        )  # fmt: skip
     _label(axes, curves, lines, results, front)
-    figure.legend(
-        handles=handles,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()),
-        ncols=2,
-        handlelength=2.6,
-        columnspacing=1.2,
-        borderaxespad=0,
-        borderpad=0.2,
-        labelspacing=0.25,
-    )
+    close_legend(figure, handles, 2, handlelength=2.6, borderpad=0.2)
     return figure
 
 
@@ -191,7 +161,7 @@ def _rows_of_transition(
     rows = rows_of_test_split(profiles, PROFILE_KEYS, "profiles")
     only_value(rows, "seed", "profiles")
     start, end = _chosen(rows, transition)
-    return rows[(rows.start == start) & (rows.end == end)], (start, end)
+    return where(rows, start=start, end=end), (start, end)
 
 
 def _chosen(rows: pd.DataFrame, transition: tuple[str, str] | None) -> tuple[str, str]:
@@ -280,11 +250,6 @@ def _label(
             for x in low + (high - low) * np.array([0.85, 0.15, 0.7, 0.3, 0.92, 0.08, 0.6, 0.4, 0.5])
         ]
         placer.add(f"S̄ = {level:g}", places, color="#707070", zorder=0.6)
-
-
-def _length(value: float) -> float:
-    """An error bar's length: 0 where there is no interval, or where rounding made it negative."""
-    return max(float(value), 0.0) if np.isfinite(value) else 0.0
 
 
 def _named(column: pd.Series) -> str:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib
+import pandas as pd
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mcanalysis import fonts
@@ -97,9 +99,13 @@ GREY = "#8C8C8C"
 class Mark(NamedTuple):
     """A colour with the marker that says the same without colour, and the words of the legend."""
 
-    colour: str
+    colour: Any  # as matplotlib takes it
     marker: str
     label: str
+
+    def handle(self, **style: Any) -> Line2D:
+        """Its entry in a legend; `style` goes to the line."""
+        return Line2D([], [], **{"color": self.colour, "marker": self.marker, "label": self.label} | style)
 
 
 class PathLine(NamedTuple):
@@ -172,6 +178,11 @@ def strategy_name(strategy: str) -> str:
     ('I-LoRA', 'progressive prompts')
     """
     return _PUBLISHED_NAMES.get(strategy, strategy.replace("_", " "))
+
+
+def whose(row: Any) -> str:
+    """Whose minima a row of a table is about, for the head of a picture."""
+    return f"{strategy_name(row.strategy)}, {row.learner} adapter, seed {row.seed}"
 
 
 def strategy_marks(names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Mark]:
@@ -273,6 +284,20 @@ def add_axes(figure: Figure, left: float, bottom: float, width: float, height: f
     axes.tick_params(which="major", length=2.5, width=0.6, pad=2.0, labelsize=TEXT_SIZE)
     axes.tick_params(which="minor", length=1.5, width=0.5, pad=2.0, labelsize=TEXT_SIZE)
     return axes
+
+
+def write_head(figure: Figure, words: str, below: float = 0.05) -> None:
+    """Say above the panels whose data they show; `below`: inches from the upper edge."""
+    across, up = figure.get_size_inches()
+    figure.text(0.05 / across, 1 - below / up, words, ha="left", va="top", color="#404040")
+
+
+def cross_not_finite(axes: Axes, places: Sequence[float] | pd.Series, colour: str, gid: str) -> None:
+    """Crosses on the upper edge of a panel where values are not finite."""
+    axes.plot(
+        places, [1.0] * len(places), linestyle="none", marker="x", markersize=3.6, color=colour,
+        transform=axes.get_xaxis_transform(), clip_on=False, zorder=4, gid=gid,
+    )  # fmt: skip
 
 
 def plain_numbers(axis: Axis) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 
 from mcanalysis.errors import UserError
-from mcanalysis.plotting.contour_levels import contour_levels
+from mcanalysis.plotting.contour_levels import contour_levels, shades
 from mcanalysis.plotting.selection import label_name, only_value, require_columns
 from mcanalysis.plotting.style import (
     BLACK,
@@ -23,7 +20,8 @@ from mcanalysis.plotting.style import (
     in_print_style,
     new_figure,
     shortened,
-    strategy_name,
+    whose,
+    write_head,
 )
 
 _COLUMNS = ("strategy", "learner", "seed", "space", "minima", "w1", "w2", "w3", "task", "split", "loss", "score")
@@ -65,8 +63,7 @@ def plot_ternary(simplex: pd.DataFrame) -> Figure:
             place = (x, y + 0.03) if y else (x, -0.03)
             axes.text(*place, words, ha=where, va="bottom" if y else "top", gid=f"corner {letter}")
     row = rows.iloc[0]
-    head = f"{strategy_name(row.strategy)}, {row.learner} adapter, seed {row.seed}, test split, {row.space} space"
-    figure.text(0.05 / double_column(), 1 - 0.05 / figure.get_figheight(), head, va="top", color="#404040")
+    write_head(figure, f"{whose(row)}, test split, {row.space} space")
     return figure
 
 
@@ -121,9 +118,8 @@ def _draw(axes: Axes, bar: Axes, table: pd.DataFrame, higher_is_better: bool, gi
     weights, values = table[["w1", "w2", "w3"]].to_numpy(float), table.value.to_numpy(float)
     x, y = (weights @ _CORNERS).T
     known = np.isfinite(values)
-    levels = contour_levels(values, num=7, may_be_log=not higher_is_better)
-    colours = matplotlib.colormaps["YlGnBu" + ("_r" if higher_is_better else "")]
-    norm = BoundaryNorm(levels, colours.N, extend="both")
+    scale = shades(contour_levels(values, num=7, may_be_log=not higher_is_better), higher_is_better)
+    levels, colours, norm = scale
     if known.sum() > 2:
         triangles = Triangulation(x[known], y[known])
         filled = axes.tricontourf(triangles, values[known], levels=levels, cmap=colours, norm=norm, extend="both")
@@ -139,10 +135,4 @@ def _draw(axes: Axes, bar: Axes, table: pd.DataFrame, higher_is_better: bool, gi
         )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(0, math.sqrt(3) / 2), aspect="equal")
     axes.axis("off")
-    legend = axes.figure.colorbar(ScalarMappable(norm, colours), cax=bar, orientation="horizontal", extendfrac=0.05)
-    shown = levels if len(levels) <= 4 else levels[:: math.ceil(len(levels) / 4)]
-    legend.set_ticks(list(shown), labels=[f"{v:g}" for v in shown])
-    legend.ax.minorticks_off()
-    legend.ax.tick_params(length=2, pad=1.5)
-    legend.outline.set_linewidth(0.5)  # type: ignore[operator]
-    bar.set_xlabel(unit, labelpad=1)
+    scale.write_bar(bar, 4, unit, ends=0.05)

@@ -17,8 +17,9 @@ from mcanalysis.plotting.selection import (
     require_columns,
     rows_of_test_split,
     transitions,
+    where,
 )
-from mcanalysis.plotting.style import strategy_name
+from mcanalysis.plotting.style import whose
 
 QUANTITIES = ("score", "loss")
 _INTERVALS = ("loss_low", "loss_high", "score_low", "score_high")
@@ -46,15 +47,11 @@ class TransitionRows(NamedTuple):
 
     def curve(self, kind: tuple[str, str], task: str) -> pd.DataFrame:
         """The rows of one task on one path, by t."""
-        rows = self.rows
-        return rows[(rows.path == kind[0]) & (rows.space == kind[1]) & (rows.task == task)].sort_values("t")
+        return where(self.rows, path=kind[0], space=kind[1], task=task).sort_values("t")
 
     def number(self, kind: tuple[str, str], task: str, quantity: str, column: str) -> float:
         """One cell of the barriers, NaN where the table has none."""
-        rows = self.barriers
-        chosen = rows[
-            (rows.path == kind[0]) & (rows.space == kind[1]) & (rows.task == task) & (rows.quantity == quantity)
-        ]
+        chosen = where(self.barriers, path=kind[0], space=kind[1], task=task, quantity=quantity)
         return math.nan if chosen.empty else float(chosen[column].iloc[0])
 
 
@@ -74,8 +71,8 @@ def transition_rows(
             )
     shown = []
     for start, end in transitions(rows):
-        of_profiles = rows[(rows.start == start) & (rows.end == end)]
-        of_barriers = cells[(cells.start == start) & (cells.end == end)]
+        of_profiles = where(rows, start=start, end=end)
+        of_barriers = where(cells, start=start, end=end)
         if of_barriers.empty:
             raise UserError(
                 f"Expected barriers of the transition {start} to {end}, got none; pass both tables of one run."
@@ -89,9 +86,9 @@ def are_adapters(rows: pd.DataFrame) -> bool:
     return bool((rows.strategy == "adapters").all())
 
 
-def whose(rows: pd.DataFrame) -> str:
-    row = rows.iloc[0]
+def whose_paths(rows: pd.DataFrame) -> str:
+    """What is said above the panels of these rows."""
     if are_adapters(rows):
         is_fitted = not set(rows.path) <= {"linear"}
         return "two adapters" + "; curve fitted on these examples" * is_fitted
-    return f"{strategy_name(row.strategy)}, {row.learner} adapter, seed {row.seed}, test split"
+    return f"{whose(rows.iloc[0])}, test split"

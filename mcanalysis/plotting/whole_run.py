@@ -22,7 +22,8 @@ from mcanalysis.plotting.style import (
     in_print_style,
     new_figure,
     shortened,
-    strategy_name,
+    whose,
+    write_head,
 )
 
 _COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, SKY_BLUE, PURPLE, BLACK, GREY)
@@ -43,7 +44,8 @@ def plot_whole_run(profiles: pd.DataFrame) -> Figure:
     """
     require_columns(profiles, [*PROFILE_KEYS, "loss", "score"], "profiles")
     rows = rows_of_test_split(profiles, PROFILE_KEYS, "profiles")
-    whose = [only_value(rows, name, "profiles") for name in ("strategy", "learner", "seed", "path", "space")]
+    for column in ("strategy", "learner", "seed", "path", "space"):
+        only_value(rows, column, "profiles")
     tasks = [name for name in dict.fromkeys(rows.task) if name not in MEANS]
     knots = np.arange(len(tasks)) / max(1, len(tasks) - 1)
     height = 2 * _HEIGHT + _GAP + _TOP + _NAMES + 0.2
@@ -70,10 +72,8 @@ def plot_whole_run(profiles: pd.DataFrame) -> Figure:
     loss.set_xlabel("minimum after each task (equal steps of t from 0 to 1)", labelpad=2)
     for axes in (score, loss):
         axes.yaxis.set_label_coords(-0.40 / width, 0.5)
-    strategy, learner, seed, path, space = whose
-    title = f"{strategy_name(strategy)}, {learner} adapter, seed {seed}, test split"
-    title += f": {path.replace('_', ' ')}, {space} space"
-    figure.text(0.05 / double_column(), 1 - 0.05 / height, title, ha="left", va="top", color="#404040")
+    row = rows.iloc[0]
+    write_head(figure, f"{whose(row)}, test split: {row.path.replace('_', ' ')}, {row.space} space")
     handles, labels = score.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="upper left",

@@ -130,18 +130,11 @@ class Run(FinishedRun):
         points = [self.minimum(which, learner).point for which in (start, end)]
         return Linear(*points, space=space, extrapolate=extrapolate)
 
-    def explore(
-        self,
-        start: int | str | None = None,
-        end: int | str | None = None,
-        space: str = "factor",
-        path: str = "linear",
-        learner: str | None = None,
-    ) -> Any:
-        """A widget to walk along a path with, in a notebook; elsewhere a picture. See `mcanalysis.explore.explore`."""
-        from mcanalysis.explore.explorer import explore
+    def explore(self, start: int | str | None = None, end: int | str | None = None, **choices: Any) -> Any:
+        """A widget to walk along a path with, in a notebook; elsewhere a picture: `mcanalysis.explore.explore`."""
+        from mcanalysis.explore import explore  # which lies above runs
 
-        return explore(self, start, end, space, path, learner)
+        return explore(self, start, end, **choices)
 
     def curve(
         self,

@@ -293,7 +293,7 @@ class Engine:
     def _take_in(self, seconds: float) -> None:
         """Keep what is done, waiting for the first for so long."""
         try:
-            future = self._done.get(timeout=seconds) if self._running else None
+            future = self._done.get(timeout=seconds) if self._running or self._waiting else None  # no worker: wait
             while future is not None:
                 self._end(future, self._running.pop(future))
                 future = self._done.get_nowait()

@@ -29,19 +29,20 @@ def test_runs_are_trained_taken_apart_and_not_measured_twice(script, tmp_path, m
 
 def test_by_default_the_first_transition_of_two_strategies(script, monkeypatch):
     from mcanalysis.errors import UserError
-    from mcanalysis.studies import attribution, strategies
+    from mcanalysis.studies import study, training
+    from mcanalysis.studies.attribution import Attribution
 
     seen = {}
-    monkeypatch.setattr(strategies, "train_runs", lambda configs, *a, **k: seen.setdefault("configs", configs))
+    monkeypatch.setattr(training, "trainings", lambda configs, *a, **k: seen.setdefault("configs", configs))
 
-    def spy(runs, settings, **rest):
+    def spy(settings, runs, *rest, **options):
         seen["settings"] = settings
         raise UserError("enough")
 
-    monkeypatch.setattr(attribution, "study_attribution", spy)
+    monkeypatch.setattr(study, "carry_out", spy)
     assert script("attribution")[0] == 2
     assert [(c.strategy, c.seed) for c in seen["configs"]] == [("sequential", 0), ("ilora", 0)]
-    assert seen["settings"] == attribution.AttributionSettings(1, "factor", 11, 50)
+    assert seen["settings"] == Attribution(1, "factor", 11, 50)
 
 
 def test_a_wrong_space_is_refused_before_anything_is_trained(script, tmp_path):

@@ -43,8 +43,8 @@ def on_a_terminal(program, *, stdout_too=True, **environment):
         if not piece:
             break
         seen += piece
-    piped = done.stdout.read().decode() if done.stdout else ""
-    done.wait()
+    with done:
+        piped = done.stdout.read().decode() if done.stdout else ""
     os.close(ours)
     return seen.decode(), piped
 

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 import mcanalysis as mc
+from mcanalysis.evaluation import representations
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.params.weight_distance import module_distances, weight_distance
-from mcanalysis.studies import similarity as study
+from mcanalysis.studies import similarity_tables
 
 SMALL = (
     "--tasks", "FOMC,MedMCQA,JEC-QA", "--steps", 3, "--num-train", 16, "--num-test", 4, "--batch-size", 4,
@@ -28,7 +29,6 @@ def kept(tmp_path_factory):
 @pytest.fixture
 def finished(script, tmp_path, kept):
     """The run directories of a finished study, to do with as one likes, and what it printed."""
-    study._opened.cache_clear()
     if kept["runs"].exists():
         shutil.copytree(kept["runs"], tmp_path / "runs")
     else:
@@ -44,11 +44,11 @@ def read(directory):
 
 def counting(monkeypatch):
     calls = []
-    compare, evaluate = study.compare_points, Engine.evaluate
-    monkeypatch.setattr(study, "compare_points", lambda *a, **k: calls.append("compare") or compare(*a, **k))
+    compare, evaluate = representations.compare_points, Engine.evaluate
+    monkeypatch.setattr(representations, "compare_points", lambda *a, **k: calls.append("compare") or compare(*a, **k))
     monkeypatch.setattr(Engine, "evaluate", lambda *a, **k: calls.append("answer") or evaluate(*a, **k))
-    weights = study.distance_rows
-    monkeypatch.setattr(study, "distance_rows", lambda *a: calls.append("weights") or weights(*a))
+    weights = similarity_tables.distance_rows
+    monkeypatch.setattr(similarity_tables, "distance_rows", lambda *a: calls.append("weights") or weights(*a))
     return calls
 
 
@@ -140,8 +140,7 @@ def test_a_second_call_computes_nothing_and_what_is_missing_is_computed_alone(fi
 
 def test_a_stopped_study_goes_on_where_it_was(script, monkeypatch, tmp_path):
     only = (*SMALL[:-1], "sequential")
-    study._opened.cache_clear()
-    compare = study.compare_points
+    compare = representations.compare_points
     done = []
 
     def stopping(*arguments, **settings):
@@ -150,13 +149,13 @@ def test_a_stopped_study_goes_on_where_it_was(script, monkeypatch, tmp_path):
         done.append(1)
         return compare(*arguments, **settings)
 
-    monkeypatch.setattr(study, "compare_points", stopping)
+    monkeypatch.setattr(representations, "compare_points", stopping)
     code, _, err = script("similarity", *only)
     directory = tmp_path / "runs/embedded-sequential-seed0"
     assert code == 130 and "stopped" in err
     assert len(list((directory / "similarity").iterdir())) == 2
     assert not (directory / "tables/cka.csv").exists()
-    monkeypatch.setattr(study, "compare_points", compare)
+    monkeypatch.setattr(representations, "compare_points", compare)
     calls = counting(monkeypatch)
     assert script("similarity", *only)[0] == 0
     assert calls.count("compare") == 2 and "weights" not in calls
@@ -166,7 +165,6 @@ def test_other_minima_are_never_taken_for_these(finished, script, monkeypatch):
     directory = finished[0] / "embedded-sequential-seed0"
     first, second = (directory / "minima" / name / "fast" for name in ("1-FOMC", "2-MedMCQA"))
     (first / "adapter_model.safetensors").write_bytes((second / "adapter_model.safetensors").read_bytes())
-    study._opened.cache_clear()
     calls = counting(monkeypatch)
     assert script("similarity", "--run", directory, "--num-examples", 6, "--workers", 1)[0] == 0
     assert calls.count("compare") == 3

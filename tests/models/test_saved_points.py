@@ -25,6 +25,6 @@ def test_the_middle_of_a_runs_delta_path_is_loaded_by_peft(run_config, base_fold
     with torch.no_grad():
         nll = forward(loaded, collate(list(objective.encoded), run.tokenizer.pad_token_id)).nll
     measured = run.objective("FOMC", "test")(middle)
-    torch.testing.assert_close(nll.double(), torch.as_tensor(measured.nll), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(nll.double(), torch.tensor(measured.nll), rtol=1e-5, atol=1e-5)
     assert 0 < run.save_point(middle, tmp_path / "small", rank=2) < 1
     assert load_adapter(tmp_path / "small").settings.rank == 2

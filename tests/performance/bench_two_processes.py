@@ -17,8 +17,8 @@ from points import Way, embedded_case
 from timing import ratio, take_turns
 from workload import Aim, Options, Section, Table
 
-from mcanalysis.progress import silent
-from mcanalysis.studies.jobs import Job, run_jobs
+from mcanalysis.studies.engine import Engine, Here, Piece, Steps
+from mcanalysis.studies.executors.processes import Processes
 
 TITLE = "W4: two processes against one"
 ONE, TWO = "one process", "two processes"
@@ -32,15 +32,18 @@ def measure(options: Options) -> Section:
 
         def run(workers: int) -> dict[str, Any]:
             meeting = Path(folder, str(time.monotonic_ns()))
-            jobs = [Job(evaluate, (float(t), num_examples)) for t in ts]
-            found: list[tuple[float, float, int]] = []
+            ready = _Ready(meeting, workers, num_examples)
 
-            def follow(job: Job, result: tuple[float, float, int]) -> list[Job]:
-                found.append(result)
-                return []
+            def study() -> Steps[list[tuple[float, float, int]]]:
+                return (yield [Piece(str(t), evaluate, (float(t), num_examples)) for t in ts])
 
             started = time.perf_counter()
-            run_jobs(jobs, follow, workers, silent, _Ready(meeting, workers, num_examples))
+            if workers == 1:
+                ready()
+                (found,) = Engine(Here()).run([study()])
+            else:
+                with Processes(workers, initializer=ready) as processes:
+                    (found,) = Engine(processes).run([study()])
             whole = time.perf_counter() - started
             points = [sum(f[2] == process for f in found) for process in {f[2] for f in found}]
             return {
@@ -67,7 +70,7 @@ def measure(options: Options) -> Section:
             )
         ],
         [
-            f"`run_jobs` with one worker and with two, on {os.cpu_count()} cores, one thread per process; medians of "
+            f"The engine with one worker and with two, on {os.cpu_count()} cores, one thread per process; medians of "
             f"{turns} turns (a turn takes over 20 s); range over turns in brackets.",
             "The aim is about the work itself: both processes have loaded model and data, and start together. With "
             f"starting two processes (import, model, data: once per command) the ratio here is {whole:.2f} {spread}.",

@@ -8,10 +8,15 @@ import pytest
 from matplotlib.text import Text
 
 from mcanalysis.errors import UserError
-from mcanalysis.plotting.output_similarity import plot_cka, plot_predictions
-from mcanalysis.plotting.similarity import captions, plot_similarity
+from mcanalysis.plotting.similarity import (
+    captions,
+    plot_cka,
+    plot_predictions,
+    plot_principal_angles,
+    plot_similarity,
+    plot_weight_distances,
+)
 from mcanalysis.plotting.style import save_figure
-from mcanalysis.plotting.weight_similarity import plot_principal_angles, plot_weight_distances
 
 NAMES = ("C-STANCE", "FOMC", "MeetingBank", "ScienceQA", "NumGLUE-cm", "20Minuten", "MedMCQA", "JEC-QA", "Py150")
 NAMES += ("NumGLUE-ds", "a-name-so-long-that-nothing-has-room-for-it")

@@ -25,13 +25,14 @@ from mcanalysis.models.loading import load_base
 from mcanalysis.runs.run import load_run
 from mcanalysis.store import hashing
 from mcanalysis.studies.adapters import AdapterConnectivity, AdaptersOpening, connect_adapters
-from mcanalysis.studies.attribution import AttributionSettings, study_attribution
+from mcanalysis.studies.attribution import Attribution
 from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.studies.curvature import Curvature
 from mcanalysis.studies.early import Early
 from mcanalysis.studies.landscape.study import Landscape
-from mcanalysis.studies.similarity import SimilaritySettings, study_similarity
+from mcanalysis.studies.similarity import Similarity
 from mcanalysis.studies.study import carry_out
+from mcanalysis.studies.trajectory import Trajectory
 from mcanalysis.tasks import trace_files
 from mcanalysis.training.config import RunConfig, TrainingConfig
 from mcanalysis.training.continual_trainer import is_finished, train
@@ -299,8 +300,9 @@ ANALYSES = {
     "connectivity": lambda run, root: carry_out(STUDY, [run], root),
     "curvature": lambda run, root: carry_out(Curvature(num_examples=2), [run], root),
     "landscape": lambda run, root: carry_out(Landscape(1, grid=(2,), num_examples=2), [run], root),
-    "similarity": lambda run, root: study_similarity([run], SimilaritySettings(num_examples=6), workers=1),
-    "attribution": lambda run, root: study_attribution([run], AttributionSettings(num_points=3), workers=1),
+    "similarity": lambda run, root: carry_out(Similarity(num_examples=6), [run], root),
+    "attribution": lambda run, root: carry_out(Attribution(num_points=3), [run], root),
+    "trajectory": lambda run, root: carry_out(Trajectory(num_examples=2), [run], root),
     "early": lambda run, root: carry_out(Early(num_points=3), [run], root),
     "explore": lambda run, root: start_walk(run),
     "objective": lambda run, root: run.objective("one"),

@@ -1,5 +1,8 @@
 """Attribution of a run: measured through the store, once; the numbers are those of points put together by hand."""
 
+import pickle
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,10 +13,13 @@ from mcanalysis.errors import RunDirectoryError, UnknownNameError, UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.params import combine, content_hash
 from mcanalysis.runs.run import load_run
-from mcanalysis.studies.attribution import AttributionSettings, Subject, study_attribution
+from mcanalysis.studies import points
+from mcanalysis.studies.attribution import Attribution
+from mcanalysis.studies.engine import Here, Piece
+from mcanalysis.studies.study import carry_out
 from mcanalysis.training.continual_trainer import train
 
-SETTINGS = AttributionSettings(num_points=3, num_examples=3)
+SETTINGS = Attribution(num_points=3, num_examples=3)
 # The middle of the whole path, then the middle and the far end of 14 groups held at either end; its ends, the minima,
 # were measured on the same examples after training.
 ALL = 1 + 2 * 14 * 2
@@ -43,7 +49,7 @@ def evaluated(monkeypatch):
 
 
 def study(directory, settings=SETTINGS, **options):
-    return study_attribution([load_run(directory, "cpu")], settings, **options)
+    return carry_out(settings, [load_run(directory, "cpu")], directory.parent, **options).tables
 
 
 def test_numbers_are_those_of_points_put_together_by_hand(finished):
@@ -52,7 +58,8 @@ def test_numbers_are_those_of_points_put_together_by_hand(finished):
     a, b = run.minimum(1).point, run.minimum(2).point
     half = combine([a, b], [0.5, 0.5])
     objective = run.objective("FOMC", "test", 3)
-    table = result.curves[(result.curves.task == "FOMC") & (result.curves.t == 0.5)].set_index(["hold", "group"])
+    curves = result["attribution"]
+    table = curves[(curves.task == "FOMC") & (curves.t == 0.5)].set_index(["hold", "group"])
     for hold, rest in (("start", a), ("end", b)):
         for group, part in (("q_proj", ".q_proj."), ("model.layers.1", "layers.1."), (WHOLE, "")):
             mixed = {n: half[n] if part in n else rest[n] for n in a}
@@ -69,36 +76,37 @@ def test_numbers_are_those_of_points_put_together_by_hand(finished):
 def test_tables_have_every_group_and_task_and_means(finished):
     result = study(finished)
     tables = finished / "tables"
-    for name, table in (("attribution", result.curves), ("attribution_barriers", result.barriers)):
+    curves, barriers = result["attribution"], result["attribution_barriers"]
+    for name, table in result.items():
         pd.testing.assert_frame_equal(pd.read_csv(tables / f"{name}.csv"), table, check_dtype=False)
-    groups = result.barriers[["grouping", "group"]].drop_duplicates()
+    groups = barriers[["grouping", "group"]].drop_duplicates()
     assert groups.grouping.value_counts().to_dict() == {"all": 1, "layer": 2, "kind": 4, "module": 8}
-    assert set(result.barriers.task) == {"FOMC", "MedMCQA", "mean_old", "mean"}
-    assert len(result.barriers) == 2 * 15 * 4 * 2 and len(result.curves) == 2 * 15 * 4 * 3
-    assert set(result.barriers.hold) == {"start", "end"}
-    cells = result.barriers[result.barriers.grouping == "module"]
+    assert set(barriers.task) == {"FOMC", "MedMCQA", "mean_old", "mean"}
+    assert len(barriers) == 2 * 15 * 4 * 2 and len(curves) == 2 * 15 * 4 * 3
+    assert set(barriers.hold) == {"start", "end"}
+    cells = barriers[barriers.grouping == "module"]
     assert set(cells.kind) == {"q_proj", "k_proj", "v_proj", "o_proj"} and set(cells.layer) == {
         "model.layers.0",
         "model.layers.1",
     }
     for value in ("chord_barrier", "above_chord", "end_change"):
-        low, high = result.barriers[f"{value}_low"], result.barriers[f"{value}_high"]
+        low, high = barriers[f"{value}_low"], barriers[f"{value}_high"]
         assert (low <= high + 1e-12).all()
-    wide = result.curves.pivot_table(index=["hold", "group", "t"], columns="task", values="loss")
+    wide = curves.pivot_table(index=["hold", "group", "t"], columns="task", values="loss")
     np.testing.assert_allclose(wide["mean"], (wide["FOMC"] + wide["MedMCQA"]) / 2)
     for role in ("old", "new"):
         stem = finished / "figures" / f"attribution_{role}_fast"
         assert all(stem.with_suffix(f".{s}").stat().st_size > 500 for s in ("png", "pdf", "txt"))
 
 
-def test_a_second_study_computes_nothing_and_starts_no_job(finished, evaluated, monkeypatch):
+def test_a_second_study_computes_nothing_and_wants_no_piece(finished, evaluated, monkeypatch):
     first = study(finished)
     assert len(evaluated) == ALL
     evaluated.clear()
-    monkeypatch.setattr("mcanalysis.studies.attribution.run_jobs", lambda *a: pytest.fail("a job was started"))
+    monkeypatch.setattr(points, "evaluate", lambda *a, **k: pytest.fail("a piece was computed"))
     second = study(finished)
     assert evaluated == []
-    pd.testing.assert_frame_equal(first.barriers, second.barriers)
+    pd.testing.assert_frame_equal(first["attribution_barriers"], second["attribution_barriers"])
 
 
 def test_a_killed_study_goes_on_where_it_was(finished, evaluated, monkeypatch):
@@ -127,23 +135,31 @@ def test_the_whole_path_shares_its_points_with_the_connectivity_analysis(finishe
     for path in paths:
         evaluated.clear()
         space = path.split("-")[1]
-        result = study(finished, AttributionSettings(1, space, 3, 3))
+        result = study(finished, Attribution(1, space, 3, 3))
         run = load_run(finished, "cpu")
         assert content_hash(run.path(1, 2, space)(0.5)) not in evaluated
         assert len(evaluated) == ALL - 1
-        whole = result.curves[(result.curves.group == WHOLE) & (result.curves.hold == "start")]
+        curves = result["attribution"]
+        whole = curves[(curves.group == WHOLE) & (curves.hold == "start")]
         known = profiles[(profiles.space == space) & (profiles.split == "test")]
         got, expected = (t.set_index(["task", "t"]).loss.sort_index() for t in (whole, known))
         pd.testing.assert_series_equal(got, expected)
 
 
 @pytest.mark.slow
-def test_workers_give_the_same_numbers(finished, tmp_path):
-    import shutil
+def test_pieces_that_were_sent_give_the_same_numbers(finished, tmp_path):
+    class Sent(Here):
+        """Two workers that see of a piece what is left of it after a journey, and open the run themselves."""
 
-    shutil.copytree(finished, tmp_path / "copy")
-    alone, together = study(finished), study(tmp_path / "copy", workers=2)
-    pd.testing.assert_frame_equal(alone.barriers, together.barriers, rtol=1e-4, atol=1e-4)  # threads may be others
+        count = 2
+
+        def submit(self, piece):
+            function, arguments = pickle.loads(pickle.dumps((piece.function, piece.arguments)))
+            return super().submit(Piece(piece.key, function, arguments))
+
+    shutil.copytree(finished, tmp_path / "away" / "run")
+    here, away = study(finished), study(tmp_path / "away" / "run", workers=Sent())
+    pd.testing.assert_frame_equal(here["attribution_barriers"], away["attribution_barriers"])
 
 
 @pytest.mark.parametrize(
@@ -156,17 +172,17 @@ def test_workers_give_the_same_numbers(finished, tmp_path):
 )
 def test_settings_out_of_range_are_refused(settings, error, message):
     with pytest.raises(error, match=message):
-        AttributionSettings(**settings)
+        Attribution(**settings)
 
 
 @pytest.mark.parametrize("number", [0, 2, -1])
 def test_a_transition_that_is_not_there_is_refused_before_anything_is_measured(finished, evaluated, number):
     with pytest.raises(UserError, match=rf"from 1 to 1 .*got {number}; change --transition"):
-        study(finished, AttributionSettings(number, num_points=3, num_examples=3))
+        study(finished, Attribution(number, num_points=3, num_examples=3))
     assert evaluated == []
 
 
 def test_a_run_with_one_minimum_is_refused(run_config, tmp_path):
     train(run_config("sequential", num_steps=1, tasks=("FOMC",), sizes=SIZES), tmp_path / "one", device="cpu")
     with pytest.raises(RunDirectoryError, match="at least two minima, got 1"):
-        Subject.of(load_run(tmp_path / "one", "cpu"), SETTINGS)
+        study(tmp_path / "one")

@@ -55,7 +55,9 @@ def test_columns_are_the_contract(rows):
     profiles, barriers = rows
     assert set(CONTRACT_PROFILES) <= set(profiles.columns)
     expected = {f"{q}{end}" for q in QUANTITIES for end in ("", "_low", "_high")}
-    assert expected | set(LABELS) | {"task", "split", "quantity", "few_events"} == set(barriers.columns)
+    assert expected | set(LABELS) | {"task", "role", "split", "quantity", "few_events"} == set(barriers.columns)
+    roles = {name: table.set_index("task").role.to_dict() for name, table in (("p", profiles), ("b", barriers))}
+    assert roles["p"] == roles["b"] and roles["p"]["mean"] == roles["p"]["mean_old"] == "mean"
     assert set(profiles.task) == {"A", "B", "C", "mean_old", "mean"}
     assert set(barriers.split) == {"test"}
 

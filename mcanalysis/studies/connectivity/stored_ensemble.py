@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from mcanalysis.connectivity.ensemble import ensemble_along
 from mcanalysis.evaluation.answer_logits import answer_batches, answer_logits
 from mcanalysis.evaluation.objective import Objective
+from mcanalysis.metrics.task_means import with_means
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.point import Point
 from mcanalysis.store.hashing import hash_json
@@ -50,12 +50,10 @@ def _predictor(model: LoraModel) -> Callable[[Mapping[str, Tensor], Any], Tensor
 
 def _with_means(tables: Sequence[pd.DataFrame], old: Sequence[str]) -> list[dict[str, Any]]:
     values = ["loss", "accuracy", "target_accuracy", "ece", "brier"]
-    tables = list(tables)
-    of_old = [t for t in tables if t.task.iloc[0] in old]
-    of_new = [t for t in tables if t.task.iloc[0] not in old]
-    if of_old and of_new:
-        mean_old = of_old[0].assign(task="mean_old", **{v: np.mean([t[v] for t in of_old], axis=0) for v in values})
-        mean = mean_old.assign(task="mean", **{v: (mean_old[v] + of_new[0][v]) / 2 for v in values})
-        tables += [mean_old, mean]
+    by_task = {t.task.iloc[0]: t for t in tables}
+    new = next(name for name in by_task if name not in old)
+    found = with_means({name: table[values] for name, table in by_task.items()}, old, new)
+    numbers = {name: dict(zip(values, of_task.T, strict=True)) for name, of_task in found.items()}
+    tables = [by_task.get(name, tables[0]).assign(task=name, **columns) for name, columns in numbers.items()]
     columns = ["task", "split", "member", "t", *values]
     return pd.concat(tables)[columns].to_dict("records")  # type: ignore[return-value]

@@ -9,7 +9,8 @@ import numpy as np
 
 from mcanalysis.connectivity.profile import Profile, Quantity
 from mcanalysis.metrics import barriers
-from mcanalysis.metrics.intervals import Estimate, mean_interval, weighted
+from mcanalysis.metrics.intervals import mean_interval
+from mcanalysis.metrics.task_means import role, tasks_behind, with_means
 
 
 class Curves:
@@ -22,17 +23,11 @@ class Curves:
 
     def __init__(self, profiles: Mapping[str, Profile], old: Sequence[str], new: str, quantity: Quantity) -> None:
         self.ts = profiles[new].ts
-        self.point: dict[str, np.ndarray] = {name: profiles[name].values(quantity) for name in [*old, new]}
-        self.estimates: dict[str, Estimate] = {
-            name: profiles[name].estimate(quantity, seed) for seed, name in enumerate([*old, new])
-        }
-        if old:
-            stacked = np.stack([self.point[name] for name in old])
-            self.point["mean_old"] = stacked.mean(axis=0)
-            self.point["mean"] = barriers.balanced_score(stacked, self.point[new])
-            mean_old = weighted([(1 / len(old), self.estimates[name]) for name in old])
-            self.estimates["mean"] = weighted([(0.5, mean_old), (0.5, self.estimates[new])])
-            self.estimates["mean_old"] = mean_old
+        tasks = [*old, new]
+        self.point = with_means({name: profiles[name].values(quantity) for name in tasks}, old, new)
+        self.estimates = with_means(
+            {name: profiles[name].estimate(quantity, seed) for seed, name in enumerate(tasks)}, old, new
+        )
 
 
 def transition_rows(
@@ -47,9 +42,9 @@ def transition_rows(
 
     `profiles[split][task]`. `interpolation_gain`: t* is chosen on eval, the gain is taken on test with t* held fixed;
     it stands in the row of task `mean`, quantity `score`, and is NaN without an eval split or an old task. `labels` are
-    the columns that say which path this is. `few_events` (of `profiles.csv`: one per quantity) says where an interval
-    cannot promise its 95 % (`mcanalysis.metrics.intervals`). `num_cut[split][task]`: prompts that lost their middle
-    (None: not known, and no column).
+    the columns that say which path this is; `role` says what a row's task is on it: old, new or mean. `few_events` (of
+    `profiles.csv`: one per quantity) says where an interval cannot promise its 95 % (`mcanalysis.metrics.intervals`).
+    `num_cut[split][task]`: prompts that lost their middle (None: not known, and no column).
     """
     profile_rows: list[dict[str, Any]] = []
     barrier_rows: list[dict[str, Any]] = []
@@ -57,10 +52,10 @@ def transition_rows(
     for split, of_split in profiles.items():
         curves[split] = {q: Curves(of_split, old, new, q) for q in ("loss", "score")}
         cut = None if num_cut is None else num_cut[split]
-        profile_rows += _profile_rows(of_split, old, curves[split], {**labels, "split": split}, deviation, cut)
+        profile_rows += _profile_rows(of_split, old, new, curves[split], {**labels, "split": split}, deviation, cut)
     for name in curves["test"]["loss"].point:
         for quantity in ("loss", "score"):
-            row = {**labels, "task": name, "split": "test", "quantity": quantity}
+            row = {**labels, "task": name, "role": role(name, old, new), "split": "test", "quantity": quantity}
             row |= _barrier_columns(curves["test"][quantity], name, quantity == "score")
             few_events = row.pop("few_events")
             if name == "mean" and quantity == "score" and "eval" in curves:
@@ -74,6 +69,7 @@ def transition_rows(
 def _profile_rows(
     profiles: Mapping[str, Profile],
     old: Sequence[str],
+    new: str,
     curves: Mapping[str, Curves],
     labels: Mapping[str, Any],
     deviation: np.ndarray,
@@ -81,7 +77,7 @@ def _profile_rows(
 ) -> list[dict[str, Any]]:
     rows = []
     for name in curves["loss"].point:
-        behind = {"mean_old": old, "mean": list(profiles)}.get(name, [name])
+        behind = tasks_behind(name, old, new)
         chosen = [profiles[task] for task in behind]
         sizes = {
             "num_examples": sum(0 if p.targets is None else len(p.targets) for p in chosen),
@@ -91,7 +87,7 @@ def _profile_rows(
             sizes["num_cut"] = sum(num_cut[task] for task in behind)
         intervals = {q: mean_interval(curves[q].estimates[name], least=0.0) for q in curves}
         for i, t in enumerate(curves["loss"].ts):
-            row = {**labels, "t": float(t), "task": name}
+            row = {**labels, "t": float(t), "task": name, "role": role(name, old, new)}
             row |= {q: float(curves[q].point[name][i]) for q in curves} | sizes
             for q, interval in intervals.items():
                 row |= {f"{q}_low": float(interval.low[i]), f"{q}_high": float(interval.high[i])}
