@@ -82,27 +82,6 @@ def run_config(args: argparse.Namespace, strategy: str, seed: int, settings: dic
     )  # fmt: skip
 
 
-def shorten(args: argparse.Namespace) -> None:
-    """Four tasks of the embedded benchmark and 100 steps, where the flags do not say."""
-    from mcanalysis.benchmarks import get_benchmark
-
-    args.tasks = get_benchmark("embedded").tasks[:4] if args.tasks is None else args.tasks
-    args.steps = 100 if args.steps is None else args.steps
-
-
-def varied(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """Values by setting, of texts NAME=V1,V2."""
-    from mcanalysis.errors import UserError
-
-    found = {}
-    for text in texts:
-        name, _, values = text.partition("=")
-        if not values:
-            raise UserError(f"Expected --vary NAME=V1,V2, got '{text}'; name a setting and its values.")
-        found[name.strip()] = [typed({name: value})[name] for value in comma_list(values)]
-    return found
-
-
 def engine(args: argparse.Namespace) -> EngineSettings:
     """How the flags want points evaluated."""
     from mcanalysis.errors import UnknownNameError
