@@ -45,7 +45,7 @@ def test_alone_it_lists_every_script_with_a_line(tmp_path):
     described = dict(line.split(maxsplit=1) for line in listed.stdout.splitlines() if line.startswith("  "))
     scripts = {f.stem for f in (REPOSITORY / "analyses").glob("*.py")} - {"start"}
     assert scripts <= set(described)
-    assert "Loss and score along the paths" in described["connectivity"]
+    assert "measure the paths between their minima" in described["connectivity"]
     assert "start" not in described
 
 
