@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcanalysis.cli.console import bar
 from mcanalysis.cli.flags import Parser, comma_list, count_or_all, integers, limits, pairs
-from mcanalysis.cli.running import num_processes, quiet_libraries
+from mcanalysis.cli.running import quiet_libraries
 
 if TYPE_CHECKING:
     from mcanalysis.runs.run import Run
@@ -224,18 +224,6 @@ def workers(args: argparse.Namespace) -> int:
     from mcanalysis.models.loading import default_device, model_source
     from mcanalysis.studies.jobs import default_workers
 
-    if num_processes() > 1:  # they are the workers
-        if args.workers is not None:
-            raise UserError(
-                f"Expected --workers without a launch of several processes, got both, {args.workers} and "
-                f"{num_processes()}; leave --workers out."
-            )
-        if ":" in (args.device or ""):
-            raise UserError(
-                f"Expected --device cuda in a launch of several processes, each of which has its own GPU, got "
-                f"{args.device}; leave it out or choose with CUDA_VISIBLE_DEVICES."
-            )
-        return num_processes()
     if args.workers is not None and args.workers < 1:
         raise UserError(f"Expected --workers of at least 1, got {args.workers}; leave it out for the default.")
     if args.workers is not None:

@@ -1,4 +1,4 @@
-"""How a script runs: alone or shared out over a launch, and its last words when it fails."""
+"""How a script runs, and its last words when it fails."""
 
 from __future__ import annotations
 
@@ -27,36 +27,22 @@ def quiet_libraries() -> None:
 def num_processes() -> int:
     """How many processes torchrun or accelerate started."""
     count = os.environ.get("WORLD_SIZE", "1")
-    return int(count) if count.isdigit() else 2  # what is wrong with it is said when they meet
-
-
-def _share_out(main: Callable[[], None]) -> None:
-    """The first process of a launch runs main, the others take jobs from it."""
-    from mcanalysis.studies.launch import Launch
-    from mcanalysis.studies.ranks import Ranks, serve
-
-    launch = Launch.of_environment()
-    if launch.rank > 0:
-        serve(launch, quiet_libraries)
-        return
-    with Ranks(launch, quiet_libraries):
-        main()
+    return int(count) if count.isdigit() else 2
 
 
 def run_script(main: Callable[[], None], *, shared: bool = False) -> None:
     """Run a script's main; a mistake in the input ends it with one line on stderr and exit code 2.
 
-    A stop by SIGTERM or Ctrl-C ends it with 143 or 130. `shared`: where a launch has several processes, they share the
-    jobs of one main; else each runs its own.
+    A stop by SIGTERM or Ctrl-C ends it with 143 or 130. `shared`: it is a study, which spreads its pieces itself; a
+    launch of several processes is refused, in which each would compute all of it.
     """
     from mcanalysis.errors import UserError
     from mcanalysis.training.stopping import Stopped
 
     try:
         if shared and num_processes() > 1:
-            _share_out(main)
-        else:
-            main()
+            raise UserError("torchrun and accelerate launch are for train.py: give --workers or --scheduler instead.")
+        main()
     except UserError as error:
         _last_words(str(error))
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""One writer at a time for a run's measurements, and one that trains it: a file that says who, locked by the operating system.
+"""One writer at a time for a run's measurements, and for its training: a file that says who, locked by the system.
 
 The lock goes with the process that holds it, so a killed one leaves a file that counts for nothing. Where the file
 system has no locks the file itself is the sign, and it is taken over when the process that it names is gone from this
