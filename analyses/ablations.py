@@ -10,7 +10,7 @@ from start import run_script
 
 from mcanalysis.cli.console import bar
 from mcanalysis.cli.flags import Parser, comma_list, integers
-from mcanalysis.cli.run_flags import add_run_flags, add_workers_flag, execution, run_config, typed, workers
+from mcanalysis.cli.run_flags import add_run_flags, add_workers_flags, execution, run_config, typed, workers
 from mcanalysis.cli.running import quiet_libraries
 
 
@@ -23,7 +23,7 @@ def main() -> None:
         "--vary", action="append", metavar="NAME=V1,V2", help="a setting and its other values; repeatable"
     )
     parser.add_argument("--output-dir", default="runs/ablations", help="holds the run directories and ablations.csv")
-    add_workers_flag(parser)
+    add_workers_flags(parser)
     args = parser.parse()
 
     quiet_libraries()

@@ -12,7 +12,7 @@ from mcanalysis.cli.flags import Parser, comma_list, integers
 from mcanalysis.cli.run_flags import (
     add_general_flags,
     add_run_flags,
-    add_workers_flag,
+    add_workers_flags,
     execution,
     general,
     run_config,
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument(
         "--output-dir", default=None, help="holds run directories and comparison/ (default: runs/compare, or runs)"
     )
-    add_workers_flag(parser)
+    add_workers_flags(parser)
     args = parser.parse()
 
     quiet_libraries()

@@ -11,7 +11,7 @@ from mcanalysis.cli.console import bar, figure
 from mcanalysis.cli.flags import Parser, comma_list, count_or_all, integers
 from mcanalysis.cli.run_flags import (
     add_run_flags,
-    add_workers_flag,
+    add_workers_flags,
     engine,
     execution,
     limit_of_all,
@@ -61,7 +61,7 @@ def main() -> None:
     paths.add_argument(
         "--simplex", type=integers, default=[], metavar="1,2,3", help="measure the simplex of these minima, by number"
     )
-    add_workers_flag(parser)
+    add_workers_flags(parser)
     parser.add_argument(
         "--minima", type=comma_list, default=None, metavar="DIR1,DIR2", help="two PEFT adapters instead of runs"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mcanalysis.cli.console import bar
 from mcanalysis.cli.flags import Parser, comma_list, count_or_all, integers, limits, pairs
 from mcanalysis.cli.running import quiet_libraries
+from mcanalysis.cli.workers import add_workers_flags
 
 if TYPE_CHECKING:
     from mcanalysis.runs.run import Run
@@ -209,13 +210,6 @@ def typed(settings: dict[str, str]) -> dict[str, Any]:
     return {name: read(value) for name, value in settings.items()}
 
 
-def add_workers_flag(parser: Parser) -> None:
-    """How many processes share the cores."""
-    parser.group("execution").add_argument(
-        "--workers", type=int, default=None, help="runs side by side (default: cores, for a small model on CPU)"
-    )
-
-
 def workers(args: argparse.Namespace) -> int:
     """The number of processes to use."""
     from pathlib import Path
@@ -224,6 +218,8 @@ def workers(args: argparse.Namespace) -> int:
     from mcanalysis.models.loading import default_device, model_source
     from mcanalysis.studies.jobs import default_workers
 
+    if args.scheduler is not None:
+        raise UserError("This study does not compute on a cluster yet: give --workers instead of --scheduler.")
     if args.workers is not None and args.workers < 1:
         raise UserError(f"Expected --workers of at least 1, got {args.workers}; leave it out for the default.")
     if args.workers is not None:
@@ -241,7 +237,7 @@ def add_study_flags(parser: Parser, strategies: Sequence[str]) -> None:
     parser.add_argument("--strategy", type=comma_list, default=list(strategies), metavar="A,B", help="strategies")
     parser.add_argument("--seed", type=integers, default=[0], metavar="0,1,2", help="one run per strategy and seed")
     parser.add_argument("--output-dir", default="runs", help="holds the run directories and comparison/")
-    add_workers_flag(parser)
+    add_workers_flags(parser)
 
 
 def study_runs(args: argparse.Namespace) -> list[Run]:

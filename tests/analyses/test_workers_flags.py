@@ -34,7 +34,6 @@ def test_processes_of_this_machine(flags, given, number):
     [
         (("--workers", "0"), "--workers is a number from 1, got 0"),
         (("--time-limit", "-1"), "--time-limit is a number of seconds"),
-        (("--time-limit", "nan"), "--time-limit is a number of seconds"),
         (("--insecure",), "--insecure is about a --scheduler"),
         (("--workers", "2", "--scheduler", "127.0.0.1:1"), "leave one out"),
         (("--workers", "2", "--device", "cuda:1"), "CUDA_VISIBLE_DEVICES"),

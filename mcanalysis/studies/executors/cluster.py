@@ -199,10 +199,11 @@ class Cluster:
         gone = self._workers.get(address)
         if gone is None:
             return (LOST,)
-        # One prefix per function: the scheduler remembers each for ever.
+        # One group per function: the scheduler keeps each for as long as the study goes on.
+        name = getattr(piece.function, "__name__", "piece")
         future = self._client.submit(
             compute, self._study, self._versions, piece.function, piece.arguments, piece.trains, *self._how,
-            key=f"{getattr(piece.function, '__name__', 'piece')}-{uuid.uuid4().hex}", workers=[address], pure=False,
+            key=(f"{name}-{self._study}", next(self._numbers)), workers=[address], pure=False,
         )  # fmt: skip
         result = asyncio.ensure_future(future.result())
         try:
