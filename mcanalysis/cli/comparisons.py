@@ -12,7 +12,6 @@ from mcanalysis.cli.flags import Parser, comma_list
 from mcanalysis.cli.run_flags import (
     add_general_flags,
     add_run_flags,
-    add_workers_flag,
     execution,
     general,
     run_config,
@@ -20,7 +19,7 @@ from mcanalysis.cli.run_flags import (
 )
 from mcanalysis.cli.running import quiet_libraries
 from mcanalysis.cli.studies import speak
-from mcanalysis.cli.workers import workers
+from mcanalysis.cli.workers import add_workers_flags, workers
 from mcanalysis.studies.ablations import Ablations
 from mcanalysis.studies.comparison import Comparison
 
@@ -35,7 +34,7 @@ def run_comparison(description: str | None) -> None:
     add_run_flags(parser)
     add_general_flags(parser)
     parser.add_settings(Comparison)
-    add_workers_flag(parser)
+    add_workers_flags(parser)
     args = parser.parse()
     comparison = parser.settings(Comparison, args)
     if comparison.is_short(args.benchmark):
@@ -60,7 +59,7 @@ def run_ablations(description: str | None) -> None:
     parser.add_argument(
         "--vary", action="append", metavar="NAME=V1,V2", help="a setting and its other values; repeatable"
     )
-    add_workers_flag(parser)
+    add_workers_flags(parser)
     args = parser.parse()
     ablations = parser.settings(Ablations, args, varied=_varied(args.vary or ()))
     if args.benchmark == "embedded" and args.tasks is None:
