@@ -1,19 +1,20 @@
 """`python -m mcanalysis NAME …` runs a script by name, as `python analyses/NAME.py …` does in a checkout.
 
-The wheel carries the folder `analyses` as `mcanalysis/scripts`; a checkout has it beside the package. With no name the
-scripts are listed.
+The wheel carries the folder `analyses` as `mcanalysis/scripts`; a checkout has it beside the package. A name that is no
+script's is that of a study which an installed package gives. With no name all are listed.
 """
 
 from __future__ import annotations
 
-import ast
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import mcanalysis
+from mcanalysis.cli.studies import STUDIES, run_by_name
 from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.registry import first_line
 
 PACKAGE = Path(__file__).parent
 
@@ -44,31 +45,41 @@ def find_scripts() -> dict[str, Path]:
 def describe(script: Path) -> str:
     """Return the first line of what a script says about itself."""
     file = script / "__main__.py" if script.is_dir() else script
-    return (ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").partition("\n")[0]
+    return first_line(file.read_text("utf-8"))
 
 
 def listing() -> str:
-    """Return every script with one line each."""
-    scripts = find_scripts()
-    width = max(map(len, scripts))
-    lines = [f"  {name:<{width}}  {describe(file)}" for name, file in scripts.items()]
-    head = "usage: python -m mcanalysis SCRIPT [flags]; SCRIPT --help lists the flags"
-    return "\n".join([head, "", *lines, "", f"scripts and configurations: {script_folder()}", ""])
+    """Return every script with one line each, and every study of another package, none of which is imported."""
+    scripts = {name: describe(file) for name, file in find_scripts().items()}
+    studies = {name: STUDIES.summary(name) for name in STUDIES.names() if name not in scripts}
+    width = max(map(len, [*scripts, *studies]))
+    lines, theirs = ([f"  {name:<{width}}  {says}".rstrip() for name, says in of.items()] for of in (scripts, studies))
+    head = "usage: python -m mcanalysis NAME [flags]; NAME --help lists the flags"
+    foot = ["", "studies of installed packages:", *theirs] if theirs else []
+    return "\n".join([head, "", *lines, *foot, "", f"scripts and configurations: {script_folder()}", ""])
 
 
 def run(name: str, arguments: Sequence[str]) -> None:
-    """Run a script as `python <script> …` would: as the main module, from its folder, with these arguments."""
-    scripts = find_scripts()
-    if name not in scripts:
-        raise UnknownNameError("script", name, scripts)
-    script = scripts[name]
-    sys.argv = [str(script), *arguments]
-    sys.path.insert(0, str(script.parent))
-    runpy.run_path(str(script), run_name="__main__")
+    """Run a script as `python <script> …` would: as the main module, from its folder, with these arguments.
+
+    Or a study of another package; of a name that both have the script is run.
+    """
+    scripts, studies = find_scripts(), STUDIES.names()
+    as_file = name.removesuffix(".py").replace("-", "_")
+    if as_file in scripts:
+        script = scripts[as_file]
+        sys.argv = [str(script), *arguments]
+        sys.path.insert(0, str(script.parent))
+        runpy.run_path(str(script), run_name="__main__")
+        return
+    study = name if name in studies else as_file
+    if study not in studies:
+        raise UnknownNameError("script", name, [*scripts, *studies])
+    run_by_name(study, arguments)
 
 
 def main() -> None:
-    """Run the script named first on the command line; list them where none is, and end with 2 where it is unknown."""
+    """Run what is named first on the command line; list all where nothing is, and end with 2 where it is unknown."""
     name, *arguments = sys.argv[1:] or ["--help"]
     try:
         if name in ("-h", "--help", "help"):
@@ -76,7 +87,7 @@ def main() -> None:
         elif name == "--version":
             sys.stdout.write(f"mcanalysis {mcanalysis.__version__}\n")
         else:
-            run(name.removesuffix(".py").replace("-", "_"), arguments)
+            run(name, arguments)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

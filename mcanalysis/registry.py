@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Mapping
 from importlib import metadata
+from importlib.machinery import PathFinder
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +22,34 @@ def import_files(package: str) -> list[ModuleType]:
     """Import the files of a package, in the order of their names; folders in it are left out."""
     files = pkgutil.iter_modules(importlib.import_module(package).__path__)
     return [importlib.import_module(f"{package}.{file.name}") for file in files if not file.ispkg]
+
+
+def first_line(source: str, name: str = "") -> str:
+    """The first line that a module's text says about the class of a name in it, or about itself.
+
+    >>> first_line("'''A file.'''\\nclass A:\\n    '''One of them.'''", "A")
+    'One of them.'
+    """
+    module = ast.parse(source)
+    of_class = [ast.get_docstring(node) for node in module.body if isinstance(node, ast.ClassDef) and node.name == name]
+    said = next(filter(None, of_class), None) or ast.get_docstring(module) or ""
+    return said.partition("\n")[0]
+
+
+def unimported(module: str) -> str:
+    """The text of a module's file, without importing it or what it lies in; raises `ImportError` where none is found.
+
+    >>> first_line(unimported("json.tool")).startswith("Command-line tool")
+    True
+    """
+    outer, *inner = module.split(".")
+    spec, path = importlib.util.find_spec(outer), outer
+    for part in inner:
+        path = f"{path}.{part}"
+        spec = PathFinder.find_spec(path, spec.submodule_search_locations) if spec else None
+    if spec is None or not spec.has_location or spec.origin is None:
+        raise ImportError(f"No file of the module {module}.")
+    return Path(spec.origin).read_text("utf-8")
 
 
 class Registry(Generic[T]):
@@ -37,6 +69,9 @@ class Registry(Generic[T]):
     Traceback (most recent call last):
     mcanalysis.errors.UnknownNameError: Unknown benchmark 'ilroa'. Did you mean 'ilora'? Expected one of: embedded, ...
     """
+
+    mismatch = "give entry point and name one name"
+    """What to do where an entry point leads to no such thing."""
 
     def __init__(self, kind: str, package: str, attribute: str = "", remedy: str = "", group: str = "") -> None:
         self.kind, self.package, self.attribute, self.remedy, self.group = kind, package, attribute, remedy, group
@@ -59,6 +94,14 @@ class Registry(Generic[T]):
                 raise UnknownNameError(self.kind, name, self.names(), self.remedy)
             self.add(name, self._load(name, entries))
         return own[name]()
+
+    def summary(self, name: str) -> str:
+        """The first line of what another package says about what it gives, read without importing it; "" for none."""
+        try:
+            entry = self._entry_points(name)[0]
+            return first_line(unimported(entry.module), entry.attr)
+        except Exception:  # whatever is wrong with a package is said when it is asked for, and spoils no list
+            return ""
 
     def all(self) -> Mapping[str, T]:
         """Everything of our files, and what was added, by name."""
@@ -121,7 +164,7 @@ class Registry(Generic[T]):
         thing = self.chosen(found, name)
         if thing is None:
             raise UserError(
-                f"Expected a {self.kind} called {name} at {entry.value} of the package {package}, got none; give entry "
-                "point and name one name."
+                f"Expected a {self.kind} called {name} at {entry.value} of the package {package}, got none; "
+                f"{self.mismatch}."
             )
         return thing

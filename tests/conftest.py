@@ -370,10 +370,11 @@ def install_package(tmp_path, monkeypatch):
     What the package's classes and our registries' files have added is gone afterwards, too.
     """
     from mcanalysis import benchmarks, strategies, tasks
+    from mcanalysis.cli.studies import STUDIES
     from mcanalysis.metrics import scores
     from mcanalysis.paths import base
 
-    registries = (strategies._STRATEGIES, tasks._TASKS, benchmarks._BENCHMARKS, scores._SCORES, base._PATHS)
+    registries = (strategies._STRATEGIES, tasks._TASKS, benchmarks._BENCHMARKS, scores._SCORES, base._PATHS, STUDIES)
     for registry in registries:
         registry.names()
         monkeypatch.setattr(registry, "_loaders", dict(registry._loaders))

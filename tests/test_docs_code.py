@@ -12,10 +12,13 @@ import re
 import runpy
 import shlex
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+
+import mcanalysis
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = {file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "docs").rglob("*.md")}
@@ -64,7 +67,8 @@ def python_script(words):
         if word == "figures" and words[place - 1].endswith("python"):
             return REPOSITORY / "figures", words[place + 1 :]
         if word == "mcanalysis" and place and words[place - 1] == "-m" and words[place + 1 :]:
-            return REPOSITORY / "analyses" / f"{words[place + 1]}.py", words[place + 2 :]
+            script = REPOSITORY / "analyses" / f"{words[place + 1]}.py"
+            return (script, words[place + 2 :]) if words[place + 1] != "drift" else None  # a page's own study
     return None
 
 
@@ -256,7 +260,7 @@ def as_package(install_package):
         source = next(text for language, text, _, _ in blocks(page) if language == "python")
         site = install_package(toml["project"]["name"], group, entries, {module: source})
         ((name, value),) = entries.items()
-        assert value == module
+        assert value.partition(":")[0] == module
         return name, site / f"{module}.py"
 
     return install
@@ -348,11 +352,56 @@ def test_your_own_figure(tutorial_folder, as_package, empty_folder, monkeypatch)
         assert pd.read_csv(folder / f"lost_{run.name}.csv").lost.tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("space", ["delta", "factor"])
+def test_your_own_study(space, tutorial_folder, as_package, empty_folder, monkeypatch, capsys):
+    """By itself and by name: the lengths are those of the matrices, whole."""
+    import json
+
+    import pandas as pd
+
+    from mcanalysis import __main__ as by_name
+
+    name, file = as_package("docs/your-own-study.md")
+    run = mcanalysis.load_run(tutorial_folder[0] / "runs/tutorial/embedded-sequential-seed0")
+
+    def whole(point):
+        if space == "factor":
+            return torch.cat([tensor.double().flatten() for tensor in point.values()])
+        modules = [key.removesuffix(".lora_A.weight") for key in point if key.endswith("lora_A.weight")]
+        parts = [point[f"{m}.lora_B.weight"].double() @ point[f"{m}.lora_A.weight"].double() for m in modules]
+        return torch.cat([part.flatten() for part in parts])
+
+    points = [whole(minimum.point) for minimum in run.minima]
+    length = [float(point.norm()) for point in points]
+    step = [length[0], *(float((b - a).norm()) for a, b in pairwise(points))]
+
+    flags = ["--run", str(run.directory), "--space", space, "--workers", "1"]
+    said = run_script(file, flags, monkeypatch)
+    assert "2-FOMC" in said and f"{length[1]:.3f}" in said and f"{step[2]:.3f}" in said
+    table = pd.read_csv(run.directory / "tables/drift.csv")
+    assert table.length.tolist() == pytest.approx(length, rel=1e-5)
+    assert table.step.tolist() == pytest.approx(step, rel=1e-5)
+    assert (run.directory / "figures/drift.png").stat().st_size > 1000
+
+    monkeypatch.setattr("mcanalysis.params.weight_distance.weight_distance", None)  # all of it is kept
+    monkeypatch.setattr(sys, "argv", ["mcanalysis", name, *flags, "--json"])
+    capsys.readouterr()
+    by_name.main()
+    answered = pd.DataFrame(json.loads(capsys.readouterr().out)["tables"]["drift"])
+    pd.testing.assert_frame_equal(answered, table)
+
+
 def test_the_product_average(capsys):
     """Nothing was cut, so that the average is the plain one; its error is that of float64 sums."""
     names = python_of("mcanalysis/params/README.md")
     assert len(names["average"].correction["q.lora_A.weight"]) == 3 * 8  # past 3 · rank it would be cut
     assert float(capsys.readouterr().out.split("(")[1].split(",")[0]) < 1e-14
+
+
+def test_studies_that_share_pieces(capsys):
+    """Powers of two up to the first that reaches the larger limit, 64, each computed once; 2⁴ and 2⁶ reach theirs."""
+    python_of("mcanalysis/studies/README.md")
+    assert capsys.readouterr().out.splitlines() == [*(f"computed: 2^{n}" for n in range(2, 7)), "[4, 6]"]
 
 
 def test_classics(empty_folder):
@@ -393,6 +442,19 @@ def test_every_public_name_is_in_the_reference():
     assert not missing
     for target in shown:  # and nothing is shown that is not there
         pkgutil.resolve_name(target)
+
+
+def test_the_way_of_one_measured_point_goes_where_it_says():
+    """Every name of that section is in the file before it, and every file is there."""
+    page = read("docs/development.md")
+    section = page.split("## The way of one measured point")[1].split("\n## ")[0]
+    steps = re.findall(r"^\d+\. .*", section, re.MULTILINE)
+    assert len(steps) == 10
+    pairs = re.findall(r"`([\w/]+\.py)`\s`([\w.]+)`", section)
+    files = [file for file in re.findall(r"`([\w/]+\.py)`", section)]
+    assert sorted(files) == sorted(file for file, _ in pairs) and len(files) > 20
+    for file, name in pairs:
+        assert pkgutil.resolve_name(f"mcanalysis.{file.removesuffix('.py').replace('/', '.')}:{name}"), name
 
 
 class Parsed(Exception):  # noqa: N818  (no error: what ends a script once its flags are read)

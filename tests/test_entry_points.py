@@ -6,6 +6,7 @@ import pytest
 
 from mcanalysis import benchmarks, strategies, tasks
 from mcanalysis.cli.figures import _Figures
+from mcanalysis.cli.studies import STUDIES
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.metrics import scores
 from mcanalysis.paths import Linear, base, get_path, path_names
@@ -48,6 +49,16 @@ KINDS = {
         "Theirs",
     ),
     "figures": (FIGURES, "def draw(runs):\n    return []\n", ""),
+    "studies": (
+        STUDIES,
+        "from mcanalysis.studies.curvature import Curvature\n"
+        "from mcanalysis.studies.study import Study\n"
+        "class Abstract(Study):\n    pass\n"
+        "class Theirs(Abstract):\n"
+        "    def measure(self, run, setting):\n"
+        "        yield []\n",
+        "Theirs",
+    ),
 }
 of_every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -98,10 +109,9 @@ def test_a_broken_one_is_named_with_its_package_when_asked_for_and_keeps_no_othe
     registry, text, _ = KINDS[kind]
     install("wheel", kind, BROKEN[fault][0], broken="wheel_file")
     install("whole", kind, text, theirs="whole_file")
-    ours = next(name for name in registry.names() if name not in ("broken", "theirs"))
     assert registry.get("theirs") and "broken" in registry.names()
-    if kind != "figures":  # whose files are on the path of their script alone
-        assert registry.get(ours)
+    if kind not in ("figures", "studies"):  # ours are on the path of their script alone, and scripts
+        assert registry.get(next(name for name in registry.names() if name not in ("broken", "theirs")))
     with pytest.raises(UserError) as error:
         registry.get("broken")
     sentence = str(error.value)
@@ -119,12 +129,21 @@ def test_a_name_that_two_packages_give_is_refused_by_name(install, kind):
         registry.get("theirs")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "figures"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("figures", "studies")])
 def test_another_name_in_the_package_than_its_entry_point_says_is_refused(install, kind):
     registry, text, inside = KINDS[kind]
     install("wheel", kind, text, mine=f"wheel_file:{inside}")
     with pytest.raises(UserError, match=rf"called mine at wheel_file:{inside} of the package wheel, got none"):
         registry.get("mine")
+
+
+@pytest.mark.parametrize("value", ["wheel_file:number", "wheel_file:Other", "wheel_file:Abstract", "wheel_file"])
+def test_what_is_no_study_is_refused(install, value):
+    text = "from mcanalysis.studies.study import Study\nnumber = 1\n"
+    text += "class Other:\n    pass\nclass Abstract(Study):\n    pass\n"
+    install("wheel", "studies", text, theirs=value)
+    with pytest.raises(UserError, match=rf"at {value} of the package wheel, got none; let it lead to a subclass"):
+        STUDIES.get("theirs")
 
 
 def test_a_package_does_not_take_the_place_of_ours(install):

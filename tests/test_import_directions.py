@@ -51,7 +51,7 @@ BELOW |= {  # for any network, nothing of runs
 }
 BELOW["report"] = {"studies", "plotting", "fonts", "runs", "tasks", "store"}
 BELOW["cli"] = set(BELOW)
-BELOW["__main__"] = set()  # the door to the scripts
+BELOW["__main__"] = {"cli"}  # the door to scripts and studies
 ANYWHERE = {"errors", "progress", "registry", "numbers_as_text", "settings"}
 DOORS = {("runs", "explore")}  # the one import upwards, when `run.explore()` is called
 

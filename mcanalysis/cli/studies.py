@@ -1,20 +1,45 @@
-"""From a study to a script: its flags, the runs it is made on, what it says."""
+"""From a study to a script: its flags, the runs it is made on, what it says; studies of other packages by name."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mcanalysis.cli.console import answer, bar, figure, say, table
 from mcanalysis.cli.flags import Parser
 from mcanalysis.cli.run_flags import add_study_flags, study_runs
-from mcanalysis.cli.running import quiet_libraries
+from mcanalysis.cli.running import quiet_libraries, run_script
 from mcanalysis.cli.workers import workers
+from mcanalysis.registry import Registry
 
 if TYPE_CHECKING:
     from mcanalysis.studies.engine import Workers
     from mcanalysis.studies.study import Outcome, Rows, Study
+
+
+class _Studies(Registry["type[Study]"]):
+    """Studies that installed packages give by an entry point, a class or a module with one; ours have scripts."""
+
+    mismatch = "let it lead to a subclass of Study that has measure"
+
+    def search(self) -> dict[str, Callable[[], type[Study]]]:
+        return {}
+
+    def chosen(self, found: Any, name: str) -> type[Study] | None:
+        from mcanalysis.studies.study import Study
+
+        things = [found]
+        if isinstance(found, ModuleType):  # what it imports is not its own
+            things = [thing for thing in vars(found).values() if getattr(thing, "__module__", None) == found.__name__]
+        studies = [thing for thing in things if isinstance(thing, type) and issubclass(thing, Study)]
+        return next((study for study in studies if not inspect.isabstract(study)), None)
+
+
+STUDIES = _Studies("study", "", group="mcanalysis.studies")
 
 
 def run_study(
@@ -47,6 +72,17 @@ def run_study(
             folder = args.output_dir or "runs"
             outcome = carry_out(study, study_runs(args), folder, those, progress=bar, on_figure=figure)
     tell(study, outcome, unsaid, **also(outcome))
+
+
+def run_by_name(name: str, arguments: Sequence[str]) -> None:
+    """Run a study of another package as a script of that name with these arguments would."""
+    sys.argv = [name, *arguments]
+
+    def main() -> None:
+        study = STUDIES.get(name)
+        run_study(study, inspect.getdoc(study))
+
+    run_script(main)
 
 
 def tell(study: Study, outcome: Outcome, unsaid: Sequence[str] = (), **facts: Any) -> None:

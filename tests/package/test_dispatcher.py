@@ -1,5 +1,6 @@
 """`python -m mcanalysis NAME` is `python analyses/NAME.py`: the same words out, the same exit code."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,55 @@ def test_help_of_a_script_is_the_scripts(tmp_path):
     shown = run(tmp_path, "-m", "mcanalysis", "closed-forms", "--help")
     assert shown.returncode == 0
     assert shown.stdout.startswith("usage: closed_forms.py")
+
+
+def test_studies_of_packages_are_listed_unimported_and_run_by_name(install_package, tmp_path, monkeypatch):
+    study = (
+        "from dataclasses import dataclass\nfrom typing import Annotated\n"
+        "from mcanalysis.studies.study import Study\n\n"
+        "@dataclass(frozen=True)\nclass Theirs(Study):\n"
+        "    'What theirs measures.\\n\\nMore.'\n"
+        "    number: Annotated[int, 'how many'] = 7\n"
+        "    def measure(self, run, setting):\n        yield []\n"
+    )
+    files = {"theirs_file": study, "broken_file": "'It cannot be imported.'\nraise RuntimeError('no')\n"}
+    files["cut_file"] = "class Mine(\n"
+    entries = {"theirs": "theirs_file:Theirs", "their-other": "theirs_file:Theirs", "train": "theirs_file:Theirs"}
+    entries |= {"broken": "broken_file:Broken", "cut": "cut_file:Mine", "gone": "no.such.file:Study"}
+    sites = [install_package("wheel", "mcanalysis.studies", entries, files)]
+    for package in ("other", "third"):
+        file = f"{package}_file"
+        sites.append(install_package(package, "mcanalysis.studies", {"twice": f"{file}:Theirs"}, {file: study}))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, [*sites, REPOSITORY])))
+
+    listed = run(tmp_path, "-m", "mcanalysis")
+    assert listed.returncode == 0 and not listed.stderr
+    _, theirs = listed.stdout.split("studies of installed packages:\n")
+    described = dict([*line.split(maxsplit=1), ""][:2] for line in theirs.splitlines() if line.startswith("  "))
+    assert described == {
+        "broken": "It cannot be imported.", "cut": "", "gone": "", "their-other": "What theirs measures.",
+        "theirs": "What theirs measures.", "twice": "What theirs measures.",
+    }  # fmt: skip
+
+    shown = run(tmp_path, "-m", "mcanalysis", "their-other", "--help")
+    assert shown.returncode == 0 and shown.stdout.startswith("usage: their-other ")
+    assert "--number N" in shown.stdout and "What theirs measures. More." in shown.stdout
+    assert run(tmp_path, "-m", "mcanalysis", "train", "--help").stdout.startswith("usage: train.py ")
+    for name, flags, reason in (
+        ("theirs", ("--number", "many"), "--number"),
+        ("theirs", ("--run", "nowhere"), "nowhere"),
+        ("theirz", (), "Unknown script 'theirz'. Did you mean 'theirs'?"),
+        (
+            "broken",
+            (),
+            "Expected the package wheel to give the study broken (broken_file:Broken), got RuntimeError: no",
+        ),
+        ("gone", (), "ModuleNotFoundError"),
+        ("twice", (), "Expected one study called twice, got one each from the packages other and third"),
+    ):
+        refused = run(tmp_path, "-m", "mcanalysis", name, *flags)
+        assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1), refused.stderr
+        assert reason in refused.stderr
 
 
 def test_an_unknown_script_is_one_line_that_suggests(tmp_path):
