@@ -63,6 +63,10 @@ class RunDirectoryError(UserError):
     """A run directory that is unfinished, belongs to another configuration or is not a run."""
 
 
+class RunInUseError(RunDirectoryError):
+    """A run directory that another process works on at the moment."""
+
+
 class PointMismatchError(UserError):
     """Two points that do not share keys, shapes or a base model."""
 

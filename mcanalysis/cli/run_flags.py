@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mcanalysis.cli.flags import Parser, comma_list, integers
-from mcanalysis.cli.running import num_processes
+from mcanalysis.cli.workers import add_workers_flags
 from mcanalysis.evaluation.engine_settings import EngineSettings
 from mcanalysis.training.config import Execution, RunConfig, TrainingConfig
 
@@ -82,27 +82,6 @@ def run_config(args: argparse.Namespace, strategy: str, seed: int, settings: dic
     )  # fmt: skip
 
 
-def shorten(args: argparse.Namespace) -> None:
-    """Four tasks of the embedded benchmark and 100 steps, where the flags do not say."""
-    from mcanalysis.benchmarks import get_benchmark
-
-    args.tasks = get_benchmark("embedded").tasks[:4] if args.tasks is None else args.tasks
-    args.steps = 100 if args.steps is None else args.steps
-
-
-def varied(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """Values by setting, of texts NAME=V1,V2."""
-    from mcanalysis.errors import UserError
-
-    found = {}
-    for text in texts:
-        name, _, values = text.partition("=")
-        if not values:
-            raise UserError(f"Expected --vary NAME=V1,V2, got '{text}'; name a setting and its values.")
-        found[name.strip()] = [typed({name: value})[name] for value in comma_list(values)]
-    return found
-
-
 def engine(args: argparse.Namespace) -> EngineSettings:
     """How the flags want points evaluated."""
     from mcanalysis.errors import UnknownNameError
@@ -158,43 +137,6 @@ def typed(settings: dict[str, str]) -> dict[str, Any]:
     return {name: read(value) for name, value in settings.items()}
 
 
-def add_workers_flag(parser: Parser) -> None:
-    """How many processes share the cores."""
-    parser.group("execution").add_argument(
-        "--workers", type=int, default=None, help="runs side by side (default: cores, for a small model on CPU)"
-    )
-
-
-def workers(args: argparse.Namespace) -> int:
-    """The number of processes to use."""
-    from pathlib import Path
-
-    from mcanalysis.errors import UserError
-    from mcanalysis.models.loading import default_device, model_source
-    from mcanalysis.studies.executors.processes import default_workers
-
-    if num_processes() > 1:  # they are the workers
-        if args.workers is not None:
-            raise UserError(
-                f"Expected --workers without a launch of several processes, got both, {args.workers} and "
-                f"{num_processes()}; leave --workers out."
-            )
-        if ":" in (args.device or ""):
-            raise UserError(
-                f"Expected --device cuda in a launch of several processes, each of which has its own GPU, got "
-                f"{args.device}; leave it out or choose with CUDA_VISIBLE_DEVICES."
-            )
-        return num_processes()
-    if args.workers is not None and args.workers < 1:
-        raise UserError(f"Expected --workers of at least 1, got {args.workers}; leave it out for the default.")
-    if args.workers is not None:
-        return args.workers
-    folder = Path(model_source(args.model))
-    # A model of the hub is taken to be large.
-    size = sum(f.stat().st_size for f in folder.glob("*.safetensors")) if folder.is_dir() else 1 << 40
-    return default_workers(args.device or default_device(), size)
-
-
 def add_study_flags(parser: Parser, strategies: Sequence[str]) -> None:
     """Flags of the runs; by default those of the main job, of these strategies."""
     add_run_flags(parser)
@@ -202,7 +144,7 @@ def add_study_flags(parser: Parser, strategies: Sequence[str]) -> None:
     parser.add_argument("--strategy", type=comma_list, default=list(strategies), metavar="A,B", help="strategies")
     parser.add_argument("--seed", type=integers, default=[0], metavar="0,1,2", help="one run per strategy and seed")
     parser.add_argument("--output-dir", default=None, help="holds the run directories and comparison/ (default: runs)")
-    add_workers_flag(parser)
+    add_workers_flags(parser)
 
 
 def study_runs(args: argparse.Namespace) -> Sequence[Run | Training]:

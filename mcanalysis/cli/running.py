@@ -1,4 +1,4 @@
-"""How a script runs: alone or shared out over a launch, and its last words when it fails."""
+"""How a script runs, and its last words when it fails."""
 
 from __future__ import annotations
 
@@ -27,18 +27,21 @@ def quiet_libraries() -> None:
 def num_processes() -> int:
     """How many processes torchrun or accelerate started."""
     count = os.environ.get("WORLD_SIZE", "1")
-    return int(count) if count.isdigit() else 2  # what is wrong with it is said when they meet
+    return int(count) if count.isdigit() else 2
 
 
-def run_script(main: Callable[[], None]) -> None:
+def run_script(main: Callable[[], None], *, launched: bool = False) -> None:
     """Run a script's main; a mistake in the input ends it with one line on stderr and exit code 2.
 
-    A stop by SIGTERM or Ctrl-C ends it with 143 or 130.
+    A stop by SIGTERM or Ctrl-C ends it with 143 or 130. `launched`: it may be launched as several processes, each of
+    which takes its part, as training does; of others each would compute all.
     """
     from mcanalysis.errors import UserError
     from mcanalysis.training.stopping import Stopped
 
     try:
+        if not launched and num_processes() > 1:
+            raise UserError("torchrun and accelerate launch are for train.py: give --workers or --scheduler instead.")
         main()
     except UserError as error:
         _last_words(str(error))

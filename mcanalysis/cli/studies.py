@@ -6,22 +6,19 @@ import argparse
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mcanalysis.cli.console import answer, bar, figure, say, table
 from mcanalysis.cli.flags import Parser
-from mcanalysis.cli.run_flags import add_study_flags, execution, general, study_runs
+from mcanalysis.cli.run_flags import add_study_flags, study_runs
 from mcanalysis.cli.running import quiet_libraries, run_script
 from mcanalysis.cli.workers import workers
 from mcanalysis.registry import Registry
 
 if TYPE_CHECKING:
-    from mcanalysis.runs.run import Run
     from mcanalysis.studies.engine import Workers
     from mcanalysis.studies.study import Outcome, Rows, Study
-    from mcanalysis.training.config import RunConfig
 
 
 class _Studies(Registry["type[Study]"]):
@@ -99,15 +96,3 @@ def speak(parts: Iterable[str | Rows]) -> None:
     """Print lines and tables."""
     for part in parts:
         say(part) if isinstance(part, str) else table(part)
-
-
-def trained_runs(args: argparse.Namespace, configs: Sequence[RunConfig], directories: Sequence[Path]) -> list[Run]:
-    """The finished runs of several configurations, trained as the flags say where they are not there."""
-    from mcanalysis.studies.strategies import train_runs
-
-    held_out = general(args) if hasattr(args, "general_data") else None
-    with workers(args) as those:
-        return train_runs(
-            configs, directories, those,
-            resume=args.resume, execution=execution(args), general=held_out, progress=bar,
-        )  # fmt: skip

@@ -46,23 +46,18 @@ def plot_spectrum(spectrum: pd.DataFrame) -> Figure:
     require_columns(spectrum, need, "spectrum")
     runs = _runs(spectrum, "spectrum")
     single = 1.0 / (spectrum.num_coordinates * spectrum.width * np.sqrt(2 * np.pi))
-    roles: list[tuple[Mark, Any, str]] = [
-        (ROLES["new"], "-", "the minimum's own task"),
-        (ROLES["old"], "--", "mean of the old tasks"),
+    looks: list[dict[str, Any]] = [  # of the minimum's own task, of the old tasks
+        {"color": ROLES[role].colour, "linestyle": dashes, "linewidth": 1.0}
+        for role, dashes in (("new", "-"), ("old", "--"))
     ]
     drawn = set(spectrum.task == "mean_old")
-    handles = [
-        Line2D([], [], color=mark.colour, linestyle=dashes, linewidth=1.0, label=words)
-        for (mark, dashes, words), is_old in zip(roles, (False, True), strict=True)
-        if is_old in drawn
-    ]
+    words = ("the minimum's own task", "mean of the old tasks")
+    handles = [Line2D([], [], label=words[is_old], **looks[is_old]) for is_old in (False, True) if is_old in drawn]
     figure, panels = _panels(len(runs), 0.62, 1.45, handles)
     top = 3 * spectrum.density.max()
     for axes, (name, rows) in zip(panels, runs, strict=True):
         for task, of_task in rows.groupby("task", sort=False):
-            mark = _role(str(task))
-            dashes = "--" if task == "mean_old" else "-"
-            axes.plot(of_task.eigenvalue, of_task.density, color=mark.colour, linestyle=dashes, linewidth=1.0)
+            axes.plot(of_task.eigenvalue, of_task.density, **looks[task == "mean_old"])
         axes.set_yscale("log")
         axes.set_ylim(single.min() / 10, top)
         axes.axvline(0.0, color=GREY, linewidth=0.5, zorder=0)
@@ -253,10 +248,6 @@ def _rho(correlations: pd.DataFrame, name: tuple[str, str, int]) -> str:
 def _seeds(table: pd.DataFrame) -> str:
     numbers = sorted(set(table.seed))
     return f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
-
-
-def _role(task: str) -> Mark:
-    return ROLES["old" if task == "mean_old" else "new"]
 
 
 def _range(numbers: pd.Series) -> str:

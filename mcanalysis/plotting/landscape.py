@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,12 @@ from mcanalysis.plotting.style import (
     write_head,
 )
 
-_LINES = ((BLACK, "-"), (VERMILLION, (0, (3, 1))), ("#7A3E9D", (0, (1, 1))), ("#8C510A", (0, (5, 1, 1, 1))))
+_LINES: tuple[tuple[str, Any], ...] = (
+    (BLACK, "-"),
+    (VERMILLION, (0, (3, 1))),
+    ("#7A3E9D", (0, (1, 1))),
+    ("#8C510A", (0, (5, 1, 1, 1))),
+)
 
 # The layout, in inches.
 _LEFT, _RIGHT, _BETWEEN, _HEAD, _TITLE = 0.50, 0.10, 0.14, 0.17, 0.20
@@ -252,15 +258,11 @@ def _odd_cells(sheet: _Sheet, values: np.ndarray) -> list[tuple[np.ndarray, dict
 
 
 def _draw_walks(axes: Axes, walks: dict[str, pd.DataFrame]) -> None:
-    for (learner, walk), (colour, dashes) in zip(walks.items(), _styles(len(walks)), strict=True):
+    for (learner, walk), (colour, dashes) in zip(walks.items(), cycle(_LINES), strict=False):
         axes.plot(
             walk.x, walk.y, color=colour, linestyle=dashes, linewidth=1.0, marker="o", markersize=1.5, zorder=3,
             path_effects=[Stroke(linewidth=2.0, foreground="white", alpha=0.8), Normal()], gid=f"trajectory {learner}",
         )  # fmt: skip
-
-
-def _styles(number: int) -> list[tuple[str, Any]]:
-    return [_LINES[i % len(_LINES)] for i in range(number)]
 
 
 def _draw_anchors(axes: Axes, sheet: _Sheet, walks: dict[str, pd.DataFrame]) -> None:
@@ -301,7 +303,7 @@ def _handles(sheet: _Sheet, walks: dict[str, pd.DataFrame]) -> list[Line2D | Pat
         )
         for letter, name in zip("abcdefgh", sheet.anchors.anchor, strict=False)
     ]  # fmt: skip
-    for (learner, walk), (colour, dashes) in zip(walks.items(), _styles(len(walks)), strict=True):
+    for (learner, walk), (colour, dashes) in zip(walks.items(), cycle(_LINES), strict=False):
         label = f"training, {learner} (≤ {_number(walk.distance.max())} off the plane)"
         handles.append(Line2D([], [], color=colour, linestyle=dashes, marker="o", markersize=1.5, label=label))
     present = [any(_odd_cells(sheet, p.values)[i][0].any() for p in sheet.panels) for i in range(len(_ODD))]

@@ -30,7 +30,6 @@ from mcanalysis.plotting.selection import (
     where,
 )
 from mcanalysis.plotting.style import (
-    PathLine,
     add_axes,
     in_print_style,
     new_figure,
@@ -128,7 +127,7 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
             markersize=sizes[name], markeredgecolor="black", markeredgewidth=0.5, zorder=4,
             gid=f"after {' '.join(name)}",
         )  # fmt: skip
-    _label(axes, curves, lines, results, front)
+    _label(axes, curves, results, front)
     close_legend(figure, handles, 2, handlelength=2.6, borderpad=0.2)
     return figure
 
@@ -160,26 +159,20 @@ def _rows_of_transition(
     require_columns(profiles, [*PROFILE_KEYS, "score", "score_low", "score_high"], "profiles")
     rows = rows_of_test_split(profiles, PROFILE_KEYS, "profiles")
     only_value(rows, "seed", "profiles")
-    start, end = _chosen(rows, transition)
-    return where(rows, start=start, end=end), (start, end)
-
-
-def _chosen(rows: pd.DataFrame, transition: tuple[str, str] | None) -> tuple[str, str]:
-    sequential = rows[rows.strategy == CURVE_STRATEGY]
+    sequential = where(rows, strategy=CURVE_STRATEGY)
     if sequential.empty:
         raise UserError(
             f"Expected rows of the strategy {CURVE_STRATEGY} in the table profiles, got {_named(rows.strategy)}; "
             f"train {CURVE_STRATEGY} as well."
         )
     known = transitions(sequential)
-    if transition is None:
-        return known[-1]
-    if tuple(transition) not in known:
+    chosen = known[-1] if transition is None else transition
+    if tuple(chosen) not in known:
         raise UserError(
             f"Expected a transition among {', '.join(f'{a} to {b}' for a, b in known)}, got {transition!r}; "
             "pass its (start, end) labels."
         )
-    return transition
+    return where(rows, start=chosen[0], end=chosen[1]), chosen
 
 
 def _pairs(rows: pd.DataFrame, new: str) -> pd.DataFrame:
@@ -213,7 +206,6 @@ def _marker_sizes(results: dict[tuple[str, str], pd.Series]) -> dict[tuple[str, 
 def _label(
     axes: Axes,
     curves: dict[tuple[str, str], pd.DataFrame],
-    lines: dict[tuple[str, str], PathLine],
     results: dict[tuple[str, str], pd.Series],
     front: np.ndarray,
 ) -> None:

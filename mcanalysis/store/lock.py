@@ -1,4 +1,4 @@
-"""One writer at a time for a run's measurements: a file that says who, locked by the operating system.
+"""One writer at a time for a run's measurements, and for its training: a file that says who, locked by the system.
 
 The lock goes with the process that holds it, so a killed one leaves a file that counts for nothing. Where the file
 system has no locks the file itself is the sign, and it is taken over when the process that it names is gone from this
@@ -17,19 +17,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mcanalysis.errors import RunDirectoryError
+from mcanalysis.errors import RunDirectoryError, RunInUseError
 
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = "measurements.lock"
-_locks: dict[Path, int] = {}  # by this process: how often
+TRAINING_LOCK_NAME = "training.lock"
+_locks: dict[Path, int] = {}  # files, by this process: how often
 
 
 @contextmanager
 def lock_measurements(*run_directories: str | os.PathLike[str]) -> Iterator[None]:
     """Keep the measurements of runs to this process for the length of the block; again within it is no error.
 
-    Raises `RunDirectoryError`, which names the process, where another one has them.
+    Raises `RunInUseError`, which names the process, where another one has them.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, lock_measurements(folder), lock_measurements(folder):
@@ -43,26 +44,36 @@ def lock_measurements(*run_directories: str | os.PathLike[str]) -> Iterator[None
 
 
 @contextmanager
-def _lock(directory: Path) -> Iterator[None]:
-    descriptor = None if _locks.get(directory) else _take(directory)
-    _locks[directory] = _locks.get(directory, 0) + 1
+def lock_training(run_directory: str | os.PathLike[str]) -> Iterator[None]:
+    """Let this process alone train a run for the length of the block; raises `RunInUseError` where another one does.
+
+    A lock on a file, beside that on the folder (`lock_run_directory`): network file systems have no other.
+    """
+    with _lock(Path(run_directory).resolve(), TRAINING_LOCK_NAME):
+        yield
+
+
+@contextmanager
+def _lock(directory: Path, name: str = LOCK_NAME) -> Iterator[None]:
+    file = directory / name
+    descriptor = None if _locks.get(file) else _take(file)
+    _locks[file] = _locks.get(file, 0) + 1
     try:
         yield
     finally:
-        _locks[directory] -= 1
+        _locks[file] -= 1
         if descriptor is not None:
-            (directory / LOCK_NAME).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
             os.close(descriptor)
 
 
-def _take(directory: Path) -> int:
-    file = directory / LOCK_NAME
+def _take(file: Path) -> int:
     while True:
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise RunDirectoryError(
-                f"Expected a run directory that can be written at {directory}, got: {error.strerror}; copy the run "
+                f"Expected a run directory that can be written at {file.parent}, got: {error.strerror}; copy the run "
                 "to a folder where you may write."
             ) from error
         try:
@@ -70,7 +81,7 @@ def _take(directory: Path) -> int:
             if free is None:  # no locks here: what the file says has to do
                 free = not _is_alive(_owner(descriptor))
             if not free:
-                raise _taken(directory, _owner(descriptor))
+                raise _taken(file, _owner(descriptor))
             # Whoever held it may have removed the file between our opening and our locking it.
             if _is_same(descriptor, file):
                 own = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -94,7 +105,7 @@ def _lock_file(descriptor: int) -> bool | None:
     except BlockingIOError:
         return False
     except OSError as error:
-        logger.warning("%s cannot be locked (%s): start no second process on it", LOCK_NAME, error.strerror)
+        logger.warning("a lock file cannot be locked (%s): start no second process on that run", error.strerror)
         return None
     return True
 
@@ -129,11 +140,12 @@ def _is_same(descriptor: int, file: Path) -> bool:
         return False
 
 
-def _taken(directory: Path, owner: dict[str, Any]) -> RunDirectoryError:
+def _taken(file: Path, owner: dict[str, Any]) -> RunInUseError:
     who = (
         f"process {owner.get('pid')} on {owner.get('host')} has had since {owner.get('since')}" if owner else "one has"
     )
-    return RunDirectoryError(
-        f"Expected measurements that no other process writes, got those of {directory}, which {who}; wait for it, end "
-        f"it, or, if it is gone, remove {LOCK_NAME} there."
+    what = "measurements" if file.name == LOCK_NAME else "a training"
+    return RunInUseError(
+        f"Expected {what} that no other process writes, got {'those' if file.name == LOCK_NAME else 'that'} of "
+        f"{file.parent}, which {who}; wait for it, end it, or, if it is gone, remove {file.name} there."
     )

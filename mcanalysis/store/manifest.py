@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from mcanalysis.errors import RunDirectoryError
+from mcanalysis.errors import RunDirectoryError, RunInUseError
 from mcanalysis.store.atomic import PARTIAL_SUFFIX, plain_json, write_json_atomic
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def lock_run_directory(path: str | os.PathLike[str]) -> Iterator[None]:
 
     The lock is the operating system's, on the folder itself: no file is left behind, and a killed process holds
     nothing. Where the system or the file system has no such locks the block runs without one. Raises
-    `RunDirectoryError` while another process has it.
+    `RunInUseError` while another process has it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, lock_run_directory(folder):
@@ -187,7 +187,7 @@ def lock_run_directory(path: str | os.PathLike[str]) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunDirectoryError(
+            raise RunInUseError(
                 f"Expected a run directory that no other process works on, got {directory}, on which one does; "
                 "wait for it or choose another --output-dir."
             ) from None

@@ -26,12 +26,12 @@ from mcanalysis.params.point import content_hash
 from mcanalysis.params.spaces import get_space
 from mcanalysis.paths import Curve
 from mcanalysis.progress import Progress, silent
+from mcanalysis.runs.transitions import SavedPoint, Transition
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.manifest import claim_run_directory, mark_finished, record_evaluation, recorded_base
 from mcanalysis.studies.connectivity.measuring import PathName, RunPaths
 from mcanalysis.studies.connectivity.stored_path import StoredPath
 from mcanalysis.studies.connectivity.study import Connectivity
-from mcanalysis.studies.connectivity.transitions import SavedPoint, Transition
 from mcanalysis.studies.engine import Workers
 from mcanalysis.studies.study import Outcome, Tables, carry_out
 from mcanalysis.tasks.trace_files import load_files

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mcanalysis.paths import Linear
     from mcanalysis.plotting.picture import Picture
     from mcanalysis.runs.run import Run
-    from mcanalysis.studies.connectivity.transitions import Transition
+    from mcanalysis.runs.transitions import Transition
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Subject:
     def of(cls, run: Run, study: Attribution) -> Subject:
         """Raises `UserError` for a transition that the run does not have."""
         from mcanalysis.paths import Linear
-        from mcanalysis.studies.connectivity.transitions import nth_transition
+        from mcanalysis.runs.transitions import nth_transition
 
         transition = nth_transition(run, run.answering_learner, study.transition)
         objectives = tuple(run.task_objective(task, "test", study.num_examples) for task in transition.tasks)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mcanalysis.landscape.hessian import HessianOperator
     from mcanalysis.plotting.picture import Picture
     from mcanalysis.runs.run import Minimum, Opening, Run
-    from mcanalysis.studies.connectivity.transitions import Transition
+    from mcanalysis.runs.transitions import Transition
 
 SPLIT = "test"
 _MAX_RESTARTS = 15
@@ -139,7 +139,7 @@ class Curvature(Study):
         yield rows
 
     def _units(self, run: Run) -> list[_Unit]:
-        from mcanalysis.studies.connectivity.transitions import run_transitions
+        from mcanalysis.runs.transitions import run_transitions
 
         learner = run.answering_learner
         transitions = run_transitions(run, learner)

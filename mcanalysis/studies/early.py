@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mcanalysis.connectivity.profile import PerExample
     from mcanalysis.paths import Linear
     from mcanalysis.runs.run import Opening, Run
-    from mcanalysis.studies.connectivity.transitions import Transition
+    from mcanalysis.runs.transitions import Transition
 
 _WHOSE = ["strategy", "learner", "seed", "space", "start", "end", "split"]
 
@@ -126,7 +126,7 @@ class Early(Study):
 
     def _path(self, run: Run) -> tuple[Transition, Linear]:
         from mcanalysis.paths import Linear
-        from mcanalysis.studies.connectivity.transitions import nth_transition
+        from mcanalysis.runs.transitions import nth_transition
 
         transition = nth_transition(run, run.answering_learner, self.transition)
         return transition, Linear(*transition.points, space=self.space)

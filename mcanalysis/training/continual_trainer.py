@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mcanalysis.errors import DataError
+from mcanalysis.errors import DataError, RunInUseError
 from mcanalysis.evaluation.objective import Objective, encode_split, make_objective
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.adapter_files import LoraSettings
@@ -35,6 +35,7 @@ from mcanalysis.store.atomic import (
     write_json_atomic,
 )
 from mcanalysis.store.hashing import hash_json
+from mcanalysis.store.lock import lock_training
 from mcanalysis.store.manifest import (
     MANIFEST_NAME,
     claim_run_directory,
@@ -348,11 +349,13 @@ def train(
     progress: Progress = silent,
     tasks: Sequence[TaskData] | None = None,
     general: Sequence[TaskData] = (),
+    lock_seconds: float = 0.0,
 ) -> bool:
     """Train one run into its directory; returns False where a finished run of the same configuration was there.
 
     Tables that a finished run lacks are written again. Under `accelerate launch` or `torchrun` every process calls this
-    with the same arguments. `general`: tasks that are only measured, before and after. Raises `RunDirectoryError`
+    with the same arguments. `general`: tasks that are only measured, before and after. `lock_seconds`: how long another
+    process is waited for that has the directory, as one that is told to end and saves has. Raises `RunDirectoryError`
     before anything is written if the directory belongs to another configuration, holds an unfinished run and `resume`
     is not asked for, or is in use by another process; `Stopped` after a signal, with a checkpoint written.
     """
@@ -383,11 +386,26 @@ def train(
     )
     with ExitStack() as stack:
 
+        def claim_once() -> str:
+            with ExitStack() as locks:
+                locks.enter_context(lock_run_directory(directory))
+                how = {"threads": torch.get_num_threads(), "processes": processes.count, "device": processes.device}
+                identity = _identity(config, tasks, directory)
+                status = claim_run_directory(directory, resume=resume, execution=how, **identity)
+                if status != "finished":
+                    locks.enter_context(lock_training(directory))
+                stack.enter_context(locks.pop_all())
+                return status
+
         def claim() -> str:
-            stack.enter_context(lock_run_directory(directory))
-            how = {"threads": torch.get_num_threads(), "processes": processes.count, "device": processes.device}
-            identity = _identity(config, tasks, directory)
-            return claim_run_directory(directory, resume=resume, execution=how, **identity)
+            end = time.monotonic() + lock_seconds
+            while True:
+                try:
+                    return claim_once()
+                except RunInUseError:
+                    if time.monotonic() >= end:
+                        raise
+                    time.sleep(0.5)
 
         if processes.on_main(claim) == "finished":
             tables = directory / "tables"

@@ -1,47 +1,40 @@
-"""Starts scripts under `torch.distributed.run` on this machine, and plain processes that a launch is told of."""
+"""A dask cluster on this machine, whose workers import the pieces of `cluster_pieces.py` by name."""
 
-import contextlib
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
-def python():
-    """python(*arguments, seconds=600, **environment) -> (exit code, stdout, stderr); leaves no process behind."""
+def start_cluster():
+    """start_cluster(number of workers) -> a LocalCluster of processes with one thread each."""
+    distributed = pytest.importorskip("distributed")
+    import dask
 
-    def run(*arguments, seconds=600, **environment):
-        process = subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MPLBACKEND": "Agg"} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            out, err = process.communicate(timeout=seconds)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        return process.returncode, out, err
+    # A LocalCluster gives up a worker that happens to be down so long after an earlier one of its name was.
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "1 h"})
 
-    return run
+    def start(number):
+        return distributed.LocalCluster(
+            processes=True, n_workers=number, threads_per_worker=1, host="127.0.0.1", dashboard_address=":0",
+            silence_logs="CRITICAL",
+        )  # fmt: skip
+
+    return start
 
 
-@pytest.fixture(scope="session")
-def launch(python):
-    """launch(number of processes, script, *arguments) -> (exit code, stdout, stderr) under `torch.distributed.run`."""
+@pytest.fixture
+def until():
+    """until(condition, what): wait for it."""
+    import time
 
-    def run(number, script, *arguments, seconds=600):
-        # "--" keeps torchrun's parser from taking a flag of the script's, such as --run, for one of its own.
-        start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", number, "--", script)
-        return python(*start, *arguments, seconds=seconds)
+    def wait(condition, what):
+        end = time.monotonic() + 40
+        while not condition():
+            assert time.monotonic() < end, f"waited in vain for {what}"
+            time.sleep(0.05)
 
-    return run
+    return wait

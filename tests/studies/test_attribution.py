@@ -127,11 +127,10 @@ def test_a_killed_study_goes_on_where_it_was(finished, evaluated, monkeypatch):
 
 
 def test_the_whole_path_shares_its_points_with_the_connectivity_analysis(finished, evaluated):
-    from mcanalysis.studies.connectivity.analysis import analyse_run
-    from mcanalysis.studies.connectivity.settings import ConnectivitySettings
+    from mcanalysis.studies.connectivity.study import Connectivity
 
     paths = ("linear-factor", "linear-delta", "linear-aligned")
-    profiles = analyse_run(load_run(finished, "cpu"), ConnectivitySettings(3, 3, paths))["profiles"]
+    profiles = study(finished, Connectivity(num_points=3, num_examples=3, paths=paths))["profiles"]
     for path in paths:
         evaluated.clear()
         space = path.split("-")[1]

@@ -2,10 +2,7 @@
 
 import math
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
-from multiprocessing import get_context
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,10 +14,10 @@ from mcanalysis.evaluation.engine import Engine
 from mcanalysis.landscape.grid import Node
 from mcanalysis.landscape.slices import random_slice
 from mcanalysis.paths.plane import Plane
-from mcanalysis.progress import silent
 from mcanalysis.runs.run import load_run
 from mcanalysis.store.measurements import Measurement, MeasurementStore
 from mcanalysis.studies.engine import Here
+from mcanalysis.studies.executors.processes import Processes
 from mcanalysis.studies.landscape.sharpness import KeptRows
 from mcanalysis.studies.landscape.study import Landscape
 from mcanalysis.studies.landscape.tables import node_rows
@@ -216,27 +213,12 @@ def test_a_stopped_study_goes_on_where_it_was(copied, monkeypatch, calls):
     assert len(calls) == 4 * 3 + 3 + 1  # only what was being evaluated is evaluated twice
 
 
-class Processes:
-    """Two processes that compute pieces."""
-
-    count, apart = 2, False
-
-    def __init__(self, pool):
-        self._pool = pool
-
-    def submit(self, piece):
-        return self._pool.submit(partial(piece.function, *piece.arguments, progress=silent))
-
-    def stop(self):
-        pass
-
-
 @pytest.mark.slow
 def test_other_processes_find_the_same_numbers(studied, copied, tmp_path):
     _, result, _ = studied
     runs = [copied("sequential"), copied("ilora")]
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        parallel = study_of(runs, tmp_path, SMALL, workers=Processes(pool))
+    with Processes(2) as workers:
+        parallel = study_of(runs, tmp_path, SMALL, workers=workers)
     pd.testing.assert_frame_equal(parallel["landscape"], result["landscape"], rtol=1e-4, atol=1e-6)
     pd.testing.assert_frame_equal(parallel["trajectory"], result["trajectory"])
     keys = ["strategy", "learner", "task", "measure"]

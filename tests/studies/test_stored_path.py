@@ -7,11 +7,11 @@ import torch
 from mcanalysis.errors import UserError
 from mcanalysis.params import delta_distance
 from mcanalysis.paths.path_kinds import path_kind, path_kind_names
+from mcanalysis.runs.transitions import Transition
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.point_files import point_bytes, points_of, write_points
 from mcanalysis.studies.connectivity.stored_path import StoredPath
 from mcanalysis.studies.connectivity.study import PATHS, Connectivity
-from mcanalysis.studies.connectivity.transitions import Transition
 
 
 def adapter(seed, rank=2):

@@ -7,13 +7,15 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from mcanalysis.errors import RunDirectoryError, UserError
+from mcanalysis.errors import RunDirectoryError, RunInUseError, UserError
+from mcanalysis.store.lock import lock_training
 from mcanalysis.store.manifest import lock_run_directory
 from mcanalysis.training import checkpoint
 from mcanalysis.training.config import Execution
@@ -191,6 +193,22 @@ def test_a_run_directory_in_use_is_refused(run_config, three_tasks, tmp_path):
         train(run_config("er", num_steps=1), tmp_path / "run", device="cpu", tasks=three_tasks)
     assert list((tmp_path / "run").iterdir()) == []
     train(run_config("er", num_steps=1), tmp_path / "run", device="cpu", tasks=three_tasks)
+
+
+@pytest.mark.parametrize("lock", [lock_run_directory, lock_training])
+def test_another_process_that_still_saves_is_waited_for(run_config, three_tasks, tmp_path, stop_after, lock):
+    """Of the two locks either is enough: on a network file system the one on the folder is none."""
+    config, run = run_config("er", num_steps=3), tmp_path / "run"
+    with pytest.raises(Stopped):
+        train(config, run, device="cpu", tasks=three_tasks, progress=stop_after(2))
+    assert not (run / "training.lock").exists()
+    code = f"from {lock.__module__} import {lock.__name__} as lock\nwith lock({str(run)!r}): print(flush=True), input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(RunInUseError, match="no other process"):
+            train(config, run, device="cpu", tasks=three_tasks, resume=True)
+        threading.Timer(1.0, other.stdin.close).start()
+        assert train(config, run, device="cpu", tasks=three_tasks, resume=True, lock_seconds=60.0)
 
 
 def stop_at(monkeypatch, owner, method, call):

@@ -20,13 +20,13 @@ from mcanalysis.paths import Curve, Path
 from mcanalysis.paths.path_kinds import path_kind
 from mcanalysis.progress import Progress
 from mcanalysis.runs.run import Opening, Run
+from mcanalysis.runs.transitions import run_transitions, whole_run
 from mcanalysis.store.atomic import write_bytes_atomic
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.store.point_files import point_bytes, points_of, read_points
 from mcanalysis.studies.connectivity.stored_ensemble import average_along, stored_ensemble
 from mcanalysis.studies.connectivity.stored_path import StoredPath
 from mcanalysis.studies.connectivity.stored_simplex import StoredSimplex
-from mcanalysis.studies.connectivity.transitions import run_transitions, whole_run
 from mcanalysis.studies.engine import Piece, Steps
 from mcanalysis.studies.points import Points
 

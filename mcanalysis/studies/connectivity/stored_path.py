@@ -15,9 +15,9 @@ from mcanalysis.params.lora import delta_distance, factor_delta_deviation, is_lo
 from mcanalysis.params.point import Point, distance
 from mcanalysis.paths import Curve, Path
 from mcanalysis.paths.path_kinds import path_kind
+from mcanalysis.runs.transitions import Transition
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.point_files import read_points
-from mcanalysis.studies.connectivity.transitions import Transition
 
 if TYPE_CHECKING:
     from mcanalysis.studies.connectivity.study import Connectivity

@@ -113,7 +113,7 @@ class Processes:
                     return slot.compute(piece, limit)
                 except _GoneError as gone:
                     was_late = gone.was_late
-            raise lost(piece, limit if was_late else 0.0)
+            raise lost(piece, f"were not done after {limit:,.0f} s (--time-limit)") if was_late else lost(piece)
         finally:
             self._idle.append(slot)
 

@@ -33,7 +33,7 @@ MOST_LOSSES = 3
 """Workers that one piece may take with it."""
 
 PIECE, STOP = "piece", "stop"  # what a worker is told
-REPORT, DONE, FAILED = "report", "done", "failed"  # what it says
+REPORT, DONE, FAILED, LOST = "report", "done", "failed", "lost"  # what it says, or is said of it
 
 _REPORT_EVERY = 0.2  # seconds: who trains counts hundreds of steps in one
 
@@ -105,9 +105,8 @@ class Shown:
             self._bars.popitem()[1].close()
 
 
-def lost(piece: Piece, seconds: float = 0.0) -> WorkerLostError:
-    """The error of a piece that has taken as many workers with it as it may; `seconds` where the last was too slow."""
-    why = f"were not done after {seconds:,.0f} s (--time-limit)" if seconds else "died, for lack of memory perhaps"
+def lost(piece: Piece, why: str = "died, for lack of memory perhaps") -> WorkerLostError:
+    """The error of a piece that has taken as many workers with it as it may."""
     return WorkerLostError(
         f"{piece.name or piece.key} was given up: {MOST_LOSSES} workers that computed it {why}. What is stored is kept."
     )
@@ -191,12 +190,18 @@ def serve(
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if threads:
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # what PyTorch reads when a piece that needs it imports it
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(threads)
+        use_threads(threads)
     if initializer is not None:
         initializer()
     serving.run()
+
+
+def use_threads(number: int) -> None:
+    """Let PyTorch compute with so many threads, now or when a piece that needs it imports it."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(number)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(number)
 
 
 def visible_gpus() -> list[str]:
@@ -209,8 +214,7 @@ def visible_gpus() -> list[str]:
 
 def main() -> None:
     """A process of its own for one piece: the other end of its standard input, a socket, gives it."""
-    gpus = visible_gpus()
-    serve(Connection(os.dup(0)), gpu=gpus[0] if gpus else None)
+    serve(Connection(os.dup(0)))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.params.point import Point
 from mcanalysis.paths.plane import Plane
 from mcanalysis.runs.run import Minimum, Run
+from mcanalysis.runs.transitions import minima_in_a_row
 from mcanalysis.store.hashing import hash_json
-from mcanalysis.studies.connectivity.transitions import minima_in_a_row
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,108 @@
+"""Scripts that train several runs and put them side by side: flags, runs, tables, words."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcanalysis.cli.console import answer, bar
+from mcanalysis.cli.flags import Parser, comma_list
+from mcanalysis.cli.run_flags import (
+    add_general_flags,
+    add_run_flags,
+    execution,
+    general,
+    run_config,
+    typed,
+)
+from mcanalysis.cli.running import quiet_libraries
+from mcanalysis.cli.studies import speak
+from mcanalysis.cli.workers import add_workers_flags, workers
+from mcanalysis.studies.ablations import Ablations
+from mcanalysis.studies.comparison import Comparison
+
+if TYPE_CHECKING:
+    from mcanalysis.runs.run import Run
+    from mcanalysis.training.config import RunConfig
+
+
+def run_comparison(description: str | None) -> None:
+    """The main of `compare.py`; `description`: the first lines of `--help`."""
+    parser = Parser(description)
+    add_run_flags(parser)
+    add_general_flags(parser)
+    parser.add_settings(Comparison)
+    add_workers_flags(parser)
+    args = parser.parse()
+    comparison = parser.settings(Comparison, args)
+    if comparison.is_short(args.benchmark):
+        _shorten(args)
+    quiet_libraries()
+    from mcanalysis.studies.strategies import run_directories
+    from mcanalysis.studies.strategy_tables import summary_table, write_comparison
+
+    configs = comparison.configs(run_config(args, "sequential", comparison.seed[0], {}), typed(args.settings))
+    folder = comparison.folder(args.benchmark)
+    runs = _trained(args, configs, run_directories(configs, folder))
+    metrics = write_comparison(runs, folder)
+    speak(comparison.words(runs, metrics, folder))
+    answer({"strategies": metrics, "summary": summary_table(metrics)}, runs=[str(run.directory) for run in runs])
+
+
+def run_ablations(description: str | None) -> None:
+    """The main of `ablations.py`; `description`: the first lines of `--help`."""
+    parser = Parser(description)
+    add_run_flags(parser)
+    parser.add_settings(Ablations)
+    parser.add_argument(
+        "--vary", action="append", metavar="NAME=V1,V2", help="a setting and its other values; repeatable"
+    )
+    add_workers_flags(parser)
+    args = parser.parse()
+    ablations = parser.settings(Ablations, args, varied=_varied(args.vary or ()))
+    if args.benchmark == "embedded" and args.tasks is None:
+        _shorten(args)
+    quiet_libraries()
+    from mcanalysis.studies.strategies import run_directories
+
+    tried = ablations.variants(run_config(args, args.strategy, ablations.seed[0], typed(args.settings)))
+    configs = [variant.config for variant in tried]
+    directories = run_directories(configs, args.output_dir, [variant.name for variant in tried])
+    table = ablations.table(_trained(args, configs, directories))
+    speak(ablations.words(table))
+    answer({"ablations": table})
+
+
+def _shorten(args: argparse.Namespace) -> None:
+    """Four tasks of the embedded benchmark and 100 steps, where the flags do not say."""
+    from mcanalysis.benchmarks import get_benchmark
+
+    args.tasks = get_benchmark("embedded").tasks[:4] if args.tasks is None else args.tasks
+    args.steps = 100 if args.steps is None else args.steps
+
+
+def _varied(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Values by setting, of texts NAME=V1,V2."""
+    from mcanalysis.errors import UserError
+
+    found = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        if not values:
+            raise UserError(f"Expected --vary NAME=V1,V2, got '{text}'; name a setting and its values.")
+        found[name.strip()] = [typed({name: value})[name] for value in comma_list(values)]
+    return found
+
+
+def _trained(args: argparse.Namespace, configs: Sequence[RunConfig], directories: Sequence[Path]) -> list[Run]:
+    """The finished runs of several configurations, trained as the flags say where they are not there."""
+    from mcanalysis.studies.strategies import train_runs
+
+    held_out = general(args) if hasattr(args, "general_data") else None
+    with workers(args) as those:
+        return train_runs(
+            configs, directories, those,
+            resume=args.resume, execution=execution(args), general=held_out, progress=bar,
+        )  # fmt: skip
