@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
+import types
 from pathlib import Path
 
 import cluster_pieces as pieces
@@ -218,6 +220,17 @@ def test_workers_with_another_version_of_the_package_are_named(connect, monkeypa
     cluster = connect()
     with pytest.raises(UserError, match=r"^This worker has mcanalysis .* for 0.0.1: install the same versions"):
         cluster.submit(Piece("k", pieces.square, (3,))).result(60)
+
+
+def test_a_function_that_workers_do_not_have_is_named(connect, monkeypatch):
+    def absent(progress):
+        return None
+
+    module = types.ModuleType("not_there")
+    module.absent, absent.__module__, absent.__qualname__ = absent, "not_there", "absent"
+    monkeypatch.setitem(sys.modules, "not_there", module)
+    with pytest.raises(UserError, match=r"^This worker lacks code: No module named 'not_there'\."):
+        connect().submit(Piece("k", absent)).result(60)
 
 
 @pytest.mark.parametrize(
