@@ -27,6 +27,13 @@ def slow(seconds, progress):
     return os.getpid()
 
 
+def note(folder, x, progress):
+    """Leave a file for each call."""
+    (folder / f"{x}.{time.monotonic_ns()}").touch()
+    time.sleep(0.1)
+    return x
+
+
 def fail(kind, progress):
     if kind == "system":
         raise OSError("no such device")
