@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -47,6 +48,8 @@ def workers(args: argparse.Namespace) -> Iterator[Workers]:
             args.scheduler, bar, quiet_libraries,
             piece_seconds=args.time_limit, insecure=args.insecure, say=warn,
         ) as cluster:  # fmt: skip
+            for name in ("distributed", "distributed.client"):  # what matters of it is said by us
+                logging.getLogger(name).setLevel(logging.CRITICAL)
             yield cluster
         return
     if args.insecure:

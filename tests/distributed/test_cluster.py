@@ -1,10 +1,15 @@
 """Pieces on a dask cluster: what workers say comes through, and what becomes of pieces whose workers die or refuse."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
+import sys
+import threading
 import time
+import types
 from pathlib import Path
 
 import cluster_pieces as pieces
@@ -129,6 +134,24 @@ def test_a_piece_that_kills_three_ends_its_study_with_its_name_and_no_other(conn
     assert [square for square, _ in done] == [x * x for x in range(10)]
 
 
+def test_workers_killed_at_any_moment_cost_what_they_computed_and_nothing_else(connect, machines, tmp_path):
+    def kill(moments):
+        rng = random.Random(moments)
+        for _ in range(moments):
+            time.sleep(rng.uniform(0.2, 1.5))
+            victim = rng.choice([nanny.pid for nanny in machines.workers.values() if nanny.pid])
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+
+    cluster = connect()
+    killer = threading.Thread(target=kill, args=(4,))
+    killer.start()
+    (found,) = Engine(cluster).run([wanting(*(Piece(str(x), pieces.note, (tmp_path, x)) for x in range(60)))])
+    killer.join()
+    assert found == list(range(60))
+    assert 60 <= len(list(tmp_path.iterdir())) <= 64
+
+
 def test_a_piece_that_hangs_hits_the_time_limit(connect):
     cluster = connect(piece_seconds=0.3)
     with pytest.raises(WorkerLostError, match=r"^hangs was given up: .* \(--time-limit\)"):
@@ -218,6 +241,17 @@ def test_workers_with_another_version_of_the_package_are_named(connect, monkeypa
     cluster = connect()
     with pytest.raises(UserError, match=r"^This worker has mcanalysis .* for 0.0.1: install the same versions"):
         cluster.submit(Piece("k", pieces.square, (3,))).result(60)
+
+
+def test_a_function_that_workers_do_not_have_is_named(connect, monkeypatch):
+    def absent(progress):
+        return None
+
+    module = types.ModuleType("not_there")
+    module.absent, absent.__module__, absent.__qualname__ = absent, "not_there", "absent"
+    monkeypatch.setitem(sys.modules, "not_there", module)
+    with pytest.raises(UserError, match=r"^This worker lacks code: No module named 'not_there'\."):
+        connect().submit(Piece("k", absent)).result(60)
 
 
 @pytest.mark.parametrize(

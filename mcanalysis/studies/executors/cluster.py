@@ -17,7 +17,7 @@ import uuid
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
-from itertools import count
+from itertools import cycle
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 15.0
 _RESTART_SECONDS = 10.0  # in which a nanny has replaced its worker
+_ADRIFT = "adrift"  # what became of a piece is not known
 _LOOK_EVERY = 1.0  # seconds between looks at which workers there are
 
 
@@ -70,10 +71,10 @@ class Cluster:
         from mcanalysis.studies.executors.on_cluster import versions
 
         self._say, self._progress = say, progress
-        self._how = (piece_seconds, initializer)
+        self._seconds, self._initializer = piece_seconds, initializer
         self._versions = versions()
         self._study = f"mcanalysis-{uuid.uuid4().hex}"
-        self._numbers = count()
+        self._numbers, self._open = cycle(range(10_000)), set[int]()  # of pieces
         self._workers: dict[str, asyncio.Future[None]] = {}  # each done when its worker is gone
         self._busy: set[str] = set()
         self._aside: set[str] = set()
@@ -134,7 +135,6 @@ class Cluster:
     def close(self) -> None:
         """Leave the cluster; the workers stay."""
         self._watching.cancel()
-        self._client.unsubscribe_topic(self._study)
         self._client.close()
 
     async def _compute(self, piece: Piece) -> Any:
@@ -160,6 +160,9 @@ class Cluster:
                 if what == LOST:
                     losses += 1
                     continue
+                if what == _ADRIFT:
+                    await asyncio.sleep(_LOOK_EVERY)
+                    continue
                 error, text = content
                 if text:
                     error.add_note(f"On worker {address}:\n{text}")
@@ -167,7 +170,7 @@ class Cluster:
                     raise error
                 refused[address] = error
                 self._aside.add(address)
-            seconds = 0.0 if piece.trains else self._how[0]
+            seconds = 0.0 if piece.trains else self._seconds
             raise (
                 lost(piece, f"died, or were not done after {seconds:,.0f} s (--time-limit)") if seconds else lost(piece)
             )
@@ -194,16 +197,23 @@ class Cluster:
 
     async def _ask(self, address: str, piece: Piece) -> tuple[Any, ...]:
         """What a worker makes of a piece: its outcome, or `("lost",)`."""
+        from distributed.protocol.pickle import dumps
+
         from mcanalysis.studies.executors.on_cluster import compute
 
         gone = self._workers.get(address)
         if gone is None:
             return (LOST,)
-        # One group per function: the scheduler keeps each for as long as the study goes on.
+        # As bytes, or the scheduler would read it and import PyTorch. Keys come round again, one group per function:
+        # the scheduler remembers 100,000 of them, and each group for as long as the study goes on.
+        number = next(n for n in self._numbers if n not in self._open)
+        self._open.add(number)
+        sent = dumps((piece.function, piece.arguments, self._initializer))
+        seconds = 0.0 if piece.trains else self._seconds
         name = getattr(piece.function, "__name__", "piece")
         future = self._client.submit(
-            compute, self._study, self._versions, piece.function, piece.arguments, piece.trains, *self._how,
-            key=(f"{name}-{self._study}", next(self._numbers)), workers=[address], pure=False,
+            compute, self._study, self._versions, sent, piece.trains, seconds,
+            key=(f"{name}-{self._study}", number), workers=[address], pure=False,
         )  # fmt: skip
         result = asyncio.ensure_future(future.result())
         try:
@@ -214,6 +224,7 @@ class Cluster:
         finally:
             result.cancel()
             future.release()
+            self._open.discard(number)
         is_over = found[0] == LOST or (found[0] == FAILED and isinstance(found[1], Stopped))
         if is_over and self._stopping.done():
             raise Stopped(signal.SIGTERM)
@@ -223,17 +234,17 @@ class Cluster:
 
     @staticmethod
     def _outcome(result: asyncio.Future[Any]) -> tuple[Any, ...]:
-        from distributed import KilledWorker
+        from distributed import CancelledError, KilledWorker
 
         try:
             return result.result()
-        except (asyncio.CancelledError, KilledWorker):
+        except KilledWorker:
             return (LOST,)
+        except (asyncio.CancelledError, CancelledError):  # the connection to the scheduler broke
+            return (_ADRIFT,)
         except Exception as error:
-            if type(error).__name__ == "FutureCancelledError":
-                return (LOST,)
-            # Dask's own: the worker could not even read the piece.
-            return FAILED, UserError(f"The worker cannot read what it is sent: {error}"), ""
+            reason = str(error).split(". ")[0]  # dask's own: nothing of ours was reached
+            return FAILED, UserError(f"Is mcanalysis installed for the scheduler and all workers? {reason}."), ""
 
     def _notify(self) -> None:
         """Wake who waits for a worker."""

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import distributed
+from distributed.protocol.pickle import loads
 
 import mcanalysis
 from mcanalysis.errors import UserError
@@ -53,24 +54,21 @@ def stop_training(study: str) -> None:
     _stopped.add(study)
 
 
-def compute(
-    study: str,
-    expected: dict[str, str],
-    function: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    trains: bool,
-    seconds: float,
-    initializer: Callable[[], None] | None,
-) -> tuple[Any, ...]:
+def compute(study: str, expected: dict[str, str], sent: bytes, trains: bool, seconds: float) -> tuple[Any, ...]:
     """The outcome of a piece, as `worker.outcome` has it, or `("lost",)` where the process that trained was killed.
 
-    Its bars are reported under the topic `study`. After `seconds` (0: never) this worker is taken to hang, and exits.
+    `sent`: its function and arguments and what is called before, pickled. Its bars are reported under the topic
+    `study`. After `seconds` (0: never) this worker is taken to hang, and exits.
     """
     found = versions()
     if found != expected:
         names = [name for name in expected if found[name] != expected[name]]
         differing = ", ".join(f"{name} {found[name]} for {expected[name]}" for name in names)
         return FAILED, UserError(f"This worker has {differing}: install the same versions everywhere."), ""
+    try:
+        function, arguments, initializer = loads(sent)
+    except (ImportError, AttributeError) as error:
+        return FAILED, UserError(f"This worker lacks code: {error}."), ""
     with _one_at_a_time:
         return _compute(study, function, arguments, trains, seconds, initializer)
 
