@@ -18,6 +18,10 @@ from mcanalysis.training.config import Execution, RunConfig
 from mcanalysis.training.continual_trainer import is_finished, is_general_measured, load_tasks, train
 
 
+LOCK_SECONDS = 60.0
+"""How long a try waits for the one before it, which may still be saving."""
+
+
 @dataclass(frozen=True)
 class General:
     """Held-out tasks that are only measured: `<folder>/<TASK>/test.json`, all of them or those named.
@@ -108,4 +112,7 @@ def train_run(
 ) -> None:
     """What a piece does. It goes on from a checkpoint: whether it may was decided before; a lost worker leaves one."""
     held_out = general.load() if general else ()
-    train(config, directory, resume=True, execution=execution, progress=progress, general=held_out)
+    train(
+        config, directory, resume=True, execution=execution, progress=progress, general=held_out,
+        lock_seconds=LOCK_SECONDS,
+    )  # fmt: skip
