@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -77,7 +78,11 @@ def started(workers: int) -> Iterator[tuple[str, psutil.Process]]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
 
         def start(*command: Any) -> int:
-            process = subprocess.Popen([sys.executable, *map(str, command)], cwd=folder, stderr=subprocess.DEVNULL)
+            # As the batch script does; of itself dask keeps the last 1,000 messages to each worker.
+            environment = os.environ | {"DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "20"}
+            process = subprocess.Popen(
+                [sys.executable, *map(str, command)], cwd=folder, env=environment, stderr=subprocess.DEVNULL
+            )
             stack.callback(process.wait)
             stack.callback(process.terminate)
             return process.pid

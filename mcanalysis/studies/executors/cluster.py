@@ -222,8 +222,8 @@ class Cluster:
             )
             found: tuple[Any, ...] = self._outcome(result) if result.done() else (LOST,)
         finally:
-            result.cancel()
-            future.release()
+            result.add_done_callback(_look_away)
+            future.release()  # ends the waiting, too
             self._open.discard(number)
         is_over = found[0] == LOST or (found[0] == FAILED and isinstance(found[1], Stopped))
         if is_over and self._stopping.done():
@@ -292,6 +292,12 @@ class Cluster:
         elif self._is_wanted and not self._gone and time.monotonic() >= self._patient_until:
             self._patient_until = float("inf")
             self._say(f"no workers at {self.address} yet, waiting: start some with `dask worker {self.address}`")
+
+
+def _look_away(task: asyncio.Future[Any]) -> None:
+    """Let no one complain that what a task raised was of no interest."""
+    if not task.cancelled():
+        task.exception()
 
 
 def scheduler_address(scheduler: str) -> str:
