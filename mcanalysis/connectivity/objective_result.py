@@ -71,7 +71,8 @@ def has_examples(result: Any) -> bool:
 def examples_of(result: Any) -> SimpleNamespace:
     """Return `loss`, `nll` (n,), `targets` (n,), and `scores` (n,) and `score` or None of a result with examples.
 
-    `scores` without a `score` have their mean. Raises `UserError` for arrays of other shapes, naming the array.
+    `scores` without a `score` have their mean; of shape (0,) they were not kept. Raises `UserError` for arrays of other
+    shapes, naming the array.
 
     >>> found = examples_of(SimpleNamespace(nll=[1.0, 3.0], targets=[1, 1], scores=[1, 0]))
     >>> found.loss, found.score
@@ -82,7 +83,8 @@ def examples_of(result: Any) -> SimpleNamespace:
     scores = getattr(result, "scores", None)
     scores = None if scores is None else _array(scores, "scores")
     for name, values in (("targets", targets), ("scores", scores)):
-        if values is not None and values.size and values.shape != nll.shape:  # (0,): not kept per example
+        kept = name == "targets" or (values is not None and values.size)  # scores (0,): not kept per example
+        if values is not None and kept and values.shape != nll.shape:
             raise UserError(
                 f"Expected {name} of shape {nll.shape}, one per example like nll, got {values.shape}; return as many."
             )

@@ -94,7 +94,7 @@ class Profile:
             nll if nll.size else None,
             found[0].targets,
             np.array([m.score for m in found]) if has_scores else None,
-            np.stack([m.scores for m in found]) if has_scores else None,
+            np.stack([m.scores for m in found]) if has_scores and all(m.scores.size for m in found) else None,
             arc_lengths,
         )
 

@@ -112,7 +112,7 @@ class HessianOperator(LinearOperator):
         return total
 
     def gradient(self) -> Point:
-        """The gradient of the loss at the point, as a point of the same names and shapes.
+        """The gradient of the loss at the point, with the names and shapes of its `coordinates`: buffers are left out.
 
         >>> HessianOperator(lambda p: p["w"].square().sum(), {"w": torch.ones(2)}).gradient()
         {'w': tensor([2., 2.])}
@@ -124,7 +124,7 @@ class HessianOperator(LinearOperator):
         return self.as_point(total)
 
     def product(self, direction: Mapping[str, Tensor]) -> Point:
-        """The Hessian times a direction, both points of the same names and shapes.
+        """The Hessian times a direction, both with the names and shapes of the point's `coordinates`, without buffers.
 
         >>> hessian = HessianOperator(lambda p: p["w"].square().sum(), {"w": torch.ones(2)})
         >>> hessian.product({"w": torch.tensor([1.0, 3.0])})
