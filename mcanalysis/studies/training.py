@@ -17,7 +17,6 @@ from mcanalysis.tasks.trace_files import load_examples, split_file
 from mcanalysis.training.config import Execution, RunConfig
 from mcanalysis.training.continual_trainer import is_finished, is_general_measured, load_tasks, train
 
-
 LOCK_SECONDS = 60.0
 """How long a try waits for the one before it, which may still be saving."""
 
