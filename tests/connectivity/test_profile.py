@@ -69,6 +69,20 @@ def test_intervals_need_per_example_values_and_hold_the_point_estimate():
         Profile(ts, found.losses).chord_barrier("score")
 
 
+def test_scores_that_were_not_kept_have_a_curve_but_no_interval():
+    measured = [{"nll": [1.0, 2.0], "targets": [1, 1], "scores": [], "score": score} for score in (0.5, 0.25)]
+    found = Profile.of([0.0, 1.0], measured)
+    assert found.scores.tolist() == [0.5, 0.25]
+    with pytest.raises(UserError, match="per-example values"):
+        found.chord_barrier_interval("score")
+
+
+def test_an_objective_without_a_target_for_each_example_is_refused_by_name():
+    line = mc.Linear({"w": torch.zeros(1)}, {"w": torch.ones(1)})
+    with pytest.raises(UserError, match=r"targets of shape \(2,\), one per example like nll, got \(0,\)"):
+        mc.profile(line, lambda point: {"nll": [1.0, 2.0], "targets": []}, ts=[0, 1])
+
+
 @pytest.mark.parametrize("num_points", [1, 0, -3])
 def test_fewer_than_two_points_are_refused(num_points):
     with pytest.raises(UserError, match="--num-points of at least 2"):
