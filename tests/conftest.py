@@ -35,6 +35,12 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+# Calls of what stands in the table of shapes.py are checked, in all tests; before any of those modules is imported.
+_spec = importlib.util.spec_from_file_location("shapes", Path(__file__).with_name("shapes.py"))
+shapes = sys.modules["shapes"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(shapes)
+shapes.watch()
+
 WORDS = ("apple", "river", "seven", "green", "Haus", "stone", "quiet", "paper", "north", "silver")
 
 
