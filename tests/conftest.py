@@ -349,8 +349,12 @@ def engine_of():
 
 @pytest.fixture
 def script(monkeypatch, capsys):
-    """script("train", *flags) -> (exit code, stdout, stderr): a script of `analyses/`, run in this process."""
+    """script("train", *flags) -> (exit code, stdout, stderr): a script of `analyses/`, run in this process.
+
+    Without `--workers` it starts no others, which would take longer to start than what tests compute.
+    """
     folder = Path(__file__).parents[1] / "analyses"
+    monkeypatch.setattr("mcanalysis.studies.executors.processes.default_workers", lambda *_: 1)
 
     def call(name, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])

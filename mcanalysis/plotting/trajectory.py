@@ -71,7 +71,7 @@ def plot_trajectory(places: pd.DataFrame, losses: pd.DataFrame | None = None) ->
             _draw_losses(beside, places, losses, learners)
         head = f"{strategy_name(str(places.strategy.iloc[0]))}, seed {places.seed.iloc[0]}"
         figure.text(0.05 / width, 1 - 0.04 / figure.get_figheight(), head, va="top", color="#404040")
-        close_legend(figure, handles, columns, handlelength=2.2, labelspacing=0.25)
+        close_legend(figure, handles, columns)
         figure.draw_without_rendering()
     return figure
 

@@ -106,6 +106,8 @@ class Points:
 
     def __init__(self, run: Run, num_workers: Callable[[], int] = lambda: 1) -> None:
         self.run = run
+        self.was_complete = True
+        """Whether the store had all that was asked for so far."""
         self._num_workers = num_workers
         self._under_way: dict[MeasurementKey, list[Piece]] = {}
         self._recorded: dict[str, Any] = {}
@@ -140,6 +142,7 @@ class Points:
             made = self._pieces_of(point_key, where, lacking, count, turn)
             self._under_way |= {measurement_key(point_key, o): made for o in lacking}
             wanted |= {piece.key: piece for piece in made}
+        self.was_complete = self.was_complete and not wanted
         return list(wanted.values())
 
     def _pieces_of(

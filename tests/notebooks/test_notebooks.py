@@ -37,7 +37,14 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("notebooks") / "analyses" / "notebooks"
 
 
-@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+LONG = {"comparing_strategies"}  # trains a run per strategy and seed
+
+
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(f, marks=pytest.mark.slow) if f.stem in LONG else f for f in NOTEBOOKS],
+    ids=lambda file: file.stem,
+)
 def test_every_cell_runs(file, folder, monkeypatch):
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,38 +13,34 @@ from typing import Any
 
 import numpy as np
 import torch
+from distributed import LocalCluster
 from engine_way import engine_way
 from points import Way, embedded_case
-from timing import ratio, take_turns
 from workload import Aim, Options, Section, Table
 
-from mcanalysis.studies.engine import Engine, Here, Piece, Steps
+from mcanalysis.studies.engine import Engine, Here, Piece, Steps, Workers
+from mcanalysis.studies.executors.cluster import Cluster
 from mcanalysis.studies.executors.processes import Processes
 
 TITLE = "W4: two processes against one"
-ONE, TWO = "one process", "two processes"
+ONE, TWO, DASK = "one process", "two processes", "two workers of a dask cluster"
 
 
 def measure(options: Options) -> Section:
-    num_points, num_examples, turns = (4, 2, 1) if options.quick else (40, 100, options.long_repetitions)
+    num_points, num_examples = (4, 2) if options.quick else (240, 100)
     ts = np.linspace(0, 1, num_points).tolist()
     _loaded(num_examples)
     with TemporaryDirectory() as folder:
 
-        def run(workers: int) -> dict[str, Any]:
-            meeting = Path(folder, str(time.monotonic_ns()))
-            ready = _Ready(meeting, workers, num_examples)
+        def run(way: str) -> dict[str, Any]:
+            ready = _Ready(Path(folder, str(time.monotonic_ns())), 1 if way == ONE else 2, num_examples)
 
             def study() -> Steps[list[tuple[float, float, int]]]:
                 return (yield [Piece(str(t), evaluate, (float(t), num_examples)) for t in ts])
 
             started = time.perf_counter()
-            if workers == 1:
-                ready()
-                (found,) = Engine(Here()).run([study()])
-            else:
-                with Processes(workers, initializer=ready) as processes:
-                    (found,) = Engine(processes).run([study()])
+            with _workers(way, ready) as workers:
+                (found,) = Engine(workers).run([study()])
             whole = time.perf_counter() - started
             points = [sum(f[2] == process for f in found) for process in {f[2] for f in found}]
             return {
@@ -52,17 +49,18 @@ def measure(options: Options) -> Section:
                 "points": sorted(points),
             }
 
-        results = take_turns({ONE: lambda: run(1), TWO: lambda: run(2)}, turns)
-    work = {way: [r["work"] for r in found] for way, found in results.items()}
-    value, detail = ratio(work[ONE], work[TWO])
-    whole, spread = ratio([r["whole"] for r in results[ONE]], [r["whole"] for r in results[TWO]])
+        results = {way: run(way) for way in (ONE, TWO, DASK)}
+    one, two, dask = results[ONE], results[TWO], results[DASK]
     rows = [["", "first point begun to last one done, s", "with starting the processes, s", "points of each process"]]
     for way, found in results.items():
-        shares = ", ".join(str(n) for n in found[len(found) // 2]["points"])
-        median = [f"{np.median([r[key] for r in found]):.2f}" for key in ("work", "whole")]
-        rows.append([way, *median, shares])
+        shares = ", ".join(str(n) for n in found["points"])
+        rows.append([way, f"{found['work']:.2f}", f"{found['whole']:.2f}", shares])
     return Section(
-        [Aim(f"{ONE} / {TWO}", 1.85, value, at_most=False, detail=detail)],
+        [
+            Aim(f"{ONE} / {TWO}, once started", 1.9, one["work"] / two["work"], at_most=False),
+            Aim(f"{ONE} / {TWO}, with starting them", 1.7, one["work"] / two["whole"], at_most=False),
+            Aim(f"{ONE} / {DASK}, once started", 1.8, one["work"] / dask["work"], at_most=False),
+        ],
         [
             Table(
                 f"{num_points} points, 8 tasks of {num_examples} examples, loss only; whoever is free takes the next.",
@@ -70,12 +68,27 @@ def measure(options: Options) -> Section:
             )
         ],
         [
-            f"The engine with one worker and with two, on {os.cpu_count()} cores, one thread per process; medians of "
-            f"{turns} turns (a turn takes over 20 s); range over turns in brackets.",
-            "The aim is about the work itself: both processes have loaded model and data, and start together. With "
-            f"starting two processes (import, model, data: once per command) the ratio here is {whole:.2f} {spread}.",
+            f"The engine with one worker and two, on {os.cpu_count()} cores, one thread per process, each way once.",
+            "Once started: all processes have loaded model and data, and begin together. With starting them: import, "
+            "model and data of the two count, those of the one do not.",
         ],
     )
+
+
+@contextmanager
+def _workers(way: str, ready: _Ready) -> Iterator[Workers]:
+    if way == ONE:
+        ready()
+        yield Here()
+    elif way == TWO:
+        with Processes(2, initializer=ready) as processes:
+            yield processes
+    else:
+        with (
+            LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=":0") as machines,
+            Cluster(machines.scheduler_address, initializer=ready, say=lambda line: None) as cluster,
+        ):
+            yield cluster
 
 
 @cache

@@ -42,7 +42,10 @@ def minima(directory):
     return {str(f.relative_to(directory)): f.read_bytes() for f in sorted(directory.glob("minima/*/*/*.safetensors"))}
 
 
-@pytest.mark.parametrize("name", TRAINED)
+OF_EACH_KIND = {"ilora", "er", "ewc", "inflora", "mc_sgd", "l2p", "progressive_prompts"}  # the others are slow tests
+
+
+@pytest.mark.parametrize("name", [n if n in OF_EACH_KIND else pytest.param(n, marks=pytest.mark.slow) for n in TRAINED])
 def test_a_run_stopped_within_a_task_ends_with_the_very_same_bytes(name, config_of, three_tasks, stop_after, tmp_path):
     config = config_of(name, lora_dropout=0.3)
     train(config, tmp_path / "whole", device="cpu", tasks=three_tasks)

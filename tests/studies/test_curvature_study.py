@@ -1,6 +1,7 @@
 """The curvature of a run: each result computed once, the numbers those of the operator itself, refusals first."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -24,14 +25,26 @@ TASKS = ("FOMC", "MedMCQA", "JEC-QA")
 UNITS = 5 + 2 + 3  # own and mean_old, densities of the last minimum, (transition, old task) pairs
 
 
+@pytest.fixture(scope="module")
+def trained(run_config, tmp_path_factory):
+    """The same, once for each, not to be written to."""
+    folder = tmp_path_factory.mktemp("trained")
+
+    def make(strategy, tasks, steps):
+        directory = folder / f"{strategy}-{len(tasks)}-{steps}"
+        if not directory.exists():
+            train(run_config(strategy, num_steps=steps, tasks=tasks, sizes=SIZES), directory, device="cpu")
+        return directory
+
+    return make
+
+
 @pytest.fixture
-def finished(run_config, tmp_path):
+def finished(trained, tmp_path):
     """make(strategy="sequential", tasks=TASKS) -> the directory of a finished run on the tiny base."""
 
     def make(strategy="sequential", tasks=TASKS, steps=4):
-        directory = tmp_path / strategy
-        train(run_config(strategy, num_steps=steps, tasks=tasks, sizes=SIZES), directory, device="cpu")
-        return directory
+        return shutil.copytree(trained(strategy, tasks, steps), tmp_path / strategy)
 
     return make
 

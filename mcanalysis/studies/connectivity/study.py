@@ -123,7 +123,7 @@ class Connectivity(Study):
 
         def first_kind() -> Steps[list[Measured]]:
             found = yield from of_kind(first, _FIRST if is_main else _OTHERS)
-            if others:
+            if others and not points.was_complete:  # else all is there in a moment
                 setting.draw(run.directory, study.pictures(_tables(paths, [found])))
             return found
 
