@@ -80,6 +80,7 @@ def started(workers: int) -> Iterator[tuple[str, psutil.Process]]:
         def start(*command: Any) -> int:
             # As the batch script does; of itself dask keeps the last 1,000 messages to each worker.
             environment = os.environ | {"DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "20"}
+            environment["PYTHONPATH"] = os.pathsep.join(sys.path)  # the piece is a function of this file
             process = subprocess.Popen(
                 [sys.executable, *map(str, command)], cwd=folder, env=environment, stderr=subprocess.DEVNULL
             )

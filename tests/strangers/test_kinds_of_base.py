@@ -210,7 +210,7 @@ def test_a_yes_on_standard_input_runs_nothing(with_code, tmp_path):
         input="y\ny\n", capture_output=True, text=True, cwd=tmp_path, env=os.environ, check=False,
     )  # fmt: skip
     assert answer.returncode == 2 and not mark.exists() and not (tmp_path / "out").exists()
-    assert answer.stderr.count("\n") == 1 and "brings its own" in answer.stderr
+    assert answer.stderr.count("\n") == 1 and "code of its own" in answer.stderr
 
 
 def test_a_pickle_that_runs_code_is_not_unpickled(base_folder, tmp_path):
