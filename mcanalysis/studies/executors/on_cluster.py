@@ -6,6 +6,7 @@ when no one waits for its result any more, and when its worker dies.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 import platform
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from multiprocessing.connection import Connection
@@ -40,6 +42,8 @@ from mcanalysis.studies.executors.worker import (
 from mcanalysis.training.stopping import Stopped
 
 _stopped: set[str] = set()  # studies
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_KEPT_BYTES = 32 << 20  # the most that glibc adapts to by itself
 _one_at_a_time = threading.Lock()  # two pieces would set the weights of one model
 
 
@@ -108,8 +112,21 @@ def _compute(
 @cache
 def _prepare(initializer: Callable[[], None] | None, threads: int) -> None:
     use_threads(threads)
+    _keep_memory()
     if initializer is not None:
         initializer()
+
+
+def _keep_memory() -> None:
+    """Undo, where the C library is glibc, that dask has workers give memory back to the system at once.
+
+    Its nanny sets MALLOC_TRIM_THRESHOLD_, which keeps glibc from adapting: then every tensor of a pass is new memory,
+    and a point of a small model takes twice as long, the system's half of it (`bench_two_processes`).
+    """
+    with suppress(OSError, AttributeError):  # another library
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        library.mallopt(_M_TRIM_THRESHOLD, 2 * _KEPT_BYTES)
 
 
 def _in_a_process(
