@@ -46,7 +46,6 @@ def run_study(
     kind: type[Study],
     description: str | None,
     *,
-    defaults: Mapping[str, Any] | None = None,
     also: Callable[[Outcome], Mapping[str, Any]] = lambda _: {},
     unsaid: Sequence[str] = (),
     parser: Parser | None = None,
@@ -60,7 +59,7 @@ def run_study(
     """
     parser = parser or Parser(description)
     add_study_flags(parser, kind.strategies)
-    parser.add_settings(kind, defaults=defaults or {})
+    parser.add_settings(kind)
     args = parser.parse()
     study = parser.settings(kind, args)
     quiet_libraries()
@@ -88,7 +87,8 @@ def run_by_name(name: str, arguments: Sequence[str]) -> None:
 def tell(study: Study, outcome: Outcome, unsaid: Sequence[str] = (), **facts: Any) -> None:
     """Print what a study says, and with `--json` its tables."""
     speak(study.words(outcome.tables))
-    say(f"\ntables: {', '.join(f'{name}.csv' for name in outcome.tables)} in <run>/tables and comparison/tables")
+    names = ", ".join(f"{name}.csv" for name in outcome.tables)
+    say(f"\ntables: {names} in tables/ of each run; what compares runs in comparison/tables/")
     answer({name: rows for name, rows in outcome.tables.items() if name not in unsaid}, **facts)
 
 
