@@ -127,6 +127,15 @@ class _Bar:
         self._display = _display
         self._task = self._display.add_task(desc, total=total)
 
+    @property
+    def total(self) -> float:
+        """How many steps there are, as far as is known."""
+        return next((task.total or 0.0 for task in self._display.tasks if task.id == self._task), 0.0)
+
+    @total.setter
+    def total(self, value: float) -> None:
+        self._display.update(self._task, total=value)
+
     def update(self, n: int = 1) -> None:
         self._display.advance(self._task, n)
 
@@ -141,7 +150,7 @@ class _Lines:
     """A job off the terminal: a line a minute."""
 
     def __init__(self, total: int, desc: str) -> None:
-        self._total, self._desc, self._done = total, desc, 0
+        self.total, self._desc, self._done = float(total), desc, 0
         self._started = self._said = time.monotonic()
 
     def update(self, n: int = 1) -> None:
@@ -149,9 +158,9 @@ class _Lines:
         now = time.monotonic()
         if now - self._said >= LINE_EVERY and self._done:
             self._said = now
-            left = round((now - self._started) / self._done * max(0, self._total - self._done))
-            about = f", {left // 60} min {left % 60:02d} s left" if self._done >= KNOWN_FROM * self._total else ""
-            print(f"{self._desc}: {self._done:,} of {self._total:,}{about}", file=sys.stderr, flush=True)
+            left = round((now - self._started) / self._done * max(0, self.total - self._done))
+            about = f", {left // 60} min {left % 60:02d} s left" if self._done >= KNOWN_FROM * self.total else ""
+            print(f"{self._desc}: {self._done:,} of {self.total:,.0f}{about}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         pass

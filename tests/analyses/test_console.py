@@ -181,3 +181,17 @@ def test_a_script_answers_in_json(script):
 def test_a_mistake_leaves_stdout_empty(script):
     code, out, err = script("train", "--json", "--model", "nowhere/at/all")
     assert code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_a_bar_whose_total_grows_tells_the_new_one(monkeypatch, capsys):
+    from mcanalysis.cli import console
+
+    monkeypatch.setattr(console, "LINE_EVERY", 0.0)
+    lines = console.bar(total=2, desc="pieces")
+    lines.total = 40
+    lines.update(1)
+    assert capsys.readouterr().err.startswith("pieces: 1 of 40")
+    bar = console._Bar(2, "pieces")
+    bar.total = 40
+    assert bar.total == 40
+    bar.close()
