@@ -47,6 +47,7 @@ _KEPT_BYTES = 32 << 20  # the most that glibc adapts to by itself
 _one_at_a_time = threading.Lock()  # two pieces would set the weights of one model
 
 
+@cache
 def versions() -> dict[str, str]:
     """What has to be the same on all sides."""
     python = ".".join(platform.python_version_tuple()[:2])
