@@ -25,7 +25,7 @@ def main() -> None:
 
     tasks = load_benchmark(args.benchmark, args.data_dir, args.tasks)
     described = describe_benchmark(
-        tasks, args.model, parser.settings(TrainingConfig, args), args.seed, args.device, progress=bar
+        tasks, args.model, parser.settings(TrainingConfig, args), args.seed, args.device, bar, args.revision
     )
     rows = [
         ["task", "score", "tokens", "distinct", "leaked", "labels", "most common", "bag of words", "base", "adapter"]

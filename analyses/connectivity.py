@@ -49,6 +49,7 @@ def two_adapters(study: Any, args: argparse.Namespace, workers: Any) -> Any:
         score=args.score,
         max_new_tokens=limit_of_all(args),
         max_length=args.max_length,
+        revision=args.revision,
     )
     return connect_adapters(opening, AdapterConnectivity(**vars(study)), workers, progress=bar, on_figure=figure)
 

@@ -20,7 +20,7 @@ _GENERAL = "general/"  # before the name of a general task where a flag is of al
 
 def add_model_flags(parser: Parser) -> None:
     """Which model, where it runs."""
-    parser.add_settings(RunConfig, group="model", only=("model", "dtype"))
+    parser.add_settings(RunConfig, group="model", only=("model", "revision", "dtype"))
     parser.add_settings(Execution, group="execution", only=("device",))
     parser.add_settings(EngineSettings, group="execution")
     parser.group("execution").add_argument(
@@ -37,7 +37,7 @@ def add_run_flags(parser: Parser) -> None:
     parser.add_settings(RunConfig, only=("strategy_settings",))
     lora = ("quantization", "lora_rank", "lora_alpha", "lora_dropout", "target_modules")
     parser.add_settings(RunConfig, group="model", only=lora)
-    parser.add_settings(RunConfig, group="data", leave_out=("model", "dtype", "strategy_settings", *lora))
+    parser.add_settings(RunConfig, group="data", leave_out=("model", "revision", "dtype", "strategy_settings", *lora))
     parser.group("data").add_argument("--num-train", type=int, metavar="N", help="train examples per task")
     parser.add_settings(TrainingConfig, group="data", only=("max_length",))
     # None: `compare.py` has fewer steps by default where the flag is not given.

@@ -67,7 +67,8 @@ def number_of_workers(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from mcanalysis.errors import UserError
-    from mcanalysis.models.loading import default_device, model_source
+    from mcanalysis.models.base_source import model_source
+    from mcanalysis.models.loading import default_device
     from mcanalysis.studies.executors.processes import default_workers
 
     if args.workers is None:

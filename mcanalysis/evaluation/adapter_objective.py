@@ -32,13 +32,14 @@ def adapter_objective(
     max_length: int = 1024,
     dtype: str = "auto",
     device: str | None = None,
+    revision: str | None = None,
 ) -> Callable[[Mapping[str, Tensor]], Measurement]:
     """Return a function of a point that gives loss and score on a data file, with their values per example.
 
     It takes every point between the adapters, of any rank: what `mcanalysis.profile` wants along a path in any space.
 
     Args:
-        model: `embedded`, a folder or a hub id: the base that the adapters were trained on.
+        model: `embedded`, `smollm2`, a folder, a GGUF file or a hub id: the base that the adapters were trained on.
         adapters: the points that will be joined, as `load_adapter(DIR).point` gives them. Their ranks and modules may
             differ.
         data_file: `[{"prompt": …, "answer": …}, …]` in JSON, or such a record a line in a `.jsonl` file.
@@ -48,6 +49,7 @@ def adapter_objective(
         max_length: tokens; longer prompts lose their middle.
         dtype: in which the base is loaded; by default as it was saved.
         device: by default a GPU where there is one.
+        revision: branch, tag or commit of a model of the hub; None: its main branch.
 
     Raises:
         PointMismatchError: if a point is not a LoRA point, or does not fit the base.
@@ -55,7 +57,7 @@ def adapter_objective(
         DataError: for a file that is not there or not of this form.
     """
     task = load_examples(data_file, score, max_new_tokens)
-    base, tokenizer = load_base(model, dtype, device or default_device())
+    base, tokenizer = load_base(model, dtype, device or default_device(), revision=revision)
     slot = attach_slot(base, tokenizer, adapters, model)
     chosen = make_objective(task, "test", tokenizer, max_length, num_examples)
     engine = Engine(slot)

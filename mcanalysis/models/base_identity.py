@@ -6,18 +6,21 @@ import fnmatch
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 from mcanalysis.errors import RunDirectoryError, UserError
-from mcanalysis.models.loading import model_source
+from mcanalysis.models.base_source import model_source
+from mcanalysis.models.loading import plain_source
 from mcanalysis.store.hashing import hash_file_once, hash_files, hash_json
 
 logger = logging.getLogger(__name__)
 
 _FILES, _COMMIT = "files-2:", "commit-2:"  # the formula is told with its value, so that no two are ever compared
+_IS_COMMIT = re.compile("[0-9a-f]{40}")
 
 # What lies in a base's folder and is never read when it is loaded. Whatever is not known to be harmless counts.
 _TEXTS = ("readme*", "license*", "licence*", "notice*", "use_policy*", "changelog*", "citation*", "*.md", "*.pdf",
@@ -28,22 +31,22 @@ _LEFT_BY_TRAINING = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt
 _FOLDERS = ("checkpoint-*", "global_step*", "runs", "logs", "wandb", "mlruns", "__pycache__")
 
 
-def base_identity(name: str, commit: str | None = None) -> str | None:
+def base_identity(name: str, revision: str | None = None) -> str | None:
     """Return what tells a base from every other one: a hash of its folder's files, or its commit on the hub.
 
     In a folder every file counts, those of subfolders too, but texts for readers (`README*`, `LICENSE*`, `*.md`,
     pictures), hidden files, what training leaves (optimiser states, `checkpoint-*`, `runs`, run directories); what the
-    index of shards names counts wherever it lies. A model of the hub is its commit: the one given, else the one that
-    the local cache has as `main`; None where there is no copy of it here. Files are hashed at the speed of SHA-256 and
-    disk, once per process. Raises `UserError` for a file that cannot be read.
+    index of shards names counts wherever it lies. A GGUF file is the folder that is made of it. A model of the hub is
+    its commit: that of the revision, or of `main`, in the local cache; None where there is no copy of it here. Files
+    are hashed at the speed of SHA-256 and disk, once per process. Raises `UserError` for a file that cannot be read.
 
     >>> str(base_identity("embedded"))[:8]
     'files-2:'
     """
-    folder = Path(model_source(name))
+    folder = Path(plain_source(name))
     if folder.is_dir():
         return _FILES + hash_json(_contents(folder))
-    commit = commit or _cached_commit(name)
+    commit = _commit(name, revision)
     return commit and _COMMIT + commit
 
 
@@ -56,12 +59,12 @@ def recorded_commit(recorded: str | None) -> str | None:
     return recorded.removeprefix(_COMMIT) if recorded and recorded.startswith(_COMMIT) else None
 
 
-def accepted_identities(name: str, recorded: str | None) -> list[str]:
+def accepted_identities(name: str, recorded: str | None, revision: str | None = None) -> list[str]:
     """What a manifest may hold for a base as it is now: today's identity first, then that of version 0.1.
 
     A model of the hub is the recorded commit's, which is what is loaded. Empty where there is no copy of it here.
     """
-    now = base_identity(name, recorded_commit(recorded))
+    now = base_identity(name, recorded_commit(recorded) or revision)
     return [now, _former_hash(name)] if now else []
 
 
@@ -71,9 +74,10 @@ def established(recorded: str | None, name: str) -> str | None:
     Version 0.1 hashed `.safetensors`, `.json` and `.model` files at the top of a folder: where nothing else counts,
     its hash says as much as today's.
     """
+    if recorded is None or recorded.startswith((_FILES, _COMMIT)):
+        return recorded
     folder = Path(model_source(name))
-    former = recorded is not None and not recorded.startswith((_FILES, _COMMIT))
-    if former and folder.is_dir() and recorded == _former_hash(name) and _former_saw_all(folder):
+    if folder.is_dir() and recorded == _former_hash(name) and _former_saw_all(folder):
         return base_identity(name)
     return recorded
 
@@ -161,19 +165,22 @@ def _shards(folder: Path) -> Iterator[Path]:
         yield from (file for file in (folder / str(name) for name in named) if file.is_file())
 
 
-def _cached_config(name: str) -> Path | None:
+def _cached_config(name: str, revision: str | None = None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(name, "config.json")
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
     except HFValidationError:
         return None
     return Path(found) if isinstance(found, str) else None
 
 
-def _cached_commit(name: str) -> str | None:
-    config = _cached_config(name)
+def _commit(name: str, revision: str | None) -> str | None:
+    """A revision that is a commit itself; else what the local cache has for it."""
+    if revision is not None and _IS_COMMIT.fullmatch(revision):
+        return revision
+    config = _cached_config(name, revision)
     return config and config.parent.name
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mcanalysis.errors import PointMismatchError
 from mcanalysis.models.base_identity import base_files, cached_folder
-from mcanalysis.models.loading import model_source
+from mcanalysis.models.base_source import model_source
 from mcanalysis.store.hashing import hash_file_once
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")

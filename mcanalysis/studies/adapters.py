@@ -20,6 +20,7 @@ from mcanalysis.evaluation.objective import Objective, make_objective
 from mcanalysis.models.adapter_files import load_adapter, warn_of_missing
 from mcanalysis.models.base_identity import accepted_identities, identity_marker
 from mcanalysis.models.base_names import check_same_base, same_base
+from mcanalysis.models.base_source import recorded_source
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.point import content_hash
@@ -28,7 +29,13 @@ from mcanalysis.paths import Curve
 from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.transitions import SavedPoint, Transition
 from mcanalysis.store.hashing import hash_json
-from mcanalysis.store.manifest import claim_run_directory, mark_finished, record_evaluation, recorded_base
+from mcanalysis.store.manifest import (
+    claim_run_directory,
+    mark_finished,
+    record_evaluation,
+    record_hashes,
+    recorded_base,
+)
 from mcanalysis.studies.connectivity.measuring import PathName, RunPaths
 from mcanalysis.studies.connectivity.stored_path import StoredPath
 from mcanalysis.studies.connectivity.study import Connectivity
@@ -56,6 +63,7 @@ class AdaptersOpening(NamedTuple):
     score: str | None = None
     max_new_tokens: int | None = None
     max_length: int = 1024
+    revision: str | None = None
 
     @property
     def run(self) -> AdapterPair:
@@ -79,7 +87,9 @@ class AdapterPair:
         adapters = [load_adapter(d) for d in opening.adapters]
         self.base_names = [a.base_name for a in adapters if a.base_name]
         self.has_unknown_base = check_same_base(self.base_names)
-        base, self.tokenizer = load_base(opening.model_name, opening.dtype, opening.device or default_device())
+        base, self.tokenizer = load_base(
+            opening.model_name, opening.dtype, opening.device or default_device(), revision=opening.revision
+        )
         for adapter, directory in zip(adapters, opening.adapters, strict=True):
             warn_of_missing(adapter, base, directory)
         self.points = (adapters[0].point, adapters[1].point)
@@ -220,8 +230,11 @@ def connect_adapters(
     if opening.max_new_tokens is not None:  # else the tasks' own, which version 0.1 did not write
         identity["max_new_tokens"] = opening.max_new_tokens
     pair.engine.check_room(objectives)
-    now, former = accepted_identities(name, None) or [None, None]
-    claim_run_directory(output, identity, resume=True, base_hash=now, former_base_hash=former)
+    if opening.revision is not None:
+        identity["revision"] = opening.revision
+    now, former = accepted_identities(name, None, opening.revision) or [None, None]
+    if claim_run_directory(output, identity, resume=True, base_hash=now, former_base_hash=former) == "new":
+        record_hashes(output, "base_source", recorded_source(name))
     record_evaluation(output, pair.engine.choices(objectives))
     outcome = carry_out(study, [pair], output, workers, progress=progress, on_figure=on_figure)  # type: ignore[list-item]
     mark_finished(output)

@@ -33,6 +33,7 @@ def describe_benchmark(
     seed: int = 0,
     device: str | None = None,
     progress: Progress = silent,
+    revision: str | None = None,
 ) -> pd.DataFrame:
     """One row per task; scores are on the test split, in [0, 1].
 
@@ -45,7 +46,7 @@ def describe_benchmark(
     training = training or TrainingConfig()
     rows = []
     bar = progress(total=len(tasks) * training.num_steps, desc="one adapter per task")
-    base, tokenizer = load_base(model_name, device=device or default_device())
+    base, tokenizer = load_base(model_name, device=device or default_device(), revision=revision)
     model = LoraModel.attach(base, tokenizer, LoraSettings(), seed, model_name)
     start = model.point()
     engine = Engine(model)

@@ -90,7 +90,7 @@ def trainings(
     """
     execution = execution or Execution()
     first = configs[0]
-    check_base(first.model, first.dtype, execution.device or default_device())
+    check_base(first.model, first.dtype, execution.device or default_device(), first.revision)
     held_out = [] if general is None else general.load()
     tasks = load_tasks(first)
     return [

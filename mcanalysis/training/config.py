@@ -62,7 +62,8 @@ class RunConfig:
         default_factory=dict
     )
     seed: int = 0
-    model: Annotated[str, "'embedded', a folder, or a hub id"] = "embedded"
+    model: Annotated[str, "'embedded', 'smollm2', a folder, a GGUF file, or a hub id"] = "embedded"
+    revision: Annotated[str | None, "branch, tag or commit of a model of the hub"] = None
     dtype: Annotated[str, "auto, float32, bfloat16, …"] = "auto"
     benchmark: Annotated[str, "embedded, trace or ilora"] = "embedded"
     data_dir: Annotated[str | None, "<DIR>/<TASK>/{train,eval,test}.json", Flag(metavar="DIR")] = None
@@ -99,6 +100,8 @@ class RunConfig:
         resolved = asdict(self)
         if not self.max_new_tokens:
             del resolved["max_new_tokens"]  # as in runs of version 0.1, which it leaves the same runs
+        if self.revision is None:
+            del resolved["revision"]
         resolved["strategy_settings"] = asdict(make_strategy(self.strategy, self.seed, **self.strategy_settings).config)
         return resolved
 

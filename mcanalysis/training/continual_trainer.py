@@ -25,6 +25,7 @@ from mcanalysis.evaluation.objective import Objective, encode_split, make_object
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.base_identity import accepted_identities, identity_marker, recorded_commit
+from mcanalysis.models.base_source import recorded_source
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.positions import Texts, check_positions, positions_of
 from mcanalysis.progress import Progress, silent
@@ -306,7 +307,8 @@ def is_finished(config: RunConfig, run_directory: str | Path, tasks: Sequence[Ta
 
 def _identity(config: RunConfig, tasks: Sequence[TaskData], directory: Path) -> dict[str, Any]:
     """What makes two runs the same run, as `claim_run_directory` takes it."""
-    bases = accepted_identities(config.model, recorded_base(directory, config.model)) or [None, None]
+    recorded = recorded_base(directory, config.model)
+    bases = accepted_identities(config.model, recorded, config.revision) or [None, None]
     return {
         "config": {**config.resolved(), "tasks": [t.task.name for t in tasks]},
         "seed": config.seed,
@@ -366,8 +368,8 @@ def train(
     strategy = make_strategy(config.strategy, config.seed, **config.strategy_settings)
     directory = Path(run_directory)
     recorded = recorded_base(directory, config.model)
-    commit = recorded_commit(recorded)
-    base, tokenizer = load_base(config.model, config.dtype, processes.device, config.quantization, commit)
+    revision = recorded_commit(recorded) or config.revision
+    base, tokenizer = load_base(config.model, config.dtype, processes.device, config.quantization, revision)
     settings = LoraSettings(config.lora_rank, config.lora_alpha, config.lora_dropout, config.target_modules)
     model = strategy.attach(base, tokenizer, settings, config.model)
     trainer = ContinualTrainer(
@@ -392,6 +394,8 @@ def train(
                 how = {"threads": torch.get_num_threads(), "processes": processes.count, "device": processes.device}
                 identity = _identity(config, tasks, directory)
                 status = claim_run_directory(directory, resume=resume, execution=how, **identity)
+                if status == "new":
+                    record_hashes(directory, "base_source", recorded_source(config.model))
                 if status != "finished":
                     locks.enter_context(lock_training(directory))
                 stack.enter_context(locks.pop_all())

@@ -249,7 +249,8 @@ def _count(batches: Iterator[list[EncodedExample]]) -> _Counts:
 
 def _without_weights(config: RunConfig) -> tuple[Any, Any, int]:
     """The base on the meta device, which holds shapes only, its tokenizer, and the bytes its weights would take."""
-    base, tokenizer = load_shape(config.model, config.dtype), load_tokenizer(config.model)
+    base = load_shape(config.model, config.dtype, config.revision)
+    tokenizer = load_tokenizer(config.model, config.revision)
     quantised = set()
     if config.quantization:
         output = base.get_output_embeddings()

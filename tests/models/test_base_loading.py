@@ -1,7 +1,10 @@
 """Loading a base: what is there, and one clear line for what is not."""
 
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.models.base_identity import base_identity
@@ -58,6 +61,18 @@ def test_a_folder_that_is_not_there_is_named():
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(UserError, match="Expected a causal language model"):
         load_base(str(tmp_path))
+
+
+def test_weights_that_are_not_there_are_not_made_up(base_folder, tmp_path):
+    """transformers draws them at random."""
+    folder = shutil.copytree(base_folder, tmp_path / "base")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        UserError, match=r"Expected all weights .* none for 1, model\.layers\.1\.mlp\.up_proj\.weight say"
+    ):
+        load_base(str(folder))
 
 
 def test_unknown_dtype_and_device_name_the_choices(base_folder):

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from workload import Aim, Options, Section, Table
 
 from mcanalysis.models.adapter_files import LoraSettings
+from mcanalysis.models.base_source import EMBEDDED_DIRECTORY
 from mcanalysis.models.encoding import EncodedExample
-from mcanalysis.models.loading import EMBEDDED_DIRECTORY
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.training.config import TrainingConfig
 from mcanalysis.training.peak_memory import peak_memory_bytes, reset_peak_memory

@@ -21,8 +21,8 @@ from mcanalysis.benchmarks import load_benchmark
 from mcanalysis.evaluation.objective import Objective, make_objective
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.adapter_tensors import PREFIX
+from mcanalysis.models.base_source import EMBEDDED_DIRECTORY
 from mcanalysis.models.encoding import IGNORED, EncodedExample, pad_id
-from mcanalysis.models.loading import EMBEDDED_DIRECTORY
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.point import Point
 

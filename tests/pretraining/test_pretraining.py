@@ -9,7 +9,8 @@ from random import Random
 import pytest
 
 from mcanalysis.errors import DataError, RunDirectoryError, UserError
-from mcanalysis.models.loading import EMBEDDED_DIRECTORY, load_base
+from mcanalysis.models.base_source import EMBEDDED_DIRECTORY
+from mcanalysis.models.loading import load_base
 from mcanalysis.pretraining.config import PretrainingConfig
 from mcanalysis.pretraining.corpus import folder_documents, generated_documents
 from mcanalysis.pretraining.instructions import KINDS, instruction
