@@ -177,7 +177,7 @@ def test_a_dry_run_prints_and_writes_nothing(script, tmp_path):
     code, out, err = script("train", "--dry-run", "--json", *SMALL[:2], *SMALL[4:], *by_task)
     plan = json.loads(out)
     assert code == 0 and (plan["learning_rate"], plan["schedule"]) == (1e-3, "cosine"), err
-    assert [row["steps"] for row in plan["stages"]] == [12, 4]  # eight examples, two a step
+    assert [row["steps"] for row in plan["tables"]["stages"]] == [12, 4]  # eight examples, two a step
     assert not any(tmp_path.iterdir())
 
 
