@@ -266,7 +266,8 @@ def train_task(tmp_path):
     from mcanalysis.training.task_trainer import TaskTrainer
 
     def run(model, strategy, examples, name="zeta", seed=0, **settings):
-        config = TrainingConfig(**{"num_steps": 3, "batch_size": 4, "warmup_ratio": 0.0, **settings})
+        usual = {"num_steps": 3, "batch_size": 4, "learning_rate": 3e-3, "warmup_ratio": 0.0}
+        config = TrainingConfig(**{**usual, **settings})
         trainer = TaskTrainer(model, strategy, examples, name, config, str(seed), str(tmp_path / "scratch"))
         trainer.train()
         return trainer
@@ -295,7 +296,7 @@ def run_config(base_folder):
     from mcanalysis.training.config import RunConfig, TrainingConfig
 
     def make(strategy="sequential", num_steps=3, **settings):
-        training = TrainingConfig(num_steps=num_steps, batch_size=4, max_length=128)
+        training = TrainingConfig(num_steps=num_steps, batch_size=4, learning_rate=3e-3, max_length=128)
         return RunConfig(strategy=strategy, model=str(base_folder), lora_rank=4, training=training, **settings)
 
     return make

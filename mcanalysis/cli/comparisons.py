@@ -80,7 +80,7 @@ def _shorten(args: argparse.Namespace) -> None:
     from mcanalysis.benchmarks import get_benchmark
 
     args.tasks = get_benchmark("embedded").tasks[:4] if args.tasks is None else args.tasks
-    args.steps = 100 if args.steps is None else args.steps
+    args.steps = 100 if args.steps is None and args.epochs is None else args.steps
 
 
 def _varied(texts: Sequence[str]) -> dict[str, list[Any]]:

@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mcanalysis.cli.console import answer_in_json, is_main_process
-from mcanalysis.settings import Flag, count_or_all
+from mcanalysis.settings import Flag, count_by_task, count_or_all
 
 __all__ = ["Parser", "comma_list", "count_or_all", "integers", "limits", "numbers", "pairs"]
 
@@ -25,6 +25,8 @@ def _once(parser: Any, action: argparse.Action, values: Any, flag: str | None) -
     from mcanalysis.errors import UserError
 
     def shown(value: Any) -> str:
+        if isinstance(value, dict):
+            value = [f"{name}={number}" for name, number in value.items()]
         if isinstance(value, list):
             return ",".join(map(str, value))
         return "all" if value is None else str(value)
@@ -247,6 +249,7 @@ class Parser(argparse.ArgumentParser):
                     raise
                 reason = f" ({error})" if isinstance(error, argparse.ArgumentTypeError) else ""
                 words: dict[Any, str] = {int: "a whole number", float: "a number", pairs: "a block of `name: value`"}
+                words[count_by_task] = "a block of `task: number` or a whole number"
                 raise UserError(
                     f"Expected {words.get(actions[name].type, 'another value')} for {key} in '{file}', got "
                     f"{value!r}{reason}; see --help."
@@ -268,6 +271,8 @@ def _from_yaml(action: argparse.Action, value: Any) -> Any:
             raise ValueError(value)
         return [_LISTS.get(kind, str)(str(v)) for v in value]
     if isinstance(value, dict):
+        if kind is count_by_task and value:
+            return count_by_task(",".join(f"{name}={number}" for name, number in value.items()))
         if kind not in (pairs, limits):
             raise ValueError(value)
         if kind is limits:

@@ -40,8 +40,7 @@ def add_run_flags(parser: Parser) -> None:
     parser.add_settings(RunConfig, group="data", leave_out=("model", "revision", "dtype", "strategy_settings", *lora))
     parser.group("data").add_argument("--num-train", type=int, metavar="N", help="train examples per task")
     parser.add_settings(TrainingConfig, group="data", only=("max_length",))
-    # None: `compare.py` has fewer steps by default where the flag is not given.
-    parser.add_settings(TrainingConfig, group="optimisation", leave_out=("max_length",), defaults={"num_steps": None})
+    parser.add_settings(TrainingConfig, group="optimisation", leave_out=("max_length",))
     parser.group("execution").add_argument("--resume", action="store_true", help="go on with unfinished runs")
     parser.add_settings(Execution, group="execution", leave_out=("device",))
 

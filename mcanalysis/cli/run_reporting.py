@@ -53,6 +53,10 @@ def dry_run(plan: DryRun) -> None:
         )
         if stages.replayed.any():
             say(f"of all examples {int(stages.replayed.sum()):,} are replayed ones, whose lengths are an estimate")
+        say(
+            f"learning rate: {plan.peak_rate:g} at its peak, schedule {plan.training.schedule}, warm-up over "
+            f"{plan.training.warmup_ratio:.0%} of a task's steps"
+        )
     cut = f", {plan.cut_tests} of them to cut prompts" if plan.cut_tests else ""
     say(f"generations: {plan.generations:,} answers to score{cut}")
     say(f"parameters: {plan.num_parameters:,} in the base, {plan.num_trained:,} trained")
@@ -62,7 +66,8 @@ def dry_run(plan: DryRun) -> None:
         say(f"memory of a training step, an estimate: {size(plan.memory.total)} ({shown}) and the libraries' own")
     counts = {name: getattr(plan, name) for name in ("num_parameters", "num_trained", "generations", "cut_tests")}
     memory = {"total": plan.memory.total, **asdict(plan.memory)}
-    answer({"stages": stages}, model=plan.model, strategy=plan.strategy, **counts, memory_bytes=memory)
+    rate = {"learning_rate": plan.peak_rate, "schedule": plan.training.schedule}
+    answer({"stages": stages}, model=plan.model, strategy=plan.strategy, **rate, **counts, memory_bytes=memory)
 
 
 def starting_anew(directory: str) -> None:

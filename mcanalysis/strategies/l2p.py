@@ -23,8 +23,8 @@ class L2pConfig(StrategyConfig):
     `pool_size` (M), `prompt_length`, `num_selected` (N), `key_weight` (c): 10, 5, 5 and 0.1 are those of the PyTorch
     port (JH-LEE-KR/l2p-pytorch, CIFAR-100), for images; the authors' own configurations have 10, 10, 4 and 1.0 there.
     The paper is about images and has no values for language models. `learning_rate_factor`: prompts want larger rates
-    than LoRA; 100 is ours, from three tasks of the embedded benchmark (the authors' rate, 0.03, is 10 times the run's
-    default).
+    than LoRA; 100 is ours, from three tasks of the embedded benchmark (the authors' rate, 0.03, is 10 times the
+    default there; on other bases 100 times theirs is 0.02).
     """
 
     pool_size: int = 10

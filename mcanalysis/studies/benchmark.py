@@ -45,7 +45,9 @@ def describe_benchmark(
     """
     training = training or TrainingConfig()
     rows = []
-    bar = progress(total=len(tasks) * training.num_steps, desc="one adapter per task")
+    training.check_tasks([data.task.name for data in tasks])
+    steps = [training.steps_of(data.task.name, len(data.splits["train"])) for data in tasks]
+    bar = progress(total=sum(steps), desc="one adapter per task")
     base, tokenizer = load_base(model_name, device=device or default_device(), revision=revision)
     model = LoraModel.attach(base, tokenizer, LoraSettings(), seed, model_name)
     start = model.point()

@@ -14,6 +14,7 @@ from mcanalysis.errors import UserError
 from mcanalysis.metrics.continual import intransigence, relative_gain
 from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.training.config import steps_in_words
 
 METRICS = ("average_accuracy", "backward_transfer", "forgetting", "learning_accuracy")
 AGAINST_REFERENCE = ("intransigence", "relative_gain")
@@ -127,7 +128,7 @@ def comparison_notes(runs: Sequence[FinishedRun], table: pd.DataFrame) -> str:
     config = runs[0].config
     notes = [
         f"Mean ± standard deviation over seeds {', '.join(map(str, dict.fromkeys(table.seed)))}; "
-        f"{len(config['tasks'])} tasks of '{config['benchmark']}', {config['training']['num_steps']} steps each",
+        f"{len(config['tasks'])} tasks of '{config['benchmark']}', {steps_in_words(config['training'])}",
         "* the learner that answers",
         "seconds and peak memory are those of whole runs, which may have shared the machine",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,15 @@ from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
 from mcanalysis.tasks.trace_files import load_examples, split_file
 from mcanalysis.training.config import Execution, RunConfig
-from mcanalysis.training.continual_trainer import is_finished, is_general_measured, load_tasks, train
+from mcanalysis.training.continual_trainer import (
+    is_finished,
+    is_general_measured,
+    load_tasks,
+    settled_for,
+    train,
+)
+
+logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 60.0
 """How long a try waits for the one before it, which may still be saving."""
@@ -93,6 +102,13 @@ def trainings(
     check_base(first.model, first.dtype, execution.device or default_device(), first.revision)
     held_out = [] if general is None else general.load()
     tasks = load_tasks(first)
+    from_zero = [settled_for(c, d).training.from_zero for c, d in zip(configs, directories, strict=True)]
+    if any(from_zero) and not all(from_zero):
+        logger.warning(
+            "%d of %d runs are of before schedules could be chosen: each task's first step has rate 0 in them and not "
+            "in the others; train all in another --output-dir to compare like with like",
+            sum(from_zero), len(from_zero),
+        )  # fmt: skip
     return [
         Training(
             config,

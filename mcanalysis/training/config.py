@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
-from mcanalysis.settings import OR_ALL, Flag
+from mcanalysis.settings import OR_ALL, Flag, count_by_task
+
+NUM_STEPS = 120
+"""Optimiser steps of a task where neither steps nor epochs are given."""
+
+RATES, RATE = {"embedded": 3e-3}, 2e-4
+"""Learning rates by base, and that of any other, where none is given.
+
+2e-4 is that of the LoRA paper's GPT-2 (Hu et al. 2021; microsoft/LoRA, examples/NLG), of QLoRA up to 13 B (Dettmers et
+al. 2023; artidoro/qlora, whose README has 1e-4 for larger ones) and of TRL's guide to PEFT; LLMCL and TRACE have 1e-4.
+3e-3 was chosen for the embedded base of 1.2 M parameters.
+"""
+
+SCHEDULES = ("linear", "cosine", "constant")
 
 TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
 """The trackers that `Execution.report_to` may name, each with the packages of which it needs one."""
@@ -20,33 +34,124 @@ class TrainingConfig:
     """The optimisation of one task; each task starts with a fresh optimiser and schedule.
 
     `num_steps` optimiser steps of `batch_size` × `gradient_accumulation` examples (of all processes together), AdamW,
-    linear warm-up over `warmup_ratio` of the steps and linear decay, gradients clipped to `max_grad_norm`. The defaults
-    suit the embedded base: without warm-up and clipping a rate of 3e-3 now and then wrecks a task. `group_by_length`
-    is off, because steps that are less of a mixture learn less (measured in docs/training.md); micro-batches of one
-    step are of like length either way.
+    gradients clipped to `max_grad_norm`. Steps may be given by task, or as `epochs` of ⌈examples / examples of a step⌉
+    steps each, as transformers' Trainer counts them. The rate rises over `warmup_ratio` of a task's steps and goes on
+    by `schedule` (`training.schedule` has the formula).
+
+    `learning_rate`: None is that of the base, 3e-3 for the embedded one and 2e-4 for any other (`RATES`). Without
+    warm-up and clipping a rate of 3e-3 now and then wrecks a task of the embedded base. `group_by_length` is off,
+    because steps that are less of a mixture learn less (measured in docs/training.md); micro-batches of one step are
+    of like length either way.
+
+    `from_zero`: the linear schedule of version 0.1, whose warm-up has rate 0 at each task's first step. A run that was
+    begun with it, which its manifest tells by having no `schedule`, goes on with it.
     """
 
-    num_steps: Annotated[int, "optimiser steps per task", Flag(name="steps")] = 120
+    num_steps: Annotated[
+        int | Mapping[str, int] | None,
+        "optimiser steps per task (default: 120)",
+        Flag(name="steps", metavar="N|TASK=N,…", read=count_by_task),
+    ] = None
     batch_size: Annotated[int, "examples per micro-batch, of all processes"] = 16
     gradient_accumulation: Annotated[int, "micro-batches per step"] = 1
-    learning_rate: Annotated[float, "at its peak"] = 3e-3
-    warmup_ratio: Annotated[float, "share of a task's steps; then it decays"] = 0.1
+    learning_rate: Annotated[float | None, "at its peak (default: 3e-3 for the embedded base, 2e-4 for others)"] = None
+    warmup_ratio: Annotated[float, "share of a task's steps in which the rate rises"] = 0.1
     max_grad_norm: Annotated[float, "0 does not clip"] = 1.0
     weight_decay: Annotated[float, "of AdamW"] = 0.0
     max_length: Annotated[int, "tokens; longer prompts lose their middle"] = 1024
     group_by_length: Annotated[bool, "less padding, and less of a mixture, in a step"] = False
+    schedule: Annotated[Literal["linear", "cosine", "constant"], "of the rate after its warm-up"] = "linear"
+    epochs: Annotated[
+        int | Mapping[str, int] | None,
+        "passes over a task's train examples, in place of --steps",
+        Flag(metavar="N|TASK=N,…", read=count_by_task),
+    ] = None
+    from_zero: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "gradient_accumulation", "max_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"Expected {name} of at least 1, got {getattr(self, name)}; raise it.")
-        if not self.learning_rate > 0:
-            raise UserError(f"Expected a positive learning_rate, got {self.learning_rate}; try 3e-3.")
+        if self.num_steps is None and self.epochs is None:
+            object.__setattr__(self, "num_steps", NUM_STEPS)
+        if self.num_steps is not None and self.epochs is not None:
+            raise UserError("Expected steps or epochs, got both; leave out --steps or --epochs.")
+        for name in ("num_steps", "epochs", "batch_size", "gradient_accumulation", "max_length"):
+            value = getattr(self, name)
+            for task, number in value.items() if isinstance(value, Mapping) else [("", value)]:
+                of = f" for {task}" if task else ""
+                if number is not None and (not isinstance(number, int) or number < 1):
+                    kind = "of at least 1" if isinstance(number, int) else "as a whole number"
+                    raise UserError(f"Expected {name} {kind}, got {number}{of}; change it.")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise UserError(f"Expected a positive learning_rate, got {self.learning_rate}; leave it out.")
+        if self.schedule not in SCHEDULES:
+            raise UnknownNameError("schedule", self.schedule, SCHEDULES)
+        if self.from_zero and self.schedule != "linear":
+            raise UserError(f"Expected a linear schedule with from_zero, got {self.schedule}; leave from_zero out.")
         if not 0 <= self.warmup_ratio <= 1:
             raise UserError(f"Expected a warmup_ratio in [0, 1], got {self.warmup_ratio}; leave it out to use 0.1.")
         for name in ("max_grad_norm", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"Expected {name} of at least 0, got {getattr(self, name)}; choose 0 to switch it off.")
+
+    def steps_of(self, task: str, num_examples: int) -> int:
+        """Optimiser steps of a task with so many train examples; raises `UserError` for one that none are given for.
+
+        >>> TrainingConfig(epochs={"FOMC": 3}, batch_size=16).steps_of("FOMC", 100)
+        21
+        """
+        flag, number = ("--epochs", self.epochs) if self.num_steps is None else ("--steps", self.num_steps)
+        if isinstance(number, Mapping):
+            if task not in number:
+                raise UserError(f"Expected {flag} for every task, got none for {task}; add {task}=N.")
+            number = number[task]
+        assert number is not None  # one of the two is given
+        in_an_epoch = math.ceil(num_examples / (self.batch_size * self.gradient_accumulation))
+        return number * in_an_epoch if self.num_steps is None else number
+
+    def num_warmup_steps(self, num_steps: int) -> int:
+        """How many of a task's steps are warm-up."""
+        return math.floor(self.warmup_ratio * num_steps)
+
+    def check_tasks(self, tasks: Sequence[str], others: Sequence[str] = ()) -> None:
+        """Raise `UserError` where steps by task are not of `tasks`; `others`, that are not trained, may have some too.
+
+        So one file of settings does for some tasks of its benchmark.
+        """
+        for flag, given in (("--steps", self.num_steps), ("--epochs", self.epochs)):
+            for name in given if isinstance(given, Mapping) else ():
+                if name not in (*tasks, *others):
+                    raise UnknownNameError(f"task for {flag}", name, tasks)
+        for task in tasks:
+            self.steps_of(task, 1)
+
+    def rate_for(self, model: str) -> float:
+        """The peak learning rate on a base.
+
+        >>> TrainingConfig().rate_for("embedded"), TrainingConfig().rate_for("Qwen/Qwen2.5-0.5B")
+        (0.003, 0.0002)
+        """
+        return RATES.get(model, RATE) if self.learning_rate is None else self.learning_rate
+
+    def resolved(self, model: str) -> dict[str, Any]:
+        """As JSON types, for the manifest; without what runs of version 0.1 had no choice of, where it is as theirs."""
+        resolved = {**asdict(self), "learning_rate": self.rate_for(model)}
+        if self.epochs is None:
+            del resolved["epochs"]
+        if resolved.pop("from_zero"):
+            del resolved["schedule"]
+        return resolved
+
+
+def steps_in_words(training: Mapping[str, Any]) -> str:
+    """How long each task is trained, by the `training` of a manifest.
+
+    >>> steps_in_words({"num_steps": 120}), steps_in_words({"num_steps": None, "epochs": {"A": 5, "B": 3}})
+    ('120 steps each', 'epochs A 5, B 3')
+    """
+    unit = "steps" if training.get("epochs") is None else "epochs"
+    number = training["num_steps" if unit == "steps" else unit]
+    if isinstance(number, Mapping):
+        return f"{unit} {', '.join(f'{task} {n}' for task, n in number.items())}"
+    return f"{number} {unit} each"
 
 
 @dataclass(frozen=True)
@@ -103,13 +208,27 @@ class RunConfig:
         if self.revision is None:
             del resolved["revision"]
         resolved["strategy_settings"] = asdict(make_strategy(self.strategy, self.seed, **self.strategy_settings).config)
+        resolved["training"] = self.training.resolved(self.model)
         return resolved
+
+    def settled(self, recorded: Mapping[str, Any] | None = None) -> RunConfig:
+        """This configuration with a value where the choice is left to the base.
+
+        `recorded`: the configuration of a run that is there, to be gone on with or served. One of before there was a
+        choice of schedules, which its `training` tells by having none, keeps what it was begun with: a linear schedule
+        `from_zero`, and a rate of 3e-3 where none is given.
+        """
+        training = self.training
+        before = None if recorded is None else recorded.get("training")
+        if isinstance(before, Mapping) and "schedule" not in before and training.schedule == "linear":
+            training = replace(training, learning_rate=training.rate_for("embedded"), from_zero=True)
+        return replace(self, training=replace(training, learning_rate=training.rate_for(self.model)))
 
     @classmethod
     def from_resolved(cls, values: Mapping[str, Any]) -> RunConfig:
         """The configuration a manifest holds."""
         kept = dict(values)
-        kept["training"] = TrainingConfig(**kept["training"])
+        kept["training"] = TrainingConfig(**kept["training"], from_zero="schedule" not in kept["training"])
         for name in ("tasks", "target_modules"):
             kept[name] = None if kept[name] is None else tuple(kept[name])
         return cls(**kept)

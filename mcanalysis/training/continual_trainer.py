@@ -126,7 +126,7 @@ class ContinualTrainer:
             encoded, cut = encode_split(task, "train", self.model.tokenizer, self.config.max_length)
             train.append((task.task.name, encoded))
             self.num_cut[task.task.name] = cut
-        return make_stages(train, self.strategy.schedule, self.config.num_steps)
+        return make_stages(train, self.strategy.schedule, self.config)
 
     def run(self, is_trained: bool = False) -> None:
         """Train what is not trained yet, then write the tables; the caller's random states are left as they were.
@@ -231,7 +231,7 @@ class ContinualTrainer:
                 self.strategy,
                 stage.examples,
                 stage.name,
-                replace(self.config, num_steps=stage.num_steps),
+                replace(self.config, num_steps=stage.num_steps, epochs=None),
                 stage.order_seed(self.seed, start.phase),
                 scratch,
                 execution=self.execution,
@@ -305,8 +305,15 @@ def is_finished(config: RunConfig, run_directory: str | Path, tasks: Sequence[Ta
     return claim_run_directory(directory, resume=resume, **_identity(config, tasks, directory)) == "finished"
 
 
+def settled_for(config: RunConfig, directory: Path) -> RunConfig:
+    """A configuration with a value for every setting that was not given, as `RunConfig.settled` chooses them."""
+    has_run = (directory / MANIFEST_NAME).exists()
+    return config.settled(read_manifest(directory)["config"] if has_run else None)
+
+
 def _identity(config: RunConfig, tasks: Sequence[TaskData], directory: Path) -> dict[str, Any]:
     """What makes two runs the same run, as `claim_run_directory` takes it."""
+    config = settled_for(config, directory)
     recorded = recorded_base(directory, config.model)
     bases = accepted_identities(config.model, recorded, config.revision) or [None, None]
     return {
@@ -334,11 +341,13 @@ def _general_hashes(general: Sequence[TaskData]) -> dict[str, str]:
 
 def load_tasks(config: RunConfig) -> list[TaskData]:
     """The data that a configuration names."""
-    from mcanalysis.benchmarks import load_benchmark
+    from mcanalysis.benchmarks import get_benchmark, load_benchmark
 
-    return load_benchmark(
+    tasks = load_benchmark(
         config.benchmark, config.data_dir, config.tasks, config.scores, config.sizes, config.max_new_tokens
     )
+    config.training.check_tasks([t.task.name for t in tasks], get_benchmark(config.benchmark).tasks)
+    return tasks
 
 
 def train(
@@ -367,6 +376,7 @@ def train(
         tasks = load_tasks(config)
     strategy = make_strategy(config.strategy, config.seed, **config.strategy_settings)
     directory = Path(run_directory)
+    config = settled_for(config, directory)
     recorded = recorded_base(directory, config.model)
     revision = recorded_commit(recorded) or config.revision
     base, tokenizer = load_base(config.model, config.dtype, processes.device, config.quantization, revision)

@@ -21,7 +21,7 @@ from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
-from mcanalysis.training.config import Execution, RunConfig
+from mcanalysis.training.config import Execution, RunConfig, TrainingConfig
 from mcanalysis.training.continual_trainer import check_run_positions, load_tasks
 from mcanalysis.training.data_order import steps_of_examples
 from mcanalysis.training.stages import Stage, make_stages
@@ -75,6 +75,8 @@ class DryRun:
     were padded to `max_length`); `replayed` examples. Replay is drawn evenly from the earlier tasks here, from the
     second on, so its lengths are an estimate; current examples are those of the run itself.
 
+    `training` has the schedule; `peak_rate` is its learning rate with the strategy's factor.
+
     `generations`: prompts that are answered for the accuracy matrix and the general tasks; `cut_tests` of them differ
     from the test files, being too long.
     """
@@ -87,6 +89,8 @@ class DryRun:
     generations: int
     cut_tests: int
     memory: Memory
+    training: TrainingConfig
+    peak_rate: float
 
 
 @dataclass
@@ -113,7 +117,7 @@ def dry_run(
     Raises `UserError` for what the run itself would refuse in its data, strategy, model and layers to adapt; whether
     the device can do it is not asked, so a run on a GPU can be planned without one.
     """
-    execution = execution or Execution()
+    execution, config = execution or Execution(), config.settled()
     training = config.training
     if training.batch_size % processes:
         raise UserError(
@@ -138,7 +142,7 @@ def dry_run(
             raise DataError(f"Expected train examples for {name}, got none; add them or drop the task.")
         encoded, cut[name] = encode_split(task, "train", tokenizer, training.max_length)
         train.append((name, encoded))
-    stages = make_stages(train, strategy.schedule, training.num_steps)
+    stages = make_stages(train, strategy.schedule, training)
     rows, worst = _stage_rows(stages, cut, strategy, config, training.batch_size // processes)
     tests, asked_general = (
         [make_objective(t, "test", tokenizer, training.max_length, config.num_test) for t in data]
@@ -169,6 +173,8 @@ def dry_run(
         scored + (1 + learners) * sum(asked),
         sum(o.num_cut for o in everything),
         memory,
+        training,
+        strategy.learning_rate_factor * training.rate_for(config.model),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.store.hashing import hash_json
+from mcanalysis.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,16 @@ class Stage:
         return f"{seed}/{hash_json([[e.prompt_ids, e.answer_ids] for e in self.examples])}/{phase}"
 
 
-def make_stages(train: Sequence[tuple[str, list[EncodedExample]]], schedule: str, num_steps: int) -> list[Stage]:
-    """The trainings of a run, given each task's name and examples in order and a strategy's `schedule`."""
+def make_stages(
+    train: Sequence[tuple[str, list[EncodedExample]]], schedule: str, training: TrainingConfig
+) -> list[Stage]:
+    """The trainings of a run, given each task's name and examples in order and a strategy's `schedule`.
+
+    Joint training has as many steps as all tasks together. Raises `UserError` for a task without steps.
+    """
     if schedule == "none":
         return []
+    steps = [training.steps_of(name, len(examples)) for name, examples in train]
     if schedule == "joint":
-        return [Stage(len(train), "JOINT", [e for _, task in train for e in task], num_steps * len(train))]
-    return [Stage(k, name, examples, num_steps) for k, (name, examples) in enumerate(train, start=1)]
+        return [Stage(len(train), "JOINT", [e for _, task in train for e in task], sum(steps))]
+    return [Stage(k, *of, number) for k, (of, number) in enumerate(zip(train, steps, strict=True), start=1)]

@@ -25,6 +25,7 @@ from mcanalysis.training.config import Execution, TrainingConfig
 from mcanalysis.training.data_order import steps_of_examples
 from mcanalysis.training.engines import check_engine
 from mcanalysis.training.processes import Processes
+from mcanalysis.training.schedule import make_scheduler
 from mcanalysis.training.stopping import StopRequest
 
 
@@ -117,14 +118,15 @@ class TaskTrainer(Trainer):
                 f"Expected a batch size that {self.processes.count} processes can share, got {config.batch_size}; "
                 f"choose a multiple of {self.processes.count}, as it counts the examples of all of them."
             )
+        num_steps = config.steps_of(task_name, len(examples))
         arguments = TrainingArguments(
             output_dir=scratch,
-            max_steps=config.num_steps,
+            max_steps=num_steps,
             per_device_train_batch_size=config.batch_size // self.processes.count,
             gradient_accumulation_steps=config.gradient_accumulation,
-            learning_rate=config.learning_rate * strategy.learning_rate_factor,
-            lr_scheduler_type="linear",
-            warmup_steps=math.floor(config.warmup_ratio * config.num_steps),  # its first step has rate 0
+            learning_rate=config.rate_for(model.name) * strategy.learning_rate_factor,
+            lr_scheduler_type="linear",  # of runs of before; others: see `create_scheduler`
+            warmup_steps=config.num_warmup_steps(num_steps),
             max_grad_norm=config.max_grad_norm,
             weight_decay=config.weight_decay,
             use_cpu=model.device.type == "cpu",
@@ -146,9 +148,7 @@ class TaskTrainer(Trainer):
         )
         arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for several processes, never nn.DataParallel
         step_size = config.batch_size * config.gradient_accumulation
-        steps = steps_of_examples(
-            [len(e) for e in examples], config.num_steps, step_size, order_seed, config.group_by_length
-        )
+        steps = steps_of_examples([len(e) for e in examples], num_steps, step_size, order_seed, config.group_by_length)
         cuts = [s[i : i + config.batch_size] for s in steps for i in range(0, step_size, config.batch_size)]
         super().__init__(
             model=model.network,  # type: ignore[arg-type]
@@ -164,6 +164,18 @@ class TaskTrainer(Trainer):
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
         check_engine(self.accelerator.state, self.strategy, self.adapted.network)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Our schedule for the optimizer; a run of before keeps the one it has."""
+        if self.lr_scheduler is None and not self._config.from_zero:
+            self.lr_scheduler = make_scheduler(
+                self._config.schedule,
+                optimizer or self.optimizer,
+                self._config.num_warmup_steps(num_training_steps),
+                num_training_steps,
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; raises `UserError` for a loss, or in the end an adapter, that is not finite."""

@@ -62,9 +62,10 @@ def test_every_flag_arrives(planned):
         "--benchmark", "trace", "--data-dir", "d", "--tasks", "A,B", "--scores", "A=rouge_l", "--num-train", 5,
         "--num-test", 6, "--max-length", 77, "--steps", 8, "--batch-size", 9, "--gradient-accumulation", 2,
         "--learning-rate", 0.1, "--warmup-ratio", 0.2, "--weight-decay", 0.3, "--max-grad-norm", 0.4,
+        "--schedule", "cosine",
         "--no-group-by-length", "--save-steps", 11, "--gradient-checkpointing", "--torch-compile", "--device", "cpu",
     )  # fmt: skip
-    training = TrainingConfig(8, 9, 2, 0.1, 0.2, 0.4, 0.3, 77, False)
+    training = TrainingConfig(8, 9, 2, 0.1, 0.2, 0.4, 0.3, 77, False, "cosine")
     assert config == RunConfig(
         "er", {"memory_size": 7}, 3, "m/n", "bfloat16", "trace", "d", ("A", "B"), {"A": "rouge_l"}, {"train": 5}, 6,
         "4bit", 2, 3.0, 0.1, ("a", "b"), training,
@@ -99,11 +100,12 @@ def test_execution_reaches_training(script, monkeypatch):
 def test_the_configurations_that_come_along_are_valid(planned, file):
     config, how = planned("--config", CONFIGS / file, "--seed", 5)
     resolved = config.resolved()  # its strategy's settings, too
-    assert resolved["seed"] == 5 and resolved["strategy"] == "ilora"
-    if file != "embedded-quick.yaml":
+    assert resolved["seed"] == 5 and resolved["strategy"] == ("sequential" if file.startswith("trace") else "ilora")
+    if file.startswith("ilora"):
         assert config.model == "meta-llama/Llama-2-7b-hf" and how.gradient_checkpointing
         assert config.training.learning_rate == 1e-4 and resolved["strategy_settings"]["ema_decay"] == 0.95
-        assert config.training.batch_size * config.training.gradient_accumulation * config.training.num_steps >= 25000
+        assert config.training.schedule == "constant" and config.training.num_warmup_steps(395) == 79
+        assert config.training.steps_of("any", 5000) == 5 * 79  # ⌈5000 / 64⌉
 
 
 @pytest.mark.parametrize("engine", ["ddp", "deepspeed-zero2", "fsdp"])
@@ -127,6 +129,10 @@ def test_accelerate_reads_its_configurations(engine):
         ("general: x", ("general", "Did you mean 'general-data'?")),
         ("config: x.yaml", ("Unknown setting", "config")),
         ("steps: three", ("a whole number for steps", "three")),
+        ("steps: {FOMC: 1.5}", ("whole numbers", "1.5")),
+        ("epochs: {}", ("epochs", "{}")),
+        ("steps: 3\nepochs: 2", ("got both", "--epochs")),
+        ("epochs: {FOMCC: 2}\ntasks: [FOMC]", ("Unknown task for --epochs", "Did you mean 'FOMC'?")),
         ("lora-alpha: much", ("a number for lora-alpha", "much")),
         ("steps: 1\nsteps: 2", ("steps twice",)),
         ("num-train: 1\nnum_train: 2", ("num_train twice",)),
@@ -166,6 +172,12 @@ def test_a_dry_run_prints_and_writes_nothing(script, tmp_path):
     assert code == 0, err
     for piece in ("FOMC", "MedMCQA", "24,576 trained", "an estimate", "generations: 12", "nothing is written"):
         assert piece in out
+    assert "learning rate: 0.003 at its peak, schedule linear, warm-up over 10% of a task's steps" in out
+    by_task = ("--epochs", "FOMC=3,MedMCQA=1", "--schedule", "cosine", "--learning-rate", 1e-3)
+    code, out, err = script("train", "--dry-run", "--json", *SMALL[:2], *SMALL[4:], *by_task)
+    plan = json.loads(out)
+    assert code == 0 and (plan["learning_rate"], plan["schedule"]) == (1e-3, "cosine"), err
+    assert [row["steps"] for row in plan["tables"]["stages"]] == [12, 4]  # eight examples, two a step
     assert not any(tmp_path.iterdir())
 
 
@@ -189,6 +201,15 @@ def test_general_tasks_are_measured_before_and_after(script, tmp_path, general):
     [
         (("--report-to", "tensorbord"), ("Unknown tracker", "Did you mean 'tensorboard'?")),
         (("--batch-size", 0), ("batch_size of at least 1", "got 0")),
+        (("--steps", -1), ("num_steps of at least 1", "got -1")),
+        (("--epochs", 0), ("epochs of at least 1", "got 0")),
+        (("--epochs", 1.5), ("--epochs", "TASK=N", "'1.5'")),
+        (("--epochs", 2, "--steps", 3), ("steps or epochs, got both",)),
+        (("--steps", "FOMC=3"), ("--steps for every task, got none for MedMCQA", "MedMCQA=N")),
+        (("--steps", "FOMC=3,MedMCQA=0"), ("num_steps of at least 1, got 0 for MedMCQA",)),
+        (("--epochs", "FOMC=3,MedMCQ=2"), ("Unknown task for --epochs", "Did you mean 'MedMCQA'?")),
+        (("--epochs", "FOMC=3,FOMC=2"), ("each task once", "'FOMC=3,FOMC=2'")),
+        (("--schedule", "cosin"), ("--schedule", "cosine")),
         (("--save-steps", 0), ("save_steps of at least 1",)),
         (("--warmup-ratio", 2), ("warmup_ratio in [0, 1]", "got 2.0")),
         (("--weight-decay", -1), ("weight_decay of at least 0",)),
@@ -206,8 +227,10 @@ def test_general_tasks_are_measured_before_and_after(script, tmp_path, general):
 )
 def test_bad_input(script, tmp_path, general, flags, pieces):
     (tmp_path / "empty").mkdir()
-    others = [f for pair in zip(SMALL[2::2], SMALL[3::2], strict=True) if pair[0] not in flags for f in pair]
-    refused(script("train", *others, *flags), *pieces)
+    left_out = ("--steps",) if "--epochs" in flags else flags
+    tasks = SMALL[:2] if {"--steps", "--epochs"} & set(flags) else ()
+    others = [f for pair in zip(SMALL[2::2], SMALL[3::2], strict=True) if pair[0] not in left_out for f in pair]
+    refused(script("train", *tasks, *others, *flags), *pieces)
     assert not (tmp_path / "runs").exists()
 
 
