@@ -64,9 +64,12 @@ class RunConfig:
     seed: int = 0
     model: Annotated[str, "'embedded', a folder, or a hub id"] = "embedded"
     dtype: Annotated[str, "auto, float32, bfloat16, …"] = "auto"
-    benchmark: Annotated[str, "embedded, trace or ilora"] = "embedded"
-    data_dir: Annotated[str | None, "<DIR>/<TASK>/{train,eval,test}.json", Flag(metavar="DIR")] = None
+    benchmark: Annotated[str, "embedded, trace, ilora, standard, long or superni"] = "embedded"
+    data_dir: Annotated[
+        str | None, "<DIR>/<TASK>/{train,eval,test}.json, or hub:OWNER/NAME of such", Flag(metavar="DIR")
+    ] = None
     tasks: Annotated[tuple[str, ...] | None, "tasks, in this order", Flag(metavar="A,B,C")] = None
+    order: Annotated[str | None, "order of the tasks: a published one or shuffledN", Flag(metavar="NAME")] = None
     scores: Annotated[Mapping[str, str], "another score for a task", Flag(metavar="TASK=SCORE")] = field(
         default_factory=dict
     )
@@ -99,6 +102,8 @@ class RunConfig:
         resolved = asdict(self)
         if not self.max_new_tokens:
             del resolved["max_new_tokens"]  # as in runs of version 0.1, which it leaves the same runs
+        if self.order is None:
+            del resolved["order"]  # likewise
         resolved["strategy_settings"] = asdict(make_strategy(self.strategy, self.seed, **self.strategy_settings).config)
         return resolved
 

@@ -335,8 +335,9 @@ def load_tasks(config: RunConfig) -> list[TaskData]:
     from mcanalysis.benchmarks import load_benchmark
 
     return load_benchmark(
-        config.benchmark, config.data_dir, config.tasks, config.scores, config.sizes, config.max_new_tokens
-    )
+        config.benchmark, config.data_dir, config.tasks, config.scores, config.sizes, config.max_new_tokens,
+        order=config.order,
+    )  # fmt: skip
 
 
 def train(
@@ -394,6 +395,7 @@ def train(
                 status = claim_run_directory(directory, resume=resume, execution=how, **identity)
                 if status != "finished":
                     locks.enter_context(lock_training(directory))
+                    record_hashes(directory, "origins", {t.task.name: t.origin for t in tasks if t.origin})
                 stack.enter_context(locks.pop_all())
                 return status
 
