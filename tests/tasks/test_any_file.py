@@ -47,6 +47,14 @@ def test_labels_that_all_rows_share_are_the_answers(tmp_path):
     assert done.remark == "answers are the options as they stand"
 
 
+def test_labels_are_listed_each_on_a_line_even_where_the_prefix_is_empty(tmp_path):
+    rows = [{"input": f"text {i}", "target_scores": {"good": i % 2, "bad": 1 - i % 2}} for i in range(15)]
+    for name, prefix, listed in (("One", "", "\n  choice: good\n  choice: bad"), ("Two", "\n- ", "\n- good\n- bad")):
+        source = write(tmp_path / "task.json", ABOUT | {"choice_prefix": prefix, "examples": rows})
+        _, splits = converted(tmp_path, source, name)
+        assert f"Q: text 3{listed}\nA:" in everything(splits)
+
+
 def test_options_that_differ_get_letters_in_an_order_that_gives_nothing_away(tmp_path):
     rows = [
         {"input": f"Question {i}", "target_scores": {f"right {i}": 1, f"wrong {i}": 0, f"worse {i}": 0}}

@@ -17,6 +17,7 @@ SEVERAL_BEST = "several options are the best"
 TOO_MANY = "more than 26 options"
 NO_TARGET = "no target"
 
+_CHOICE = "\n  choice: "
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -35,7 +36,8 @@ def examples(rows: Sequence[Values], about: Values, where: str) -> tuple[list[Ex
     The answer of `target_scores` is the option of the highest score: as it stands where all rows have the same options
     (labels), else its letter, the options listed as `A. …` in an order drawn from the input (files tend to name the
     right one first). The answer of a `target` list is its first: other right answers count as wrong. Labels are listed
-    in the prompt unless the file says `append_choices_to_input: false`. Raises `DataError` for another form.
+    in the prompt unless the file says `append_choices_to_input: false`, behind BIG-bench's usual prefix where the file
+    has an empty one, which would write them into one word. Raises `DataError` for another form.
 
     >>> row = {"input": "I like it.", "target_scores": {"good": 1, "bad": 0}}
     >>> examples([row], {"task_prefix": "Good or bad?"}, "task.json")[0][0].prompt
@@ -80,7 +82,7 @@ def _choice(text: str, scores: Mapping[str, Any], labels: list[str] | None, abou
         return SEVERAL_BEST if best else NO_TARGET
     if labels is not None:
         listed = labels if about.get("append_choices_to_input", True) else []
-        prefix = about.get("choice_prefix", "\n  choice: ")
+        prefix = about.get("choice_prefix") or _CHOICE
         return Example(_prompt(text, [f"{prefix}{label}" for label in listed], about), best[0].strip())
     if len(scores) > len(_LETTERS):
         return TOO_MANY
