@@ -10,9 +10,17 @@ from mcanalysis.cli.flags import Parser
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument("--task", default=None, help="MedMCQA or JEC-QA; needed")
-    parser.add_argument("--source", default=None, metavar="DIR", help="the folder of the published files; needed")
+    parser.add_argument("--task", default=None, help="MedMCQA, JEC-QA, or a name for what --source holds; needed")
+    parser.add_argument(
+        "--source", default=None, metavar="PATH",
+        help="published files, a folder or one: BIG-bench's task.json, chats (messages), JSON, JSON lines, CSV, "
+        "Parquet; needed",
+    )  # fmt: skip
     parser.add_argument("--output-dir", default=None, metavar="DIR", help="later given as --data-dir; needed")
+    parser.add_argument(
+        "--prompt", default="prompt", metavar="TEXT", help="of columns: the one of the prompt, or a text with {column}s"
+    )
+    parser.add_argument("--answer", default="answer", metavar="TEXT", help="the same of the answer")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffle and the split")
     args = parser.parse()
     if None in (args.task, args.source, args.output_dir):
@@ -20,13 +28,15 @@ def main() -> None:
 
     from mcanalysis.tasks.raw import convert
 
-    done = convert(args.task, args.source, args.output_dir, args.seed)
+    done = convert(args.task, args.source, args.output_dir, args.seed, args.prompt, args.answer)
     say(f"{done.task} is in {done.folder}" + (f"; {done.remark}" if done.remark else ""))
     for split, number in done.kept.items():
         say(f"{number:>8,}  {split}")
     for reason, number in done.left_out.items():
         say(f"{number:>8,}  left out: {reason}")
-    answer(task=done.task, folder=str(done.folder), kept=done.kept, left_out=done.left_out, remark=done.remark)
+    say(f"{done.most_common_share:>8.2f}  of test has the most common answer: {done.most_common}")
+    answer(task=done.task, folder=str(done.folder), kept=done.kept, left_out=done.left_out, remark=done.remark,
+           most_common=done.most_common, most_common_share=done.most_common_share)  # fmt: skip
 
 
 if __name__ == "__main__":

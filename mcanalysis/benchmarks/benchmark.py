@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mcanalysis.errors import UserError
 from mcanalysis.tasks import TaskData
 
 Load = Callable[[Sequence[str] | None, Path | None, Mapping[str, int]], list[TaskData]]
+LoadFromHub = Callable[[Sequence[str] | None, Mapping[str, int], Mapping[str, str]], list[TaskData]]
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,17 @@ class Benchmark:
     `load(names, data_dir, sizes)` returns the data of the tasks named, in that order, or of the benchmark's
     own choice where `names` is None; `sizes` maps a split to the most examples wanted of it, and a split it
     does not name has its usual size.
+
+    `orders`: the orders that its papers publish, by name, each of some or all of the tasks. `load_from_hub(names,
+    sizes, commits)` is called in place of `load` where there is no `data_dir`; `commits` maps tasks to the commits of
+    their data sets, where they are to be those.
     """
 
     name: str
     tasks: tuple[str, ...]
     load: Load
+    orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    load_from_hub: LoadFromHub | None = None
 
 
 def require_data_dir(benchmark: str, data_dir: Path | None) -> Path:
@@ -35,6 +42,6 @@ def require_data_dir(benchmark: str, data_dir: Path | None) -> Path:
     if data_dir is None:
         raise UserError(
             f"Expected a data directory for the benchmark '{benchmark}', got none; "
-            "point --data-dir at a folder of <TASK>/{train,eval,test}.json."
+            "point --data-dir at a folder of <TASK>/{train,eval,test}.json, or at hub:OWNER/NAME that holds one."
         )
     return data_dir

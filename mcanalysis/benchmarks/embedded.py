@@ -38,4 +38,4 @@ def load(names: Sequence[str] | None, data_dir: Path | None, sizes: Mapping[str,
     return [generate_task(name, **{f"num_{split}": size for split, size in sizes.items()}) for name in names]
 
 
-BENCHMARK = Benchmark("embedded", TASKS, load)
+BENCHMARK = Benchmark("embedded", TASKS, load, {"paper": TASKS})

@@ -39,4 +39,4 @@ def load(names: Sequence[str] | None, data_dir: Path | None, sizes: Mapping[str,
     return [load_trace_task(root, name).first(sizes) for name in names]
 
 
-BENCHMARK = Benchmark("ilora", TASKS, load)
+BENCHMARK = Benchmark("ilora", TASKS, load, {"paper": TASKS})

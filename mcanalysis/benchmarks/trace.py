@@ -26,4 +26,4 @@ def load(names: Sequence[str] | None, data_dir: Path | None, sizes: Mapping[str,
     return [load_trace_task(root, name).first(sizes) for name in names]
 
 
-BENCHMARK = Benchmark("trace", TASKS, load)
+BENCHMARK = Benchmark("trace", TASKS, load, {"paper": TASKS})

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def run_comparison(description: str | None) -> None:
     """The main of `compare.py`; `description`: the first lines of `--help`."""
     parser = Parser(description)
-    add_run_flags(parser)
+    add_run_flags(parser, leave_out=("order",))  # here there may be several
     add_general_flags(parser)
     parser.add_settings(Comparison)
     add_workers_flags(parser)
@@ -43,7 +43,9 @@ def run_comparison(description: str | None) -> None:
     from mcanalysis.studies.strategies import run_directories
     from mcanalysis.studies.strategy_tables import summary_table, write_comparison
 
-    configs = comparison.configs(run_config(args, "sequential", comparison.seed[0], {}), typed(args.settings))
+    configs = comparison.configs(
+        run_config(args, "sequential", comparison.seed[0], {}, order=None), typed(args.settings)
+    )
     folder = comparison.folder(args.benchmark)
     runs = _trained(args, configs, run_directories(configs, folder))
     metrics = write_comparison(runs, folder)

@@ -29,15 +29,16 @@ def add_model_flags(parser: Parser) -> None:
     )  # fmt: skip
 
 
-def add_run_flags(parser: Parser) -> None:
-    """What is trained, on what, and how."""
+def add_run_flags(parser: Parser, leave_out: Sequence[str] = ()) -> None:
+    """What is trained, on what, and how; without the flags of the fields of `RunConfig` in `leave_out`."""
     for title in ("model", "data", "optimisation", "execution"):  # in this order in --help
         parser.group(title)
     add_model_flags(parser)
     parser.add_settings(RunConfig, only=("strategy_settings",))
     lora = ("quantization", "lora_rank", "lora_alpha", "lora_dropout", "target_modules")
     parser.add_settings(RunConfig, group="model", only=lora)
-    parser.add_settings(RunConfig, group="data", leave_out=("model", "revision", "dtype", "strategy_settings", *lora))
+    elsewhere = ("model", "revision", "dtype", "strategy_settings", *lora, *leave_out)
+    parser.add_settings(RunConfig, group="data", leave_out=elsewhere)
     parser.group("data").add_argument("--num-train", type=int, metavar="N", help="train examples per task")
     parser.add_settings(TrainingConfig, group="data", only=("max_length",))
     parser.add_settings(TrainingConfig, group="optimisation", leave_out=("max_length",))
@@ -63,8 +64,10 @@ def limit_of_all(args: argparse.Namespace) -> int | None:
     return args.max_new_tokens.get("")
 
 
-def run_config(args: argparse.Namespace, strategy: str, seed: int, settings: dict[str, Any]) -> RunConfig:
-    """The run configuration that the flags describe."""
+def run_config(
+    args: argparse.Namespace, strategy: str, seed: int, settings: dict[str, Any], **others: Any
+) -> RunConfig:
+    """The run configuration that the flags describe; `others`: values of fields in place of those of flags."""
     from mcanalysis.errors import UserError
 
     has_general = hasattr(args, "general_data")
@@ -78,6 +81,7 @@ def run_config(args: argparse.Namespace, strategy: str, seed: int, settings: dic
         strategy=strategy, strategy_settings=settings, seed=seed, max_new_tokens=limits,
         sizes={} if args.num_train is None else {"train": args.num_train},
         training=Parser.settings(TrainingConfig, args),
+        **others,
     )  # fmt: skip
 
 

@@ -73,6 +73,11 @@ class FinishedRun:
         return self.config["seed"]
 
     @property
+    def order(self) -> str | None:
+        """The name of the order of its tasks; None where it was not asked for by a name."""
+        return self.config.get("order")
+
+    @property
     def task_names(self) -> list[str]:
         """Tasks in the order they were learned."""
         return self.config["tasks"]
@@ -82,7 +87,11 @@ class FinishedRun:
         """The run's data; raises `RunDirectoryError` if it has changed since."""
         c = self.config
         limits = c.get("max_new_tokens")  # absent where no task has another limit than its own
-        data = load_benchmark(c["benchmark"], c["data_dir"], tuple(c["tasks"]), c["scores"], c["sizes"], limits)
+        origins = self.manifest["hashes"].get("origins", {})  # of data of the hub: OWNER/NAME@COMMIT
+        data = load_benchmark(
+            c["benchmark"], c["data_dir"], tuple(c["tasks"]), c["scores"], c["sizes"], limits,
+            commits={task: origin.rpartition("@")[2] for task, origin in origins.items()},
+        )  # fmt: skip
         for task in data:
             recorded = self.manifest["hashes"]["data"].get(task.task.name)
             if recorded != task.content_hash:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from mcanalysis.errors import UserError
 from mcanalysis.settings import Flag
 from mcanalysis.studies.strategies import study_configs
 from mcanalysis.studies.study import Rows
@@ -24,6 +25,8 @@ class Comparison:
 
     strategy: Annotated[tuple[str, ...], "strategies, or all"] = ("all",)
     seed: Annotated[tuple[int, ...], "one run per strategy and seed", Flag(metavar="0,1,2")] = (0, 1, 2)
+    order: Annotated[tuple[str, ...] | None, "orders of the tasks: published ones, shuffledN"] = None
+    num_orders: Annotated[int | None, "in place of names: the published orders, then shuffled ones"] = None
     full: Annotated[bool, "all tasks and 120 steps on the embedded benchmark, too, not four and 100"] = False
     output_dir: Annotated[str | None, "holds run directories and comparison/ (default: runs/compare, or runs)"] = None
 
@@ -36,8 +39,19 @@ class Comparison:
         return Path(self.output_dir or ("runs/compare" if self.is_short(benchmark) else "runs"))
 
     def configs(self, base: RunConfig, settings: Mapping[str, Any]) -> list[RunConfig]:
-        """The runs, as `study_configs` makes them."""
-        return study_configs(base, self.strategy, self.seed, settings)
+        """The runs, as `study_configs` makes them, for each order; raises `UserError` for orders that do not exist."""
+        from mcanalysis.benchmarks import get_benchmark
+        from mcanalysis.benchmarks.orders import order_names, tasks_to_load
+
+        if self.order is not None and self.num_orders is not None:
+            raise UserError("Expected --order or --num-orders, got both; leave one out.")
+        orders: tuple[str | None, ...] = self.order or (None,)
+        if self.num_orders is not None:
+            orders = order_names(get_benchmark(base.benchmark), self.num_orders)
+        for order in orders:
+            tasks_to_load(get_benchmark(base.benchmark), order, base.tasks)
+        runs = study_configs(base, self.strategy, self.seed, settings)
+        return [replace(run, order=order) for order in dict.fromkeys(orders) for run in runs]
 
     def words(self, runs: Sequence[FinishedRun], metrics: pd.DataFrame, folder: Path) -> Iterator[str | Rows]:
         """The table of all strategies, what its numbers are, and where it lies."""

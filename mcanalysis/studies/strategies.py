@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 def run_name(config: RunConfig) -> str:
     """The folder of a run inside an output directory.
 
-    >>> run_name(RunConfig(strategy="er", seed=1))
-    'embedded-er-seed1'
+    >>> run_name(RunConfig(strategy="er", seed=1)), run_name(RunConfig(strategy="er", order="shuffled2"))
+    ('embedded-er-seed1', 'embedded-shuffled2-er-seed0')
     """
-    return f"{config.benchmark}-{config.strategy}-seed{config.seed}"
+    order = f"-{config.order}" if config.order else ""
+    return f"{config.benchmark}{order}-{config.strategy}-seed{config.seed}"
 
 
 def study_configs(

@@ -23,7 +23,8 @@ REFERENCES = ("joint", "individual")  # the first that was run is what intransig
 
 
 def metrics_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
-    """One row per run and learner, `answers` marking the learner whose scores count."""
+    """One row per run and learner, `answers` marking the learner whose scores count; `order` where runs have one."""
+    has_orders = any(run.order for run in runs)
     rows = []
     for run in runs:
         for learner, metrics in run.metrics["learners"].items():
@@ -32,6 +33,7 @@ def metrics_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
                     "strategy": run.strategy,
                     "learner": learner,
                     "seed": run.seed,
+                    **({"order": run.order or ""} if has_orders else {}),
                     "answers": learner == run.answering_learner,
                 }
                 | {name: np.nan if metrics.get(name) is None else metrics[name] for name in METRICS}
@@ -42,16 +44,16 @@ def metrics_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
 def comparison_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
     """`metrics_table` with intransigence and relative gain, their `reference`, and what each run cost.
 
-    The reference R* is `joint` where it was run, else `individual`, of the same seed: the score of each task at the end
-    of joint training, or with an adapter of its own. Without either the columns are empty.
+    The reference R* is `joint` where it was run, else `individual`, of the same seed and order: the score of each task
+    at the end of joint training, or with an adapter of its own. Without either the columns are empty.
     """
     table = metrics_table(runs)
-    by_run = {(run.strategy, run.seed): run for run in runs}
+    by_run = {(run.strategy, run.seed, run.order or ""): run for run in runs}
     reference = next((name for name in REFERENCES if name in set(table.strategy)), None)
     rows = []
     for row in table.itertuples():
-        run = by_run[str(row.strategy), int(row.seed)]  # type: ignore[arg-type]
-        best = by_run.get((reference or "", run.seed))
+        run = by_run[str(row.strategy), int(row.seed), str(getattr(row, "order", ""))]  # type: ignore[arg-type]
+        best = by_run.get((reference or "", run.seed, run.order or ""))
         values: dict[str, Any] = {"reference": reference, **dict.fromkeys(AGAINST_REFERENCE, np.nan)}
         if best is not None:
             matrix, scores = whole_matrix(run, str(row.learner)), _reference_scores(best)
@@ -75,17 +77,34 @@ def whole_matrix(run: FinishedRun, learner: str) -> np.ndarray:
 
 
 def summary_table(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over seeds, per strategy and learner, in the order they appear."""
+    """Mean and standard deviation over seeds, per strategy and learner, in the order they appear.
+
+    Where runs have several orders of the tasks, a row per order, and one whose `order` is "mean": the mean over the
+    orders of their means, and the standard deviation of these.
+    """
     names = [n for n in (*METRICS, *AGAINST_REFERENCE, *COSTS) if n in metrics and not metrics[n].isna().all()]
     rows = []
     for (strategy, learner), group in metrics.groupby(["strategy", "learner"], sort=False):
         answers = bool(group.answers.iloc[0])
-        row: dict[str, object] = {"strategy": strategy, "learner": learner, "answers": answers, "seeds": len(group)}
-        for name in names:
-            row[name] = group[name].mean()
-            row[f"{name}_sd"] = group[name].std(ddof=1) if len(group) > 1 else np.nan
-        rows.append(row)
+        whose: dict[str, object] = {"strategy": strategy, "learner": learner, "answers": answers}
+        if "order" not in group:
+            rows.append(whose | {"seeds": len(group)} | _mean_and_sd(group[names]))
+            continue
+        of_orders = {str(order): own for order, own in group.groupby("order", sort=False)}
+        for order, own in of_orders.items():
+            rows.append(whose | {"order": order, "seeds": len(own)} | _mean_and_sd(own[names]))
+        if len(of_orders) > 1:
+            means = pd.DataFrame([own[names].mean() for own in of_orders.values()])
+            rows.append(whose | {"order": "mean", "seeds": group.seed.nunique()} | _mean_and_sd(means))
     return pd.DataFrame(rows)
+
+
+def _mean_and_sd(values: pd.DataFrame) -> dict[str, object]:
+    """Of each column; the standard deviation of a single row is NaN."""
+    found: dict[str, object] = {}
+    for name in map(str, values):
+        found |= {name: values[name].mean(), f"{name}_sd": values[name].std(ddof=1)}
+    return found
 
 
 def summary_cells(summary: pd.DataFrame) -> list[list[str]]:
@@ -95,11 +114,13 @@ def summary_cells(summary: pd.DataFrame) -> list[list[str]]:
     """
     shown = [n for n in (*METRICS, *AGAINST_REFERENCE, *COSTS) if n in summary]
     titles = {"train_seconds": "train s", "evaluation_seconds": "evaluation s", "peak_memory_bytes": "peak MB"}
-    rows = [["strategy", "learner", "seeds", *(titles.get(n, n.replace("_", " ")) for n in shown)]]
-    several = summary.strategy.duplicated(keep=False)
+    orders = ["order"] if "order" in summary else []
+    rows = [["strategy", "learner", *orders, "seeds", *(titles.get(n, n.replace("_", " ")) for n in shown)]]
+    learners = summary.groupby("strategy").learner.transform("nunique")
+    several = learners > 1
     for (_, row), one_of_several in zip(summary.iterrows(), several, strict=True):
         star = " *" if one_of_several and row.answers else ""
-        cells = [str(row.strategy), f"{row.learner}{star}", str(row.seeds)]
+        cells = [str(row.strategy), f"{row.learner}{star}", *(str(row[name]) for name in orders), str(row.seeds)]
         for name in shown:
             scale, digits = (1e-6, 0) if name == "peak_memory_bytes" else (1.0, 1 if name in COSTS else 2)
             value, spread = float(row[name]) * scale, float(row[f"{name}_sd"]) * scale
@@ -135,6 +156,8 @@ def comparison_notes(runs: Sequence[FinishedRun], table: pd.DataFrame) -> str:
     reference = table.reference[0]
     if isinstance(reference, str):
         notes.append(f"intransigence and relative gain refer to `{reference}` of the same seed")
+    if "order" in table and table["order"].nunique() > 1:
+        notes.append("the row `mean` is the mean ± standard deviation over the orders of their means")
     return "; ".join(notes) + "."
 
 
@@ -143,12 +166,13 @@ def difference(
 ) -> tuple[float, float, float]:
     """First minus second (strategy, learner), paired by seed: mean and 95 % interval of Student's t over the seeds.
 
-    The interval covers the randomness of training; with one seed it is NaN. Raises `UserError` without a common seed.
+    Runs of several orders are paired by seed and order. The interval covers the randomness of training, and of the
+    order; with one pair it is NaN. Raises `UserError` without a common seed.
     """
     values = []
     for strategy, learner in (first, second):
         chosen = metrics[(metrics.strategy == strategy) & (metrics.learner == learner)]
-        values.append(chosen.set_index("seed")[metric])
+        values.append(chosen.set_index(["seed", "order"] if "order" in chosen else ["seed"])[metric])
     gaps = (values[0] - values[1]).dropna()
     if gaps.empty:
         raise UserError(f"Expected a seed that both {first} and {second} were run with, got none; run both.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from mcanalysis.errors import UserError
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.lock import lock_measurements
@@ -112,6 +113,11 @@ def carry_out(
     for run in runs:
         if isinstance(run, Training):
             study.check(run.num_tasks)
+    if len(orders := dict.fromkeys(run.order or "an order without a name" for run in runs)) > 1:
+        raise UserError(
+            f"Expected runs of one order of the tasks, whose minima are each other's, got {' and '.join(orders)}; "
+            "analyse one order at a time."
+        )
     setting = Setting(runs[0].strategy, lambda: workers.count, draw)
 
     def of_run(run: Run | Training) -> Steps[tuple[Run, Tables]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mcanalysis.errors import DataError, UnknownNameError
@@ -75,6 +75,11 @@ class Training:
         """The strategy's name."""
         return self.config.strategy
 
+    @property
+    def order(self) -> str | None:
+        """The name of the order of the tasks, where it has one."""
+        return self.config.order
+
     def steps(self) -> Steps[Run]:
         """Train it where it is not there; gives the finished run."""
         if not self.is_there:
@@ -92,7 +97,7 @@ def trainings(
     execution: Execution | None = None,
     general: General | None = None,
 ) -> list[Training]:
-    """What is to be trained of several configurations on one benchmark.
+    """What is to be trained of several configurations on one benchmark, which may differ in the order of the tasks.
 
     Raises, before anything is trained, `RunDirectoryError` for a directory of another configuration and for an
     unfinished one without `resume`, and what a base or data that cannot be read raise.
@@ -101,7 +106,7 @@ def trainings(
     first = configs[0]
     check_base(first.model, first.dtype, execution.device or default_device(), first.revision)
     held_out = [] if general is None else general.load()
-    tasks = load_tasks(first)
+    tasks = {order: load_tasks(replace(first, order=order)) for order in dict.fromkeys(c.order for c in configs)}
     from_zero = [settled_for(c, d).training.from_zero for c, d in zip(configs, directories, strict=True)]
     if any(from_zero) and not all(from_zero):
         logger.warning(
@@ -115,8 +120,8 @@ def trainings(
             directory,
             execution,
             general,
-            is_finished(config, directory, tasks, resume) and is_general_measured(directory, held_out),
-            len(tasks),
+            is_finished(config, directory, tasks[config.order], resume) and is_general_measured(directory, held_out),
+            len(tasks[config.order]),
         )
         for config, directory in zip(configs, directories, strict=True)
     ]

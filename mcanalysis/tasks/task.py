@@ -89,12 +89,14 @@ class TaskData:
 
     `splits` maps a split's name ("train", "eval", "test") to its examples in order. `content_hash` depends
     on the prompts and answers of every split and on nothing else: not on where they lay, nor on extra keys.
+    `origin` says which data set of the hub they are of, and its commit: `OWNER/NAME@COMMIT`; "" for files.
     Make one with `TaskData.of`.
     """
 
     task: Task
     splits: Mapping[str, tuple[Example, ...]]
     content_hash: str
+    origin: str = ""
 
     @classmethod
     def of(cls, task: Task, splits: Mapping[str, Iterable[Example]]) -> TaskData:
@@ -133,4 +135,5 @@ class TaskData:
         >>> [example.answer for example in data.first({"test": 1}).splits["test"]]
         ['A']
         """
-        return TaskData.of(self.task, {s: examples[: sizes.get(s)] for s, examples in self.splits.items()})
+        data = TaskData.of(self.task, {s: examples[: sizes.get(s)] for s, examples in self.splits.items()})
+        return replace(data, origin=self.origin)

@@ -48,6 +48,15 @@ def load_trace_task(root: str | os.PathLike[str], name: str, score: str | None =
     return TaskData.of(_task_of(name, score), {split: _read_examples(file) for split, file in files.items() if file})
 
 
+def is_trace_task(folder: Path) -> bool:
+    """Whether a folder has a file of each split in TRACE's form, by its names.
+
+    >>> is_trace_task(Path("nowhere"))
+    False
+    """
+    return all(split_file(folder, split) for split in SPLITS)
+
+
 def split_file(folder: Path, split: str) -> Path | None:
     """Return the file of a task's split, in JSON or JSON lines, or None; raises `DataError` where there are both.
 

@@ -170,9 +170,12 @@ class RunConfig:
     model: Annotated[str, "'embedded', 'smollm2', a folder, a GGUF file, or a hub id"] = "embedded"
     revision: Annotated[str | None, "branch, tag or commit of a model of the hub"] = None
     dtype: Annotated[str, "auto, float32, bfloat16, …"] = "auto"
-    benchmark: Annotated[str, "embedded, trace or ilora"] = "embedded"
-    data_dir: Annotated[str | None, "<DIR>/<TASK>/{train,eval,test}.json", Flag(metavar="DIR")] = None
+    benchmark: Annotated[str, "embedded, trace, ilora, standard, long or superni"] = "embedded"
+    data_dir: Annotated[
+        str | None, "<DIR>/<TASK>/{train,eval,test}.json, or hub:OWNER/NAME of such", Flag(metavar="DIR")
+    ] = None
     tasks: Annotated[tuple[str, ...] | None, "tasks, in this order", Flag(metavar="A,B,C")] = None
+    order: Annotated[str | None, "order of the tasks: a published one or shuffledN", Flag(metavar="NAME")] = None
     scores: Annotated[Mapping[str, str], "another score for a task", Flag(metavar="TASK=SCORE")] = field(
         default_factory=dict
     )
@@ -207,6 +210,8 @@ class RunConfig:
             del resolved["max_new_tokens"]  # as in runs of version 0.1, which it leaves the same runs
         if self.revision is None:
             del resolved["revision"]
+        if self.order is None:
+            del resolved["order"]  # likewise
         resolved["strategy_settings"] = asdict(make_strategy(self.strategy, self.seed, **self.strategy_settings).config)
         resolved["training"] = self.training.resolved(self.model)
         return resolved

@@ -344,8 +344,9 @@ def load_tasks(config: RunConfig) -> list[TaskData]:
     from mcanalysis.benchmarks import get_benchmark, load_benchmark
 
     tasks = load_benchmark(
-        config.benchmark, config.data_dir, config.tasks, config.scores, config.sizes, config.max_new_tokens
-    )
+        config.benchmark, config.data_dir, config.tasks, config.scores, config.sizes, config.max_new_tokens,
+        order=config.order,
+    )  # fmt: skip
     config.training.check_tasks([t.task.name for t in tasks], get_benchmark(config.benchmark).tasks)
     return tasks
 
@@ -408,6 +409,7 @@ def train(
                     record_hashes(directory, "base_source", recorded_source(config.model))
                 if status != "finished":
                     locks.enter_context(lock_training(directory))
+                    record_hashes(directory, "origins", {t.task.name: t.origin for t in tasks if t.origin})
                 stack.enter_context(locks.pop_all())
                 return status
 

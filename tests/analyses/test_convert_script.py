@@ -30,8 +30,19 @@ def test_what_was_written_and_left_out_is_printed(script, source, tmp_path):
         "       1  eval",
         "       4  test",
         "       1  left out: choice_type is not 'single'",
+        "    0.25  of test has the most common answer: A",
     ]
-    assert {file.name for file in (tmp_path / "data" / "MedMCQA").iterdir()} == {"train.json", "eval.json", "test.json"}
+    files = {"train.json", "eval.json", "test.json", "conversion.json"}
+    assert {file.name for file in (tmp_path / "data" / "MedMCQA").iterdir()} == files
+
+
+def test_a_file_of_columns_is_converted_and_then_a_benchmark(script, tmp_path):
+    (tmp_path / "x.csv").write_text("q,a\n" + "".join(f"what {i},that\n" for i in range(15)))
+    flags = ("--source", "x.csv", "--output-dir", "data", "--prompt", "{q}?\\nAnswer:", "--answer", "a")
+    code, out, err = script("convert", "--task", "Mine", *flags)
+    assert (code, err) == (0, "") and "    1.00  of test has the most common answer: that" in out
+    code, out, _ = script("train", "--benchmark", "trace", "--data-dir", "data", "--dry-run", "--steps", "1")
+    assert code == 0 and "Mine" in out
 
 
 @pytest.mark.parametrize(

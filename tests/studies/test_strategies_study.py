@@ -101,11 +101,11 @@ def test_all_is_every_strategy_and_nothing_is_run_twice():
 
 @pytest.fixture
 def fake_run(tmp_path):
-    """fake_run(strategy, seed, {learner: rows of the matrix by number}, answering) -> a finished run."""
+    """fake_run(strategy, seed, {learner: rows of the matrix by number}, answering, order) -> a finished run."""
 
-    def make(strategy, seed, matrices, answering=None, **cost):
+    def make(strategy, seed, matrices, answering=None, order=None, **cost):
         answering = answering or next(iter(matrices))
-        directory = tmp_path / f"{strategy}-{seed}"
+        directory = tmp_path / f"{strategy}-{seed}-{order}"
         (directory / "tables").mkdir(parents=True)
         for learner, rows in matrices.items():
             table = pd.DataFrame([[k, *row] for k, row in rows.items()], columns=["after", "A", "B"])
@@ -116,6 +116,7 @@ def fake_run(tmp_path):
         metrics = {**values, "learners": dict.fromkeys(matrices, values)}
         (directory / "tables" / "metrics.json").write_text(json.dumps(metrics))
         config = {"tasks": ["A", "B"], "benchmark": "embedded", "training": {"num_steps": 9}}
+        config |= {"order": order} if order else {}
         write_manifest(directory, new_manifest(config | {"strategy": strategy, "seed": seed}))
         mark_finished(directory)
         return FinishedRun(directory)
@@ -180,6 +181,42 @@ def test_the_summary_says_what_is_undefined_and_what_it_cost(fake_run, tmp_path)
     assert len(pd.read_csv(tmp_path / "comparison" / "strategies.csv")) == 4
 
 
+def test_orders_are_told_apart_and_averaged(fake_run, tmp_path):
+    """Means of an order over its seeds, then over the orders; the reference is of the same seed and order."""
+    better = {k: [v + 0.1 for v in row] for k, row in JOINT.items()}
+    runs = [fake_run("er", s, {"fast": ER}, order=o) for o in ("order1", "order2") for s in (0, 1)]
+    runs += [fake_run("er", 2, {"fast": ER}, order="order2"), fake_run("joint", 0, {"fast": JOINT}, order="order1")]
+    runs.append(fake_run("joint", 0, {"fast": better}, order="order2"))
+    table = write_comparison(runs, tmp_path)
+    assert list(table["order"]) == ["order1"] * 2 + ["order2"] * 3 + ["order1", "order2"]
+    assert table.intransigence[0] == pytest.approx(0.1) and table.intransigence[2] == pytest.approx(0.2)
+    summary = pd.read_csv(tmp_path / "comparison" / "summary.csv").set_index(["strategy", "order"])
+    assert list(summary.loc["er"].index) == ["order1", "order2", "mean"]
+    one, two = np.mean([0.25, 0.5]), np.mean([0.25, 0.5, 0.75])
+    assert summary.average_accuracy["er", "order2"] == pytest.approx(two)
+    assert summary.average_accuracy["er", "mean"] == pytest.approx((one + two) / 2)
+    assert summary.average_accuracy_sd["er", "mean"] == pytest.approx(np.std([one, two], ddof=1))
+    assert list(summary.seeds["er"]) == [2, 3, 3]
+    text = (tmp_path / "comparison" / "summary.md").read_text()
+    assert text.startswith("| strategy | learner | order | seeds |") and "over the orders of their means" in text
+    assert "| er | fast | mean | 3 |" in text  # no star: there is one learner
+
+
+def test_differences_are_paired_by_seed_and_order():
+    tables = [
+        metrics({("ilora", "slow"): values, ("er", "fast"): [0.5, 0.5]}).assign(order=order)
+        for order, values in (("order1", [0.9, 0.8]), ("order2", [0.6, 0.7]))
+    ]
+    mean, low, high = difference(pd.concat(tables), ("ilora", "slow"), ("er", "fast"))
+    expected = stats.ttest_1samp([0.4, 0.3, 0.1, 0.2], 0).confidence_interval(0.95)
+    assert (mean, low, high) == pytest.approx((0.25, expected.low, expected.high))
+
+
+def test_what_has_no_orders_has_no_column_for_them(fake_run):
+    table = comparison_table([fake_run("er", 0, {"fast": ER})])
+    assert "order" not in table and "order" not in summary_table(table)
+
+
 @pytest.fixture
 def config(run_config):
     return run_config("sequential", num_steps=1, tasks=("FOMC",), sizes={"train": 4}, num_test=1)
@@ -187,6 +224,22 @@ def config(run_config):
 
 def trained(configs, folder, **options):
     return train_runs(configs, run_directories(configs, folder), **options)
+
+
+def test_runs_of_several_orders_are_trained_each_in_its_own(config, tmp_path):
+    from mcanalysis.studies.curvature import Curvature
+    from mcanalysis.studies.study import carry_out
+
+    config = replace(config, tasks=("FOMC", "C-STANCE"))
+    configs = [replace(config, order=order) for order in ("paper", "shuffled1", "shuffled2")]
+    runs = trained(configs, tmp_path)
+    assert [r.directory.name for r in runs] == [f"embedded-{c.order}-sequential-seed0" for c in configs]
+    assert runs[0].task_names == ["C-STANCE", "FOMC"] and runs[0].order == "paper"
+    assert all(sorted(r.task_names) == ["C-STANCE", "FOMC"] for r in runs)
+    assert [list(r.tasks) for r in runs] == [r.task_names for r in runs]
+    trained(configs, tmp_path)  # each is known again
+    with pytest.raises(UserError, match=r"one order of the tasks, .*, got paper and shuffled1 and shuffled2; analyse"):
+        carry_out(Curvature(), runs, tmp_path)
 
 
 def test_what_is_finished_is_not_trained_again_and_what_is_not_is_refused_before_anything_starts(

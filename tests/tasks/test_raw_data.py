@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mcanalysis.benchmarks import load_benchmark
-from mcanalysis.errors import DataError, UnknownNameError, UserError
+from mcanalysis.errors import DataError, UserError
 from mcanalysis.metrics.scores import get_score
 from mcanalysis.tasks.raw import convert, medmcqa, questions, raw_names
 from mcanalysis.tasks.raw.jec_qa import PROMPT as JEC_PROMPT
@@ -294,18 +294,16 @@ def test_too_few_questions_are_refused(medical_folder, legal_folder, tmp_path):
     source = medical_folder()
     write_lines(source / "dev.json", [medical("Dev?", 4)])
     message = refused(DataError, "MedMCQA", source, tmp_path / "data")
-    assert "at least 2 usable questions of MedMCQA in dev.json for eval and test, got 1;" in message
+    assert "at least 2 usable examples of MedMCQA in dev.json for eval and test, got 1;" in message
     write_lines(source / "train.json", [])
     write_lines(source / "dev.json", [medical("Dev?", 4), medical("Dev 2?", 4)])
     message = refused(DataError, "MedMCQA", source, tmp_path / "data")
-    assert "at least 1 usable question of MedMCQA in train.json for train, got 0;" in message
+    assert "at least 1 usable example of MedMCQA in train.json for train, got 0;" in message
 
 
 def test_an_unknown_data_set_suggests_the_nearest(tmp_path):
     assert raw_names() == ["JEC-QA", "MedMCQA"]
-    assert "Did you mean 'MedMCQA'? Expected one of: JEC-QA, MedMCQA." in refused(
-        UnknownNameError, "MedMCQ", tmp_path, tmp_path / "data"
-    )
+    assert refused(DataError, "MedMCQ", tmp_path, tmp_path / "data").endswith("Did you mean 'MedMCQA'?")
 
 
 def test_a_folder_that_holds_something_is_left_alone(legal_folder, tmp_path):

@@ -19,11 +19,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RawData:
-    """The examples of a raw data set by split, and how many rows were left out by reason."""
+    """The examples of a raw data set by split, and how many rows were left out by reason.
+
+    `canary`: a text that its authors want kept with every copy, so that nobody trains on it unknowingly.
+    """
 
     splits: Mapping[str, Sequence[Example]]
     left_out: Mapping[str, int]
     remark: str = ""
+    canary: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ def split_seeded(items: Sequence[T], shares: Mapping[str, int], seed: int, name:
     """
     if len(items) < len(shares):
         raise DataError(
-            f"Expected at least {len(shares)} usable question{'s' * (len(shares) > 1)} of {name} for "
+            f"Expected at least {len(shares)} usable example{'s' * (len(shares) > 1)} of {name} for "
             f"{' and '.join(shares)}, got {len(items)}; use the whole data set."
         )
     sizes = {split: max(1, len(items) * share // sum(shares.values())) for split, share in shares.items()}
