@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from mcanalysis.errors import PointMismatchError, UserError
-from mcanalysis.params.lora import holds_lora_tensors, key_a, key_b, module_names, ranks, share_modules
+from mcanalysis.params.lora import (
+    base_point,
+    holds_lora_tensors,
+    key_a,
+    key_b,
+    module_names,
+    ranks,
+    share_modules,
+)
 from mcanalysis.params.low_rank import balance
 from mcanalysis.params.point import Point, first_not_finite, working_dtype
 from mcanalysis.params.spaces.base import Space
@@ -22,6 +30,9 @@ class AlignedSpace(Space):
     (orthogonal Procrustes, Schönemann 1966): R = UVᵀ from the SVD of B₂ᵀB₁ + A₂A₁ᵀ. Everything is computed in
     float64 and rounded to the working precision at the end. Ranks and targets may differ; smaller factors are
     filled up with zeros.
+
+    Of two adapters one may be the base itself, B = 0 in all modules. Balanced it would have A = 0 as well, and the path
+    would be t²·ΔW; it is given the balanced A of the other instead (`params.lora.base_point`), so that it is t·ΔW.
     """
 
     name = "aligned"
@@ -53,7 +64,12 @@ class AlignedSpace(Space):
         rank_of = _largest_ranks(filled)
         balanced = [balance(_widen(point, rank_of)) for point in filled]
         dtype = working_dtype(tensor for point in filled for tensor in point.values())
-        anchors = [balanced[0], *(_turned(point, balanced[0]) for point in balanced[1:])]
+        bases = [i for i, point in enumerate(filled) if not any(point[key_b(m)].any() for m in module_names(point))]
+        if len(points) == 2 and len(bases) == 1:
+            other = balanced[1 - bases[0]]
+            anchors = [base_point(other) if i in bases else other for i in range(2)]
+        else:
+            anchors = [balanced[0], *(_turned(point, balanced[0]) for point in balanced[1:])]
         return [{name: tensor.to(dtype) for name, tensor in anchor.items()} for anchor in anchors]
 
     @torch.no_grad()
