@@ -183,12 +183,11 @@ def test_joint_training_has_the_path_from_the_base_alone(copied, tmp_path):
 
 def test_beyond_the_ends_is_added_and_barriers_keep_every_bit(copied, calls, tmp_path):
     run = copied("sequential")
-    settings = {"paths": ("linear-factor", "linear-delta"), "num_points": 3, "num_examples": 3, "from_base": True}
-    before = carry_out(Undrawn(**settings), [run], tmp_path).tables
+    before = carry_out(LINES, [run], tmp_path).tables
     calls.clear()
-    far = Undrawn(**settings, extrapolate=(-0.5, 1.7))
+    far = replace(LINES, extrapolate=(-0.5, 1.7))
     after = carry_out(far, [run], tmp_path).tables
-    assert len(calls) == 2 * (2 * 2 + 3)  # −0.5 and 1.5 on two paths of two transitions and on three from the base
+    assert len(calls) == 2 * (2 + 3)  # −0.5 and 1.5 on the paths of two transitions and on three from the base
     for name in ("barriers", "paths", "front", "barriers_over_seeds"):
         pd.testing.assert_frame_equal(after[name], before[name], check_exact=True)
     profiles = after["profiles"]
@@ -208,10 +207,7 @@ def test_beyond_the_ends_is_added_and_barriers_keep_every_bit(copied, calls, tmp
     broken.loc[(broken.t == 1.5) & (broken.start == "1-FOMC"), "loss"] = np.inf
     said = [part for part in far.words(after | {"profiles": broken}) if isinstance(part, str)]
     assert "not finite beyond the ends of 1-FOMC → 2-MedMCQA, linear factor: loss or score at t = 1.5" in said
-    calls.clear()
     assert start_walk(run, 1, 2).known_ts == [0.0, 0.5, 1.0]
-    carry_out(Undrawn(**settings, extrapolate=(-1.0, 1.5)), [run], tmp_path)
-    assert len(calls) == 2 * 2 + 3  # the new point of each
 
 
 @pytest.mark.parametrize(

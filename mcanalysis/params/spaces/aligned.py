@@ -30,9 +30,6 @@ class AlignedSpace(Space):
     (orthogonal Procrustes, Schönemann 1966): R = UVᵀ from the SVD of B₂ᵀB₁ + A₂A₁ᵀ. Everything is computed in
     float64 and rounded to the working precision at the end. Ranks and targets may differ; smaller factors are
     filled up with zeros.
-
-    Of two adapters one may be the base itself, B = 0 in all modules. Balanced it would have A = 0 as well, and the path
-    would be t²·ΔW; it is given the balanced A of the other instead (`params.lora.base_point`), so that it is t·ΔW.
     """
 
     name = "aligned"
@@ -64,13 +61,20 @@ class AlignedSpace(Space):
         rank_of = _largest_ranks(filled)
         balanced = [balance(_widen(point, rank_of)) for point in filled]
         dtype = working_dtype(tensor for point in filled for tensor in point.values())
-        bases = [i for i, point in enumerate(filled) if not any(point[key_b(m)].any() for m in module_names(point))]
-        if len(points) == 2 and len(bases) == 1:
-            other = balanced[1 - bases[0]]
-            anchors = [base_point(other) if i in bases else other for i in range(2)]
-        else:
-            anchors = [balanced[0], *(_turned(point, balanced[0]) for point in balanced[1:])]
+        anchors = [balanced[0], *(_turned(point, balanced[0]) for point in balanced[1:])]
         return [{name: tensor.to(dtype) for name, tensor in anchor.items()} for anchor in anchors]
+
+    def anchors(self, minima: Sequence[Mapping[str, Tensor]]) -> list[Point]:
+        """Return the anchors of a path: what `embed` gives, but the base beside one adapter has that one's A.
+
+        Balanced, the base (B = 0 in all modules) has A = 0 as well, and the straight path from it would be t²·ΔW; with
+        the other's A it is t·ΔW, as in the other spaces (`mcanalysis.params.lora.base_point`).
+        """
+        anchors = self.embed(minima)
+        bases = [i for i, point in enumerate(minima) if not any(point[key_b(m)].any() for m in module_names(point))]
+        if len(minima) == 2 and len(bases) == 1:
+            anchors[bases[0]] = base_point(anchors[1 - bases[0]])
+        return anchors
 
     @torch.no_grad()
     def place(self, point: Mapping[str, Tensor], origin: Mapping[str, Tensor]) -> Point:
