@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from types import NoneType, UnionType
@@ -121,6 +122,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str | None, *, config: bool = True) -> None:
         super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
         self.given: dict[str, Any] = {}  # what the flags of one command line were given so far
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # as in Python 3.14: -0.5,1.5 is a value and no flag
         for name, action in (
             (None, _Store), ("store", _Store), ("append", _Append), (argparse.BooleanOptionalAction, _OnOff),
         ):  # fmt: skip

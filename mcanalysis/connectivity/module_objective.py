@@ -165,7 +165,8 @@ def module_objective(
 
     Raises:
         UserError: for batches that can be gone through once only, or `recalibrate` for a module without BatchNorm;
-            when called, for values that are not one per example, or batches that change.
+            when called, for values that are not one per example, batches that change, or a point whose running
+            variances are below 0, as those far beyond the ends of a path may be, without `recalibrate`.
         PointMismatchError: when called, for a point that does not fit the module.
 
     >>> net = nn.Linear(1, 1, bias=False)

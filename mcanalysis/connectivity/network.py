@@ -188,6 +188,7 @@ class Network:
         Raises:
             PointMismatchError: for a name or a shape that the module does not have, and for tied weights of which the
                 point holds two versions.
+            UserError: for a running variance below 0 that is not estimated anew.
         """
         check_point(point)
         differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in point.values())
@@ -197,6 +198,7 @@ class Network:
         if self._recalibrate is not None:
             with torch.set_grad_enabled(differentiable):
                 statistics = self._estimated(tensors, self._recalibrate)
+        self._check_variances(tensors)
         for name, (mean, var) in statistics.items():
             for key, value in (("running_mean", mean), ("running_var", var)):
                 tensors[f"{name}.{key}" if name else key] = value.detach().to(tensors[f"{name}.{key}" if name else key])
@@ -276,6 +278,17 @@ class Network:
                 there.add(id(tensor))
                 placed[self._slots[name][0]] = tensor.detach().double() if widened else tensor.detach()
         return placed
+
+    def _check_variances(self, tensors: Mapping[str, Tensor]) -> None:
+        """Refuse running variances below 0, to which a path may lead beyond its ends: the layer would compute NaN."""
+        for name, tensor in tensors.items():
+            layer, _, last = name.rpartition(".")
+            is_estimated = self.recalibrates and layer in self._layers
+            if last == "running_var" and not is_estimated and bool((tensor < 0).any()):
+                raise UserError(
+                    f"Expected running variances of at least 0, got {float(tensor.min()):g} in '{name}', of a point "
+                    "too far beyond the ends of its path or plane; stay nearer to them, or give recalibrate."
+                )
 
     def _warn_of_missing(self, point: Mapping[str, Tensor]) -> None:
         if self._warned:

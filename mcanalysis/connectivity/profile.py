@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -16,11 +17,12 @@ from mcanalysis.errors import UserError
 from mcanalysis.metrics import barriers
 from mcanalysis.metrics.bootstrap import Sample
 from mcanalysis.metrics.intervals import FEWEST_EVENTS, FEWEST_EXAMPLES, Estimate
-from mcanalysis.paths import Path
+from mcanalysis.paths import Curve, Path
 from mcanalysis.paths.base import at_ends
 
 logger = logging.getLogger(__name__)
 Quantity = Literal["loss", "score"]
+_ROUNDING = 1e-9  # of the number of steps to LOW and HIGH
 
 
 class PerExample(Protocol):
@@ -60,7 +62,9 @@ class Profile:
     `scores` (n,) with `example_scores` (n, examples). Every barrier has a method, and one with `_interval` that
     gives its 95 % interval over examples (`mcanalysis.metrics.intervals`). For scores, where higher is better, a
     barrier is how far the score falls below the chord. `arc_lengths` (n,): the length of the path up to each t, where
-    the path could tell it.
+    the path could tell it; NaN beyond its ends.
+
+    Barriers and `summary` are of the path from t = 0 to 1, whatever was measured beyond these ends.
     """
 
     ts: np.ndarray
@@ -97,6 +101,19 @@ class Profile:
             np.stack([m.scores for m in found]) if has_scores and all(m.scores.size for m in found) else None,
             arc_lengths,
         )
+
+    def between_ends(self) -> Profile:
+        """What was measured at t in [0, 1]; the profile itself where that is all of it, or 0 or 1 was not measured."""
+        inside = (self.ts >= 0) & (self.ts <= 1)
+        if inside.all() or not self._has_ends:
+            return self
+        per_point = ("ts", "losses", "nll", "scores", "example_scores", "arc_lengths")
+        parts = {name: None if (values := getattr(self, name)) is None else values[inside] for name in per_point}
+        return replace(self, **parts)
+
+    @property
+    def _has_ends(self) -> bool:
+        return {0.0, 1.0} <= set(self.ts.tolist())
 
     def values(self, quantity: Quantity = "loss") -> np.ndarray:
         """The curve itself, (n,): nats per target, or score in [0, 1]."""
@@ -154,7 +171,7 @@ class Profile:
         return self._interval("chord_dip", quantity, seed)
 
     def summary(self, quantity: Quantity = "loss") -> dict[str, float]:
-        """Mean over t and over arc length, extremes and the t where they are first reached.
+        """Mean over t and over arc length, extremes and the t where they are first reached, between the ends.
 
         `mean_over_t` = ∫L dt and `mean_over_arc` = ∫L ds / length by the trapezoid rule on the measured points (NaN
         without lengths, and for a path that does not move), `max`, `arg_max`, `min`, `arg_min`, `length` (NaN without
@@ -163,6 +180,8 @@ class Profile:
         >>> Profile(np.array([0.0, 0.5, 1.0]), np.array([0.0, 2.0, 1.0])).summary()["mean_over_t"]
         1.25
         """
+        if (inside := self.between_ends()) is not self:
+            return inside.summary(quantity)
         values, s = self.values(quantity), self.arc_lengths
         length = float("nan") if s is None else float(s[-1] - s[0])
         over_arc = float(np.trapezoid(values, s)) / length if s is not None and length > 0 else float("nan")
@@ -193,17 +212,19 @@ class Profile:
         names = {"loss": "loss (nats per target token)", "score": "score (0–1)"}
         curves = "".join(html_curve(self.ts, self.values(quantity), names[quantity]) for quantity in shown)
         summary = ""
-        if self.ts[0] == 0 and self.ts[-1] == 1:
+        if self._has_ends:
             barriers_ = [f"{n} {number(getattr(self, n)())}" for n in ("chord_barrier", "max_barrier", "chord_dip")]
             summary = f"<p>of the loss: {', '.join(barriers_)}</p>"
         return curves + summary + html_table(list(frame.columns), frame.astype(object).to_numpy().tolist())
 
     def _value(self, barrier: Callable[..., Any], quantity: Quantity) -> float:
-        return float(barrier(self.ts, self.values(quantity), higher_is_better=quantity == "score"))
+        path = self.between_ends()
+        return float(barrier(path.ts, path.values(quantity), higher_is_better=quantity == "score"))
 
     def _interval(self, name: str, quantity: Quantity, seed: int) -> tuple[float, float]:
+        path = self.between_ends()
         found = barriers.barrier_interval(
-            name, self.ts, self.estimate(quantity, seed), higher_is_better=quantity == "score"
+            name, path.ts, path.estimate(quantity, seed), higher_is_better=quantity == "score"
         )
         if found.few_events:
             logger.warning(
@@ -225,6 +246,30 @@ def grid(num_points: int = 21) -> np.ndarray:
     return np.linspace(0.0, 1.0, num_points)
 
 
+def grid_beyond(num_points: int, low: float, high: float) -> np.ndarray:
+    """The t in [low, 0) and in (1, high] at the spacing of `grid(num_points)`, in increasing order: shape (n,).
+
+    Raises `UserError` unless low ≤ 0 and high ≥ 1 are finite and some such t lies between them.
+
+    >>> grid_beyond(5, -0.5, 1.3).tolist()
+    [-0.5, -0.25, 1.25]
+    """
+    if not (math.isfinite(low) and math.isfinite(high) and low <= 0 and high >= 1):
+        raise UserError(
+            f"Expected a range of t around [0, 1], got {low:g},{high:g}; give --extrapolate LOW,HIGH with LOW of at "
+            "most 0 and HIGH of at least 1, such as -0.5,1.5."
+        )
+    steps = num_points - 1
+    first, last = math.ceil(low * steps - _ROUNDING), math.floor(high * steps + _ROUNDING)
+    numbers = [*range(first, 0), *range(steps + 1, last + 1)]
+    if not numbers:
+        raise UserError(
+            f"Expected a range of t that reaches a step of {1 / steps:g} beyond [0, 1], got {low:g},{high:g}; widen "
+            "--extrapolate or raise --num-points."
+        )
+    return np.array(numbers) / steps
+
+
 def profile(
     path: Callable[[float], Mapping[str, Tensor]],
     objective: Callable[[Mapping[str, Tensor]], float | PerExample],
@@ -237,10 +282,12 @@ def profile(
     possible: `mcanalysis.module_objective` makes such an objective of any network. Works on any dict of tensors: no
     language model, no LoRA needed. `ts` defaults to 21 equally spaced points, in increasing order; barriers need 0 and
     1 among them, and a t within 1e-12 of them is taken as them. A path of this package also tells its lengths, which
-    `Profile.summary` uses.
+    `Profile.summary` uses. A straight path that was built with `extrapolate=True` may be measured beyond its ends, too;
+    losses and scores that are not finite there are warned of.
 
     Raises `UserError` for fewer than two values of t, for values that do not increase, for a result that is no loss,
-    and, by the path, for a t outside [0, 1].
+    and for a t outside [0, 1], by a straight path unless it extrapolates, and for a curve always: its bends were made
+    for what lies between its ends.
 
     >>> import torch
     >>> from mcanalysis.paths import Linear
@@ -258,8 +305,25 @@ def profile(
         raise UserError(f"Expected at least two values of t, got {len(places)}; pass 0 and 1 at least.")
     if not (np.diff(places) > 0).all():
         raise UserError(f"Expected values of t in increasing order, got {places.tolist()}; sort them and drop repeats.")
-    results = [objective(path(float(t))) for t in places]
-    return assemble(path, places, results)
+    outside = places[(places < 0) | (places > 1)]
+    if len(outside) and isinstance(path, Curve):
+        raise UserError(
+            f"Expected t in [0, 1] on a curve, got {outside[0]:g}: its bends say nothing of what lies beyond its ends; "
+            "leave such values out, or take a straight path (mc.Linear)."
+        )
+    found = assemble(path, places, [objective(path(float(t))) for t in places])
+    if len(outside):
+        _warn_of_not_finite(found)
+    return found
+
+
+def _warn_of_not_finite(found: Profile) -> None:
+    """Say in one line at which t beyond the ends a loss or score is not finite."""
+    finite = np.isfinite(found.losses) & (True if found.scores is None else np.isfinite(found.scores))
+    lost = found.ts[((found.ts < 0) | (found.ts > 1)) & ~finite]
+    if len(lost):
+        places = ", ".join(f"{t:g}" for t in lost)
+        logger.warning("Beyond the ends of the path the loss or the score is not finite at t = %s.", places)
 
 
 def assemble(path: object, ts: np.ndarray, results: Sequence[Any]) -> Profile:
@@ -268,8 +332,11 @@ def assemble(path: object, ts: np.ndarray, results: Sequence[Any]) -> Profile:
     >>> assemble(None, np.array([0.0, 1.0]), [0.5, 2.0]).max_barrier()
     0.0
     """
-    inside = bool(((ts >= 0) & (ts <= 1)).all())
-    lengths = path.arc_lengths(ts).numpy() if isinstance(path, Path) and inside else None
+    inside = (ts >= 0) & (ts <= 1)
+    lengths = None
+    if isinstance(path, Path) and inside.any():
+        lengths = np.full(len(ts), np.nan)
+        lengths[inside] = path.arc_lengths(ts[inside]).numpy()
     if all(map(has_examples, results)):
         return Profile.of(ts, results, lengths)
     return Profile(ts, np.array([number_of(result) for result in results]), arc_lengths=lengths)

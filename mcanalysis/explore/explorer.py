@@ -34,7 +34,8 @@ def explore(
 ) -> Explorer | Figure:
     """Walk along a path by hand: the widget in a notebook, elsewhere (or without ipywidgets) a picture of the path.
 
-    `start`, `end`: minima by number (from 1) or label, by default the first two; `path`, `space`: registered names.
+    `start`, `end`: minima by number (from 1; 0 or "base": the base model) or label, by default the first two; `path`,
+    `space`: registered names.
     Values come from the run's tables and store; what is missing is measured when one goes there. Raises what
     `start_walk` raises.
     """
@@ -189,8 +190,7 @@ class Explorer:
 
     def _change_walk(self) -> None:
         walk, (start, end) = self.walk, self.transition.value  # type: ignore[misc]
-        first, last = (walk.run.minimum(label, walk.start.learner) for label in (start, end))
-        kinds = walkable_kinds(walk.run, first, last)
+        kinds = walkable_kinds(walk.run, *walk.run.ends(start, end, walk.start.learner))
         chosen = str(self.kind.value)
         path, _, space = (chosen if chosen in kinds else kinds[0]).rpartition("-")
         self.walk = start_walk(walk.run, start, end, space, path, walk.start.learner)

@@ -18,7 +18,7 @@ from mcanalysis.params.point import Point, content_hash
 from mcanalysis.params.spaces import space_names
 from mcanalysis.paths import Path
 from mcanalysis.paths.path_kinds import PathKind, path_kind
-from mcanalysis.plotting.selection import where
+from mcanalysis.plotting.selection import between_ends, where
 from mcanalysis.runs.run import Minimum, Run
 from mcanalysis.store.measurements import Measurement, MeasurementStore
 
@@ -55,9 +55,7 @@ class Walk:
 
     def __init__(self, run: Run, start: Minimum, end: Minimum, kind: PathKind, path: Path) -> None:
         self.run, self.start, self.end, self.kind, self.path = run, start, end, kind, path
-        number, later = max((_number(m), m) for m in (start, end))
-        self.new = later.task
-        self.old = [name for name in run.task_names[: number - 1] if name != self.new]
+        *self.old, self.new = run.task_names[: max(map(_number, (start, end)))]
         self.table = self._stored()
         single = self.table[self.table.task == self.new]
         self.num_examples = int(single.num_examples.iloc[0]) if len(single) else NUM_EXAMPLES
@@ -149,7 +147,7 @@ class Walk:
             rows = rows.iloc[:0]
         labels = {"learner": self.start.learner, "path": self.kind.path, "space": self.kind.space}
         labels |= {"start": self.start.label, "end": self.end.label, "split": "test"}
-        return where(rows, **labels).astype({"t": float})[columns].reset_index(drop=True)
+        return between_ends(where(rows, **labels).astype({"t": float}))[columns].reset_index(drop=True)
 
     @cached_property
     def _objectives(self) -> list[Objective]:
@@ -176,9 +174,9 @@ def start_walk(
 ) -> Walk:
     """The walk from one minimum to another, by default from the first to the next.
 
-    Of two ends of which one is given the other is its neighbour. `path`, `space`: registered names; a curve must have
-    been fitted by `connectivity.py`. Raises what `Run.minimum`, `Run.path` and `Run.curve` raise, and `UserError` for a
-    path through more than two minima.
+    Of two ends of which one is given the other is its neighbour; "base" (or 0) is the base model. `path`, `space`:
+    registered names; a curve must have been fitted by `connectivity.py`. Raises what `Run.minimum`, `Run.path` and
+    `Run.curve` raise, and `UserError` for a path through more than two minima.
     """
     learner = learner or run.answering_learner
     minima = run.minima_of(learner)
@@ -192,7 +190,7 @@ def start_walk(
                 f"Expected a minimum after {first.label}, got the last one of '{run.directory}'; "
                 f"choose a start below {len(minima)}, or name the end."
             )
-    last = run.minimum(end, learner)
+    first, last = run.ends(start, end, learner)
     if first == last:
         raise UserError(f"Expected two different minima, got {first.label} twice; name another start or end.")
     kind = path_kind(f"{path}-{space}")

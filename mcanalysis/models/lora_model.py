@@ -32,7 +32,7 @@ from mcanalysis.models.adapter_tensors import PREFIX, widened
 from mcanalysis.models.encoding import Batch
 from mcanalysis.models.forward import Forward, forward
 from mcanalysis.models.target_modules import find_target_modules
-from mcanalysis.params.lora import key_a, key_b, module_names
+from mcanalysis.params.lora import base_point, key_a, key_b, module_names
 from mcanalysis.params.low_rank import concatenate
 from mcanalysis.params.point import Point
 
@@ -201,8 +201,7 @@ class LoraModel(AdaptedModel):
 
     def base_point(self) -> Point:
         """The point of the base model itself: this adapter's A with B = 0."""
-        point = self.point()
-        return {k: torch.zeros_like(v) if ".lora_B." in k else v for k, v in point.items()}
+        return base_point(self.point())
 
     def forward(self, batch: Batch, hidden_states: bool = False) -> Forward:
         """One forward pass with the trainable adapter."""

@@ -110,6 +110,19 @@ def module_names(point: Mapping[str, Tensor]) -> list[str]:
     return list(modules)
 
 
+def base_point(point: Mapping[str, Tensor]) -> Point:
+    """Return the base model in the coordinates of an adapter: (A, 0), its A with B = 0, so that ΔW = 0.
+
+    The straight path between the two is t·ΔW in every space: with one A nothing bends between factors and product. The
+    tensors of A are those of the adapter, not copies. Raises `PointMismatchError` if the point is not a LoRA point.
+
+    >>> base_point({"q.lora_A.weight": torch.tensor([[1.0, 2.0]]), "q.lora_B.weight": torch.tensor([[3.0]])})
+    {'q.lora_A.weight': tensor([[1., 2.]]), 'q.lora_B.weight': tensor([[0.]])}
+    """
+    of_b = {key_b(module) for module in module_names(point)}
+    return {name: torch.zeros_like(tensor) if name in of_b else tensor for name, tensor in point.items()}
+
+
 def ranks(point: Mapping[str, Tensor]) -> dict[str, int]:
     """Return the rank r of the factors of each adapted module (the rank of ΔW may be lower).
 

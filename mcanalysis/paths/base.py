@@ -208,7 +208,7 @@ def embed_minima(minima: Sequence[Mapping[str, Tensor]], space: Space) -> list[P
     [{'w': tensor([1.])}]
     """
     check_distinct(minima)
-    return [{name: tensor.detach() for name, tensor in anchor.items()} for anchor in space.embed(minima)]
+    return [{name: tensor.detach() for name, tensor in anchor.items()} for anchor in space.anchors(minima)]
 
 
 def straight_bends(

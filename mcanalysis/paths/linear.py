@@ -18,7 +18,8 @@ class Linear(Path):
         a: the minimum at t = 0, a point.
         b: the minimum at t = 1.
         space: "factor" (every tensor by itself), "delta" (ΔW of LoRA), "aligned", or a `Space`.
-        extrapolate: whether t may lie outside [0, 1].
+        extrapolate: whether t may lie outside [0, 1]: the same formula, so that in "delta" ΔW goes on straight, and
+            in "factor" and "aligned" A and B do.
 
     Raises:
         PointMismatchError: if the space cannot join the two.

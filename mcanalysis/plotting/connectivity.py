@@ -70,7 +70,8 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
     `profiles`, `barriers`: the tables of one strategy, learner and seed (`profiles.csv`, `barriers.csv`); the rows of
     the test split are drawn, others ignored. Blue squares: mean over the old tasks; orange circles: the new task;
     the kind of line tells the path. Band: 95 % interval on the first kind of path, linear in factor space where that
-    was measured. Star and vertical line: t* of that path. Crosses on the upper edge: values that are not finite.
+    was measured. Star and vertical line: t* of that path. Crosses on the upper edge: values that are not finite. Grey
+    ground: beyond the ends of the path, where that was measured.
     Below each pair: chord barrier of the loss, t* and gain of every path. All loss panels share one axis. One
     transition gives a figure of one column's width, more a figure of two columns' width.
 
@@ -100,6 +101,8 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
     figure = new_figure(width, _HEAD + num_blocks * block + legend_height)
 
     loss_scale, loss_limits = _loss_axis(shown, lines)
+    ts = pd.concat([transition.rows.t for transition in shown])
+    reach = min(0.0, float(ts.min())), max(1.0, float(ts.max()))
     for i, transition in enumerate(shown):
         row, column = divmod(i, per_row)
         left = _LEFT + column * (panel + _BETWEEN)
@@ -107,8 +110,8 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
         score = add_axes(figure, left, top - heights["score"], panel, heights["score"])
         base = top - heights["score"] - _GAP - heights["loss"]
         loss = add_axes(figure, left, base, panel, heights["loss"])
-        _limit(score, "linear", (-0.05, 1.05), column == 0)
-        _limit(loss, loss_scale, loss_limits, column == 0)
+        _limit(score, "linear", (-0.05, 1.05), column == 0, reach)
+        _limit(loss, loss_scale, loss_limits, column == 0, reach)
         score.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"] if column == 0 else [""] * 5)
         score.tick_params(labelbottom=False)
         score.set_title(titles[i], pad=3, linespacing=1.1)
@@ -123,21 +126,29 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
         size = (panel, heights["loss"])
         _write_table(loss, transition, lines, labels, _TICKS + 0.02, size, labelled=column == 0)
     ends = ("first adapter", "second") if are_adapters(shown[0].rows) else ("before", "after")
+    is_rewinding = all(transition.is_from_base for transition in shown)
+    if is_rewinding:
+        ends = "base model", "adapter" if are_adapters(shown[0].rows) else "minimum"
     for row in range(num_blocks):
         in_row = min(per_row, len(shown) - row * per_row)
         y = figure.get_figheight() - _HEAD - row * block - title_height - sum(heights.values()) - _GAP - _TICKS
         figure.text(
             (_LEFT + (in_row * (panel + _BETWEEN) - _BETWEEN) / 2) / width,
             (y + 0.03) / figure.get_figheight(),
-            f"position t on the path (0 = {ends[0]}, 1 = {ends[1]})",
+            f"position t on the path (0 = {ends[0]}, 1 = {ends[1]}{_reach_words(reach)})",
             ha="center",
             va="bottom",
         )
     of_path = f": {next(iter(lines.values())).label}" if len(lines) == 1 else ""
-    write_head(figure, whose_paths(shown[0].rows) + of_path)
+    write_head(figure, "rewinding: " * is_rewinding + whose_paths(shown[0].rows) + of_path)
     close_legend(figure, handles, columns, notes_height, handlelength=2.4, borderpad=0.2)
     figure.text(0.5, 0.04 / figure.get_figheight(), "\n".join(notes), ha="center", va="bottom", linespacing=1.15)
     return figure
+
+
+def _reach_words(reach: tuple[float, float]) -> str:
+    low, high = (f"{t:g}".replace("-", "−") for t in reach)
+    return "" if reach == (0.0, 1.0) else f"; measured from {low} to {high}"
 
 
 def _curves(transition: TransitionRows, kind: tuple[str, str]) -> dict[str, pd.DataFrame]:
@@ -178,11 +189,19 @@ def _draw(axes: Axes, transition: TransitionRows, lines: Mapping[tuple[str, str]
         )  # fmt: skip
 
 
-def _limit(axes: Axes, scale: str, limits: tuple[float, float], labelled: bool) -> None:
+def _limit(
+    axes: Axes, scale: str, limits: tuple[float, float], labelled: bool, reach: tuple[float, float] = (0.0, 1.0)
+) -> None:
+    """`reach`: from which t to which was measured; what lies beyond [0, 1] is shaded."""
     axes.set_yscale(scale)
     axes.set_ylim(*limits)
-    axes.set_xlim(-0.03, 1.03)
+    low, high = reach
+    margin = 0.03 * (high - low)
+    axes.set_xlim(low - margin, high + margin)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+    shaded = [(low - margin, 0.0)] * (low < 0) + [(1.0, high + margin)] * (high > 1)
+    for start, end in shaded:
+        axes.axvspan(start, end, color=GREY, alpha=0.16, linewidth=0, zorder=0, gid="beyond the ends")
     axes.tick_params(labelleft=labelled)
     if scale == "log":
         plain_numbers(axes.yaxis)

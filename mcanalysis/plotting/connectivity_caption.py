@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 
 from mcanalysis.numbers_as_text import shown_number
 from mcanalysis.plotting.selection import cut_prompts, examples_per_task, few_events, label_name
 from mcanalysis.plotting.style import path_lines
-from mcanalysis.plotting.transition_rows import TransitionRows, are_adapters, transition_rows, whose_paths
+from mcanalysis.plotting.transition_rows import (
+    QUANTITIES,
+    TransitionRows,
+    are_adapters,
+    transition_rows,
+    whose_paths,
+)
 
 
 def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
@@ -25,15 +32,22 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
     number = " ".join(filter(None, (examples_per_task(every), cut_prompts(every))))
     flagged = few_events(every, *(transition.barriers for transition in shown))
     drawn = (
-        f"Lines: {'; '.join(line.label for line in lines.values())}. "
+        _beyond_words(every) + f"Lines: {'; '.join(line.label for line in lines.values())}. "
         f"Bands: 95 % interval over examples ({first}). {number} "
         "The axis of the loss is logarithmic where it says so. "
     )
+    between, minima, rewinding = "between", "successive minima", ""
+    if all(transition.is_from_base for transition in shown):
+        between, minima = "from the base model to", "each minimum"
+        rewinding = " Rewinding: at t the adapter's ΔW is scaled by t, one line in factor, delta and aligned space."
+        if not are_adapters(rows):
+            rewinding += " Old tasks: those learned before the minimum's own."
     barrier = "Chord barrier: max over t of L(t) − ((1−t)L(0) + tL(1)), 0 or more. "
     if are_adapters(rows):
         paragraphs = [
-            "Score (upper panel) and loss (lower panel, nats per target token) on the paths between "
-            f"{whose_paths(rows)}. Circles: the last data file; squares: the one before it, if two were given. "
+            f"Score (upper panel) and loss (lower panel, nats per target token) on the paths {between} "
+            f"{whose_paths(rows)}.{rewinding} Circles: the last data file; squares: the one before it, if two were "
+            "given. "
             + drawn
             + barrier
             + "No t* and "
@@ -43,8 +57,8 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
         ]
     else:
         paragraphs = [
-            "Score (upper panels) and loss (lower panels, nats per target token) on the paths between successive "
-            f"minima: {whose_paths(rows)}. Squares: mean over the old tasks; circles: the new task. "
+            f"Score (upper panels) and loss (lower panels, nats per target token) on the paths {between} {minima}: "
+            f"{whose_paths(rows)}.{rewinding} Squares: mean over the old tasks; circles: the new task. "
             + drawn
             + f"Star and vertical line: t* ({first}), where S̄(t) = ½(mean score of the old tasks + score of the "
             "new task) is largest on the eval split for 0 < t < 1. "
@@ -65,6 +79,19 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
             sentences.append(sentence + ".")
         paragraphs.append("\n".join(sentences))
     return "\n\n".join(paragraphs)
+
+
+def _beyond_words(rows: pd.DataFrame) -> str:
+    """What was measured beyond the ends, and where it is not finite, as sentences; nothing where nothing was."""
+    beyond = rows[(rows.t < 0) | (rows.t > 1)]
+    if beyond.empty:
+        return ""
+    words = f"Grey ground: beyond the ends of the paths, t from {beyond.t.min():g} to {beyond.t.max():g}; barriers, "
+    words += "gains and t* are of 0 ≤ t ≤ 1. "
+    lost = beyond[~np.isfinite(beyond[list(QUANTITIES)]).all(axis=1)]
+    if not lost.empty:
+        words += f"Not finite there: at t = {', '.join(f'{t:g}' for t in sorted(set(lost.t)))}. "
+    return words
 
 
 def _value_words(

@@ -9,6 +9,7 @@ import pandas as pd
 
 from mcanalysis.errors import UserError
 from mcanalysis.metrics.task_means import MEANS
+from mcanalysis.store import base_minimum
 
 TASK_WORDS = {"mean_old": "old tasks (mean)", "mean": "½ (old + new)"}
 PROFILE_KEYS = ("strategy", "learner", "seed", "space", "path", "start", "end", "t", "task", "split")
@@ -96,6 +97,24 @@ def transitions(table: pd.DataFrame) -> list[tuple[str, str]]:
     """
     pairs = list(dict.fromkeys(zip(table["start"], table["end"], strict=True)))
     return sorted(pairs, key=lambda pair: (_number(pair[0]), _number(pair[1])))
+
+
+def between_ends(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows with t in [0, 1]: what was measured beyond the ends of paths (`--extrapolate`) is left out.
+
+    >>> between_ends(pd.DataFrame({"t": [-0.5, 0.0, 1.0, 1.5]})).t.tolist()
+    [0.0, 1.0]
+    """
+    return table[(table.t >= 0) & (table.t <= 1)]
+
+
+def are_from_base(table: pd.DataFrame) -> pd.Series:
+    """Which rows are of paths that start at the base model.
+
+    >>> are_from_base(pd.DataFrame({"start": ["0-BASE", "1-A"]})).tolist()
+    [True, False]
+    """
+    return table.start == base_minimum.LABEL
 
 
 def label_name(label: str) -> str:

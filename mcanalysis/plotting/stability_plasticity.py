@@ -18,6 +18,8 @@ from mcanalysis.plotting.label_placement import LabelPlacer, Place, places_aroun
 from mcanalysis.plotting.legend import close_legend
 from mcanalysis.plotting.selection import (
     PROFILE_KEYS,
+    are_from_base,
+    between_ends,
     error_bars,
     examples_per_task,
     few_events,
@@ -157,7 +159,8 @@ def _rows_of_transition(
     profiles: pd.DataFrame, transition: tuple[str, str] | None
 ) -> tuple[pd.DataFrame, tuple[str, str]]:
     require_columns(profiles, [*PROFILE_KEYS, "score", "score_low", "score_high"], "profiles")
-    rows = rows_of_test_split(profiles, PROFILE_KEYS, "profiles")
+    rows = between_ends(rows_of_test_split(profiles, PROFILE_KEYS, "profiles"))
+    rows = rows[~are_from_base(rows)]
     only_value(rows, "seed", "profiles")
     sequential = where(rows, strategy=CURVE_STRATEGY)
     if sequential.empty:

@@ -12,6 +12,7 @@ from mcanalysis.plotting.selection import (
     BARRIER_KEYS,
     MEANS,
     PROFILE_KEYS,
+    are_from_base,
     new_task,
     only_value,
     require_columns,
@@ -44,6 +45,11 @@ class TransitionRows(NamedTuple):
         """The names of the roles `old` and `new` between two adapters: of the data files, the last one new."""
         named = [task for task in dict.fromkeys(self.rows.task) if task not in MEANS]
         return {"old": named[0], "new": self.new}
+
+    @property
+    def is_from_base(self) -> bool:
+        """Whether the path starts at the base model."""
+        return bool(are_from_base(self.rows).all())
 
     def curve(self, kind: tuple[str, str], task: str) -> pd.DataFrame:
         """The rows of one task on one path, by t."""

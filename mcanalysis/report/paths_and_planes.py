@@ -24,6 +24,7 @@ from mcanalysis.plotting.selection import (
 )
 from mcanalysis.plotting.style import path_lines
 from mcanalysis.runs.finished import FinishedRun
+from mcanalysis.store import base_minimum
 
 BARRIERS = ("chord_barrier", "mean_barrier", "max_barrier", "chord_dip", "interpolation_gain", "t_star")
 _VALUES = ("score", "score_low", "score_high", "loss", "loss_low", "loss_high")
@@ -55,7 +56,7 @@ def transition_curves(profiles: pd.DataFrame, barriers: pd.DataFrame) -> list[di
     learners = list(dict.fromkeys(profiles.learner))
     for learner in learners:
         of_learner = profiles[profiles.learner == learner]
-        for start, end in transitions(of_learner):
+        for start, end in sorted(transitions(of_learner), key=lambda pair: pair[0] == base_minimum.LABEL):  # those last
             rows = where(of_learner, start=start, end=end)
             own = where(barriers, learner=learner, start=start, end=end)
             lines = path_lines(zip(rows.path, rows.space, strict=True))

@@ -24,10 +24,12 @@ from mcanalysis.models.base_identity import base_identity, check_identity, ident
 from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.models.loading import default_device, load_base, load_tokenizer
 from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.params.lora import base_point
 from mcanalysis.params.point import Point, content_hash
 from mcanalysis.params.spaces import Space
 from mcanalysis.paths import Curve, Linear, get_path
 from mcanalysis.runs.finished import FinishedRun
+from mcanalysis.store import base_minimum
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.store.point_files import read_points
 from mcanalysis.strategies import get_strategy
@@ -64,6 +66,30 @@ class Minimum:
     def key(self) -> str:
         """A hash of the point's contents."""
         return content_hash(self.point)
+
+
+@dataclass(frozen=True)
+class BaseMinimum(Minimum):
+    """The base model as a minimum, the same for every learner: the adapter (A, 0), its A that of the one in the folder.
+
+    Its point computes the base's own outputs bit for bit; its key is that of row 0 of the accuracy matrix.
+    """
+
+    @classmethod
+    def beside(cls, minimum: Minimum) -> BaseMinimum:
+        """The base in the coordinates of a minimum, so that every straight path between the two is t·ΔW."""
+        label = base_minimum.LABEL
+        return cls(label, label.partition("-")[2], minimum.learner, minimum.directory)
+
+    @cached_property
+    def point(self) -> Point:
+        """The adapter (A, 0)."""
+        return base_point(load_adapter(self.directory).point)
+
+    @cached_property
+    def key(self) -> str:
+        """What the store calls it."""
+        return base_minimum.KEY
 
 
 class Run(FinishedRun):
@@ -110,12 +136,27 @@ class Run(FinishedRun):
         return minima
 
     def minimum(self, which: int | str, learner: str | None = None) -> Minimum:
-        """A minimum by its number (from 1) or its label `<k>-<TASK>`."""
+        """A minimum by its number (from 1) or its label `<k>-<TASK>`; the base by 0, "base" or "0-BASE".
+
+        Raises `UserError` for a strategy whose minima are no LoRA adapters, and `UnknownNameError` for one that is not
+        there. The base is in the coordinates of the first minimum; `ends` puts it into those of any other.
+        """
         minima = self.minima_of(learner or self.answering_learner)
+        if which in base_minimum.NAMES:
+            return BaseMinimum.beside(minima[0])
         for number, minimum in enumerate(minima, start=1):
             if which in (number, minimum.label):
                 return minimum
-        raise UnknownNameError("minimum", str(which), [m.label for m in minima])
+        raise UnknownNameError("minimum", str(which), [base_minimum.LABEL, *(m.label for m in minima)])
+
+    def ends(self, start: int | str, end: int | str, learner: str | None = None) -> tuple[Minimum, Minimum]:
+        """The two ends of a path, named as for `minimum`; the base in the coordinates of the other one."""
+        first, last = (self.minimum(which, learner) for which in (start, end))
+        if isinstance(first, BaseMinimum) and isinstance(last, BaseMinimum):
+            raise UserError("Expected a path between the base and a minimum, got the base twice; name a minimum.")
+        if isinstance(first, BaseMinimum):
+            return BaseMinimum.beside(last), last
+        return first, BaseMinimum.beside(first) if isinstance(last, BaseMinimum) else last
 
     def path(
         self,
@@ -126,8 +167,13 @@ class Run(FinishedRun):
         *,
         extrapolate: bool = False,
     ) -> Linear:
-        """The straight path between any two minima in a space; t may leave [0, 1] only with `extrapolate=True`."""
-        points = [self.minimum(which, learner).point for which in (start, end)]
+        """The straight path between any two minima in a space; t may leave [0, 1] only with `extrapolate=True`.
+
+        Between the base ("base", or 0) and a minimum it is the line t·ΔW in every space: rewinding.
+
+        >>> run.path("base", 2)(0.5)  # doctest: +SKIP
+        """
+        points = [minimum.point for minimum in self.ends(start, end, learner)]
         return Linear(*points, space=space, extrapolate=extrapolate)
 
     def explore(self, start: int | str | None = None, end: int | str | None = None, **choices: Any) -> Any:
@@ -153,10 +199,15 @@ class Run(FinishedRun):
         `key`: the end of the file's name in `curves/<learner>/`, where curves of several settings are there.
         """
         learner = learner or self.answering_learner
-        ends = [self.minimum(which, learner) for which in (start, end)]
+        ends = self.ends(start, end, learner)
         kind = get_path(path)
         if not issubclass(kind, Curve):
             raise UserError(f"Expected a path that is fitted, got {path}; use Run.path for straight ones.")
+        if any(isinstance(end, BaseMinimum) for end in ends):
+            raise UserError(
+                "Expected a curve between two minima, got one from the base, of which connectivity.py fits none; use "
+                "Run.path, or fit mc.Bezier between the points of Run.ends with mc.fit_curve."
+            )
         stem = f"{ends[0].label}--{ends[1].label}-{path}-{space}"
         files = sorted((self.directory / "curves" / learner).glob(f"{escape(stem)}-{key or '????????'}.safetensors"))
         if len(files) != 1:

@@ -10,8 +10,10 @@ from typing import Protocol
 
 from mcanalysis.errors import RunDirectoryError, UserError
 from mcanalysis.models.adapter_files import load_adapter
+from mcanalysis.params.lora import base_point
 from mcanalysis.params.point import Point
 from mcanalysis.runs.run import Minimum, Run
+from mcanalysis.store import base_minimum
 
 
 class HasPoint(Protocol):
@@ -33,6 +35,17 @@ class SavedPoint:
 
 
 @dataclass(frozen=True)
+class SavedBase:
+    """The base model in the coordinates of a saved adapter: (A, 0)."""
+
+    directory: Path
+
+    @property
+    def point(self) -> Point:
+        return base_point(load_adapter(self.directory).point)
+
+
+@dataclass(frozen=True)
 class Transition:
     """Minima in a row, nearly always two: `start` and `end` are labels, `keys` content hashes of the minima.
 
@@ -49,6 +62,11 @@ class Transition:
     data_key: str = ""  # what curves are fitted on, where that is not told by the run
 
     @property
+    def is_from_base(self) -> bool:
+        """Whether it starts at the base model: all straight paths are then one line, t·ΔW."""
+        return self.start == base_minimum.LABEL
+
+    @property
     def points(self) -> tuple[Point, ...]:
         """The minima, read anew."""
         return tuple(m if isinstance(m, Mapping) else m.point for m in self.minima)
@@ -63,6 +81,25 @@ def run_transitions(run: Run, learner: str) -> list[Transition]:
     """The transitions between successive minima; raises `RunDirectoryError` for a run with fewer than two."""
     minima = minima_in_a_row(run, learner)
     return [_transition(run, pair, k) for k, pair in enumerate(pairwise(minima), start=1)]
+
+
+def transitions_from_base(run: Run, learner: str) -> list[Transition]:
+    """From the base to each minimum of a learner, one after joint training included.
+
+    Old tasks are those learned before the last one on the way there (none on the way to the first minimum), also where
+    all were learned at once: the same roles as on the path from the minimum before.
+    """
+    found = []
+    for minimum in run.minima_of(learner):
+        *old, new = run.task_names[: int(minimum.label.partition("-")[0])]
+        found.append(from_base(minimum.label, minimum.directory, minimum.key, tuple(old), new, run.base_marker))
+    return found
+
+
+def from_base(end: str, directory: Path, key: str, old: tuple[str, ...], new: str, data_key: str = "") -> Transition:
+    """From the base to the adapter in a folder, whose contents have that key."""
+    ends = SavedBase(directory), SavedPoint(directory)
+    return Transition(base_minimum.LABEL, end, ends, (base_minimum.KEY, key), old, new, data_key)
 
 
 def nth_transition(run: Run, learner: str, number: int) -> Transition:

@@ -27,7 +27,7 @@ from mcanalysis.params.point import content_hash
 from mcanalysis.params.spaces import get_space
 from mcanalysis.paths import Curve
 from mcanalysis.progress import Progress, silent
-from mcanalysis.runs.transitions import SavedPoint, Transition
+from mcanalysis.runs.transitions import SavedPoint, Transition, from_base
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.manifest import (
     claim_run_directory,
@@ -146,6 +146,9 @@ class AdapterPaths(RunPaths):
         keys = tuple(map(content_hash, pair.points))
         data = hash_json([o.settings_key for o in pair.objectives(study.num_examples)])
         self.transition = Transition(start, end, pair.points, keys, tuple(old), new, data_key=data)
+        adapters = zip((start, end), pair.opening.adapters, keys, strict=True)
+        rewound = [from_base(name, Path(d), key, tuple(old), new, data) for name, d, key in adapters]
+        self._from_base = rewound if study.from_base else []
 
     @property
     def curves(self) -> Path:
@@ -159,7 +162,8 @@ class AdapterPaths(RunPaths):
         return [PathName(self.learner, kind, 0)]
 
     def path(self, name: PathName) -> StoredPath:
-        return StoredPath(self.transition, name.kind, self.study, self.curves)
+        transition = self._from_base[name.number] if name.from_base else self.transition
+        return StoredPath(transition, name.kind, self.study, self.curves)
 
     def fit(self, path: StoredPath) -> Curve:
         loss = WholeLoss(self.run.model, [o.encoded[:16] for o in self.objectives(path)])

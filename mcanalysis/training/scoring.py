@@ -16,6 +16,7 @@ from mcanalysis.evaluation.objective import Objective
 from mcanalysis.metrics.continual import continual_metrics
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.params.point import Point, content_hash
+from mcanalysis.store import base_minimum
 from mcanalysis.store.atomic import write_json_atomic, write_text_atomic
 from mcanalysis.store.manifest import record_evaluation
 from mcanalysis.store.measurements import MeasurementStore
@@ -74,7 +75,7 @@ class Scoring:
     ) -> list[float]:
         """The scores at a minimum (or the base), measured where the store lacks them, by all processes together."""
         if row == 0:
-            point, key = self.model.base_point(), "base"
+            point, key = self.model.base_point(), base_minimum.KEY
         else:
             point = self.model.read(self.directory / "minima" / label / learner)
             key = content_hash(point)

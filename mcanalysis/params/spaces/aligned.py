@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from mcanalysis.errors import PointMismatchError, UserError
-from mcanalysis.params.lora import holds_lora_tensors, key_a, key_b, module_names, ranks, share_modules
+from mcanalysis.params.lora import (
+    base_point,
+    holds_lora_tensors,
+    key_a,
+    key_b,
+    module_names,
+    ranks,
+    share_modules,
+)
 from mcanalysis.params.low_rank import balance
 from mcanalysis.params.point import Point, first_not_finite, working_dtype
 from mcanalysis.params.spaces.base import Space
@@ -55,6 +63,18 @@ class AlignedSpace(Space):
         dtype = working_dtype(tensor for point in filled for tensor in point.values())
         anchors = [balanced[0], *(_turned(point, balanced[0]) for point in balanced[1:])]
         return [{name: tensor.to(dtype) for name, tensor in anchor.items()} for anchor in anchors]
+
+    def anchors(self, minima: Sequence[Mapping[str, Tensor]]) -> list[Point]:
+        """Return the anchors of a path: what `embed` gives, but the base beside one adapter has that one's A.
+
+        Balanced, the base (B = 0 in all modules) has A = 0 as well, and the straight path from it would be t²·ΔW; with
+        the other's A it is t·ΔW, as in the other spaces (`mcanalysis.params.lora.base_point`).
+        """
+        anchors = self.embed(minima)
+        bases = [i for i, point in enumerate(minima) if not any(point[key_b(m)].any() for m in module_names(point))]
+        if len(minima) == 2 and len(bases) == 1:
+            anchors[bases[0]] = base_point(anchors[1 - bases[0]])
+        return anchors
 
     @torch.no_grad()
     def place(self, point: Mapping[str, Tensor], origin: Mapping[str, Tensor]) -> Point:

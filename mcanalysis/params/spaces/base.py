@@ -35,6 +35,13 @@ class Space(ABC):
             PointMismatchError: if the minima cannot be joined in this space.
         """
 
+    def anchors(self, minima: Sequence[Mapping[str, Tensor]]) -> list[Point]:
+        """Return the anchors that a path between the minima starts from: `embed`, where a space knows no better.
+
+        Raises as `embed` does.
+        """
+        return self.embed(minima)
+
     def chord_lengths(self, anchors: Sequence[Mapping[str, Tensor]], weights: Tensor) -> Tensor:
         """Return the distances between successive points Σ cᵢ·anchorᵢ, Euclidean in all coordinates.
 

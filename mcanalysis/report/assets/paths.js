@@ -24,6 +24,9 @@ class PathPanel {
   get kind() { return this.path.kinds[control(this.root, "kind").value]; }
   get t() { return this.kind.t[this.slider.value]; }
 
+  // From where to where was measured: [0, 1], and what lies beyond the ends.
+  get reach() { return [Math.min(0, this.kind.t[0]), Math.max(1, this.kind.t[this.kind.t.length - 1])]; }
+
   choosePath() {
     const before = this.chosenKind;
     const labels = this.path.kinds.map((kind) => kind.label);
@@ -76,7 +79,9 @@ class PathPanel {
         for (const kind of this.path.kinds) traces.push(...this.traces(kind, line, quantity, yaxis));
       }
     }
-    const selected = { ...axis(), title: { text: "t", standoff: 6 }, range: [-0.02, 1.02], anchor: "y2", unifiedhovertitle: { text: "t = %{x:.3~f}" } };
+    const [low, high] = this.reach;
+    const margin = 0.02 * (high - low);
+    const selected = { ...axis(), title: { text: "t", standoff: 6 }, range: [low - margin, high + margin], anchor: "y2", unifiedhovertitle: { text: "t = %{x:.3~f}" } };
     const figure = layout({
       hovermode: "x unified", hoverdistance: -1, xaxis: selected, margin: { l: 58, r: 12, t: COARSE.matches ? 8 : 28, b: 44 },
       yaxis: axis({ domain: [0.54, 1], range: [-0.04, 1.04], title: { text: "score (0–1)" } }),
@@ -113,7 +118,10 @@ class PathPanel {
 
   shapes() {
     const upright = (t, line, yref) => ({ type: "line", x0: t, x1: t, y0: 0, y1: 1, yref, line });
-    const found = [upright(this.t, { color: colour("mark"), width: 2 }, "paper")];
+    const [low, high] = this.reach;
+    const beyond = [[low, 0], [1, high]].filter(([from, to]) => from < to).map(([x0, x1]) => (
+      { type: "rect", x0, x1, y0: 0, y1: 1, yref: "paper", layer: "below", line: { width: 0 }, fillcolor: faded(colour("soft"), 0.12) }));
+    const found = [...beyond, upright(this.t, { color: colour("mark"), width: 2 }, "paper")];
     if (this.kind.t_star !== null) found.push(upright(this.kind.t_star, { color: colour("mean"), width: 1.3, dash: "dot" }, "y domain"));
     return found;
   }
@@ -206,7 +214,7 @@ class PathPanel {
 
   describe() {
     const said = this.lines().map((line) => {
-      const [first, last] = [this.kind.t[0], this.kind.t[this.kind.t.length - 1]].map((t) => this.at(line.name, t)("score"));
+      const [first, last] = [0, 1].map((t) => this.at(line.name, t)("score"));
       const all = this.kind.tasks[line.name].score.filter((value) => value !== null);
       return `${this.words(line.name)}: score ${shown(first)} at t = 0, ${shown(last)} at t = 1, from ${shown(Math.min(...all))} to ${shown(Math.max(...all))} along the way`;
     });

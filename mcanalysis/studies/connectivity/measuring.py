@@ -20,7 +20,7 @@ from mcanalysis.paths import Curve, Path
 from mcanalysis.paths.path_kinds import path_kind
 from mcanalysis.progress import Progress
 from mcanalysis.runs.run import Opening, Run
-from mcanalysis.runs.transitions import run_transitions, whole_run
+from mcanalysis.runs.transitions import run_transitions, transitions_from_base, whole_run
 from mcanalysis.store.atomic import write_bytes_atomic
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.store.point_files import point_bytes, points_of, read_points
@@ -42,7 +42,8 @@ Profiles = Mapping[str, Mapping[str, Profile]]
 class Measured(NamedTuple):
     """What a path gave: `profiles`, and by how much its barriers may still lie above those found (NaN on a grid).
 
-    `num_cut`: by split, then by task, how many prompts lost their middle. `ensemble`: rows without labels.
+    `num_cut`: by split, then by task, how many prompts lost their middle. `ensemble`: rows without labels. `beyond`:
+    what was measured beyond the ends of a straight path; none without `extrapolate`.
     """
 
     path: StoredPath
@@ -50,15 +51,17 @@ class Measured(NamedTuple):
     remaining: float
     num_cut: Mapping[str, Mapping[str, int]]
     ensemble: Sequence[Mapping[str, Any]] = ()
+    beyond: Profiles | None = None
 
 
 @dataclass(frozen=True)
 class PathName:
-    """The `number`-th path of a kind, from 0, of a learner."""
+    """The `number`-th path of a kind, from 0, of a learner: between minima in a row, or from the base to each."""
 
     learner: str
     kind: str
     number: int
+    from_base: bool = False
 
 
 class RunPaths:
@@ -68,18 +71,24 @@ class RunPaths:
 
     def __init__(self, run: Run, learner: str, study: Connectivity) -> None:
         self.run, self.learner, self.study = run, learner, study
-        self._between = run_transitions(run, learner)
-        self._through = whole_run(run, learner)
+        self._from_base = transitions_from_base(run, learner) if study.from_base else []
+        is_alone = len(self._from_base) == 1  # a single minimum has a path from the base only
+        self._between = [] if is_alone else run_transitions(run, learner)
+        self._through = [] if is_alone else [whole_run(run, learner)]
 
     def names(self, kind: str) -> list[PathName]:
-        """The paths of a kind, in order."""
-        number = 1 if path_kind(kind).is_of_whole_run else len(self._between)
-        return [PathName(self.learner, kind, n) for n in range(number)]
+        """The paths of a kind between the minima, in order."""
+        transitions = self._through if path_kind(kind).is_of_whole_run else self._between
+        return [PathName(self.learner, kind, n) for n in range(len(transitions))]
+
+    def names_from_base(self) -> list[PathName]:
+        """The paths from the base, in the order of the minima; none unless they are asked for."""
+        return [PathName(self.learner, self.study.from_base_kind, n, True) for n in range(len(self._from_base))]
 
     def path(self, name: PathName) -> StoredPath:
         """One of them."""
-        whole = path_kind(name.kind).is_of_whole_run
-        transition = self._through if whole else self._between[name.number]
+        transitions = self._through if path_kind(name.kind).is_of_whole_run else self._between
+        transition = (self._from_base if name.from_base else transitions)[name.number]
         return StoredPath(transition, name.kind, self.study, self.curves)
 
     @property
@@ -158,9 +167,11 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
 
     remaining = float("nan")
     if study.adaptive is None:
-        yield from at([float(t) for t in path.ts])
+        yield from at([*path.ts.tolist(), *path.ts_beyond.tolist()])
     else:
         remaining = yield from _searched(path, objectives, at, measured)
+        if len(path.ts_beyond):
+            yield from at(path.ts_beyond.tolist())
     ensemble: list[dict[str, Any]] = []
     if study.ensemble:
         tested = [o for o in objectives if o.split == "test"]
@@ -170,13 +181,17 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
         arguments = (run.opening, study, name, curve)
         (found,) = yield [Piece(str(kept.file), ensemble_path, arguments, kept, turn, words)]
         ensemble = [{k: np.nan if v is None else v for k, v in row.items()} for row in found]
-    ts = sorted(measured)
-    columns = {(o.split, o.name): [measured[t][i] for t in ts] for i, o in enumerate(objectives)}
-    profiles = {
-        s: {o.name: Profile.of(ts, columns[s, o.name]) for o in objectives if o.split == s} for s in paths.splits
-    }
+
+    def profiles(ts: Sequence[float]) -> Profiles:
+        columns = {(o.split, o.name): [measured[t][i] for t in ts] for i, o in enumerate(objectives)}
+        return {
+            s: {o.name: Profile.of(ts, columns[s, o.name]) for o in objectives if o.split == s} for s in paths.splits
+        }
+
+    beyond = path.ts_beyond.tolist()
     num_cut = {s: {o.name: o.num_cut for o in objectives if o.split == s} for s in paths.splits}
-    return Measured(path, profiles, remaining, num_cut, ensemble)
+    inside = profiles(sorted(set(measured) - set(beyond)))
+    return Measured(path, inside, remaining, num_cut, ensemble, profiles(beyond) if beyond else None)
 
 
 def _searched(

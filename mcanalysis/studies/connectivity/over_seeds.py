@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from mcanalysis.metrics.over_seeds import student_interval
+from mcanalysis.store import base_minimum
 
 _PATH = ["strategy", "learner", "space", "path"]
 _WHAT = ["task", "split", "quantity"]
@@ -18,7 +19,8 @@ def barriers_over_seeds(barriers: pd.DataFrame) -> pd.DataFrame:
 
     One row per path, transition, task and quantity, and one per path with `start` and `end` = `all`, for the means over
     tasks and `new` for the new task: there the mean over transitions is taken in each seed first, so that the interval
-    is over seeds. The ends are NaN with fewer than two seeds, and all is NaN where a value of one seed is.
+    is over seeds. Paths from the base are pooled by themselves, their `start` stays `0-BASE`. The ends are NaN with
+    fewer than two seeds, and all is NaN where a value of one seed is.
 
     Args:
         barriers: rows of `barriers.csv` of one or more seeds.
@@ -34,7 +36,8 @@ def barriers_over_seeds(barriers: pd.DataFrame) -> pd.DataFrame:
     values = list(_VALUES)
     role = barriers.task.where(barriers.task.isin(_MEANS), None)
     role = role.where(role.notna() | (barriers.task != barriers.end.str.partition("-")[2]), "new")
-    pooled = barriers.assign(task=role, start=ALL, end=ALL).dropna(subset="task")
+    start = barriers.start.where(barriers.start == base_minimum.LABEL, ALL)
+    pooled = barriers.assign(task=role, start=start, end=ALL).dropna(subset="task")
     pooled = pooled.groupby([*columns, "seed"], sort=False)[values].agg(_mean).reset_index()
     single = barriers[[*columns, "seed", *values]]
     rows = []

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mcanalysis.studies.connectivity.measuring import Measured
 from mcanalysis.studies.connectivity.path_tables import front_rows, summary_rows
-from mcanalysis.studies.connectivity.tables import transition_rows
+from mcanalysis.studies.connectivity.tables import rows_beyond, transition_rows
 
 Rows = list[dict[str, Any]]
 
@@ -35,6 +35,11 @@ class ResultTables:
         ts = next(iter(measured.profiles["test"].values())).ts
         deviation = path.deviation(ts)
         profiles, barriers = transition_rows(measured.profiles, t.old, t.new, labels, deviation, measured.num_cut)
+        if measured.beyond:
+            away = path.deviation(path.ts_beyond)
+            profiles += rows_beyond(measured.beyond, t.old, t.new, labels, away, measured.num_cut)
+            order = {of_task: i for i, of_task in enumerate(dict.fromkeys(map(_of_task, profiles)))}
+            profiles.sort(key=lambda row: (order[_of_task(row)], row["t"]))
         self.profiles += profiles
         self.barriers += barriers
         self.paths += summary_rows(
@@ -47,3 +52,7 @@ class ResultTables:
         """The tables by name; those without rows are left out, `profiles` and `barriers` never are."""
         named = {name: pd.DataFrame(rows) for name, rows in vars(self).items()}
         return {name: table for name, table in named.items() if len(table) or name in ("profiles", "barriers")}
+
+
+def _of_task(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["split"], row["task"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mcanalysis.connectivity.profile import grid
+from mcanalysis.connectivity.profile import grid, grid_beyond
 from mcanalysis.params.lora import delta_distance, factor_delta_deviation, is_lora_point
 from mcanalysis.params.point import Point, distance
 from mcanalysis.paths import Curve, Path
@@ -52,7 +52,9 @@ class StoredPath:
         t, s = self.transition, self.settings
         fitted = [t.old, t.new, t.data_key, s.curve_steps, s.curve_learning_rate, s.curve_batch_size]
         fitted += [s.num_bends] if s.num_bends != 1 else []  # absent for one bend: keys of earlier versions stay valid
-        return hash_json([str(self.kind), *t.keys, *(fitted if self.kind.is_fitted else [])])
+        is_one_line = t.is_from_base and self.kind.path == "linear"  # in all spaces
+        kind = self.kind.path if is_one_line else str(self.kind)
+        return hash_json([kind, *t.keys, *(fitted if self.kind.is_fitted else [])])
 
     @cached_property
     def minima(self) -> dict[float, str]:
@@ -71,6 +73,17 @@ class StoredPath:
         steps = pieces * -(-(self.settings.num_points - 1) // pieces)
         return np.arange(steps + 1) / steps
 
+    @property
+    def ts_beyond(self) -> NDArray[np.float64]:
+        """The t beyond the ends, at the spacing of the grid; none for curves, and without `extrapolate`."""
+        if not self._extrapolates:
+            return np.empty(0)
+        return grid_beyond(self.settings.num_points, *self.settings.extrapolate)
+
+    @property
+    def _extrapolates(self) -> bool:
+        return bool(self.settings.extrapolate) and not self.kind.is_fitted
+
     def point_key(self, t: float) -> str:
         """The store's key of a point; the minima are the same points on all paths, measured once."""
         return self.minima.get(float(t)) or f"{self.key[:24]}/{float(t)!r}"
@@ -85,8 +98,9 @@ class StoredPath:
     @property
     def straight(self) -> Path:
         """The path before it is bent."""
-        bends = {"num_bends": self.settings.num_bends} if self.kind.is_fitted else {}
-        return self.kind.path_class(*self.transition.points, space=self.kind.space, **bends)  # type: ignore[call-arg]
+        more: dict[str, Any] = {"num_bends": self.settings.num_bends} if self.kind.is_fitted else {}
+        more |= {"extrapolate": True} if self._extrapolates else {}
+        return self.kind.path_class(*self.transition.points, space=self.kind.space, **more)  # type: ignore[call-arg]
 
     def if_there(self) -> Path | None:
         """The path, or None for a curve that is not fitted yet."""

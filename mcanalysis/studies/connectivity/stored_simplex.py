@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 class StoredSimplex:
     """The minima numbered in `settings.simplex`, in the space of the first path of the settings.
 
-    Measured are all tasks up to the last of these minima, at a barycentric grid of at most `num_points` points and the
-    centroid.
+    With the base (0) among them it is the delta space: (A, 0) is the base for every A, and what lies between it and two
+    minima differs with A in the other spaces. Measured are all tasks up to the last of these minima, at a barycentric
+    grid of at most `num_points` points and the centroid.
     """
 
     def __init__(self, run: Run, learner: str, settings: Connectivity) -> None:
-        minima = run.minima_of(learner)
         self.run = run
-        self.minima: list[Minimum] = [minima[n - 1] for n in settings.simplex]
-        self.space = path_kind(settings.paths[0]).space
+        self.minima: list[Minimum] = [run.minimum(number, learner) for number in settings.simplex]
+        self.space = "delta" if 0 in settings.simplex else path_kind(settings.paths[0]).space
         self.settings = settings
 
     @cached_property

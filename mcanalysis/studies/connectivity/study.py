@@ -42,7 +42,10 @@ class Connectivity(Study):
 
     `adaptive`: a tolerance in nats per target. Points are then chosen until the loss barriers are known to it, at most
     `num_points` (see `mcanalysis.connectivity.adaptive`). `ensemble`: over how many points of each path predictions
-    are averaged; 0 for none. `simplex`: the numbers (from 1) of minima whose simplex is measured; () for none.
+    are averaged; 0 for none. `simplex`: the numbers (from 1; 0 is the base) of minima whose simplex is measured; () for
+    none. `from_base`: whether the straight paths from the base model to each minimum are measured, too (rewinding: ΔW
+    is scaled by t, one line in every space). `extrapolate`: the range (LOW, HIGH) of t, around [0, 1], in which
+    straight paths are measured; barriers, gains and t* stay those of [0, 1].
 
     Tables: `profiles`, `barriers`, `paths`, `front`, where asked for `ensemble` and `simplex`, and of all runs
     `metrics` and `barriers_over_seeds`.
@@ -70,10 +73,18 @@ class Connectivity(Study):
         "average predictions over N points of each path (5): loss, accuracy, calibration",
         Flag(metavar="N", bare=5),
     ] = 0
-    simplex: Annotated[tuple[int, ...], "measure the simplex of these minima, by number", Flag(metavar="1,2,3")] = ()
+    simplex: Annotated[
+        tuple[int, ...], "measure the simplex of these minima, by number; 0: the base", Flag(metavar="1,2,3")
+    ] = ()
+    from_base: Annotated[bool, "also measure the straight paths from the base to each minimum (rewinding)"] = False
+    extrapolate: Annotated[
+        tuple[float, ...],
+        "measure straight paths beyond their ends, from t = LOW to t = HIGH (-0.5,1.5)",
+        Flag(metavar="LOW,HIGH"),
+    ] = ()
 
     def __post_init__(self) -> None:
-        from mcanalysis.connectivity.profile import grid
+        from mcanalysis.connectivity.profile import grid, grid_beyond
         from mcanalysis.paths.path_kinds import path_kind
 
         grid(self.num_points)
@@ -96,10 +107,29 @@ class Connectivity(Study):
                 f"Expected three or more different minima of a simplex, got {', '.join(map(str, self.simplex))}; "
                 "name them by number, --simplex 1,2,3."
             )
+        if self.extrapolate:
+            if len(self.extrapolate) != 2:
+                raise UserError(
+                    f"Expected two ends of a range of t, got {len(self.extrapolate)}; give --extrapolate LOW,HIGH."
+                )
+            grid_beyond(self.num_points, *self.extrapolate)
+            curves = [name for name in (*self.paths, *self.other_paths) if path_kind(name).is_fitted]
+            if curves:
+                raise UserError(
+                    f"Expected straight paths with --extrapolate, got {', '.join(curves)}, whose bends say nothing of "
+                    "what lies beyond their ends; choose --paths linear-factor,linear-delta."
+                )
+
+    @property
+    def from_base_kind(self) -> str:
+        """The kind of the paths from the base: the first straight one that is asked for, as all are one line."""
+        from mcanalysis.paths.path_kinds import path_kind
+
+        return next((name for name in self.paths if path_kind(name).path == "linear"), "linear-delta")
 
     def check(self, num_tasks: int) -> None:
         """Raises `UserError` for a simplex of minima that a run of so many tasks does not have."""
-        absent = [n for n in self.simplex if not 1 <= n <= num_tasks]
+        absent = [n for n in self.simplex if not 0 <= n <= num_tasks]
         if absent:
             raise UserError(
                 f"The run has minima 1 to {num_tasks}, got {', '.join(map(str, absent))}: change --simplex."
@@ -123,16 +153,20 @@ class Connectivity(Study):
 
         def first_kind() -> Steps[list[Measured]]:
             found = yield from of_kind(first, _FIRST if is_main else _OTHERS)
-            if others and not points.was_complete:  # else all is there in a moment
+            if found and others and not points.was_complete:  # else all is there in a moment
                 setting.draw(run.directory, study.pictures(_tables(paths, [found])))
             return found
 
+        def from_base() -> Steps[list[Measured]]:
+            return (yield [measure_path(points, paths, name, turn) for name in paths.names_from_base()])
+
         turn = _MAIN if is_main else _OTHERS
-        wanted: list[Any] = [first_kind(), *(of_kind(kind, turn) for kind in others)]
+        wanted: list[Any] = [first_kind(), *(of_kind(kind, turn) for kind in others), from_base()]
         if study.simplex:
             wanted.append(measure_simplex(points, learner, study, turn))
         found = yield wanted
-        return _tables(paths, found[: len(study.paths)], found[len(study.paths) :])
+        number = len(study.paths) + 1
+        return _tables(paths, found[:number], found[number:])
 
     def compare(self, tables: Tables, runs: Sequence[Run]) -> Tables:
         from mcanalysis.studies.connectivity.over_seeds import barriers_over_seeds
@@ -142,17 +176,19 @@ class Connectivity(Study):
         return tables | of_all
 
     def pictures(self, tables: Tables) -> Iterator[Picture]:
-        """Per learner one of the transitions, and one of each path through the whole run."""
+        """Per learner one of the transitions and one of the paths from the base; one of each through the whole run."""
         from mcanalysis.plotting.connectivity import plot_transitions
         from mcanalysis.plotting.connectivity_caption import caption
         from mcanalysis.plotting.picture import Picture
+        from mcanalysis.plotting.selection import are_from_base
         from mcanalysis.plotting.whole_run import plot_whole_run
 
         profiles, barriers = tables["profiles"], tables["barriers"]
-        for learner, of_learner in profiles[~_of_whole_run(profiles)].groupby("learner", sort=False):
-            own = barriers[(barriers.learner == learner) & ~_of_whole_run(barriers)]
-            drawn = plot_transitions(of_learner, own)
-            yield Picture(f"connectivity_{learner}", drawn, {}, caption(of_learner, own))
+        for stem, is_drawn in (("connectivity", _between_minima), ("rewinding", are_from_base)):
+            for learner, of_learner in profiles[is_drawn(profiles)].groupby("learner", sort=False):
+                own = barriers[(barriers.learner == learner) & is_drawn(barriers)]
+                drawn = plot_transitions(of_learner, own)
+                yield Picture(f"{stem}_{learner}", drawn, {}, caption(of_learner, own))
         through = profiles[_of_whole_run(profiles)]
         for (learner, path, space), of_path in through.groupby(["learner", "path", "space"], sort=False):
             yield Picture(f"{path}_{space}_{learner}", plot_whole_run(of_path), {}, "")
@@ -162,7 +198,7 @@ class Connectivity(Study):
         from mcanalysis.plotting.stability_plasticity import plot_stability_plasticity
 
         profiles = tables["profiles"]
-        between = profiles[~_of_whole_run(profiles)]
+        between = profiles[_between_minima(profiles)]
         seeds = sorted(set(profiles.seed))
         for seed in seeds:
             of_seed = between[between.seed == seed]
@@ -177,17 +213,29 @@ class Connectivity(Study):
 
 
 def _tables(paths: RunPaths, of_kinds: Sequence[Sequence[Measured]], simplexes: Sequence[list] = ()) -> Tables:
-    """The tables of a run: by transition, in the order of the kinds; the whole run last."""
+    """The tables of a run: by transition, in the order of the kinds; then the whole run, and last what starts at the
+    base."""
     from mcanalysis.studies.connectivity.result_tables import ResultTables
 
     run = paths.run
     labels: Mapping[str, Any] = {"strategy": run.strategy, "learner": paths.learner, "seed": run.seed}
-    of_paths = [(m.path.kind.is_of_whole_run, number, m) for kind in of_kinds for number, m in enumerate(kind)]
+    of_paths = [(number, m) for kind in of_kinds for number, m in enumerate(kind)]
     made = ResultTables()
-    for _, _, measured in sorted(of_paths, key=lambda each: each[:2]):
+    for _, measured in sorted(of_paths, key=lambda each: (*_rank(each[1]), each[0])):
         made.add(measured, labels)
     made.simplex = [{**labels, **row} for rows in simplexes for row in rows]
     return made.frames()
+
+
+def _rank(measured: Measured) -> tuple[bool, bool]:
+    return measured.path.transition.is_from_base, measured.path.kind.is_of_whole_run
+
+
+def _between_minima(table: pd.DataFrame) -> pd.Series:
+    """Which rows are of paths from one minimum to the next."""
+    from mcanalysis.plotting.selection import are_from_base
+
+    return ~_of_whole_run(table) & ~are_from_base(table)
 
 
 def _of_whole_run(table: pd.DataFrame) -> pd.Series:

@@ -66,6 +66,25 @@ def transition_rows(
     return profile_rows, barrier_rows
 
 
+def rows_beyond(
+    profiles: Mapping[str, Mapping[str, Profile]],
+    old: Sequence[str],
+    new: str,
+    labels: Mapping[str, Any],
+    deviation: np.ndarray,
+    num_cut: Mapping[str, Mapping[str, int]],
+) -> list[dict[str, Any]]:
+    """Rows of profiles.csv beyond the ends of a path; arguments as for `transition_rows`.
+
+    Made apart from those of [0, 1], whose numbers and intervals are thus the same with and without them.
+    """
+    rows = []
+    for split, of_split in profiles.items():
+        curves: dict[str, Curves] = {q: Curves(of_split, old, new, q) for q in ("loss", "score")}
+        rows += _profile_rows(of_split, old, new, curves, {**labels, "split": split}, deviation, num_cut[split])
+    return rows
+
+
 def _profile_rows(
     profiles: Mapping[str, Profile],
     old: Sequence[str],

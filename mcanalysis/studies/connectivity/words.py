@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
 from mcanalysis.numbers_as_text import cell, with_interval
+from mcanalysis.store import base_minimum
 from mcanalysis.studies.connectivity.summaries import (
     ensemble_summary,
     front_summary,
@@ -51,16 +53,36 @@ def words(tables: Tables) -> Iterator[str | Rows]:
             yield f"\n{strategy} / {learner} / seed {seed}, test split; loss in nats per target token;"
             yield "gain = S̄(t*) − max(S̄(0), S̄(1)) with S̄ = ½(old tasks + new task) and t* chosen on the eval split"
         yield rows
+        if (group.start == base_minimum.LABEL).any():
+            yield "0-BASE → minimum: rewinding, ΔW scaled by t, one line in every space; old: what was learned before"
+    yield from _beyond(tables["profiles"])
     if tests.get("few_events", pd.Series(dtype=bool)).any():
         yield "* under 50 examples, or under five of them make most of the variance: no 95 % is promised"
-    yield from _gains(tests)
+    yield from _gains(_of_transitions(tests))
     for name, of_table in (("front", _front), ("ensemble", _ensembles), ("simplex", _simplexes)):
-        if name in tables:
-            yield from of_table(tables[name])
+        if name in tables and len(rows := _of_transitions(tables[name])):
+            yield from of_table(rows)
     if tests.seed.nunique() > 1:
         yield from _over_seeds(tables["barriers_over_seeds"])
     if "metrics" in tables:
         yield from strategy_words(tables["metrics"])
+
+
+def _of_transitions(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the rows of paths from the base."""
+    return table[table.start != base_minimum.LABEL] if "start" in table else table
+
+
+def _beyond(profiles: pd.DataFrame) -> Iterator[str]:
+    """How far beyond the ends of paths was measured, and where a loss or score there is not finite."""
+    beyond = profiles[(profiles.t < 0) | (profiles.t > 1)]
+    if beyond.empty:
+        return
+    yield f"measured from t = {beyond.t.min():g} to {beyond.t.max():g}; barriers, dips, gains and t* are of 0 ≤ t ≤ 1"
+    lost = beyond[~np.isfinite(beyond[["loss", "score"]]).all(axis=1)]
+    for (start, end, path, space), of_path in lost.groupby(["start", "end", "path", "space"], sort=False):
+        places = ", ".join(f"{t:g}" for t in sorted(set(of_path.t)))
+        yield f"not finite beyond the ends of {start} → {end}, {path} {space}: loss or score at t = {places}"
 
 
 def _front(rows: pd.DataFrame) -> Iterator[str | Rows]:

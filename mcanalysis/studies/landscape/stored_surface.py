@@ -10,16 +10,21 @@ from mcanalysis.errors import PointMismatchError, UnknownNameError, UserError
 from mcanalysis.landscape.grid import Axis, Node, grid_nodes
 from mcanalysis.landscape.slices import Slice, random_slice
 from mcanalysis.models.adapter_files import load_adapter
+from mcanalysis.params.lora import base_point
 from mcanalysis.params.point import Point
 from mcanalysis.paths.plane import Plane
-from mcanalysis.runs.run import Minimum, Run
+from mcanalysis.runs.run import BaseMinimum, Minimum, Run
 from mcanalysis.runs.transitions import minima_in_a_row
+from mcanalysis.store import base_minimum
 from mcanalysis.store.hashing import hash_json
 
 
 @dataclass(frozen=True)
 class Corner:
-    """A minimum of a run: `name` is what tables and figures call it, `key` the hash of its contents."""
+    """A minimum of a run: `name` is what tables and figures call it, `key` the hash of its contents.
+
+    The base model is one, too: (A, 0), its A that of the adapter in the folder.
+    """
 
     directory: Path
     label: str
@@ -30,13 +35,15 @@ class Corner:
     @classmethod
     def of(cls, minimum: Minimum, prefix: str = "") -> Corner:
         """The corner at a minimum; `prefix` tells another run's from one's own."""
-        name = f"{prefix}{minimum.label} {minimum.learner}"
+        is_base = isinstance(minimum, BaseMinimum)  # the same for every learner
+        name = minimum.label if is_base else f"{prefix}{minimum.label} {minimum.learner}"
         return cls(minimum.directory, minimum.label, minimum.learner, name, minimum.key)
 
     @property
     def point(self) -> Point:
         """The adapter, read anew."""
-        return load_adapter(self.directory).point
+        point = load_adapter(self.directory).point
+        return base_point(point) if self.key == base_minimum.KEY else point
 
 
 @dataclass(frozen=True)
@@ -121,15 +128,20 @@ def _ends(x: Axis, y: Axis | None) -> list[float]:
     return [x.low, x.high, *((y.low, y.high) if y else ())]
 
 
-def plane_corners(run: Run, transition: int, third: Run | None = None) -> tuple[Corner, Corner, Corner]:
+def plane_corners(
+    run: Run, transition: int, third: Run | None = None, from_base: bool = False
+) -> tuple[Corner, Corner, Corner]:
     """The minima that span the plane of a transition: θ_k and θ_{k+1} as they were trained, and a third one.
 
-    The third is, in this order: that of another run (its minimum after the same task, or its only one, as of a joint
-    run); the slow learner's after the transition, or the answering one's; θ_{k+2}; θ_{k−1}.
+    The third is, in this order: the base model, if it is asked for; that of another run (its minimum after the same
+    task, or its only one, as of a joint run); the slow learner's after the transition, or the answering one's; θ_{k+2};
+    θ_{k−1}.
 
     Args:
         run: with at least two minima.
         transition: k, from 1.
+        third: another run.
+        from_base: whether the third is the base.
 
     Raises:
         RunDirectoryError: for a run with fewer than two minima.
@@ -142,6 +154,8 @@ def plane_corners(run: Run, transition: int, third: Run | None = None) -> tuple[
     if not 1 <= transition < len(minima):
         raise UnknownNameError("--transition", str(transition), [str(k) for k in range(1, len(minima))])
     ends = Corner.of(minima[transition - 1]), Corner.of(minima[transition])
+    if from_base:
+        return *ends, Corner.of(BaseMinimum.beside(minima[transition]))
     if third is not None:
         return *ends, _of_other_run(run, transition, third)
     averaged = next(

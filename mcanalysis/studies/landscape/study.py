@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.settings import OR_ALL, Flag
+from mcanalysis.store import base_minimum
 from mcanalysis.studies.engine import Steps
 from mcanalysis.studies.study import Rows, Setting, Study, Tables
 
@@ -37,12 +38,14 @@ class Landscape(Study):
     """Planes through minima, slices around them and their sharpness.
 
     The plane through the minima of `transition` k, θ_k and θ_{k+1}, and a third (that of the run in the folder `third`,
-    or as `plane_corners` chooses), in a `space`: `grid` nodes in x and y (one number: in both) about the minima and the
-    trajectory, with a `margin` in units of the longer side; the first `num_examples` of the test split (None: all) of
-    the tasks 1 … k+1. Slices: `num_directions` random ones from each minimum after the transition, `slice_points` from
-    −`slice_radius` to `slice_radius`, where 1 is the minimum's own length, filter by filter; and a grid of
-    `surface_grid` nodes a side along two such directions at once (0: none). Sharpness there: expected, over
-    `sharpness_samples` directions of `sharpness_radius`, and ε-sharpness. With 0 directions, or samples, there is none.
+    the base with `from_base`, or as `plane_corners` chooses), in a `space` (with the base always delta, as (A, 0) is
+    the base for every A, and factors between it and two minima differ with A): `grid` nodes in x and y (one number: in
+    both) about the minima and the trajectory, with a `margin` in units of the longer side; the first `num_examples` of
+    the test split (None: all) of the tasks 1 … k+1. Slices: `num_directions` random ones from each minimum after the
+    transition, `slice_points` from −`slice_radius` to `slice_radius`, where 1 is the minimum's own length, filter by
+    filter; and a grid of `surface_grid` nodes a side along two such directions at once (0: none). Sharpness there:
+    expected, over `sharpness_samples` directions of `sharpness_radius`, and ε-sharpness. With 0 directions, or samples,
+    there is none.
 
     Tables: `landscape`, a row per node and task or mean; `trajectory`, per snapshot of training, where it falls on the
     plane; `sharpness`, per minimum, task and measure, where there is any.
@@ -50,6 +53,7 @@ class Landscape(Study):
 
     transition: Annotated[int, "from the minimum K to K + 1", Flag(metavar="K")] = 2
     third: Annotated[str | None, "a run whose minimum spans the plane, too", Flag(metavar="RUN_DIR")] = None
+    from_base: Annotated[bool, "the base model spans the plane, too, which is then in delta space"] = False
     space: Annotated[str, "of the plane: factor, delta or aligned"] = "factor"
     grid: Annotated[tuple[int, ...], "nodes in x and in y", Flag(metavar="N[,M]")] = (25,)
     margin: Annotated[float, "of the grid about the minima, in units of the longer side"] = 0.3
@@ -87,7 +91,14 @@ class Landscape(Study):
                 f"Expected 0 or at least 2 directions for sharpness, got {self.sharpness_samples}; 0 leaves it out."
             )
         if self.third is not None:
+            if self.from_base:
+                raise UserError("Expected one third point of the plane, got --third and --from-base; leave one out.")
             FinishedRun(self.third)  # refused now, not when the runs are trained
+        if self.from_base and self.space == "aligned":
+            raise UserError(
+                "Expected the delta space with --from-base, got aligned: which A the base has beside its B = 0 is "
+                "open, and aligned factors differ with it; give --space delta or leave it out."
+            )
 
     @property
     def sharpness(self) -> tuple[int, float, float]:
@@ -162,6 +173,8 @@ class Landscape(Study):
         planes = landscape[(landscape.kind == "plane") & landscape.measured]
         for (strategy, seed, space), of_run in planes.groupby(["strategy", "seed", "space"], sort=False):
             yield f"\n{strategy} / seed {seed}, {space} space, test split; loss in nats per target token"
+            if base_minimum.LABEL in set(of_run.anchor):
+                yield "(delta, as the base spans it: which A it has beside B = 0 is open, and factors differ with it)"
             yield _rows_of_plane(of_run)
         if "sharpness" in tables:
             sharpness = tables["sharpness"]
@@ -178,10 +191,10 @@ class Landscape(Study):
         from mcanalysis.studies.landscape.tables import trajectory_rows
 
         third = None if self.third is None else load_run(self.third, run.device, run.engine_settings)
-        corners = plane_corners(run, self.transition, third)
-        plane = StoredPlane(corners, self.space)
+        corners = plane_corners(run, self.transition, third, self.from_base)
+        plane = StoredPlane(corners, "delta" if self.from_base else self.space)
         start, end = corners[0].label, corners[1].label
-        labels = {"strategy": run.strategy, "seed": run.seed, "space": self.space, "start": start, "end": end}
+        labels = {"strategy": run.strategy, "seed": run.seed, "space": plane.space, "start": start, "end": end}
         walked = trajectory_rows(plane.surface, run.directory, end, run.learners, labels)
         places = [*plane.surface.anchor_coordinates.tolist(), *((row["x"], row["y"]) for row in walked)]
         axes = surrounding_axes(places, (self.grid[0], self.grid[-1]), self.margin)
