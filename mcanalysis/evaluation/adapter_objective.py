@@ -64,7 +64,7 @@ def adapter_objective(
     engine.check_room([chosen])
 
     def measure_at(point: Mapping[str, Tensor]) -> Measurement:
-        return engine.evaluate(point, [chosen])[0].measurement
+        return engine.measure(point, [chosen])[0]
 
     return measure_at
 

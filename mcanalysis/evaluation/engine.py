@@ -5,7 +5,8 @@
 - What the prompts of a task begin with alike is computed once per point (`shared_prefix`).
 - LoRA is merged in float32 and float64, unmerged where merging would round it away.
 - Logits are computed only where a token of an answer is predicted; prompts are read once for the loss and for
-  generation, and only answers that greedy decoding would not reproduce are decoded at all (`batch_pass`).
+  generation, which begins where greedy decoding leaves the reference (`batch_pass`), and where scores alone are wanted
+  ends as soon as the score can no longer change.
 - The decoder is compiled where that is asked for (`compiled`).
 
 None of it changes a number: losses per example are those of one unpadded example at a time, to rounding.
@@ -26,19 +27,20 @@ import torch
 from torch import Tensor, nn
 
 from mcanalysis.errors import UserError
-from mcanalysis.evaluation.batch_pass import run_batch
+from mcanalysis.evaluation.batch_pass import Enough, run_batch, to_the_end
 from mcanalysis.evaluation.batch_plan import Reading, longest, plan_readings
 from mcanalysis.evaluation.compiled import Compiled, check_can_compile
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.evaluation.shared_prefix import SharedPrefix, can_share
-from mcanalysis.metrics.scores import get_score
+from mcanalysis.metrics.scores import get_score, never
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.causal_lm import causal_lm
 from mcanalysis.models.encoding import pad_id
 from mcanalysis.models.end_tokens import stops_at, text_until
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.models.positions import check_positions
+from mcanalysis.models.settled_text import only_appends, settled_text
 from mcanalysis.store.measurements import Measurement
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ MOST_PLANS = 64  # sets of objectives whose batches are kept
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One objective at one point: the numbers, what the model wrote, and how many outputs could not be parsed."""
+    """One objective at one point: the numbers, all that the model wrote, how many outputs could not be parsed."""
 
     measurement: Measurement
     outputs: tuple[str, ...]
@@ -68,6 +70,7 @@ class Engine:
         self.settings = settings
         # Generation stops, and its text is cut, where `generate` of the model itself would stop.
         self._ends = stops_at(model.tokenizer, getattr(causal_lm(model.network), "generation_config", None))
+        self._appends = only_appends(model.tokenizer)
         self._lowered: int | None = None  # the budget, once memory has run out
         self._plans: OrderedDict[tuple[Objective, ...], list[Reading]] = OrderedDict()
         self._scored: WeakKeyDictionary[Objective, dict[tuple[int, str], float]] = WeakKeyDictionary()
@@ -90,23 +93,35 @@ class Engine:
             check_can_compile(model.network, model.device)
 
     def evaluate(self, point: Mapping[str, Tensor], objectives: Sequence[Objective]) -> list[Evaluation]:
-        """Loss (nats per target token) and score (in [0, 1]) of every objective at a point, in the order given."""
+        """Loss (nats per target token) and score (in [0, 1]) of every objective at a point, in the order given.
+
+        Outputs are written to their end: for those who look at them. `measure` gives the numbers for less.
+        """
         nll, targets, outputs = self._read(point, objectives, generate=True)
-        results, start = [], 0
-        for objective in objectives:
-            part = slice(start, start + len(objective.encoded))
-            start = part.stop
+        results = []
+        for objective, part in zip(objectives, self._parts(objectives), strict=True):
             measurement = Measurement.of(nll[part], targets[part], self._scores(objective, outputs[part]))
             score = get_score(objective.task.score)
             unparsable = sum(not score.parses(o) for o in outputs[part])
             results.append(Evaluation(measurement, tuple(outputs[part]), unparsable))
         return results
 
+    def measure(self, point: Mapping[str, Tensor], objectives: Sequence[Objective]) -> list[Measurement]:
+        """The measurements of `evaluate`, without its outputs: each is written until its score is decided, no further.
+
+        What was written is not given away, since it may be cut.
+        """
+        nll, targets, outputs = self._read(point, objectives, True, self._score_is_decided(objectives))
+        parts = self._parts(objectives)
+        return [
+            Measurement.of(nll[part], targets[part], self._scores(objective, outputs[part]))
+            for objective, part in zip(objectives, parts, strict=True)
+        ]
+
     def losses(self, point: Mapping[str, Tensor], objectives: Sequence[Objective]) -> list[Measurement]:
         """The losses alone, without generation: scores are NaN, the values per example are there."""
         nll, targets, _ = self._read(point, objectives, generate=False)
-        ends = np.cumsum([len(o.encoded) for o in objectives])[:-1]
-        return [Measurement.of(n, t) for n, t in zip(np.split(nll, ends), np.split(targets, ends), strict=True)]
+        return [Measurement.of(nll[part], targets[part]) for part in self._parts(objectives)]
 
     def choices(self, objectives: Sequence[Objective]) -> dict[str, Any]:
         """How these objectives are evaluated, for the manifest: what was chosen where the settings say `auto`.
@@ -127,8 +142,27 @@ class Engine:
             **({"cut_prompts": cut} if cut else {}),
         }
 
+    @staticmethod
+    def _parts(objectives: Sequence[Objective]) -> list[slice]:
+        """Where each objective's examples are in the pool."""
+        ends = np.cumsum([len(o.encoded) for o in objectives]).tolist()
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+    def _score_is_decided(self, objectives: Sequence[Objective]) -> Enough:
+        """Whether the score of a pooled example is the same whatever follows what is written."""
+        rules = [(get_score(o.task.score).decided, e.answer) for o in objectives for e in o.examples]
+        tokenizer = self.model.tokenizer
+        if not self._appends:
+            return to_the_end
+
+        def decided(row: int, ids: Sequence[int]) -> bool:
+            rule, answer = rules[row]
+            return rule is not never and rule(settled_text(tokenizer, ids), answer)
+
+        return decided
+
     def _read(
-        self, point: Mapping[str, Tensor], objectives: Sequence[Objective], generate: bool
+        self, point: Mapping[str, Tensor], objectives: Sequence[Objective], generate: bool, enough: Enough = to_the_end
     ) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Per pooled example: negative log-likelihood, target tokens, the text written (or nothing)."""
         total = sum(len(o.encoded) for o in objectives)
@@ -143,7 +177,7 @@ class Engine:
         with self._evaluating(), self._in_place(point) as network:
             while True:
                 try:
-                    for rows, result in self._results(network, objectives, generate):
+                    for rows, result in self._results(network, objectives, generate, enough):
                         nll[rows] = result.nll.cpu().numpy()
                         targets[rows] = result.num_targets.cpu().numpy()
                         for row, ids in zip(rows, result.outputs, strict=generate):
@@ -154,14 +188,16 @@ class Engine:
                         raise
                     self._halve_budget(objectives, error)
 
-    def _results(self, network: nn.Module, objectives: Sequence[Objective], generate: bool) -> Iterator[Any]:
+    def _results(
+        self, network: nn.Module, objectives: Sequence[Objective], generate: bool, enough: Enough
+    ) -> Iterator[Any]:
         for reading in self._readings(objectives):
             prefix = None if reading.prefix_ids is None else SharedPrefix(network, reading.prefix_ids)
             for batch in reading.batches:
                 extra = self.model.beside_tokens(batch.prompt_lengths, batch.input_ids.shape[1])
                 yield (
                     list(batch.rows),
-                    run_batch(network, batch, self._ends, prefix, generate, extra, self._call(network)),
+                    run_batch(network, batch, self._ends, prefix, generate, extra, self._call(network), enough),
                 )
 
     def _call(self, network: nn.Module) -> Any:

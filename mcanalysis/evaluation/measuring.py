@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from mcanalysis.evaluation.engine import Engine, Evaluation
+from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.store.measurements import Measurement, MeasurementKey, MeasurementStore
 
@@ -22,20 +22,16 @@ def measure(
     point_key: str,
     make_point: Callable[[], Mapping[str, Tensor]],
     objectives: Sequence[Objective],
-    on_evaluated: Callable[[Sequence[tuple[Objective, Evaluation]]], None] = lambda _: None,
 ) -> list[Measurement]:
     """Return the measurement of every objective at a point, from the store where it is there.
 
     `engine` and `make_point` are called only if something is missing, so that a finished analysis loads no weights.
-    `on_evaluated` sees the new evaluations with their outputs before they are stored: a process killed in between
-    measures again, so nothing it was to keep is lost.
     """
     keys = [measurement_key(point_key, o) for o in objectives]
     absent = set(store.missing(keys))
     todo = [o for o, k in zip(objectives, keys, strict=True) if k in absent]
     if todo:
-        evaluations = engine().evaluate(make_point(), todo)
-        on_evaluated(list(zip(todo, evaluations, strict=True)))
-        store.put_many((measurement_key(point_key, o), e.measurement) for o, e in zip(todo, evaluations, strict=True))
+        measured = engine().measure(make_point(), todo)
+        store.put_many((measurement_key(point_key, o), m) for o, m in zip(todo, measured, strict=True))
     found = [store.get(k) for k in keys]
     return [m for m in found if m is not None]

@@ -280,7 +280,7 @@ class Run(FinishedRun):
         chosen = self.task_objective(task, split, num_examples)
 
         def measure_at(point: Mapping[str, Tensor]) -> Measurement:
-            return self.engine.evaluate(point, [chosen])[0].measurement
+            return self.engine.measure(point, [chosen])[0]
 
         return measure_at
 

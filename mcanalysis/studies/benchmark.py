@@ -55,14 +55,14 @@ def describe_benchmark(
     for data in tasks:
         encoded, _ = encode_split(data, "train", tokenizer, training.max_length)
         objective = make_objective(data, "test", tokenizer, training.max_length)
-        before = engine.evaluate(model.base_point(), [objective])[0].measurement.score
+        before = engine.measure(model.base_point(), [objective])[0].score
         model.load_point(start)
         strategy = make_strategy("sequential", seed)
         strategy.begin_task(model, 0, encoded)
         with tempfile.TemporaryDirectory() as scratch:
             order = f"{seed}/{data.task.name}"
             TaskTrainer(model, strategy, encoded, data.task.name, training, order, scratch, on_step=bar.update).train()
-        after = engine.evaluate(model.point(), [objective])[0].measurement.score
+        after = engine.measure(model.point(), [objective])[0].score
         prompts = [e.prompt for split in data.splits.values() for e in split]
         trained = {e.prompt for e in data.splits["train"]}
         answers = Counter(_label(data.task, e.answer) for e in objective.examples)

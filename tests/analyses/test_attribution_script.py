@@ -19,7 +19,7 @@ def test_runs_are_trained_taken_apart_and_not_measured_twice(script, tmp_path, m
     for name in ("attribution", "attribution_barriers"):
         assert len(pd.read_csv(run / "tables" / f"{name}.csv"))
     assert (run / "figures" / "attribution_old_fast.pdf").exists()
-    monkeypatch.setattr(Engine, "evaluate", lambda *a: pytest.fail("measured again"))
+    monkeypatch.setattr(Engine, "measure", lambda *a: pytest.fail("measured again"))
     code, again, err = script("attribution", "--run", run, *SMALL[-8:-2])
     assert code == 0, err
     assert [r for r in again.splitlines() if "after" not in r] == [r for r in out.splitlines() if "after" not in r]

@@ -78,7 +78,7 @@ def test_every_kind_of_path_ensembles_simplex_and_seeds(script, runs, monkeypatc
     for words in ("segmented_bezier", "ensemble", "simplex", "hypervolume", "over seeds"):
         assert words in out.lower(), words
 
-    monkeypatch.setattr(Engine, "evaluate", None)
+    monkeypatch.setattr(Engine, "measure", None)
     monkeypatch.setattr(MinibatchLoss, "__call__", None)
     monkeypatch.setattr("mcanalysis.studies.connectivity.stored_ensemble.ensemble_along", None)
     again = script("connectivity", *flags)

@@ -63,9 +63,9 @@ def test_files_tables_and_figures(finished):
 def test_a_second_run_computes_nothing_and_a_missing_value_is_computed_alone(finished, script, monkeypatch):
     runs, _ = finished
     calls = []
-    evaluate = Engine.evaluate
+    measure = Engine.measure
     monkeypatch.setattr(
-        Engine, "evaluate", lambda self, point, objectives: calls.append(1) or evaluate(self, point, objectives)
+        Engine, "measure", lambda self, point, objectives: calls.append(1) or measure(self, point, objectives)
     )
     picture = (runs / "comparison/figures/stability_plasticity.png").read_bytes()
     assert script("connectivity", *SMALL, "--strategy", "sequential,ilora")[0] == 0

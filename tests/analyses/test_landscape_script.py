@@ -28,7 +28,7 @@ def test_runs_tables_trajectories_and_figures_and_nothing_is_computed_twice(scri
         assert set(walk.step) == {0, 6}  # every tenth by default, and the last
     assert (tmp_path / "runs/comparison/figures/slices.png").exists()
     assert "ilora / seed 0, factor space" in out and "3-JEC-QA slow" in out and "mean rise" in out
-    monkeypatch.setattr(Engine, "evaluate", lambda *_: pytest.fail("evaluated again"))
+    monkeypatch.setattr(Engine, "measure", lambda *_: pytest.fail("evaluated again"))
     monkeypatch.setattr(sharpness, "expected_sharpness", lambda *_: pytest.fail("computed again"))
     code, again, err = script("landscape", "--run", "runs/embedded-ilora-seed0", *SMALL)
     assert code == 0, err

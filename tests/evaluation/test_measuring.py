@@ -4,7 +4,7 @@ import pytest
 
 from mcanalysis.errors import DataError
 from mcanalysis.evaluation.engine import Engine
-from mcanalysis.evaluation.measuring import measure
+from mcanalysis.evaluation.measuring import measure, measurement_key
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.tasks.task import Example, Task, TaskData
@@ -21,50 +21,48 @@ def forbidden():
     raise AssertionError("nothing was to be computed")
 
 
+class Witness(Engine):
+    """An engine that keeps what it was asked for."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.seen = []
+
+    def measure(self, point, objectives):
+        self.seen += objectives
+        return super().measure(point, objectives)
+
+
 def test_a_second_measure_computes_nothing(make_model, tokenizer, tmp_path):
-    model = make_model()
+    engine = Witness(make_model())
     objectives = [make_objective(data(test=EXAMPLES[:n]), "test", tokenizer) for n in (2, 3)]
-    seen = []
     with MeasurementStore(tmp_path / "m.sqlite") as store:
-        first = measure(
-            lambda: Engine(model),
-            store,
-            "here",
-            model.point,
-            objectives,
-            lambda pairs: seen.extend(o for o, _ in pairs),
-        )
-    assert seen == objectives
+        first = measure(lambda: engine, store, "here", engine.model.point, objectives)
+    assert engine.seen == objectives
     with MeasurementStore(tmp_path / "m.sqlite") as store:
-        second = measure(forbidden, store, "here", forbidden, objectives, lambda pairs: forbidden())
+        second = measure(forbidden, store, "here", forbidden, objectives)
     assert first == second
     assert [m.num_examples for m in second] == [2, 3]
 
 
 def test_only_what_is_missing_is_computed(make_model, tokenizer, tmp_path):
-    model = make_model()
+    engine = Witness(make_model())
     objectives = [make_objective(data(test=EXAMPLES[:n]), "test", tokenizer) for n in (2, 3)]
-    seen = []
     with MeasurementStore(tmp_path / "m.sqlite") as store:
-        measure(lambda: Engine(model), store, "here", model.point, objectives[:1])
-        measure(
-            lambda: Engine(model),
-            store,
-            "here",
-            model.point,
-            objectives,
-            lambda pairs: seen.extend(o for o, _ in pairs),
-        )
-        assert seen == objectives[1:]
-        measure(
-            lambda: Engine(model),
-            store,
-            "there",
-            model.point,
-            objectives,
-            lambda pairs: seen.extend(o for o, _ in pairs),
-        )
-    assert seen == objectives[1:] + objectives
+        for key, asked in (("here", objectives[:1]), ("here", objectives), ("there", objectives)):
+            measure(lambda: engine, store, key, engine.model.point, asked)
+    assert engine.seen == objectives + objectives
+
+
+def test_whole_outputs_of_before_serve_and_nothing_is_measured_again(make_model, tokenizer, tmp_path):
+    """What was stored of outputs written to their end is what measuring would give."""
+    model = make_model()
+    objective = make_objective(data(test=EXAMPLES), "test", tokenizer)
+    whole = Engine(model).evaluate(model.point(), [objective])[0].measurement
+    with MeasurementStore(tmp_path / "m.sqlite") as store:
+        store.put_many([(measurement_key("here", objective), whole)])
+        assert measure(forbidden, store, "here", forbidden, [objective]) == [whole]
+    assert Engine(model).measure(model.point(), [objective]) == [whole]
 
 
 def test_the_key_changes_with_all_that_can_change_a_number(tokenizer):
@@ -100,16 +98,3 @@ def test_the_first_examples_are_kept_and_cuts_counted(tokenizer):
 def test_a_missing_or_empty_split_is_named(tokenizer, splits):
     with pytest.raises(DataError, match="'test' of zeta"):
         make_objective(data(**splits), "test", tokenizer)
-
-
-def test_outputs_are_handed_out_before_the_measurement_is_stored(make_model, tokenizer, tmp_path):
-    model = make_model()
-    objectives = [make_objective(data(test=EXAMPLES), "test", tokenizer)]
-
-    def killed(pairs):
-        raise KeyboardInterrupt
-
-    with MeasurementStore(tmp_path / "m.sqlite") as store:
-        with pytest.raises(KeyboardInterrupt):
-            measure(lambda: Engine(model), store, "here", model.point, objectives, killed)
-        assert len(store) == 0

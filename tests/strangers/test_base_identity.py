@@ -358,10 +358,10 @@ def test_general_tasks_are_measured_again_when_their_data_change(trained, tmp_pa
 
 
 def _no_evaluation(monkeypatch):
-    def evaluate(*_):
+    def measure(*_):
         raise AssertionError("a stored value was measured again")
 
-    monkeypatch.setattr(Engine, "evaluate", evaluate)
+    monkeypatch.setattr(Engine, "measure", measure)
 
 
 def test_a_run_of_version_0_1_is_read_without_a_word_and_its_values_are_found(tmp_path, monkeypatch, caplog):
@@ -389,9 +389,9 @@ def test_a_base_that_version_0_1_did_not_see_whole_is_measured_anew_with_one_war
     (base / "vocab.txt").write_text("one")
     try:
         evaluated = []
-        plain = Engine.evaluate
+        plain = Engine.measure
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Engine, "evaluate", lambda *a: evaluated.append(1) or plain(*a))
+            patch.setattr(Engine, "measure", lambda *a: evaluated.append(1) or plain(*a))
             for content, anew in (("one", True), ("one", False), ("two", True)):
                 (base / "vocab.txt").write_text(content)
                 evaluated.clear(), caplog.clear(), identity_module._warn_once.cache_clear()

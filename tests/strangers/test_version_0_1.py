@@ -32,9 +32,10 @@ def run(tmp_path):
 
 @pytest.fixture
 def evaluations(monkeypatch):
-    """How often a point is evaluated."""
-    calls, evaluate = [], Engine.evaluate
+    """How often a point is evaluated, for its outputs or its numbers alone."""
+    calls, evaluate, measure = [], Engine.evaluate, Engine.measure
     monkeypatch.setattr(Engine, "evaluate", lambda self, *of: calls.append(of) or evaluate(self, *of))
+    monkeypatch.setattr(Engine, "measure", lambda self, *of: calls.append(of) or measure(self, *of))
     return calls
 
 

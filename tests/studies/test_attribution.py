@@ -38,13 +38,13 @@ def finished(run_config, tmp_path):
 def evaluated(monkeypatch):
     """The content hashes of the points that were evaluated, in order."""
     seen = []
-    evaluate = Engine.evaluate
+    measure = Engine.measure
 
     def spy(self, point, objectives):
         seen.append(content_hash(point))
-        return evaluate(self, point, objectives)
+        return measure(self, point, objectives)
 
-    monkeypatch.setattr(Engine, "evaluate", spy)
+    monkeypatch.setattr(Engine, "measure", spy)
     return seen
 
 
@@ -110,7 +110,7 @@ def test_a_second_study_computes_nothing_and_wants_no_piece(finished, evaluated,
 
 
 def test_a_killed_study_goes_on_where_it_was(finished, evaluated, monkeypatch):
-    spied = Engine.evaluate
+    spied = Engine.measure
 
     def killed(self, point, objectives):
         if len(evaluated) == 10:
@@ -118,7 +118,7 @@ def test_a_killed_study_goes_on_where_it_was(finished, evaluated, monkeypatch):
         return spied(self, point, objectives)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "evaluate", killed)
+        patch.setattr(Engine, "measure", killed)
         with pytest.raises(KeyboardInterrupt):
             study(finished)
     assert not (finished / "tables" / "attribution.csv").exists()

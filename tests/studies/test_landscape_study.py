@@ -66,9 +66,9 @@ def studied(make_run, tmp_path_factory):
 def calls(monkeypatch):
     """A list that grows by one with each evaluation of a point."""
     made = []
-    evaluate = Engine.evaluate
+    measure = Engine.measure
     monkeypatch.setattr(
-        Engine, "evaluate", lambda self, point, objectives: made.append(1) or evaluate(self, point, objectives)
+        Engine, "measure", lambda self, point, objectives: made.append(1) or measure(self, point, objectives)
     )
     return made
 

@@ -127,9 +127,9 @@ def test_a_second_call_computes_nothing_and_another_snapshot_is_another_trajecto
     study(directory)
     before = {f: f.read_bytes() for f in (*directory.rglob("tables/*.csv"), *directory.rglob("figures/*"))}
     calls = []
-    fit, evaluate = trajectory_pca.fit_trajectory_pca, Engine.evaluate
+    fit, measure = trajectory_pca.fit_trajectory_pca, Engine.measure
     monkeypatch.setattr(trajectory_pca, "fit_trajectory_pca", lambda *a, **k: calls.append("fit") or fit(*a, **k))
-    monkeypatch.setattr(Engine, "evaluate", lambda *a: calls.append("loss") or evaluate(*a))
+    monkeypatch.setattr(Engine, "measure", lambda *a: calls.append("loss") or measure(*a))
     study(directory)
     assert calls == [] and {f: f.read_bytes() for f in before} == before
     files = snapshot_files(directory, LABELS[0], "fast")

@@ -1,6 +1,6 @@
 """Text scores, one file each: how good is an output, per example, in [0, 1].
 
-To add a score, add a file here that defines `SCORE = Score(name, per_example, parses)`; it is found by
+To add a score, add a file here that defines `SCORE = Score(name, per_example, parses, decided)`; it is found by
 itself. So is one that an installed package declares under the entry point group `mcanalysis.scores`.
 """
 
@@ -12,7 +12,7 @@ from typing import Protocol
 
 from mcanalysis.registry import Registry
 
-__all__ = ["SCORES", "PerExample", "Score", "get_score"]
+__all__ = ["SCORES", "PerExample", "Score", "get_score", "never"]
 
 
 class PerExample(Protocol):
@@ -21,6 +21,15 @@ class PerExample(Protocol):
     def __call__(self, output: str, reference: str, source: str = "") -> float:
         """Return the score of one output, in [0, 1]; 0 for an empty or unparsable one."""
         ...
+
+
+def never(beginning: str, reference: str) -> bool:
+    """Return False: the score of an output depends on its end, so that it has to be written whole.
+
+    >>> never("a cat", "a dog")
+    False
+    """
+    return False
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,10 @@ class Score:
     """`(output, reference, source="") -> float` in [0, 1]."""
     parses: Callable[[str], bool]
     """Whether an output can be read at all; False implies a score of 0, and callers count these."""
+    decided: Callable[[str, str], bool] = never
+    """`(beginning, reference) -> bool`: whether all outputs that begin so, this one among them, have the same score.
+
+    Where it is True nothing more is written for an example whose score alone is wanted. False is always right."""
 
 
 def get_score(name: str) -> Score:

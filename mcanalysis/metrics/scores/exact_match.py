@@ -32,4 +32,17 @@ def parses(output: str) -> bool:
     return bool(output.strip())
 
 
-SCORE = Score("exact_match", score, parses)
+def decided(beginning: str, reference: str) -> bool:
+    """Return whether no output that begins so equals the reference, white space outside aside.
+
+    It has left the reference, or goes on behind it, or the reference is empty, which nothing equals.
+
+    >>> decided("yes, a", "yes"), decided("Y", "yes"), decided(" ye", "yes"), decided("yes ", "yes")
+    (True, True, False, False)
+    """
+    beginning, reference = beginning.lstrip(), reference.strip()
+    common = min(len(beginning), len(reference))
+    return not reference or beginning[:common] != reference[:common] or bool(beginning[common:].strip())
+
+
+SCORE = Score("exact_match", score, parses, decided)

@@ -48,4 +48,19 @@ def parses(output: str) -> bool:
     return bool(output.strip())
 
 
-SCORE = Score("exact_match_normalized", score, parses)
+def decided(beginning: str, reference: str) -> bool:
+    """Return whether no output that begins so equals the reference after `normalize`.
+
+    Its last character that is no combining mark is left out, with the marks behind it: more of them may come, and be
+    composed with it.
+
+    >>> decided("Lond", "Paris"), decided("parís", "Paris"), decided("Pari", "Paris"), decided("Paris. It", "Paris")
+    (True, True, False, True)
+    """
+    reference = normalize(reference)
+    composed = unicodedata.normalize("NFC", beginning)
+    last = max((i for i, character in enumerate(composed) if not unicodedata.combining(character)), default=0)
+    return not reference or not reference.startswith(normalize(composed[:last]))
+
+
+SCORE = Score("exact_match_normalized", score, parses, decided)

@@ -64,4 +64,17 @@ def parses(output: str) -> bool:
     return answer_letter(output) is not None
 
 
-SCORE = Score("accuracy", score, parses)
+def decided(beginning: str, reference: str) -> bool:
+    """Return whether it is known if an output that begins so starts with the answer letter of the reference.
+
+    At the first character that is no white space, if it is another; else at the one behind it, which says whether the
+    letter stands alone.
+
+    >>> decided("A", "B"), decided("B", "B"), decided("B.", "B"), decided(" \\n", "B")
+    (True, False, True, False)
+    """
+    beginning = beginning.lstrip()
+    return bool(beginning) and (len(beginning) > 1 or beginning != answer_letter(reference))
+
+
+SCORE = Score("accuracy", score, parses, decided)

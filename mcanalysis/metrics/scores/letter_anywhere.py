@@ -27,7 +27,10 @@ _CUE = re.compile(
     rf"(?:\s*(?:is|was|would\s+be|must\s+be|should\s+be)\b)?(?:\s*[:：])?(?:\s*(?:option|choice|letter)\b)?)"
     rf"|(?:答案|选择|選擇|选|選)(?:应该|應該|应|應)?(?:是|为|為)?){_OPENING}{_ALONE}"
 )
-_LIST = re.compile(rf"[\s*_)\]）】.]*(?:,|/|&|、|和|或|\band\b|\bor\b)\s*(?:or\s+|and\s+)?{_OPENING}{_ALONE}")
+_CLOSING = r"[\s*_)\]）】.]*"
+_LIST = re.compile(rf"{_CLOSING}(?:,|/|&|、|和|或|\band\b|\bor\b)\s*(?:or\s+|and\s+)?{_OPENING}{_ALONE}")
+# Behind a letter at the start: no more of its word, no word in small letters, and no list ("a", "o": "and", "or").
+_SETTLED = re.compile(rf"(?=...)(?!\s*[a-z])(?!\s*\Z){_CLOSING}(?![\s*_)\]）】.]|\Z|[,/&、和或ao])", re.DOTALL)
 
 
 def stated_letter(text: str) -> str | None:
@@ -107,6 +110,20 @@ def parses(output: str) -> bool:
     return stated_letter(output) is not None
 
 
+def decided(beginning: str, reference: str) -> bool:
+    """Return whether the letter that an output states is known by how it begins.
+
+    It is where `stated_letter` takes the letter that the text starts with whatever follows (its rule 1): with no word
+    in small letters behind it, and no list begun. Else a later letter may be the one.
+
+    >>> [decided(text, "B") for text in ("(B) The", "**B**: x", "B", "B.", "B or", "B is", "The answer is B. So")]
+    [True, True, False, False, False, False, False]
+    """
+    beginning = beginning.lstrip()
+    first = _START.match(beginning)
+    return first is not None and _counts(beginning, first) and bool(_SETTLED.match(beginning, first.end()))
+
+
 def _counts(text: str, match: re.Match[str]) -> bool:
     """Whether a letter that stands alone is no article, no pronoun and not negated."""
     start, end = match.span(1)
@@ -119,4 +136,4 @@ def _is_article(text: str, match: re.Match[str]) -> bool:
     return match[1] == "A" and bool(_ARTICLE.match(text, end) and _SENTENCE.search(text, 0, start))
 
 
-SCORE = Score("letter_anywhere", score, parses)
+SCORE = Score("letter_anywhere", score, parses, decided)

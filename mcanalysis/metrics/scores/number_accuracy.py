@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from mcanalysis.errors import DataError
 from mcanalysis.metrics.scores import Score
+from mcanalysis.metrics.scores.exact_match import decided as has_left
 
 TOLERANCE = 1e-6
 """Largest absolute difference that still counts as the same number (the project's method notes, §3)."""
@@ -24,6 +26,8 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
+# A number that the end of the text may have cut; its sign, and the digits that it begins with whatever follows.
+_OPEN = re.compile(r"([-+\u2212]?)([0-9]*(?:\.[0-9]*)?)(?:,[0-9]{0,3})*(?:\.[0-9]*)?(?:[eE][-+]?[0-9]*)?\Z")
 
 
 def first_number(text: str) -> float | None:
@@ -103,8 +107,47 @@ def parses(output: str) -> bool:
     return bool(output.strip())
 
 
+def decided(beginning: str, reference: str) -> bool:
+    """Return whether it is known if an output that begins so gives the number of the reference.
+
+    The first number is complete, or whatever follows it cannot become that of the reference. Where the reference is
+    no number, the output has left it.
+
+    >>> decided("7 ", "7"), decided("7", "7"), decided("1", "7"), decided("1", "12"), decided("It is", "7")
+    (True, False, True, False, False)
+    """
+    reference = reference.strip()
+    if not _NUMBER.fullmatch(reference):
+        return has_left(beginning.casefold(), reference.casefold())
+    match = _NUMBER.search(beginning)
+    if match is None:
+        return False
+    cut = _OPEN.match(beginning, match.start())
+    return cut is None or not _may_become(cut[1], cut[2], _value(reference))
+
+
+def _may_become(sign: str, digits: str, number: float) -> bool:
+    """Whether a number that begins with this sign and these digits may be within `TOLERANCE` of `number`; or True.
+
+    With d the digits as a whole number it lies between d and d + 1 times a power of ten, since decimals, thousands and
+    an exponent may follow.
+    """
+    if not math.isfinite(number):
+        return False
+    size, leading = abs(number), digits.replace(".", "").lstrip("0")[:15]
+    if size < 10 * TOLERANCE or not leading:
+        return True
+    if (number < 0) != (sign in ("-", "\u2212")):
+        return False
+    low, slack = int(leading), 2 * TOLERANCE + 1e-9 * size
+    power = math.floor(math.log10(size / low))
+    return any(
+        float(f"{low}e{k}") - slack <= size <= float(f"{low + 1}e{k}") + slack for k in (power - 1, power, power + 1)
+    )
+
+
 def _value(number: str) -> float:
     return float(number.replace(",", "").replace("\u2212", "-"))
 
 
-SCORE = Score("number_accuracy", score, parses)
+SCORE = Score("number_accuracy", score, parses, decided)
