@@ -39,6 +39,7 @@ from mcanalysis.models.encoding import pad_id
 from mcanalysis.models.end_tokens import stops_at, text_until
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.models.positions import check_positions
+from mcanalysis.progress import Progress, silent
 from mcanalysis.store.measurements import Measurement
 
 logger = logging.getLogger(__name__)
@@ -89,9 +90,18 @@ class Engine:
         if self._compiled:
             check_can_compile(model.network, model.device)
 
-    def evaluate(self, point: Mapping[str, Tensor], objectives: Sequence[Objective]) -> list[Evaluation]:
-        """Loss (nats per target token) and score (in [0, 1]) of every objective at a point, in the order given."""
-        nll, targets, outputs = self._read(point, objectives, generate=True)
+    def evaluate(
+        self,
+        point: Mapping[str, Tensor],
+        objectives: Sequence[Objective],
+        progress: Progress = silent,
+        desc: str = "evaluation",
+    ) -> list[Evaluation]:
+        """Loss (nats per target token) and score (in [0, 1]) of every objective at a point, in the order given.
+
+        `progress` shows how far it is, batch by batch, in units of `work`; `desc` is what it calls this.
+        """
+        nll, targets, outputs = self._read(point, objectives, True, progress, desc)
         results, start = [], 0
         for objective in objectives:
             part = slice(start, start + len(objective.encoded))
@@ -104,7 +114,7 @@ class Engine:
 
     def losses(self, point: Mapping[str, Tensor], objectives: Sequence[Objective]) -> list[Measurement]:
         """The losses alone, without generation: scores are NaN, the values per example are there."""
-        nll, targets, _ = self._read(point, objectives, generate=False)
+        nll, targets, _ = self._read(point, objectives, False)
         ends = np.cumsum([len(o.encoded) for o in objectives])[:-1]
         return [Measurement.of(n, t) for n, t in zip(np.split(nll, ends), np.split(targets, ends), strict=True)]
 
@@ -127,8 +137,17 @@ class Engine:
             **({"cut_prompts": cut} if cut else {}),
         }
 
+    def work(self, objectives: Sequence[Objective]) -> int:
+        """About how much it is to evaluate objectives once, in tokens read; see `EvaluationBatch`."""
+        return sum(batch.work for reading in self._readings(objectives) for batch in reading.batches)
+
     def _read(
-        self, point: Mapping[str, Tensor], objectives: Sequence[Objective], generate: bool
+        self,
+        point: Mapping[str, Tensor],
+        objectives: Sequence[Objective],
+        generate: bool,
+        progress: Progress = silent,
+        desc: str = "",
     ) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Per pooled example: negative log-likelihood, target tokens, the text written (or nothing)."""
         total = sum(len(o.encoded) for o in objectives)
@@ -142,27 +161,29 @@ class Engine:
             return nll, targets, outputs
         with self._evaluating(), self._in_place(point) as network:
             while True:
+                bar = progress(total=self.work(objectives), desc=f"{desc} (tokens)")
                 try:
-                    for rows, result in self._results(network, objectives, generate):
+                    for batch, result in self._results(network, objectives, generate):
+                        rows = list(batch.rows)
                         nll[rows] = result.nll.cpu().numpy()
                         targets[rows] = result.num_targets.cpu().numpy()
                         for row, ids in zip(rows, result.outputs, strict=generate):
                             outputs[row] = text_until(tokenizer, ids, self._ends)
+                        bar.update(batch.work)
                     return nll, targets, outputs
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     if not _is_out_of_memory(error):
                         raise
                     self._halve_budget(objectives, error)
+                finally:
+                    bar.close()
 
     def _results(self, network: nn.Module, objectives: Sequence[Objective], generate: bool) -> Iterator[Any]:
         for reading in self._readings(objectives):
             prefix = None if reading.prefix_ids is None else SharedPrefix(network, reading.prefix_ids)
             for batch in reading.batches:
                 extra = self.model.beside_tokens(batch.prompt_lengths, batch.input_ids.shape[1])
-                yield (
-                    list(batch.rows),
-                    run_batch(network, batch, self._ends, prefix, generate, extra, self._call(network)),
-                )
+                yield batch, run_batch(network, batch, self._ends, prefix, generate, extra, self._call(network))
 
     def _call(self, network: nn.Module) -> Any:
         """The first pass over a batch, compiled if that was asked for; decoding, token by token, is not."""

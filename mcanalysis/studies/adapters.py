@@ -151,9 +151,9 @@ class AdapterPaths(RunPaths):
     def path(self, name: PathName) -> StoredPath:
         return StoredPath(self.transition, name.kind, self.study, self.curves)
 
-    def fit(self, path: StoredPath) -> Curve:
+    def fit(self, path: StoredPath, progress: Progress = silent) -> Curve:
         loss = WholeLoss(self.run.model, [o.encoded[:16] for o in self.objectives(path)])
-        return self.fitted(path, loss, self.study.curve_steps)
+        return self.fitted(path, loss, self.study.curve_steps, progress)
 
 
 _open: WeakValueDictionary[AdaptersOpening, AdapterPair] = WeakValueDictionary()

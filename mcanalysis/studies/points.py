@@ -66,7 +66,7 @@ def evaluate(opening: Opening, where: Where, shares: tuple[Share, ...], progress
     """What a piece does: measure shares of objectives at a point."""
     run = opening.run
     objectives = [share.of(run) for share in shares]
-    evaluations = run.engine.evaluate(where.point(run), objectives)
+    evaluations = run.engine.evaluate(where.point(run), objectives, progress, f"a point of {run.directory.name}")
     return Evaluated([e.measurement for e in evaluations], run.engine.choices(objectives))
 
 

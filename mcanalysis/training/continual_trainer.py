@@ -112,7 +112,7 @@ class ContinualTrainer:
             model.network, model.tokenizer, strategy, self._stages, [*objectives, *others], tasks, config.max_length
         )
         self._scoring = Scoring(
-            self.directory, model, strategy, objectives, others, self.processes, self.execution.engine
+            self.directory, model, strategy, objectives, others, self.processes, self.execution.engine, self.progress
         )
         self._has_general = bool(others)
         self._seconds = Position().seconds
@@ -159,10 +159,6 @@ class ContinualTrainer:
         stages, first = self._stages, position.stage
         goes_on = not is_trained and (first or position.losses)
         resumed = f", from step {len(position.losses)} of task {first + 1}" if goes_on else ""
-        bar = self.progress(
-            total=sum(s.num_steps for s in stages[first:]) - len(position.losses),
-            desc=f"{'tables of' if is_trained else 'train'} {self.strategy.name} (seed {self.seed}){resumed}",
-        )
         with ExitStack() as stack:
             store = None
             if self.processes.is_main:
@@ -174,6 +170,10 @@ class ContinualTrainer:
                 self.processes.on_main(self._scoring.write_tables)
             elif first or not stages:  # a run stopped while its last row was filled has no task left that would write
                 self._write_tables()
+            bar = self.progress(  # from here on: before, minima were scored
+                total=sum(s.num_steps for s in stages[first:]) - len(position.losses),
+                desc=f"{'tables of' if is_trained else 'train'} {self.strategy.name} (seed {self.seed}){resumed}",
+            )
             for number, stage in enumerate(stages[first:], start=first):
                 self._train_stage(stage, position if number == first else Position(number), bar.update)
                 self._save_minima(stage)

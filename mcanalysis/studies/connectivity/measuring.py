@@ -18,7 +18,7 @@ from mcanalysis.evaluation.measuring import measurement_key
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.paths import Curve, Path
 from mcanalysis.paths.path_kinds import path_kind
-from mcanalysis.progress import Progress
+from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.run import Opening, Run
 from mcanalysis.runs.transitions import run_transitions, whole_run
 from mcanalysis.store.atomic import write_bytes_atomic
@@ -97,7 +97,7 @@ class RunPaths:
         number = self.study.num_examples
         return [self.run.task_objective(t, s, number) for t in path.transition.tasks for s in self.splits]
 
-    def fit(self, path: StoredPath) -> Curve:
+    def fit(self, path: StoredPath, progress: Progress = silent) -> Curve:
         """Fit a curve: between two minima on the old tasks together and the new one; through all on every task alike,
         with as many examples a step."""
         t, study = path.transition, self.study
@@ -106,9 +106,9 @@ class RunPaths:
             groups = [(task,) for task in t.tasks]
             batch_size = max(1, 2 * batch_size // len(groups))
         loss = self.run.loss(groups, batch_size, seed=self.run.seed)
-        return self.fitted(path, loss, study.curve_steps * (len(t.minima) - 1), self.run.seed)
+        return self.fitted(path, loss, study.curve_steps * (len(t.minima) - 1), progress, self.run.seed)
 
-    def fitted(self, path: StoredPath, loss: Any, num_steps: int, seed: int = 0) -> Curve:
+    def fitted(self, path: StoredPath, loss: Any, num_steps: int, progress: Progress = silent, seed: int = 0) -> Curve:
         """Fit a curve on a loss; it goes on from its checkpoint."""
         curve = path.straight
         assert isinstance(curve, Curve)
@@ -122,6 +122,7 @@ class RunPaths:
             max_grad_norm=1.0,
             checkpoint=path.file.with_suffix(".checkpoint"),
             checkpoint_steps=CHECKPOINT_STEPS,
+            progress=progress,
         )
 
 
@@ -259,7 +260,7 @@ class _CurveFile:
 def fit_path(opening: Opening, study: Connectivity, name: PathName, progress: Progress) -> bytes:
     """What a piece does: fit a curve and give its bends."""
     paths = paths_of(opening.run, name.learner, study)
-    return point_bytes(paths.fit(paths.path(name)).bends)
+    return point_bytes(paths.fit(paths.path(name), progress).bends)
 
 
 def ensemble_path(
