@@ -69,11 +69,17 @@ def fail(reason: str) -> None:
     _console(sys.stderr).print(line, soft_wrap=True, highlight=False)
 
 
-def figure(file: Path) -> None:
-    """Say that a figure is there, and how long it took since the start."""
+def figure(file: Path, more: str = "") -> None:
+    """Say, once for each file, that a figure is there, and how long it took since the start."""
+    if str(file) in _figures:
+        return
     _figures.append(str(file))
-    minutes, seconds = divmod(round(time.monotonic() - STARTED), 60)
-    say(f"\nfigure after {minutes} min {seconds:02d} s: {file}")
+    say(f"\nfigure after {duration(time.monotonic() - STARTED)}{more}: {file}")
+
+
+def growing_figure(file: Path) -> None:
+    """The same of a figure that is not whole yet."""
+    figure(file, ", which grows as more is measured")
 
 
 def table(rows: Sequence[Sequence[str]]) -> None:
@@ -118,6 +124,16 @@ def answer(
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """A table as a list of rows; what is undefined or infinite is null."""
     return json.loads(frame.to_json(orient="records", double_precision=15))
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(0.2), duration(75), duration(7300)
+    ('0 min 00 s', '1 min 15 s', '2 h 01 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class _Bar:
@@ -186,10 +202,7 @@ class _Lines:
 def _left(pace: Pace, done: float, total: float, now: float) -> str:
     """The time that is left in words, nothing while it cannot be told."""
     seconds = pace.left(max(0.0, total - done), now) if done >= KNOWN_FROM * total else None
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return "" if seconds is None else duration(seconds)
 
 
 def bar(*, total: int, desc: str) -> Any:
