@@ -11,10 +11,11 @@ from typing import Any
 
 from start import run_script
 
-from mcanalysis.cli.console import bar, figure
+from mcanalysis.cli.console import bar, figure, growing_figure
 from mcanalysis.cli.flags import Parser, comma_list
-from mcanalysis.cli.run_flags import engine, limit_of_all
+from mcanalysis.cli.run_flags import engine, limit_of_all, study_runs
 from mcanalysis.cli.studies import run_study
+from mcanalysis.cli.workers import number_of_workers
 from mcanalysis.errors import UserError
 from mcanalysis.studies.connectivity.study import Connectivity
 
@@ -25,20 +26,23 @@ def main() -> None:
     adapters.add_argument("--minima", type=comma_list, default=None, metavar="DIR1,DIR2", help="two PEFT adapters")
     adapters.add_argument("--data", type=comma_list, default=None, metavar="FILE[,FILE2]", help="data to measure on")
     adapters.add_argument("--score", default=None, help="how outputs are scored (default exact_match)")
-    run_study(Connectivity, __doc__, parser=parser, instead=two_adapters, also=cut_prompts, unsaid=("profiles",))
+    run_study(
+        Connectivity, __doc__, parser=parser, instead=two_adapters, dry_run=forecast, also=cut_prompts,
+        unsaid=("profiles",),
+    )  # fmt: skip
 
 
-def two_adapters(study: Any, args: argparse.Namespace, workers: Any) -> Any:
-    """The path between two adapters where the flags name them."""
+def opening(args: argparse.Namespace) -> Any:
+    """Two adapters where the flags name them, else None."""
     if (args.minima is None) != (args.data is None):
         raise UserError("--minima DIR1,DIR2 and --data FILE go together: give both.")
     if args.minima is None:
         return None
     from pathlib import Path
 
-    from mcanalysis.studies.adapters import AdapterConnectivity, AdaptersOpening, connect_adapters
+    from mcanalysis.studies.adapters import AdaptersOpening
 
-    opening = AdaptersOpening(
+    return AdaptersOpening(
         adapters=tuple(args.minima),
         model_name=args.model,
         data_files=tuple(args.data),
@@ -51,7 +55,28 @@ def two_adapters(study: Any, args: argparse.Namespace, workers: Any) -> Any:
         max_length=args.max_length,
         revision=args.revision,
     )
-    return connect_adapters(opening, AdapterConnectivity(**vars(study)), workers, progress=bar, on_figure=figure)
+
+
+def two_adapters(study: Any, args: argparse.Namespace, workers: Any) -> Any:
+    """The path between two adapters where the flags name them."""
+    if (pair := opening(args)) is None:
+        return None
+    from mcanalysis.studies.adapters import AdapterConnectivity, connect_adapters
+
+    return connect_adapters(
+        pair, AdapterConnectivity(**vars(study)), workers, progress=bar, on_figure=figure, on_growing=growing_figure
+    )
+
+
+def forecast(study: Any, args: argparse.Namespace) -> None:
+    """Say what the study would take."""
+    from mcanalysis.cli import run_reporting
+    from mcanalysis.studies.adapters import checked_pair
+    from mcanalysis.studies.connectivity.forecast import forecast
+
+    pair = opening(args)
+    runs = study_runs(args) if pair is None else [checked_pair(pair, study)[0]]
+    run_reporting.forecast(forecast(study, runs, 1 if args.scheduler else number_of_workers(args)))
 
 
 def cut_prompts(outcome: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a script says: tables and bars for a person, the same as plain text in a pipe, or one JSON document.
 
 On a terminal *rich* draws tables and bars; colours respect `NO_COLOR`. In a pipe there are no colours, no control
-characters and no bars: a long job says once a minute on stderr how far it is. With `--json` stdout holds one JSON
+characters and no bars: a long job says twice a minute on stderr how far it is. With `--json` stdout holds one JSON
 document, written last, and nothing else.
 """
 
@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mcanalysis.progress import Pace, silent
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
@@ -24,11 +26,14 @@ if TYPE_CHECKING:
 STARTED = time.monotonic()
 _NUMBER = re.compile(r"[+−-]?\d[\d.,]*(e[+-]?\d+)?(%|\s|$)")
 KNOWN_FROM = 0.1  # share of a job from which the rest of its time is told: the first steps may be unlike the others
-LINE_EVERY = 60.0  # seconds between the lines of a bar that is not on a terminal
+LINE_EVERY = 30.0  # seconds between two lines on how far it is, off the terminal
+SHOWN_AFTER = 1.0  # seconds before a job within a job gets a bar: what is over in a moment would only flicker
 
 _answering_in_json = False
 _figures: list[str] = []
 _display: Progress | None = None  # of the bars that are open
+_jobs: list[_Lines] = []  # that go on, off the terminal, the outermost first
+_said: float | None = None  # when the last line on how far it is was said
 
 
 def is_main_process() -> bool:
@@ -64,11 +69,17 @@ def fail(reason: str) -> None:
     _console(sys.stderr).print(line, soft_wrap=True, highlight=False)
 
 
-def figure(file: Path) -> None:
-    """Say that a figure is there, and how long it took since the start."""
+def figure(file: Path, more: str = "") -> None:
+    """Say, once for each file, that a figure is there, and how long it took since the start."""
+    if str(file) in _figures:
+        return
     _figures.append(str(file))
-    minutes, seconds = divmod(round(time.monotonic() - STARTED), 60)
-    say(f"\nfigure after {minutes} min {seconds:02d} s: {file}")
+    say(f"\nfigure after {duration(time.monotonic() - STARTED)}{more}: {file}")
+
+
+def growing_figure(file: Path) -> None:
+    """The same of a figure that is not whole yet."""
+    figure(file, ", which grows as more is measured")
 
 
 def table(rows: Sequence[Sequence[str]]) -> None:
@@ -115,6 +126,16 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return json.loads(frame.to_json(orient="records", double_precision=15))
 
 
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(0.2), duration(75), duration(7300)
+    ('0 min 00 s', '1 min 15 s', '2 h 01 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 class _Bar:
     """A job in the display on the terminal; jobs within a job leave no line when they are done."""
 
@@ -125,7 +146,8 @@ class _Bar:
             _display = _new_display()
             _display.start()
         self._display = _display
-        self._task = self._display.add_task(desc, total=total)
+        self._done, self._pace = 0, Pace(time.monotonic())
+        self._task = self._display.add_task(desc, total=total, pace=self._pace)
 
     @property
     def total(self) -> float:
@@ -137,6 +159,8 @@ class _Bar:
         self._display.update(self._task, total=value)
 
     def update(self, n: int = 1) -> None:
+        self._done += n
+        self._pace.mark(time.monotonic(), self._done)
         self._display.advance(self._task, n)
 
     def close(self) -> None:
@@ -147,30 +171,43 @@ class _Bar:
 
 
 class _Lines:
-    """A job off the terminal: a line a minute."""
+    """A job off the terminal: now and then a line on it and on the job that it is part of."""
 
     def __init__(self, total: int, desc: str) -> None:
-        self.total, self._desc, self._done = float(total), desc, 0
-        self._started = self._said = time.monotonic()
+        global _said
+        now = time.monotonic()
+        self.total, self._desc, self._done, self._pace = float(total), desc, 0, Pace(now)
+        _said = now if _said is None else _said
+        _jobs.append(self)
 
     def update(self, n: int = 1) -> None:
+        global _said
         self._done += n
         now = time.monotonic()
-        if now - self._said >= LINE_EVERY and self._done:
-            self._said = now
-            left = round((now - self._started) / self._done * max(0, self.total - self._done))
-            about = f", {left // 60} min {left % 60:02d} s left" if self._done >= KNOWN_FROM * self.total else ""
-            print(f"{self._desc}: {self._done:,} of {self.total:,.0f}{about}", file=sys.stderr, flush=True)
+        self._pace.mark(now, self._done)
+        if _said is None or now - _said >= LINE_EVERY:
+            _said = now
+            words = (job._words(now) for job in dict.fromkeys((*_jobs[:1], self)))
+            print("; ".join(words), file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        pass
+        if self in _jobs:
+            _jobs.remove(self)
+
+    def _words(self, now: float) -> str:
+        left = _left(self._pace, self._done, self.total, now)
+        return f"{self._desc}: {self._done:,} of {self.total:,.0f}" + (f", {left} left" if left else "")
+
+
+def _left(pace: Pace, done: float, total: float, now: float) -> str:
+    """The time that is left in words, nothing while it cannot be told."""
+    seconds = pace.left(max(0.0, total - done), now) if done >= KNOWN_FROM * total else None
+    return "" if seconds is None else duration(seconds)
 
 
 def bar(*, total: int, desc: str) -> Any:
-    """A job's progress on stderr: a bar with the time left, or in a pipe a line a minute."""
+    """A job's progress on stderr: a bar with the time left, or in a pipe two lines a minute, and no more for all."""
     if not is_main_process():
-        from mcanalysis.progress import silent
-
         return silent(total=total, desc=desc)
     return (_Bar if sys.stderr.isatty() else _Lines)(total, desc)
 
@@ -185,13 +222,26 @@ def _console(stream: Any) -> Console:
 def _new_display() -> Progress:
     """A display for bars; what is printed to a pipe meanwhile goes there."""
     from rich import progress
+    from rich.text import Text
 
-    return progress.Progress(
+    class Left(progress.ProgressColumn):
+        max_refresh = 0.5
+
+        def render(self, task: progress.Task) -> Text:
+            words = _left(task.fields["pace"], task.completed, task.total or 0.0, time.monotonic())
+            return Text(f"{words} left" if words and not task.finished else "", style="progress.remaining")
+
+    class Display(progress.Progress):
+        def get_renderables(self) -> Any:
+            jobs = self.tasks
+            yield self.make_tasks_table([*jobs[:1], *(job for job in jobs[1:] if (job.elapsed or 0.0) >= SHOWN_AFTER)])
+
+    return Display(
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
+        Left(),
         console=_console(sys.stderr),
         refresh_per_second=4,
         redirect_stdout=sys.stdout.isatty(),

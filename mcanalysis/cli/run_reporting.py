@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from mcanalysis.cli.console import answer, say, table, warn
+from mcanalysis.cli.console import answer, duration, say, table, warn
 from mcanalysis.runs.run import Run
 from mcanalysis.strategies import get_strategy
 from mcanalysis.studies.strategy_tables import METRICS
 from mcanalysis.training.dry_run import DryRun
+
+if TYPE_CHECKING:
+    from mcanalysis.studies.connectivity.forecast import Forecast
 
 
 def number(value: Any, digits: int = 2) -> str:
@@ -68,6 +71,32 @@ def dry_run(plan: DryRun) -> None:
     memory = {"total": plan.memory.total, **asdict(plan.memory)}
     rate = {"learning_rate": plan.peak_rate, "schedule": plan.training.schedule}
     answer({"stages": stages}, model=plan.model, strategy=plan.strategy, **rate, **counts, memory_bytes=memory)
+
+
+def forecast(plan: Forecast) -> None:
+    """What a study of paths would take."""
+    rows = [["run", "work", "to do", "stored", "answers", "time of one worker"]]
+    for _, row in plan.rows.iterrows():
+        counts = (f"{row[name]:,}" for name in ("to_do", "stored", "examples"))
+        rows.append([str(row.run), str(row.work), *counts, duration(row.seconds)])
+    say("\nWhat would be computed; nothing is written")
+    table(rows)
+    workers = "one worker" if plan.num_workers == 1 else f"{plan.num_workers} workers"
+    say(f"about {duration(plan.seconds)} on {workers}, from a few batches and steps timed here; starting, tables and")
+    say("figures come on top. Not told: what runs under way have measured, and what a strategy computes between tasks;")
+    say("answers of models that are still to be trained are taken to be as long as the references")
+    if plan.memory is not None:
+        needed = plan.memory * plan.num_workers
+        of_each = f" ({plan.num_workers} × {size(plan.memory)})" if plan.num_workers > 1 else ""
+        free = "" if plan.free is None else f", {size(plan.free)} are free"
+        say(f"memory at its peak: about {size(needed)}{of_each}{free}")
+        if plan.free is not None and needed > plan.free:
+            fewer = "fewer --workers, " if plan.num_workers > 1 else ""
+            warn(f"that is more than is free: {fewer}a lower --token-budget or --batch-size, or --dtype bfloat16 help")
+    answer(
+        {"work": plan.rows}, seconds=plan.seconds, workers=plan.num_workers,
+        memory_bytes=plan.memory, free_bytes=plan.free,
+    )  # fmt: skip
 
 
 def starting_anew(directory: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mcanalysis.cli.console import answer, bar, figure, say, table
+from mcanalysis.cli.console import answer, bar, figure, growing_figure, say, table
 from mcanalysis.cli.flags import Parser
 from mcanalysis.cli.run_flags import add_study_flags, study_runs
 from mcanalysis.cli.running import quiet_libraries, run_script
@@ -50,26 +50,35 @@ def run_study(
     unsaid: Sequence[str] = (),
     parser: Parser | None = None,
     instead: Callable[[Study, argparse.Namespace, Workers], Outcome | None] = lambda study, args, those: None,
+    dry_run: Callable[[Study, argparse.Namespace], None] | None = None,
 ) -> None:
     """A script's main: read the flags, train and measure what is missing, say and draw what was found.
 
     `description`: the first lines of `--help`. `also`: further facts for `--json`, from the outcome. `unsaid`: tables
     that are too long for the document of `--json`. `parser`: one with further flags; `instead` may carry the study out
-    in another way where these ask for it.
+    in another way where these ask for it. `dry_run` says what it would take, for studies that can.
     """
     parser = parser or Parser(description)
     add_study_flags(parser, kind.strategies)
     parser.add_settings(kind)
+    if dry_run is not None:
+        parser.add_argument(
+            "--dry-run", action="store_true", help="say what would be computed and needed, and write nothing"
+        )
     args = parser.parse()
     study = parser.settings(kind, args)
     quiet_libraries()
+    if dry_run is not None and args.dry_run:
+        dry_run(study, args)
+        return
     from mcanalysis.studies.study import carry_out
 
     with workers(args) as those:
         outcome = instead(study, args, those)
         if outcome is None:
             folder = args.output_dir or "runs"
-            outcome = carry_out(study, study_runs(args), folder, those, progress=bar, on_figure=figure)
+            how = {"progress": bar, "on_figure": figure, "on_growing": growing_figure}
+            outcome = carry_out(study, study_runs(args), folder, those, **how)
     tell(study, outcome, unsaid, **also(outcome))
 
 

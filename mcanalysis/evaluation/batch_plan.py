@@ -9,7 +9,7 @@ not read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from mcanalysis.evaluation.objective import Objective
 from mcanalysis.models.encoding import EncodedExample, cut_by_length
 
 SHARED_FROM_TOKENS = 4
+STEP_TOKENS = 32  # one step of writing, for all rows of a batch, takes about as long as reading so many tokens
 SHARED_FROM_PART = 0.12  # of the tokens; `tests/performance --only shared_prefix` measures what sharing gains
 
 
@@ -27,7 +28,8 @@ class EvaluationBatch:
 
     `prompt_lengths` (rows,) are those of the prompts without the shared prefix, at least 1. `targets` (targets,) are
     the answers' tokens, the first row's, then the second's, …; `target_rows` their rows and `target_columns` the
-    columns that predict them, counted from the end (negative). `limits` (rows,): the most tokens to generate.
+    columns that predict them, counted from the end (negative). `limits` (rows,): the most tokens to generate. `work`:
+    about how much there is to do, in tokens read: those of the batch, and for writing an answer as long as the longest.
     """
 
     rows: tuple[int, ...]
@@ -37,11 +39,11 @@ class EvaluationBatch:
     target_rows: Tensor
     target_columns: Tensor
     limits: Tensor
+    work: int = 0
 
     def to(self, device: torch.device) -> EvaluationBatch:
         """The same batch on another device."""
-        tensors = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)}
-        return EvaluationBatch(self.rows, **tensors)
+        return replace(self, **{n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)})
 
 
 @dataclass(frozen=True)
@@ -125,4 +127,5 @@ def _batch(
         torch.tensor([row for row, answer in enumerate(answers) for _ in answer]),
         torch.tensor([column for of_row in columns for column in of_row]),
         torch.tensor([limits[i] for i in members]),
+        ids.numel() + STEP_TOKENS * max(min(limits[i], len(encoded[i].answer_ids)) for i in members),
     )

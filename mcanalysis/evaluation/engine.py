@@ -41,6 +41,7 @@ from mcanalysis.models.end_tokens import stops_at, text_until
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.models.positions import check_positions
 from mcanalysis.models.settled_text import only_appends, settled_text
+from mcanalysis.progress import Progress, silent
 from mcanalysis.store.measurements import Measurement
 
 logger = logging.getLogger(__name__)
@@ -92,12 +93,19 @@ class Engine:
         if self._compiled:
             check_can_compile(model.network, model.device)
 
-    def evaluate(self, point: Mapping[str, Tensor], objectives: Sequence[Objective]) -> list[Evaluation]:
+    def evaluate(
+        self,
+        point: Mapping[str, Tensor],
+        objectives: Sequence[Objective],
+        progress: Progress = silent,
+        desc: str = "evaluation",
+    ) -> list[Evaluation]:
         """Loss (nats per target token) and score (in [0, 1]) of every objective at a point, in the order given.
 
         Outputs are written to their end: for those who look at them. `measure` gives the numbers for less.
+        `progress` shows how far it is, batch by batch, in units of `work`; `desc` is what it calls this.
         """
-        nll, targets, outputs = self._read(point, objectives, generate=True)
+        nll, targets, outputs = self._read(point, objectives, True, progress=progress, desc=desc)
         results = []
         for objective, part in zip(objectives, self._parts(objectives), strict=True):
             measurement = Measurement.of(nll[part], targets[part], self._scores(objective, outputs[part]))
@@ -106,12 +114,18 @@ class Engine:
             results.append(Evaluation(measurement, tuple(outputs[part]), unparsable))
         return results
 
-    def measure(self, point: Mapping[str, Tensor], objectives: Sequence[Objective]) -> list[Measurement]:
+    def measure(
+        self,
+        point: Mapping[str, Tensor],
+        objectives: Sequence[Objective],
+        progress: Progress = silent,
+        desc: str = "evaluation",
+    ) -> list[Measurement]:
         """The measurements of `evaluate`, without its outputs: each is written until its score is decided, no further.
 
         What was written is not given away, since it may be cut.
         """
-        nll, targets, outputs = self._read(point, objectives, True, self._score_is_decided(objectives))
+        nll, targets, outputs = self._read(point, objectives, True, self._score_is_decided(objectives), progress, desc)
         parts = self._parts(objectives)
         return [
             Measurement.of(nll[part], targets[part], self._scores(objective, outputs[part]))
@@ -161,8 +175,18 @@ class Engine:
 
         return decided
 
+    def work(self, objectives: Sequence[Objective]) -> int:
+        """About how much it is to evaluate objectives once, in tokens read; see `EvaluationBatch`."""
+        return sum(batch.work for reading in self._readings(objectives) for batch in reading.batches)
+
     def _read(
-        self, point: Mapping[str, Tensor], objectives: Sequence[Objective], generate: bool, enough: Enough = to_the_end
+        self,
+        point: Mapping[str, Tensor],
+        objectives: Sequence[Objective],
+        generate: bool,
+        enough: Enough = to_the_end,
+        progress: Progress = silent,
+        desc: str = "",
     ) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Per pooled example: negative log-likelihood, target tokens, the text written (or nothing)."""
         total = sum(len(o.encoded) for o in objectives)
@@ -176,17 +200,22 @@ class Engine:
             return nll, targets, outputs
         with self._evaluating(), self._in_place(point) as network:
             while True:
+                bar = progress(total=self.work(objectives), desc=f"{desc} (tokens)")
                 try:
-                    for rows, result in self._results(network, objectives, generate, enough):
+                    for batch, result in self._results(network, objectives, generate, enough):
+                        rows = list(batch.rows)
                         nll[rows] = result.nll.cpu().numpy()
                         targets[rows] = result.num_targets.cpu().numpy()
                         for row, ids in zip(rows, result.outputs, strict=generate):
                             outputs[row] = text_until(tokenizer, ids, self._ends)
+                        bar.update(batch.work)
                     return nll, targets, outputs
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     if not _is_out_of_memory(error):
                         raise
                     self._halve_budget(objectives, error)
+                finally:
+                    bar.close()
 
     def _results(
         self, network: nn.Module, objectives: Sequence[Objective], generate: bool, enough: Enough
@@ -196,7 +225,7 @@ class Engine:
             for batch in reading.batches:
                 extra = self.model.beside_tokens(batch.prompt_lengths, batch.input_ids.shape[1])
                 yield (
-                    list(batch.rows),
+                    batch,
                     run_batch(network, batch, self._ends, prefix, generate, extra, self._call(network), enough),
                 )
 

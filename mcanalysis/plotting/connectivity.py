@@ -64,7 +64,7 @@ _MOST_LETTERS = 12  # of a line's words, which stand in the margin
 
 
 @in_print_style
-def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
+def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame, so_far: str = "") -> Figure:
     """Draw score (upper) and loss (lower, nats per target token) against t in [0, 1], a pair of panels per transition.
 
     `profiles`, `barriers`: the tables of one strategy, learner and seed (`profiles.csv`, `barriers.csv`); the rows of
@@ -73,7 +73,8 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
     was measured. Star and vertical line: t* of that path. Crosses on the upper edge: values that are not finite. Grey
     ground: beyond the ends of the path, where that was measured.
     Below each pair: chord barrier of the loss, t* and gain of every path. All loss panels share one axis. One
-    transition gives a figure of one column's width, more a figure of two columns' width.
+    transition gives a figure of one column's width, more a figure of two columns' width. `so_far`: how much of it there
+    is, said above the panels.
 
     Raises `UserError` for missing columns, no row of the test split, several runs, repeated rows, or barriers that hold
     nothing of these transitions.
@@ -140,7 +141,8 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame) -> Figure:
             va="bottom",
         )
     of_path = f": {next(iter(lines.values())).label}" if len(lines) == 1 else ""
-    write_head(figure, "rewinding: " * is_rewinding + whose_paths(shown[0].rows) + of_path)
+    head = "rewinding: " * is_rewinding + whose_paths(shown[0].rows)
+    write_head(figure, head + (f"; {so_far}" if so_far else of_path))
     close_legend(figure, handles, columns, notes_height, handlelength=2.4, borderpad=0.2)
     figure.text(0.5, 0.04 / figure.get_figheight(), "\n".join(notes), ha="center", va="bottom", linespacing=1.15)
     return figure

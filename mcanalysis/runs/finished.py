@@ -27,11 +27,13 @@ class FinishedRun:
     damaged or cut raises `DataError`.
     """
 
+    has_ended = True
+
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory)
         self.manifest = read_manifest(self.directory)
         self.config: dict[str, Any] = self.manifest["config"]
-        if self.manifest.get("status") != "finished":
+        if self.has_ended and self.manifest.get("status") != "finished":
             raise RunDirectoryError(
                 f"Expected a finished run in '{directory}', got an unfinished one (its manifest says "
                 f"'{self.manifest.get('status')}'); finish it with train.py --resume."

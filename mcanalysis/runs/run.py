@@ -32,15 +32,19 @@ from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.store import base_minimum
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.store.point_files import read_points
-from mcanalysis.strategies import get_strategy
+from mcanalysis.strategies import get_strategy, make_strategy
 
 
 class Opening(NamedTuple):
-    """What opens a run, in another process too: where it lies, on which device, how its points are evaluated."""
+    """What opens a run, in another process too: where it lies, on which device, how its points are evaluated.
+
+    `num_tasks`: of a run that still trains, how many tasks it has learned (None: it has ended).
+    """
 
     directory: FilePath
     device: str | None = None
     engine: EngineSettings = AUTO
+    num_tasks: int | None = None
 
     @property
     def run(self) -> Run:
@@ -95,6 +99,8 @@ class BaseMinimum(Minimum):
 class Run(FinishedRun):
     """A finished run whose points can be evaluated; models and data are loaded when first needed."""
 
+    num_tasks: int | None = None  # see `Opening`
+
     def __init__(self, directory: str | FilePath, device: str | None = None, engine: EngineSettings = AUTO) -> None:
         super().__init__(directory)
         self.device = device
@@ -104,7 +110,7 @@ class Run(FinishedRun):
     @property
     def opening(self) -> Opening:
         """What opens this run in another process, and gives this very object in this one."""
-        opening = Opening(self.directory, self.device, self.engine_settings)
+        opening = Opening(self.directory, self.device, self.engine_settings, self.num_tasks)
         _open[opening] = self
         return opening
 
@@ -352,12 +358,43 @@ class Run(FinishedRun):
         return save_adapter(point, directory, self.config["model"], rank)
 
 
+class RunSoFar(Run):
+    """The first tasks of a run that still trains, as if it had ended after `num_tasks` of them.
+
+    Points on its paths have the keys in the store that they have when it has ended.
+    """
+
+    has_ended = False
+
+    def __init__(
+        self, directory: str | FilePath, device: str | None = None, engine: EngineSettings = AUTO, num_tasks: int = 2
+    ) -> None:
+        super().__init__(directory, device, engine)
+        self.num_tasks = num_tasks
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks learned so far."""
+        return super().task_names[: self.num_tasks]
+
+    @cached_property
+    def answering_learner(self) -> str:
+        """The learner whose scores will be the run's scores."""
+        return make_strategy(self.strategy, self.seed, **self.config["strategy_settings"]).answering_learner
+
+    def let_go(self) -> None:
+        """Forget the model: the training that goes on has one of its own."""
+        for name in ("model", "engine"):
+            vars(self).pop(name, None)
+
+
 _open: WeakValueDictionary[Opening, Run] = WeakValueDictionary()
 
 
 @lru_cache(maxsize=4)  # each may hold a model
 def _opened(opening: Opening) -> Run:
-    return load_run(*opening)
+    *where, num_tasks = opening
+    return load_run(*where) if num_tasks is None else RunSoFar(*where, num_tasks)
 
 
 def load_run(directory: str | FilePath, device: str | None = None, engine: EngineSettings = AUTO) -> Run:

@@ -25,7 +25,6 @@ from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.point import content_hash
 from mcanalysis.params.spaces import get_space
-from mcanalysis.paths import Curve
 from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.transitions import SavedPoint, Transition, from_base
 from mcanalysis.store.hashing import hash_json
@@ -151,6 +150,10 @@ class AdapterPaths(RunPaths):
         self._from_base = rewound if study.from_base else []
 
     @property
+    def all_transitions(self) -> list[str]:
+        return [f"{self.transition.start} → {self.transition.end}"]
+
+    @property
     def curves(self) -> Path:
         return self.run.directory / "curves"
 
@@ -165,9 +168,8 @@ class AdapterPaths(RunPaths):
         transition = self._from_base[name.number] if name.from_base else self.transition
         return StoredPath(transition, name.kind, self.study, self.curves)
 
-    def fit(self, path: StoredPath) -> Curve:
-        loss = WholeLoss(self.run.model, [o.encoded[:16] for o in self.objectives(path)])
-        return self.fitted(path, loss, self.study.curve_steps)
+    def loss(self, path: StoredPath) -> WholeLoss:
+        return WholeLoss(self.run.model, [o.encoded[:16] for o in self.objectives(path)])
 
 
 _open: WeakValueDictionary[AdaptersOpening, AdapterPair] = WeakValueDictionary()
@@ -189,26 +191,15 @@ class AdapterConnectivity(Connectivity):
         return ()
 
 
-def connect_adapters(
-    opening: AdaptersOpening,
-    study: AdapterConnectivity,
-    workers: Workers | None = None,
-    *,
-    progress: Progress = silent,
-    on_figure: Callable[[Path], None] = lambda _: None,
-) -> Outcome:
-    """The path between two adapters trained elsewhere, measured on one data file, or on two: old task, new task.
-
-    In the spaces delta and aligned their ranks and adapted modules may differ. With t* chosen on the data it is
-    measured on a gain would be positive by selection, so none is reported.
-    """
+def checked_pair(opening: AdaptersOpening, study: Connectivity) -> tuple[AdapterPair, list[Objective]]:
+    """The opened pair and what is measured; raises `UserError` for what the study cannot do, with nothing written."""
     if len(opening.adapters) != 2:
         raise UserError(f"--minima takes two adapter folders, DIR1,DIR2; got {len(opening.adapters)}.")
     if len(opening.data_files) not in (1, 2):
         raise UserError(f"--data takes one or two data files, FILE[,FILE2]; got {len(opening.data_files)}.")
     if study.simplex:
         raise UserError("Two adapters span a line: --simplex needs runs, with three minima or more.")
-    pair, output, name = AdapterPair(opening), opening.directory, opening.model_name  # files may have changed
+    pair, name = AdapterPair(opening), opening.model_name  # files may have changed
     others = [b for b in dict.fromkeys(pair.base_names) if same_base(b, name) is not True]
     if others or pair.has_unknown_base:
         logger.warning(
@@ -218,10 +209,30 @@ def connect_adapters(
             " and ".join(f"'{base}'" for base in dict.fromkeys(pair.base_names)),
             name,
         )
-    transition = pair.paths("fast", study).transition
     objectives = pair.objectives(study.num_examples)
     for kind in study.paths:  # refuses adapters that a space cannot join, before anything is written
         get_space(kind.rpartition("-")[2]).embed(pair.points)
+    pair.engine.check_room(objectives)
+    return pair, objectives
+
+
+def connect_adapters(
+    opening: AdaptersOpening,
+    study: AdapterConnectivity,
+    workers: Workers | None = None,
+    *,
+    progress: Progress = silent,
+    on_figure: Callable[[Path], None] = lambda _: None,
+    on_growing: Callable[[Path], None] = lambda _: None,
+) -> Outcome:
+    """The path between two adapters trained elsewhere, measured on one data file, or on two: old task, new task.
+
+    In the spaces delta and aligned their ranks and adapted modules may differ. With t* chosen on the data it is
+    measured on a gain would be positive by selection, so none is reported.
+    """
+    pair, objectives = checked_pair(opening, study)
+    output, name = opening.directory, opening.model_name
+    transition = pair.paths("fast", study).transition
     identity = {
         "analysis": "connectivity of two adapters", "model": name, "dtype": opening.dtype,
         "minima": [
@@ -233,14 +244,16 @@ def connect_adapters(
     }  # fmt: skip
     if opening.max_new_tokens is not None:  # else the tasks' own, which version 0.1 did not write
         identity["max_new_tokens"] = opening.max_new_tokens
-    pair.engine.check_room(objectives)
     if opening.revision is not None:
         identity["revision"] = opening.revision
     now, former = accepted_identities(name, None, opening.revision) or [None, None]
     if claim_run_directory(output, identity, resume=True, base_hash=now, former_base_hash=former) == "new":
         record_hashes(output, "base_source", recorded_source(name))
     record_evaluation(output, pair.engine.choices(objectives))
-    outcome = carry_out(study, [pair], output, workers, progress=progress, on_figure=on_figure)  # type: ignore[list-item]
+    outcome = carry_out(
+        study, [pair], output, workers,  # type: ignore[list-item]
+        progress=progress, on_figure=on_figure, on_growing=on_growing,
+    )  # fmt: skip
     mark_finished(output)
     return outcome
 

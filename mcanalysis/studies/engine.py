@@ -27,6 +27,8 @@ T = TypeVar("T")
 TRAINING = 2
 """The turn of training: after what a first figure needs, before what only compares, so that a long one does not end
 alone."""
+FIRST, FIRST_TRAINING = TRAINING - 2, TRAINING - 1
+"""The turns of what a first figure needs, and of the training of the run that it is of."""
 
 
 class Kept(Protocol):

@@ -66,7 +66,8 @@ def evaluate(opening: Opening, where: Where, shares: tuple[Share, ...], progress
     """What a piece does: measure shares of objectives at a point."""
     run = opening.run
     objectives = [share.of(run) for share in shares]
-    return Evaluated(run.engine.measure(where.point(run), objectives), run.engine.choices(objectives))
+    measured = run.engine.measure(where.point(run), objectives, progress, f"a point of {run.directory.name}")
+    return Evaluated(measured, run.engine.choices(objectives))
 
 
 def joined(parts: Mapping[Share, Measurement]) -> Measurement:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,13 +17,13 @@ from mcanalysis.errors import UserError
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.lock import lock_measurements
-from mcanalysis.studies.engine import Engine, Here, Steps, Workers
+from mcanalysis.studies.engine import FIRST_TRAINING, TRAINING, Engine, Here, Steps, Workers
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mcanalysis.plotting.picture import Picture
-    from mcanalysis.runs.run import Run
+    from mcanalysis.runs.run import Run, RunSoFar
     from mcanalysis.studies.training import Training
 
 Tables = dict[str, "pd.DataFrame"]
@@ -34,7 +35,7 @@ Rows = list[list[str]]
 @dataclass(frozen=True)
 class Setting:
     """What a study is given besides its settings: the strategy of the first run, how many workers there are, and who
-    draws before it has ended."""
+    draws what is not whole yet."""
 
     main: str = ""
     num_workers: Callable[[], int] = lambda: 1
@@ -46,6 +47,9 @@ class Study(ABC):
 
     strategies: ClassVar[tuple[str, ...]] = ("sequential", "er", "ilora")
     """What is trained where no run is named."""
+    begins_with: ClassVar[int] = 0
+    """After so many tasks the training of the first run gives way to `begin`, so that there is something to see; 0:
+    never."""
 
     def check(self, num_tasks: int) -> None:
         """Raise `UserError` for what a run of so many tasks will not have; asked before it is trained."""
@@ -53,6 +57,10 @@ class Study(ABC):
     @abstractmethod
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
         """The tables of one run. Raises `UserError`, before it asks for anything, for a run that it cannot measure."""
+
+    def begin(self, run: RunSoFar, setting: Setting) -> Steps[None]:
+        """Measure and draw what there is of a run that has learned `begins_with` tasks; `measure` finds it kept."""
+        yield from ()
 
     def compare(self, tables: Tables, runs: Sequence[Run]) -> Tables:
         """Further tables made from those of all runs together; they are written to `comparison/`."""
@@ -88,11 +96,13 @@ def carry_out(
     *,
     progress: Progress = silent,
     on_figure: Callable[[Path], None] = lambda _: None,
+    on_growing: Callable[[Path], None] = lambda _: None,
 ) -> Outcome:
     """Train and measure what is missing; write tables and pictures of each run, and what compares them to `output_dir`.
 
     `workers` compute the pieces, by default this process. What is kept is not computed again, so that a stopped study
-    goes on where it was. `on_figure` is called with one file of each picture as soon as it is there.
+    goes on where it was. `on_figure` is called with one file of each picture as soon as it is there, `on_growing` with
+    that of a picture that is not whole yet, each time that it is drawn.
 
     Raises `UserError` for what cannot be measured, before anything is computed where that can be known, and
     `RunDirectoryError` where another process measures one of the runs. If a run fails, the others are measured first.
@@ -100,13 +110,13 @@ def carry_out(
     workers = workers or Here(progress)
     figures: list[Path] = []
 
-    def draw(folder: Path, pictures: Iterable[Picture]) -> None:
+    def draw(folder: Path, pictures: Iterable[Picture], is_whole: bool = True) -> None:
         from mcanalysis.plotting.picture import save
 
         for picture in pictures:
             files = save(picture, folder / "figures")
             figures.extend(file for file in files if file not in figures)
-            on_figure(files[-1])
+            (on_figure if is_whole else on_growing)(files[-1])
 
     from mcanalysis.studies.training import Training
 
@@ -118,10 +128,18 @@ def carry_out(
             f"Expected runs of one order of the tasks, whose minima are each other's, got {' and '.join(orders)}; "
             "analyse one order at a time."
         )
-    setting = Setting(runs[0].strategy, lambda: workers.count, draw)
+    setting = Setting(runs[0].strategy, lambda: workers.count, partial(draw, is_whole=False))
 
     def of_run(run: Run | Training) -> Steps[tuple[Run, Tables]]:
-        ready = (yield from run.steps()) if isinstance(run, Training) else run
+        if isinstance(run, Training):
+            turn = FIRST_TRAINING if run is runs[0] and study.begins_with else TRAINING
+            if turn == FIRST_TRAINING and (so_far := (yield from run.first_steps(study.begins_with, turn))):
+                with lock_measurements(so_far.directory):
+                    yield from study.begin(so_far, setting)
+                so_far.let_go()
+            ready = yield from run.steps(turn)
+        else:
+            ready = run
         with lock_measurements(ready.directory):
             tables = yield from study.measure(ready, setting)
             write_tables(tables, ready.directory / "tables")

@@ -10,7 +10,8 @@ from pathlib import Path
 from mcanalysis.errors import DataError, UnknownNameError
 from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.progress import Progress
-from mcanalysis.runs.run import Run, load_run
+from mcanalysis.runs.run import Run, RunSoFar, load_run
+from mcanalysis.strategies import get_strategy
 from mcanalysis.studies.engine import TRAINING, Piece, Steps
 from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
@@ -80,13 +81,28 @@ class Training:
         """The name of the order of the tasks, where it has one."""
         return self.config.order
 
-    def steps(self) -> Steps[Run]:
+    def steps(self, turn: int = TRAINING) -> Steps[Run]:
         """Train it where it is not there; gives the finished run."""
         if not self.is_there:
-            name = f"training of {self.directory.name}"
-            arguments = (self.config, self.directory, self.execution, self.general)
-            yield [Piece(str(self.directory), train_run, arguments, turn=TRAINING, name=name, trains=True)]
+            yield [self._piece(turn)]
         return load_run(self.directory, self.execution.device, self.execution.engine)
+
+    def first_steps(self, num_tasks: int, turn: int = TRAINING) -> Steps[RunSoFar | None]:
+        """Train no more than the first tasks; gives the run so far, None where there would be nothing more to train."""
+        is_in_turn = get_strategy(self.strategy).schedule == "sequence"
+        if self.is_there or not is_in_turn or num_tasks >= self.num_tasks:
+            return None
+        is_trained = (
+            any((self.directory / "minima").glob(f"{num_tasks}-*")) and (self.directory / "checkpoint").exists()
+        )
+        if not is_trained:
+            yield [self._piece(turn, num_tasks)]
+        return RunSoFar(self.directory, self.execution.device, self.execution.engine, num_tasks)
+
+    def _piece(self, turn: int, until: int | None = None) -> Piece:
+        key = str(self.directory) if until is None else f"{self.directory} until {until}"
+        arguments = (self.config, self.directory, self.execution, self.general, until)
+        return Piece(key, train_run, arguments, turn=turn, name=f"training of {self.directory.name}", trains=True)
 
 
 def trainings(
@@ -128,11 +144,16 @@ def trainings(
 
 
 def train_run(
-    config: RunConfig, directory: Path, execution: Execution, general: General | None, progress: Progress
+    config: RunConfig,
+    directory: Path,
+    execution: Execution,
+    general: General | None,
+    until: int | None,
+    progress: Progress,
 ) -> None:
     """What a piece does. It goes on from a checkpoint: whether it may was decided before; a lost worker leaves one."""
     held_out = general.load() if general else ()
     train(
         config, directory, resume=True, execution=execution, progress=progress, general=held_out,
-        lock_seconds=LOCK_SECONDS,
+        lock_seconds=LOCK_SECONDS, until=until,
     )  # fmt: skip

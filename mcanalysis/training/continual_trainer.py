@@ -113,7 +113,7 @@ class ContinualTrainer:
             model.network, model.tokenizer, strategy, self._stages, [*objectives, *others], tasks, config.max_length
         )
         self._scoring = Scoring(
-            self.directory, model, strategy, objectives, others, self.processes, self.execution.engine
+            self.directory, model, strategy, objectives, others, self.processes, self.execution.engine, self.progress
         )
         self._has_general = bool(others)
         self._seconds = Position().seconds
@@ -128,23 +128,24 @@ class ContinualTrainer:
             self.num_cut[task.task.name] = cut
         return make_stages(train, self.strategy.schedule, self.config)
 
-    def run(self, is_trained: bool = False) -> None:
+    def run(self, is_trained: bool = False, until: int | None = None) -> None:
         """Train what is not trained yet, then write the tables; the caller's random states are left as they were.
 
-        `is_trained`: the run is finished, and only its tables are written, from its minima and its store. Raises
-        `Stopped`, with a checkpoint written, after SIGTERM or Ctrl-C.
+        `is_trained`: the run is finished, and only its tables are written, from its minima and its store. `until`: only
+        the first so many tasks are trained and nothing is scored, as if it were stopped there; what goes on scores
+        their minima. Raises `Stopped`, with a checkpoint written, after SIGTERM or Ctrl-C.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         states = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(), listening() as self._scoring.stop:
             try:
                 reset_peak_memory()
-                self._run(is_trained)
+                self._run(is_trained, until)
             finally:
                 random.setstate(states[0])
                 np.random.set_state(states[1])
 
-    def _run(self, is_trained: bool) -> None:
+    def _run(self, is_trained: bool, until: int | None) -> None:
         if self.processes.is_main:
             clear_partial_files(self.directory)
             if any(self.num_cut.values()):
@@ -157,31 +158,31 @@ class ContinualTrainer:
         if position == Position() and self.processes.is_main and (self.directory / "minima").exists():
             logger.warning("no checkpoint in '%s': training starts again from the first task", self.directory)
         self._seconds = position.seconds
-        stages, first = self._stages, position.stage
+        stages, first = self._stages[:until], position.stage
         goes_on = not is_trained and (first or position.losses)
         resumed = f", from step {len(position.losses)} of task {first + 1}" if goes_on else ""
-        bar = self.progress(
-            total=sum(s.num_steps for s in stages[first:]) - len(position.losses),
-            desc=f"{'tables of' if is_trained else 'train'} {self.strategy.name} (seed {self.seed}){resumed}",
-        )
         with ExitStack() as stack:
             store = None
             if self.processes.is_main:
                 store = stack.enter_context(MeasurementStore(self.directory / "measurements.sqlite"))
-            self._score(store, 0, "base")
-            for stage in stages[:first]:
-                self._score(store, stage.row, stage.label)
+            for row, label in [(0, "base"), *((s.row, s.label) for s in stages[:first])] if until is None else ():
+                self._score(store, row, label)
             if is_trained:
                 self.processes.on_main(self._scoring.write_tables)
-            elif first or not stages:  # a run stopped while its last row was filled has no task left that would write
+            elif until is None and (first or not stages):  # one stopped while its last row was filled has no task left
                 self._write_tables()
+            bar = self.progress(  # from here on: before, minima were scored
+                total=max(0, sum(s.num_steps for s in stages[first:]) - len(position.losses)),
+                desc=f"{'tables of' if is_trained else 'train'} {self.strategy.name} (seed {self.seed}){resumed}",
+            )
             for number, stage in enumerate(stages[first:], start=first):
                 self._train_stage(stage, position if number == first else Position(number), bar.update)
                 self._save_minima(stage)
                 self._checkpoint(Position(number + 1, seconds=self._seconds))
-                self._score(store, stage.row, stage.label)
-                self._write_tables()  # rewritten as rows come in: a long run can be looked at
-            if self._has_general:
+                if until is None:
+                    self._score(store, stage.row, stage.label)
+                    self._write_tables()  # rewritten as rows come in: a long run can be looked at
+            if self._has_general and until is None:
                 self._scoring.write_general(store, stages[-1].label if stages else None)
         bar.close()
         if self.processes.is_main:
@@ -362,12 +363,14 @@ def train(
     tasks: Sequence[TaskData] | None = None,
     general: Sequence[TaskData] = (),
     lock_seconds: float = 0.0,
+    until: int | None = None,
 ) -> bool:
     """Train one run into its directory; returns False where a finished run of the same configuration was there.
 
     Tables that a finished run lacks are written again. Under `accelerate launch` or `torchrun` every process calls this
     with the same arguments. `general`: tasks that are only measured, before and after. `lock_seconds`: how long another
-    process is waited for that has the directory, as one that is told to end and saves has. Raises `RunDirectoryError`
+    process is waited for that has the directory, as one that is told to end and saves has. `until`: train the first so
+    many tasks only, and leave an unfinished run that another call goes on with. Raises `RunDirectoryError`
     before anything is written if the directory belongs to another configuration, holds an unfinished run and `resume`
     is not asked for, or is in use by another process; `Stopped` after a signal, with a checkpoint written.
     """
@@ -431,8 +434,8 @@ def train(
                 if general and processes.is_main:
                     record_hashes(directory, "general", _general_hashes(general))
             return False
-        trainer.run()
-        if processes.is_main:
+        trainer.run(until=until)
+        if processes.is_main and until is None:
             mark_finished(directory)
             record_hashes(directory, "general", _general_hashes(general))
     processes.wait()

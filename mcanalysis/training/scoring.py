@@ -16,6 +16,7 @@ from mcanalysis.evaluation.objective import Objective
 from mcanalysis.metrics.continual import continual_metrics
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.params.point import Point, content_hash
+from mcanalysis.progress import Progress, silent
 from mcanalysis.store import base_minimum
 from mcanalysis.store.atomic import write_json_atomic, write_text_atomic
 from mcanalysis.store.manifest import record_evaluation
@@ -29,7 +30,7 @@ class Scoring:
     """Fills the accuracy matrix of every learner from the saved minima, and writes the tables.
 
     Every value is computed once and kept in the run's store, which only the main process has. `general`: objectives of
-    tasks that are never trained.
+    tasks that are never trained. `progress` shows how far each evaluation is.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class Scoring:
         general: Sequence[Objective],
         processes: Processes,
         engine: EngineSettings = AUTO,
+        progress: Progress = silent,
     ) -> None:
         self.directory = directory
         self.model = model
         self.strategy = strategy
         self.processes = processes
+        self.progress = progress
         self.stop = StopRequest()
         self._objectives = list(objectives)
         self._general = list(general)
@@ -86,7 +89,8 @@ class Scoring:
             return [i for i, o in enumerate(objectives) if measurement_key(key, o) in absent]
 
         todo = [objectives[i] for i in self.processes.on_main(missing)]
-        evaluations = self._evaluate(point, todo) if todo else []
+        what = "the base" if row == 0 else f"{label}/{learner}"
+        evaluations = self._evaluate(point, todo, f"{self.strategy.name}: scoring {what}") if todo else []
 
         def keep() -> list[float]:
             assert store is not None
@@ -109,11 +113,13 @@ class Scoring:
             choices["shared_prefix_tokens"] = {f"general {name}": tokens for name, tokens in shared.items()}
         return choices
 
-    def _evaluate(self, point: Point, objectives: list[Objective]) -> list[Evaluation]:
+    def _evaluate(self, point: Point, objectives: list[Objective], what: str) -> list[Evaluation]:
         with self.stop.at_once():
             if self.processes.count == 1:
-                return self._engine.evaluate(point, objectives)
-            return self.processes.map(lambda o: self._engine.evaluate(point, [o])[0], objectives)
+                return self._engine.evaluate(point, objectives, self.progress, what)
+            return self.processes.map(
+                lambda o: self._engine.evaluate(point, [o], self.progress, f"{what}, {o.name}")[0], objectives
+            )
 
     @property
     def table_names(self) -> list[str]:

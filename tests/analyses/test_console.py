@@ -106,19 +106,61 @@ def test_a_bar_does_not_swallow_what_goes_to_a_pipe():
     assert last == "error: it broke"
 
 
-def test_bars_are_quiet_in_a_pipe_but_for_a_line_a_minute(console, capsys, monkeypatch):
-    clock = iter([0.0, 1.0, 61.0, 62.0])
+def test_bars_are_quiet_in_a_pipe_but_for_a_line_every_half_minute(console, capsys, monkeypatch):
+    clock = iter([0.0, 1.0, 31.0, 32.0])
     monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(console, "_said", None)
     bar = console.bar(total=4, desc="paths")
     for _ in range(3):
         bar.update()
     bar.close()
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "paths: 2 of 4, 1 min 01 s left\n")
+    assert (out, err) == ("", "paths: 2 of 4, 0 min 31 s left\n")
+
+
+def test_all_jobs_share_the_lines_and_a_job_within_a_job_is_told_with_it(console, capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console, "_said", None)
+    monkeypatch.setattr(console, "_jobs", [])
+    outer = console.bar(total=5, desc="pieces")
+    first, second = (console.bar(total=1000, desc=f"scoring {name} (tokens)") for name in "ab")
+    for now[0] in (10.0, 20.0, 29.0, 31.0, 45.0, 60.0, 62.0):
+        first.update(100)
+        second.update(50)
+    first.close()
+    outer.update()
+    for now[0] in (70.0, 95.0):
+        second.update(100)
+    assert capsys.readouterr().err.splitlines() == [
+        "pieces: 0 of 5; scoring a (tokens): 400 of 1,000, 0 min 46 s left",  # 31 s for 400
+        "pieces: 0 of 5; scoring a (tokens): 700 of 1,000, 0 min 27 s left",
+        "pieces: 1 of 5, 3 min 35 s left; scoring b (tokens): 550 of 1,000, 1 min 18 s left",
+    ]
+
+
+def test_a_job_within_a_job_has_a_bar_on_a_terminal_once_it_takes_a_while():
+    program = """
+import time
+from mcanalysis.cli import console
+console.SHOWN_AFTER = 0.4
+outer = console.bar(total=2, desc="pieces")
+for seconds, name in ((0.0, "brief"), (1.2, "lengthy")):
+    inner = console.bar(total=2, desc=name)
+    inner.update()
+    time.sleep(seconds)
+    inner.update()
+    inner.close()
+    outer.update()
+outer.close()
+"""
+    seen, _ = on_a_terminal(program)
+    assert "pieces" in seen and "lengthy" in seen and "brief" not in seen
 
 
 def test_the_time_left_is_told_from_a_tenth_of_a_job_on(console, capsys, monkeypatch):
     monkeypatch.setattr(console, "LINE_EVERY", 0)
+    monkeypatch.setattr(console, "_jobs", [])
     bar = console.bar(total=38, desc="jobs")
     bar.update()
     bar.update(3)
@@ -164,6 +206,16 @@ def test_json_is_one_document_with_unrounded_numbers(console, capsys):
     assert second == {"task": "b", "loss": None, "count": 2}
 
 
+def test_a_figure_that_grows_is_told_of_once(console, capsys):
+    console.answer_in_json(False)
+    for _ in range(3):
+        console.growing_figure(Path("x.png"))
+    console.figure(Path("x.png"))
+    console.figure(Path("y.png"))
+    first, second = capsys.readouterr().out.strip().split("\n\n")
+    assert first.endswith(" s, which grows as more is measured: x.png") and second.endswith(" s: y.png")
+
+
 def test_text_is_no_json(console, capsys):
     console.answer({"losses": pd.DataFrame({"loss": [1.0]})})
     assert capsys.readouterr().out == ""
@@ -187,6 +239,7 @@ def test_a_bar_whose_total_grows_tells_the_new_one(monkeypatch, capsys):
     from mcanalysis.cli import console
 
     monkeypatch.setattr(console, "LINE_EVERY", 0.0)
+    monkeypatch.setattr(console, "_jobs", [])
     lines = console.bar(total=2, desc="pieces")
     lines.total = 40
     lines.update(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ from mcanalysis.evaluation.measuring import measurement_key
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.paths import Curve, Path
 from mcanalysis.paths.path_kinds import path_kind
-from mcanalysis.progress import Progress
+from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.run import Opening, Run
 from mcanalysis.runs.transitions import run_transitions, transitions_from_base, whole_run
 from mcanalysis.store.atomic import write_bytes_atomic
@@ -92,6 +93,12 @@ class RunPaths:
         return StoredPath(transition, name.kind, self.study, self.curves)
 
     @property
+    def all_transitions(self) -> list[str]:
+        """The transitions in words, those among them that a run which still trains has yet to come to."""
+        labels = [f"{k}-{task}" for k, task in enumerate(self.run.config["tasks"], start=1)]
+        return [f"{start} → {end}" for start, end in pairwise(labels)]
+
+    @property
     def curves(self) -> FilePath:
         """The folder of fitted curves."""
         return self.run.directory / "curves" / self.learner
@@ -106,31 +113,35 @@ class RunPaths:
         number = self.study.num_examples
         return [self.run.task_objective(t, s, number) for t in path.transition.tasks for s in self.splits]
 
-    def fit(self, path: StoredPath) -> Curve:
-        """Fit a curve: between two minima on the old tasks together and the new one; through all on every task alike,
-        with as many examples a step."""
-        t, study = path.transition, self.study
-        groups, batch_size = [t.old, (t.new,)], study.curve_batch_size
+    def loss(self, path: StoredPath) -> Any:
+        """What a curve is fitted on: between two minima the old tasks together and the new one; through all every task
+        alike, with as many examples a step."""
+        t, batch_size = path.transition, self.study.curve_batch_size
+        groups = [t.old, (t.new,)]
         if path.kind.is_of_whole_run:
             groups = [(task,) for task in t.tasks]
             batch_size = max(1, 2 * batch_size // len(groups))
-        loss = self.run.loss(groups, batch_size, seed=self.run.seed)
-        return self.fitted(path, loss, study.curve_steps * (len(t.minima) - 1), self.run.seed)
+        return self.run.loss(groups, batch_size, seed=self.run.seed)
 
-    def fitted(self, path: StoredPath, loss: Any, num_steps: int, seed: int = 0) -> Curve:
-        """Fit a curve on a loss; it goes on from its checkpoint."""
+    def num_steps(self, path: StoredPath) -> int:
+        """The steps of a curve's fit."""
+        return self.study.curve_steps * (len(path.transition.minima) - 1)
+
+    def fit(self, path: StoredPath, progress: Progress = silent) -> Curve:
+        """Fit a curve; it goes on from its checkpoint."""
         curve = path.straight
         assert isinstance(curve, Curve)
         path.file.parent.mkdir(parents=True, exist_ok=True)
         return fit_curve(
             curve,
-            loss,
-            num_steps=num_steps,
+            self.loss(path),
+            num_steps=self.num_steps(path),
             learning_rate=self.study.curve_learning_rate,
-            seed=seed,
+            seed=self.run.seed,
             max_grad_norm=1.0,
             checkpoint=path.file.with_suffix(".checkpoint"),
             checkpoint_steps=CHECKPOINT_STEPS,
+            progress=progress,
         )
 
 
@@ -274,7 +285,7 @@ class _CurveFile:
 def fit_path(opening: Opening, study: Connectivity, name: PathName, progress: Progress) -> bytes:
     """What a piece does: fit a curve and give its bends."""
     paths = paths_of(opening.run, name.learner, study)
-    return point_bytes(paths.fit(paths.path(name)).bends)
+    return point_bytes(paths.fit(paths.path(name), progress).bends)
 
 
 def ensemble_path(

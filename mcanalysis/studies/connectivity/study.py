@@ -8,26 +8,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from mcanalysis.errors import UserError
 from mcanalysis.settings import OR_ALL, Flag
-from mcanalysis.studies.engine import TRAINING, Steps
+from mcanalysis.studies.engine import FIRST, FIRST_TRAINING, TRAINING, Steps
 from mcanalysis.studies.study import Rows, Setting, Study, Tables
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mcanalysis.plotting.picture import Picture
-    from mcanalysis.runs.run import Run
-    from mcanalysis.studies.connectivity.measuring import Measured, RunPaths
+    from mcanalysis.runs.run import Run, RunSoFar
+    from mcanalysis.studies.connectivity.measuring import Measured, PathName, RunPaths
 
 PATHS = ("linear-factor", "linear-delta", "bezier-factor")
-_FIRST, _MAIN, _OTHERS = (
-    TRAINING - 2,
-    TRAINING - 1,
-    TRAINING + 1,
-)  # turns of pieces: a first figure, training, what only compares
+_MAIN, _OTHERS = FIRST_TRAINING, TRAINING + 1  # turns of pieces: beside the first run's training, what only compares
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,7 @@ class Connectivity(Study):
     `metrics` and `barriers_over_seeds`.
     """
 
+    begins_with: ClassVar[int] = 2
     num_points: Annotated[int, "points on each path, both ends included"] = 21
     num_examples: Annotated[int | None, "examples per task and split, or 'all'", OR_ALL] = 50
     paths: Annotated[
@@ -135,38 +132,60 @@ class Connectivity(Study):
                 f"The run has minima 1 to {num_tasks}, got {', '.join(map(str, absent))}: change --simplex."
             )
 
+    def along(self, strategy: str, main: str) -> Connectivity:
+        """What is measured of a run of a strategy, where `main` is the one named first."""
+        return self if strategy == main else replace(self, paths=self.other_paths, ensemble=0, simplex=())
+
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
-        """Every path of the answering learner; those of a kind named first are drawn as soon as they are there."""
+        """Every path of the answering learner; those of a kind named first are drawn one by one as they are there."""
+        from mcanalysis.studies.connectivity.growing import Growing
         from mcanalysis.studies.connectivity.measuring import measure_path, measure_simplex, paths_of
         from mcanalysis.studies.points import Points
 
         is_main = run.strategy == setting.main
-        study = self if is_main else replace(self, paths=self.other_paths, ensemble=0, simplex=())
+        study = self.along(run.strategy, setting.main)
         learner = run.answering_learner
         study.check(len(run.minima_of(learner)))
         points = Points(run, setting.num_workers)
         paths = paths_of(run, learner, study)
-        first, *others = study.paths
+        growing = Growing(study, paths, setting.draw)
+        turn = _MAIN if is_main else _OTHERS
 
-        def of_kind(kind: str, turn: int) -> Steps[list[Measured]]:
-            return (yield [measure_path(points, paths, name, turn) for name in paths.names(kind)])
-
-        def first_kind() -> Steps[list[Measured]]:
-            found = yield from of_kind(first, _FIRST if is_main else _OTHERS)
-            if found and others and not points.was_complete:  # else all is there in a moment
-                setting.draw(run.directory, study.pictures(_tables(paths, [found])))
+        def of_path(name: PathName) -> Steps[Measured]:
+            is_first = is_main and name.kind == study.paths[0]
+            found = yield from measure_path(points, paths, name, FIRST if is_first else turn)
+            growing.add(name, found)
+            if is_main and not points.was_complete:  # else all is there in a moment
+                growing.draw()
             return found
+
+        def of_kind(kind: str) -> Steps[list[Measured]]:
+            return (yield [of_path(name) for name in paths.names(kind)])
 
         def from_base() -> Steps[list[Measured]]:
             return (yield [measure_path(points, paths, name, turn) for name in paths.names_from_base()])
 
-        turn = _MAIN if is_main else _OTHERS
-        wanted: list[Any] = [first_kind(), *(of_kind(kind, turn) for kind in others), from_base()]
+        wanted: list[Any] = [*(of_kind(kind) for kind in study.paths), from_base()]
         if study.simplex:
             wanted.append(measure_simplex(points, learner, study, turn))
         found = yield wanted
         number = len(study.paths) + 1
-        return _tables(paths, found[:number], found[number:])
+        return tables_of(paths, found[:number], found[number:])
+
+    def begin(self, run: RunSoFar, setting: Setting) -> Steps[None]:
+        """The first transition, along the kind of path that is named first."""
+        from mcanalysis.paths.path_kinds import path_kind
+        from mcanalysis.studies.connectivity.growing import Growing
+        from mcanalysis.studies.connectivity.measuring import measure_path, paths_of
+        from mcanalysis.studies.points import Points
+
+        if path_kind(self.paths[0]).is_of_whole_run:
+            return
+        paths = paths_of(run, run.answering_learner, self)
+        growing = Growing(self, paths, setting.draw)
+        (name,) = paths.names(self.paths[0])
+        growing.add(name, (yield from measure_path(Points(run, setting.num_workers), paths, name, FIRST)))
+        growing.draw()
 
     def compare(self, tables: Tables, runs: Sequence[Run]) -> Tables:
         from mcanalysis.studies.connectivity.over_seeds import barriers_over_seeds
@@ -175,8 +194,11 @@ class Connectivity(Study):
         of_all = {"metrics": metrics_table(runs), "barriers_over_seeds": barriers_over_seeds(tables["barriers"])}
         return tables | of_all
 
-    def pictures(self, tables: Tables) -> Iterator[Picture]:
-        """Per learner one of the transitions and one of the paths from the base; one of each through the whole run."""
+    def pictures(self, tables: Tables, so_far: str = "", lacking: str = "") -> Iterator[Picture]:
+        """Per learner one of the transitions and one of the paths from the base; one of each through the whole run.
+
+        `so_far` is said above the panels of a figure that is not whole yet, `lacking` in its caption.
+        """
         from mcanalysis.plotting.connectivity import plot_transitions
         from mcanalysis.plotting.connectivity_caption import caption
         from mcanalysis.plotting.picture import Picture
@@ -187,8 +209,9 @@ class Connectivity(Study):
         for stem, is_drawn in (("connectivity", _between_minima), ("rewinding", are_from_base)):
             for learner, of_learner in profiles[is_drawn(profiles)].groupby("learner", sort=False):
                 own = barriers[(barriers.learner == learner) & is_drawn(barriers)]
-                drawn = plot_transitions(of_learner, own)
-                yield Picture(f"{stem}_{learner}", drawn, {}, caption(of_learner, own))
+                drawn = plot_transitions(of_learner, own, so_far)
+                words = "\n\n".join(filter(None, (lacking, caption(of_learner, own))))
+                yield Picture(f"{stem}_{learner}", drawn, {}, words)
         through = profiles[_of_whole_run(profiles)]
         for (learner, path, space), of_path in through.groupby(["learner", "path", "space"], sort=False):
             yield Picture(f"{path}_{space}_{learner}", plot_whole_run(of_path), {}, "")
@@ -212,7 +235,7 @@ class Connectivity(Study):
         yield from words(tables)
 
 
-def _tables(paths: RunPaths, of_kinds: Sequence[Sequence[Measured]], simplexes: Sequence[list] = ()) -> Tables:
+def tables_of(paths: RunPaths, of_kinds: Sequence[Sequence[Measured]], simplexes: Sequence[list] = ()) -> Tables:
     """The tables of a run: by transition, in the order of the kinds; then the whole run, and last what starts at the
     base."""
     from mcanalysis.studies.connectivity.result_tables import ResultTables
