@@ -90,7 +90,15 @@ class Engine:
             check_can_compile(model.network, model.device)
 
     def evaluate(self, point: Mapping[str, Tensor], objectives: Sequence[Objective]) -> list[Evaluation]:
-        """Loss (nats per target token) and score (in [0, 1]) of every objective at a point, in the order given."""
+        """Loss (nats per target token) and score (in [0, 1]) of every objective at a point, in the order given.
+
+        Text without a score is read, and nothing is written for it.
+        """
+        if unscored := [o for o in objectives if not o.task.has_score]:
+            scored = [o for o in objectives if o.task.has_score]
+            found = dict(zip(scored, self.evaluate(point, scored) if scored else (), strict=True))
+            read = dict(zip(unscored, self.losses(point, unscored), strict=True))
+            return [found[o] if o in found else Evaluation(read[o], (), 0) for o in objectives]
         nll, targets, outputs = self._read(point, objectives, generate=True)
         results, start = [], 0
         for objective in objectives:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +24,7 @@ from mcanalysis.runs.transitions import run_transitions, whole_run
 from mcanalysis.store.atomic import write_bytes_atomic
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.store.point_files import point_bytes, points_of, read_points
+from mcanalysis.studies.connectivity.general_tables import GeneralTasks
 from mcanalysis.studies.connectivity.stored_ensemble import average_along, stored_ensemble
 from mcanalysis.studies.connectivity.stored_path import StoredPath
 from mcanalysis.studies.connectivity.stored_simplex import StoredSimplex
@@ -42,7 +43,8 @@ Profiles = Mapping[str, Mapping[str, Profile]]
 class Measured(NamedTuple):
     """What a path gave: `profiles`, and by how much its barriers may still lie above those found (NaN on a grid).
 
-    `num_cut`: by split, then by task, how many prompts lost their middle. `ensemble`: rows without labels.
+    `num_cut`: by split, then by task, how many prompts lost their middle. `ensemble`: rows without labels. `general`:
+    what was measured, on the test split, of tasks that were never trained.
     """
 
     path: StoredPath
@@ -50,6 +52,7 @@ class Measured(NamedTuple):
     remaining: float
     num_cut: Mapping[str, Mapping[str, int]]
     ensemble: Sequence[Mapping[str, Any]] = ()
+    general: GeneralTasks | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,12 @@ class RunPaths:
         number = self.study.num_examples
         return [self.run.task_objective(t, s, number) for t in path.transition.tasks for s in self.splits]
 
+    @cached_property
+    def general(self) -> list[Objective]:
+        """What is measured besides: the run's general tasks, on their test split."""
+        number = self.study.num_examples
+        return [self.run.task_objective(name, "test", number) for name in self.run.general_tasks]
+
     def fit(self, path: StoredPath) -> Curve:
         """Fit a curve: between two minima on the old tasks together and the new one; through all on every task alike,
         with as many examples a step."""
@@ -136,7 +145,8 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
     """A path from its fit to its ensemble; what is kept is not computed, and a curve is fitted only where a point or an
     ensemble on it is lacking."""
     run, study, path = paths.run, paths.study, paths.path(name)
-    objectives = paths.objectives(path)
+    trained, general = paths.objectives(path), paths.general
+    objectives = [*trained, *general]
     measured: dict[float, list[Measurement]] = {}
 
     def bends() -> Steps[bytes]:
@@ -156,6 +166,9 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
         found = yield from points.measure(where, objectives, turn)
         measured.update(zip(map(float, ts), found, strict=True))
 
+    of_base: list[list[Measurement]] = []
+    if general:
+        of_base = yield from points.measure([("base", AtBase())], general, turn)
     remaining = float("nan")
     if study.adaptive is None:
         yield from at([float(t) for t in path.ts])
@@ -163,7 +176,7 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
         remaining = yield from _searched(path, objectives, at, measured)
     ensemble: list[dict[str, Any]] = []
     if study.ensemble:
-        tested = [o for o in objectives if o.split == "test"]
+        tested = [o for o in trained if o.split == "test"]
         kept = stored_ensemble(path, tested, paths.ensembles)
         curve = (yield from bends()) if kept.find() is None else b""
         words = f"ensemble along {name.kind} {path.transition.start} → {path.transition.end} of {run.directory.name}"
@@ -171,12 +184,15 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
         (found,) = yield [Piece(str(kept.file), ensemble_path, arguments, kept, turn, words)]
         ensemble = [{k: np.nan if v is None else v for k, v in row.items()} for row in found]
     ts = sorted(measured)
-    columns = {(o.split, o.name): [measured[t][i] for t in ts] for i, o in enumerate(objectives)}
-    profiles = {
-        s: {o.name: Profile.of(ts, columns[s, o.name]) for o in objectives if o.split == s} for s in paths.splits
-    }
+    curves = [Profile.of(ts, [measured[t][i] for t in ts]) for i in range(len(objectives))]
+    of_trained, of_general = curves[: len(trained)], curves[len(trained) :]
+    profiles = {s: {o.name: p for o, p in zip(trained, of_trained, strict=True) if o.split == s} for s in paths.splits}
     num_cut = {s: {o.name: o.num_cut for o in objectives if o.split == s} for s in paths.splits}
-    return Measured(path, profiles, remaining, num_cut, ensemble)
+    if not general:
+        return Measured(path, profiles, remaining, num_cut, ensemble)
+    names = [o.name for o in general]
+    ability = GeneralTasks(dict(zip(names, of_general, strict=True)), dict(zip(names, of_base[0], strict=True)))
+    return Measured(path, profiles, remaining, num_cut, ensemble, ability)
 
 
 def _searched(
@@ -220,6 +236,14 @@ class OnPath:
 def _known_path(run: Run, name: PathName, study: Connectivity, curve: bytes) -> Path:
     path = paths_of(run, name.learner, study).path(name)
     return path.bent(points_of(curve)) if path.kind.is_fitted else path.straight
+
+
+@dataclass(frozen=True)
+class AtBase:
+    """The base itself."""
+
+    def point(self, run: Run) -> Mapping[str, Tensor]:
+        return run.model.base_point()
 
 
 @dataclass(frozen=True)
