@@ -33,15 +33,14 @@ def main() -> None:
 
     config = run_config(args, args.strategy, args.seed, typed(args.settings))
     how, named = execution(args), general(args)
-    held_out = named.load() if named else ()
     if args.dry_run:
         if is_main_process():
-            run_reporting.dry_run(dry_run(config, how, general=held_out))
+            run_reporting.dry_run(dry_run(config, how, general=named.load() if named else ()))
         return
     directory = args.output_dir or f"runs/{run_name(config)}"
     if args.resume and is_main_process() and not Path(directory).exists():
         run_reporting.starting_anew(directory)
-    train(config, directory, resume=args.resume, execution=how, progress=bar, general=held_out)
+    train(config, directory, resume=args.resume, execution=how, progress=bar, general=named or ())
     if is_main_process():
         run_reporting.run(load_run(directory))
 

@@ -32,7 +32,8 @@ BELOW = {
     "strategies": {"models", "replay", "params", "paths"},
     "evaluation": {"models", "benchmarks", "tasks", "metrics", "params", "store"},
     "runs": {
-        "strategies", "evaluation", "benchmarks", "models", "tasks", "paths", "params", "metrics", "store", "html_table"
+        "strategies", "evaluation", "benchmarks", "models", "pretraining", "tasks", "paths", "params", "metrics",
+        "store", "html_table",
     },
 }  # fmt: skip
 _RUN_AND_BELOW = {"runs", *BELOW["runs"], "replay"}

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 from mcanalysis.cli.flags import Parser, comma_list, integers
 from mcanalysis.cli.workers import add_workers_flags
 from mcanalysis.evaluation.engine_settings import EngineSettings
+from mcanalysis.tasks.names import GENERAL
 from mcanalysis.training.config import Execution, RunConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from mcanalysis.runs.run import Run
     from mcanalysis.studies.training import Training
-
-_GENERAL = "general/"  # before the name of a general task where a flag is of all kinds of task
 
 
 def add_model_flags(parser: Parser) -> None:
@@ -47,11 +46,13 @@ def add_run_flags(parser: Parser, leave_out: Sequence[str] = ()) -> None:
 
 
 def add_general_flags(parser: Parser) -> None:
-    """Tasks that are measured before and after training, and never trained."""
+    """Tasks that are measured before training and after each task, and never trained."""
     data = parser.group("data")
     data.add_argument(
-        "--general-data", default=None, metavar="DIR", help="<DIR>/<TASK>/test.json, scored before and after training"
-    )
+        "--general-data", default=None, metavar="DIR",
+        help="<DIR>/<TASK>/test.json or <DIR>/<TASK>.txt, measured and never trained; 'none', or 'pretraining', text "
+        "like the embedded base's (the default with it)",
+    )  # fmt: skip
     data.add_argument("--general-tasks", type=comma_list, default=None, metavar="A,B", help="some of them (all)")
 
 
@@ -75,7 +76,7 @@ def run_config(
         raise UserError(
             f"Expected TASK=N for --max-new-tokens, got {args.max_new_tokens['']} for no task; name the task."
         )
-    limits = {n: v for n, v in args.max_new_tokens.items() if not (has_general and n.startswith(_GENERAL))}
+    limits = {n: v for n, v in args.max_new_tokens.items() if not (has_general and n.startswith(GENERAL))}
     return Parser.settings(
         RunConfig, args,
         strategy=strategy, strategy_settings=settings, seed=seed, max_new_tokens=limits,
@@ -107,18 +108,20 @@ def execution(args: argparse.Namespace) -> Execution:
 
 
 def general(args: argparse.Namespace) -> Any:
-    """The held-out tasks that the flags name, or None."""
+    """The held-out tasks that the flags name, or None; without flags, for the embedded base, text like its own."""
     from mcanalysis.errors import UserError
-    from mcanalysis.studies.training import General
+    from mcanalysis.runs.general import PRETRAINING, General
 
     if args.general_data is None and args.general_tasks is not None:
         raise UserError("Expected --general-data with --general-tasks, got the latter alone; name the folder.")
-    limits = {n.removeprefix(_GENERAL): v for n, v in args.max_new_tokens.items() if n.startswith(_GENERAL)}
+    limits = {n.removeprefix(GENERAL): v for n, v in args.max_new_tokens.items() if n.startswith(GENERAL)}
     if args.general_data is None:
         if limits:
             raise UserError(
                 "Expected --general-data with limits of general tasks, got the latter alone; name the folder."
             )
+        return General(PRETRAINING, is_default=True) if getattr(args, "model", None) == "embedded" else None
+    if args.general_data == "none":
         return None
     return General(args.general_data, None if args.general_tasks is None else tuple(args.general_tasks), limits)
 
@@ -143,6 +146,7 @@ def typed(settings: dict[str, str]) -> dict[str, Any]:
 def add_study_flags(parser: Parser, strategies: Sequence[str]) -> None:
     """Flags of the runs; by default those of the main job, of these strategies."""
     add_run_flags(parser)
+    add_general_flags(parser)
     parser.add_argument("--run", action="append", metavar="DIR", help="a finished run to analyse; repeatable")
     parser.add_argument("--strategy", type=comma_list, default=list(strategies), metavar="A,B", help="strategies")
     parser.add_argument("--seed", type=integers, default=[0], metavar="0,1,2", help="one run per strategy and seed")
@@ -152,14 +156,21 @@ def add_study_flags(parser: Parser, strategies: Sequence[str]) -> None:
 
 def study_runs(args: argparse.Namespace) -> Sequence[Run | Training]:
     """The finished runs; without `--run` those of the strategies and seeds, which are trained if they are not there."""
+    from mcanalysis.errors import UserError
     from mcanalysis.runs.run import load_run
     from mcanalysis.studies.strategies import need_paths, run_directories, study_configs
     from mcanalysis.studies.training import trainings
 
+    held_out = general(args)
     if args.run:
+        if args.general_data is not None:
+            raise UserError(
+                "Expected --general-data for runs that are to be trained, got it with --run; measure general tasks of "
+                "a finished run with the train.py command of that run and --general-data."
+            )
         return [load_run(directory, args.device, engine(args)) for directory in args.run]
     need_paths(args.strategy)
     base = run_config(args, args.strategy[0], args.seed[0], {})
     configs = study_configs(base, args.strategy, args.seed, typed(args.settings))
     directories = run_directories(configs, args.output_dir or "runs")
-    return trainings(configs, directories, resume=args.resume, execution=execution(args))
+    return trainings(configs, directories, resume=args.resume, execution=execution(args), general=held_out)

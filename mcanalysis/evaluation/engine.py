@@ -102,10 +102,28 @@ class Engine:
     ) -> list[Evaluation]:
         """Loss (nats per target token) and score (in [0, 1]) of every objective at a point, in the order given.
 
-        Outputs are written to their end: for those who look at them. `measure` gives the numbers for less.
-        `progress` shows how far it is, batch by batch, in units of `work`; `desc` is what it calls this.
+        Outputs are written to their end: for those who look at them. `measure` gives the numbers for less. Text without
+        a score is read, and nothing is written for it. `progress` shows how far it is, batch by batch, in units of
+        `work`; `desc` is what it calls this.
         """
-        nll, targets, outputs = self._read(point, objectives, True, progress=progress, desc=desc)
+        return self._evaluated(point, objectives, False, progress, desc)
+
+    def _evaluated(
+        self,
+        point: Mapping[str, Tensor],
+        objectives: Sequence[Objective],
+        until_decided: bool,
+        progress: Progress,
+        desc: str,
+    ) -> list[Evaluation]:
+        if unscored := [o for o in objectives if not o.task.has_score]:
+            scored = [o for o in objectives if o.task.has_score]
+            evaluations = self._evaluated(point, scored, until_decided, progress, desc) if scored else []
+            found = dict(zip(scored, evaluations, strict=True))
+            read = dict(zip(unscored, self.losses(point, unscored, progress, desc), strict=True))
+            return [found[o] if o in found else Evaluation(read[o], (), 0) for o in objectives]
+        enough = self._score_is_decided(objectives) if until_decided else to_the_end
+        nll, targets, outputs = self._read(point, objectives, True, enough, progress, desc)
         results = []
         for objective, part in zip(objectives, self._parts(objectives), strict=True):
             measurement = Measurement.of(nll[part], targets[part], self._scores(objective, outputs[part]))
@@ -125,16 +143,17 @@ class Engine:
 
         What was written is not given away, since it may be cut.
         """
-        nll, targets, outputs = self._read(point, objectives, True, self._score_is_decided(objectives), progress, desc)
-        parts = self._parts(objectives)
-        return [
-            Measurement.of(nll[part], targets[part], self._scores(objective, outputs[part]))
-            for objective, part in zip(objectives, parts, strict=True)
-        ]
+        return [e.measurement for e in self._evaluated(point, objectives, True, progress, desc)]
 
-    def losses(self, point: Mapping[str, Tensor], objectives: Sequence[Objective]) -> list[Measurement]:
+    def losses(
+        self,
+        point: Mapping[str, Tensor],
+        objectives: Sequence[Objective],
+        progress: Progress = silent,
+        desc: str = "evaluation",
+    ) -> list[Measurement]:
         """The losses alone, without generation: scores are NaN, the values per example are there."""
-        nll, targets, _ = self._read(point, objectives, generate=False)
+        nll, targets, _ = self._read(point, objectives, generate=False, progress=progress, desc=desc)
         return [Measurement.of(nll[part], targets[part]) for part in self._parts(objectives)]
 
     def choices(self, objectives: Sequence[Objective]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mcanalysis.errors import DataError
 from mcanalysis.evaluation.reach import reach, warn_of_unreachable
-from mcanalysis.models.encoding import EncodedExample, encode_each
+from mcanalysis.models.encoding import EncodedExample, encode, encode_each, encode_text
 from mcanalysis.models.end_tokens import end_ids, reference
 from mcanalysis.models.positions import Texts
 from mcanalysis.store.hashing import hash_json
@@ -68,7 +68,8 @@ def make_objective(
         )
     encoded, num_cut = encode_split(data, split, tokenizer, max_length, num_examples)
     examples = [replace(e, answer=reference(e.answer, tokenizer)) for e in data.splits[split][:num_examples]]
-    warn_of_unreachable(data.task, split, reach(data.task, examples, encoded, tokenizer))
+    if data.task.has_score:
+        warn_of_unreachable(data.task, split, reach(data.task, examples, encoded, tokenizer))
     key: dict[str, Any] = {
         "examples": [[e.prompt, e.answer] for e in examples],
         "ids": [[e.prompt_ids, e.answer_ids] for e in encoded],
@@ -86,15 +87,24 @@ def make_objective(
 def encode_split(
     data: TaskData, split: str, tokenizer: Any, max_length: int, num_examples: int | None = None
 ) -> tuple[list[EncodedExample], int]:
-    """The first examples of a split as tokens, and how many of their prompts were cut, which is said once a process."""
-    pairs = encode_each(data.splits[split][:num_examples], tokenizer, max_length)
+    """The first examples of a split as tokens, and how many of their prompts were cut, which is said once a process.
+
+    What has neither prompt nor score is plain text (`encode_text`).
+    """
+    examples = data.splits[split][:num_examples]
+    if data.task.has_score:
+        pairs = encode_each(examples, tokenizer, max_length)
+    else:
+        pairs = [(encode if e.prompt else encode_text)(e, tokenizer, max_length) for e in examples]
     num_cut = sum(lost > 0 for _, lost in pairs)
     which = (data.task.name, split, data.content_hash, max_length, getattr(tokenizer, "name_or_path", None))
     if num_cut and which not in _warned:
         _warned.add(which)
+        what, part = ("prompts", "middle") if data.task.has_score else ("texts", "end")
         logger.warning(
-            "%d of %d %s prompts of %s were cut: they lost their middle to fit into --max-length %d with their "
+            "%d of %d %s %s of %s were cut: they lost their %s to fit into --max-length %d with their "
             "answers; --max-length %d keeps them whole",
-            num_cut, len(pairs), split, data.task.name, max_length, max_length + max(lost for _, lost in pairs),
+            num_cut, len(pairs), split, what, data.task.name, part, max_length,
+            max_length + max(lost for _, lost in pairs),
         )  # fmt: skip
     return [example for example, _ in pairs], num_cut

@@ -14,6 +14,7 @@ from mcanalysis.evaluation.measuring import measure
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.metrics.barriers import balanced_score
 from mcanalysis.metrics.scores import get_score
+from mcanalysis.metrics.task_means import MEANS
 from mcanalysis.params.point import Point, content_hash
 from mcanalysis.params.spaces import space_names
 from mcanalysis.paths import Path
@@ -147,6 +148,7 @@ class Walk:
             rows = rows.iloc[:0]
         labels = {"learner": self.start.learner, "path": self.kind.path, "space": self.kind.space}
         labels |= {"start": self.start.label, "end": self.end.label, "split": "test"}
+        rows = rows[rows.task.isin([*self.tasks, *MEANS])]  # general tasks are measured by connectivity.py alone
         return between_ends(where(rows, **labels).astype({"t": float}))[columns].reset_index(drop=True)
 
     @cached_property
@@ -226,7 +228,7 @@ def _means(rows: list[dict], old: list[str], new: str, t: float) -> list[dict]:
     if not old:
         return []
     values = {row["task"]: row for row in rows}
-    means: dict[str, dict] = {name: {"t": t, "task": name} for name in ("mean_old", "mean")}
+    means: dict[str, dict] = {name: {"t": t, "task": name} for name in MEANS}
     for quantity in ("loss", "score"):
         of_old = np.array([[values[name][quantity]] for name in old])
         means["mean_old"][quantity] = float(of_old.mean())

@@ -114,6 +114,25 @@ def _encode(
     return EncodedExample(tuple(prompt), tuple(answer)), lost
 
 
+def encode_text(example: Example, tokenizer: Any, max_length: int) -> tuple[EncodedExample, int]:
+    """Encode an answer without a prompt as plain text; returns it and how many tokens it has lost.
+
+    Every token is predicted from those before it. The tokenizer's start token stands in front, or, without one, the
+    text's own first token, which nothing predicts. No end is added: a text may be a piece of a longer one. A too long
+    text loses its end. Raises `DataError` where no token is left to predict.
+    """
+    text, (front, _) = example.answer, added_tokens(tokenizer)
+    own = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = own if own[: len(front)] == front else front + own
+    start = max(len(front), 1)
+    if len(ids[:max_length]) <= start:
+        raise DataError(
+            f"Expected text with a token to predict, got {text[:40]!r} and at most {max_length} tokens of it; write "
+            "more, remove it, or raise --max-length."
+        )
+    return EncodedExample(tuple(ids[:start]), tuple(ids[start:max_length])), max(len(ids) - max_length, 0)
+
+
 def added_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The ids that a tokenizer puts before and behind every text, without an end token behind it.
 

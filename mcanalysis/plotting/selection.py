@@ -27,6 +27,15 @@ def where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
     return table
 
 
+def trained_tasks(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of what was trained: those of general tasks are left out.
+
+    >>> trained_tasks(pd.DataFrame({"task": ["A", "MMLU"], "role": ["new", "general"]})).task.tolist()
+    ['A']
+    """
+    return table[table["role"] != "general"] if "role" in table else table
+
+
 def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> None:
     """Raise `UserError` where `table`, called `name`, lacks one of `columns` or is no table at all.
 

@@ -1,9 +1,16 @@
-"""What interpolation trades: score of the old tasks against score of the new task, along paths and per strategy."""
+"""What interpolation trades: score of the old tasks against score of the new task, along paths and per strategy.
+
+Where general tasks were measured, a panel below has the third axis: what is kept of the base's general ability, against
+S̄ = ½ (old + new), the diagonals of the panel above. A triangle of shares old : new : general would put a model that is
+bad at all three where one is that is good at all three.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +39,7 @@ from mcanalysis.plotting.selection import (
     where,
 )
 from mcanalysis.plotting.style import (
+    Mark,
     add_axes,
     in_print_style,
     new_figure,
@@ -49,6 +57,8 @@ _HALO = {"path_effects": [Stroke(linewidth=1.6, foreground="white"), Normal()]}
 _MARKER_SIZE = 5.6  # points
 _SAME_PLACE = 0.03  # of the scores' range: markers nearer than this cover each other
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.42, 0.08, 0.22, 0.34  # inches
+_GENERAL_HEIGHT = 1.15  # inches, of the lower panel
+_TICKS = ([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
 
 
 @in_print_style
@@ -59,7 +69,8 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
     (start, end) labels, by default the last one of the strategy `sequential`. Curves: every path between the two minima
     of `sequential`, a dot per measured t. Markers: each strategy and learner after the transition (t = 1), with 95 %
     intervals. Diagonals: equal S̄ = ½(x + y). Grey steps: the front, the markers and dots that no other one beats in
-    one score without losing in the other. The figure has one column's width.
+    one score without losing in the other. Where the transition has rows of general tasks, a second panel below draws
+    their mean retention in [0, 1] (y) against S̄ (x). The figure has one column's width.
 
     Raises `UserError` for missing columns, several seeds, repeated rows, no row of `sequential`, an unknown transition,
     or one without old tasks.
@@ -79,13 +90,17 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
             f"Expected rows of the tasks mean_old and {new} from {start} to {end}, got {_named(sequential.task)}; "
             "choose a transition that has old tasks."
         )
-    results = {}
+    results, kept = {}, {}
     for (strategy, learner), own in rows.groupby(["strategy", "learner"], sort=False):
         first = next(iter(path_lines(zip(own.path, own.space, strict=True))))
         after = _pairs(where(own, path=first[0], space=first[1]), new)
         after = after[after.index == 1.0]
         if not after.empty:
             results[str(strategy), str(learner)] = after.iloc[0]
+            at_end = _kept(where(own, path=first[0], space=first[1], t=1.0))
+            kept |= {} if at_end.empty else {(str(strategy), str(learner)): at_end.iloc[0]}
+    kept_along = {kind: _kept(where(sequential, path=kind[0], space=kind[1])) for kind in curves}
+    kept_along = {kind: curve for kind, curve in kept_along.items() if not curve.empty}
     marks = strategy_marks(results)
 
     handles = [
@@ -98,11 +113,12 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
     handles.append(Line2D([], [], color="#B8B8B8", linewidth=2.6, label="Pareto front"))
     side = single_column() - _LEFT - _RIGHT
     legend_height = 0.14 * math.ceil(len(handles) / 2) + 0.08
-    figure = new_figure(single_column(), legend_height + _BOTTOM + side + _TOP)
-    axes = add_axes(figure, _LEFT, legend_height + _BOTTOM, side, side)
+    below = legend_height + (_BOTTOM + _GENERAL_HEIGHT + 0.1 if kept_along else 0.0)
+    figure = new_figure(single_column(), below + _BOTTOM + side + _TOP)
+    axes = add_axes(figure, _LEFT, below + _BOTTOM, side, side)
     axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    axes.set_xticks(*_TICKS)
+    axes.set_yticks(*_TICKS)
     axes.set_xlabel("stability: mean score of the old tasks (0–1)", labelpad=2)
     axes.set_ylabel(f"plasticity: score of {new} (0–1)", labelpad=2)
     axes.set_title(f"{label_name(start)} → {label_name(end)}", pad=5)
@@ -130,14 +146,23 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
             gid=f"after {' '.join(name)}",
         )  # fmt: skip
     _label(axes, curves, results, front)
+    if kept_along:
+        general = add_axes(figure, _LEFT, legend_height + _BOTTOM, side, _GENERAL_HEIGHT)
+        _draw_general(general, kept_along, {kind: v.dashes for kind, v in lines.items()}, kept, marks, sizes)
     close_legend(figure, handles, 2, handlelength=2.6, borderpad=0.2)
     return figure
 
 
 def drawn_rows(profiles: pd.DataFrame, transition: tuple[str, str] | None = None) -> pd.DataFrame:
-    """The rows that `plot_stability_plasticity` draws: scores of the old tasks and of the new one; same errors."""
+    """The rows that `plot_stability_plasticity` draws: scores of the old tasks and of the new one; same errors.
+
+    Where there are general tasks, theirs and those of S̄ as well.
+    """
     rows, (_, end) = _rows_of_transition(profiles, transition)
-    rows = rows[rows.task.isin(["mean_old", new_task(rows, end)])]
+    shown = rows.task.isin(["mean_old", new_task(rows, end)])
+    if _has_general(rows):
+        shown |= (rows.task == "mean") | (rows.role == "general")
+    rows = rows[shown]
     return rows[(rows.strategy == CURVE_STRATEGY) | (rows.t == 1.0)]
 
 
@@ -151,6 +176,7 @@ def stability_plasticity_caption(profiles: pd.DataFrame, transition: tuple[str, 
         "strategy after the transition, of the learners that were measured, with 95 % intervals over "
         "examples; one within another has nearly the same scores. Diagonals: equal S̄ = ½(x + y). Grey steps: the "
         "Pareto front, what no other marker or dot beats in one score without losing in the other. "
+        + _general_words(rows)
         + " ".join(filter(None, (examples_per_task(rows), few_events(drawn_rows(profiles, transition)))))
     ).rstrip()
 
@@ -186,6 +212,78 @@ def _pairs(rows: pd.DataFrame, new: str) -> pd.DataFrame:
         for task, side in (("mean_old", "old"), (new, "new"))
     ]
     return sides[0].join(sides[1], how="inner").sort_index()
+
+
+def _has_general(rows: pd.DataFrame) -> bool:
+    return "retention" in rows and bool(rows.retention.notna().any())
+
+
+def _kept(rows: pd.DataFrame) -> pd.DataFrame:
+    """S̄ and the mean retention over the general tasks that have one, each with its interval, indexed by t.
+
+    Tasks are independent samples: the ends of the mean lie as far from it as the root of the summed squares tells.
+    """
+    columns = ["mean", "mean_low", "mean_high", "general", "general_low", "general_high"]
+    if not _has_general(rows):
+        return pd.DataFrame(columns=columns)
+    general = rows[rows.retention.notna()]
+    below, above = error_bars(general, "retention")
+    parts = pd.DataFrame({"t": general.t, "general": general.retention, "below": below**2, "above": above**2})
+    by_t = parts.groupby("t")
+    found = by_t.general.mean().to_frame()
+    for side, end, sign in (("below", "low", -1), ("above", "high", 1)):
+        apart = np.sqrt(by_t[side].sum(min_count=1)) / by_t.size()
+        found[f"general_{end}"] = (found.general + sign * apart).clip(0, 1)
+    mean = rows[rows.task == "mean"].set_index("t")[["score", "score_low", "score_high"]]
+    mean.columns = columns[:3]
+    return found.join(mean, how="inner")[columns].sort_index()
+
+
+def _draw_general(
+    axes: Axes,
+    along: Mapping[tuple[str, str], pd.DataFrame],
+    dashes: Mapping[tuple[str, str], Any],
+    after: Mapping[tuple[str, str], pd.Series],
+    marks: Mapping[tuple[str, str], Mark],
+    sizes: Mapping[tuple[str, str], float],
+) -> None:
+    """What is kept of general ability against S̄: up and to the right is better in both."""
+    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+    axes.set_xticks(*_TICKS)
+    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axes.set_xlabel("S̄ = ½ (old + new), the diagonals above (0–1)", labelpad=2)
+    axes.set_ylabel("general ability kept (0–1)", labelpad=2)
+    axes.axhline(1.0, color="#C8C8C8", linewidth=0.6, zorder=0.5, gid="base")
+    axes.text(-0.03, 0.98, "the base", color="#707070", va="top")
+    for kind, curve in along.items():
+        axes.plot(
+            curve["mean"], curve.general, color=_CURVE_COLOUR, linestyle=dashes[kind], linewidth=1.0, marker="o",
+            markersize=1.8, zorder=2, gid=f"general {CURVE_STRATEGY} {'-'.join(kind)}",
+        )  # fmt: skip
+    start = next(iter(along.values()))
+    axes.plot(
+        start["mean"][[0.0]], start.general[[0.0]], marker="o", markersize=5, markerfacecolor="white",
+        markeredgecolor=_CURVE_COLOUR, zorder=3.5, gid="general before",
+    )  # fmt: skip
+    for name, values in after.items():
+        value = values.to_frame().T.astype(float)
+        across, up = (np.nan_to_num(error_bars(value, side), posinf=0.0) for side in ("mean", "general"))
+        axes.errorbar(
+            value["mean"], value.general, xerr=across, yerr=up, color=marks[name].colour, elinewidth=0.9,
+            marker=marks[name].marker, markersize=sizes[name], markeredgecolor="black", markeredgewidth=0.5, zorder=4,
+            gid=f"general after {' '.join(name)}",
+        )  # fmt: skip
+
+
+def _general_words(rows: pd.DataFrame) -> str:
+    if not _has_general(rows):
+        return ""
+    names = list(dict.fromkeys(rows.task[rows.retention.notna()]))
+    of_what = f"of {names[0]}" if len(names) == 1 else f"over {', '.join(names)} (mean)"
+    return (
+        f"Below: retention {of_what}, never trained, against S̄; 1 (grey line) is the base, and what is better than it "
+        "counts as 1. "
+    )
 
 
 def _front(curves: dict[tuple[str, str], pd.DataFrame], results: dict[tuple[str, str], pd.Series]) -> np.ndarray:

@@ -17,6 +17,7 @@ from mcanalysis.plotting.selection import (
     only_value,
     require_columns,
     rows_of_test_split,
+    trained_tasks,
     transitions,
     where,
 )
@@ -66,8 +67,8 @@ def transition_rows(
 ) -> tuple[list[TransitionRows], list[tuple[str, str]]]:
     require_columns(profiles, [*PROFILE_KEYS, *QUANTITIES, *_INTERVALS], "profiles")
     require_columns(barriers, [*BARRIER_KEYS, *_BARRIER_VALUES], "barriers")
-    rows = rows_of_test_split(profiles, PROFILE_KEYS, "profiles")
-    cells = rows_of_test_split(barriers, BARRIER_KEYS, "barriers")
+    rows = rows_of_test_split(trained_tasks(profiles), PROFILE_KEYS, "profiles")
+    cells = rows_of_test_split(trained_tasks(barriers), BARRIER_KEYS, "barriers")
     for column in ("strategy", "learner", "seed"):
         value = only_value(rows, column, "profiles")
         if only_value(cells, column, "barriers") != value:

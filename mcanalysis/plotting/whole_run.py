@@ -7,7 +7,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mcanalysis.plotting.selection import MEANS, PROFILE_KEYS, only_value, require_columns, rows_of_test_split
+from mcanalysis.plotting.selection import (
+    MEANS,
+    PROFILE_KEYS,
+    only_value,
+    require_columns,
+    rows_of_test_split,
+    trained_tasks,
+)
 from mcanalysis.plotting.style import (
     BLACK,
     BLUE,
@@ -43,7 +50,7 @@ def plot_whole_run(profiles: pd.DataFrame) -> Figure:
     Raises `UserError` for missing columns, no row of the test split, or rows of several paths.
     """
     require_columns(profiles, [*PROFILE_KEYS, "loss", "score"], "profiles")
-    rows = rows_of_test_split(profiles, PROFILE_KEYS, "profiles")
+    rows = rows_of_test_split(trained_tasks(profiles), PROFILE_KEYS, "profiles")
     for column in ("strategy", "learner", "seed", "path", "space"):
         only_value(rows, column, "profiles")
     tasks = [name for name in dict.fromkeys(rows.task) if name not in MEANS]

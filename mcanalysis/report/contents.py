@@ -34,7 +34,6 @@ def run_contents(run: FinishedRun, number: int, num_samples: int) -> dict[str, A
     surfaces = planes(run)
     examples, note = samples(run, num_samples)
     matrix = by_learner[run.answering_learner]
-    general = run.table("general", ["task"]) if run.has("general") else None
     return {
         "id": f"run-{number}",
         "name": run.directory.resolve().name,
@@ -47,7 +46,7 @@ def run_contents(run: FinishedRun, number: int, num_samples: int) -> dict[str, A
         "matrices": [{"learner": name, "rows": matrix_rows(run, table)} for name, table in by_learner.items()],
         "learners": list(values),
         "metrics": metric_rows(values),
-        "general": None if general is None else [list(general.columns), *general.round(3).astype(str).values.tolist()],
+        "general": general_rows(run.table("general", ["task"])) if run.has("general") else None,
         "barrier_names": [_BARRIER_TITLES.get(name, name.replace("_", " ")) for name in BARRIERS],
         "barriers": [] if paths is None else barrier_rows(paths[1]),
         "samples": examples,
@@ -141,6 +140,27 @@ def _paths(barriers: pd.DataFrame) -> list[str]:
             f"on {above} of {len(gains)} paths (95 % interval above 0)."
         )
     return said
+
+
+def general_rows(general: pd.DataFrame) -> list[list[str]]:
+    """The table of general tasks, heads first: per task and learner its score (or loss) and retention at each stage.
+
+    That of version 0.1, which has the scores of the base and of the end, is shown as it is.
+
+    >>> row = {"after": 0, "learner": "fast", "task": "A", "loss": 1.0, "score": float("nan"), "retention": 1.0}
+    >>> general_rows(pd.DataFrame([row, row | {"after": 1, "retention": 0.5}]))[2]
+    ['A', 'fast', 'retention', '1.00', '0.50']
+    """
+    if "retention" not in general:
+        return [list(general.columns), *general.round(3).astype(str).to_numpy().tolist()]
+    stages = sorted(set(general.after))
+    shown = [["task", "learner", "what", *("base" if k == 0 else f"after {k}" for k in stages)]]
+    for (task, learner), rows in general.groupby(["task", "learner"], sort=False):
+        by_stage = rows.set_index("after").reindex(stages)
+        value = ("score", "score") if by_stage.score.notna().any() else ("loss", "loss, nats per token")
+        for column, words in (value, ("retention", "retention")):
+            shown.append([str(task), str(learner), words, *map(shown_number, by_stage[column])])
+    return shown
 
 
 def _duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -12,12 +13,15 @@ from typing import Any
 import pandas as pd
 
 from mcanalysis.benchmarks import load_benchmark
-from mcanalysis.errors import DataError, RunDirectoryError
+from mcanalysis.errors import DataError, RunDirectoryError, UserError
 from mcanalysis.html_table import html_table, number
 from mcanalysis.models.base_identity import established, recorded_commit
+from mcanalysis.runs.general import General, general_hashes, told_apart
 from mcanalysis.store.manifest import MANIFEST_NAME, read_manifest
 from mcanalysis.store.small_files import AGAIN, read_json, read_table
 from mcanalysis.tasks.task import TaskData
+
+logger = logging.getLogger(__name__)
 
 
 class FinishedRun:
@@ -102,6 +106,30 @@ class FinishedRun:
                     "restore the data or train a new run."
                 )
         return {t.task.name: t for t in data}
+
+    @cached_property
+    def general_tasks(self) -> dict[str, TaskData]:
+        """The data that were measured and never trained, by their names in the tables (`general/<NAME>` where a trained
+        task is called NAME); without what is gone, or is not what it was, which one warning says.
+        """
+        recorded = self.manifest["hashes"].get("general")
+        if not recorded:
+            return {}
+        try:
+            if "general" not in self.manifest:
+                raise DataError("its manifest does not say where they lie, which train.py --general-data records")
+            data = General.from_record(self.manifest["general"]).load()
+        except UserError as error:
+            logger.warning("General tasks of '%s' are left out: %s", self.directory, error)
+            return {}
+        kept = [d for d in data if recorded.get(d.task.name) == general_hashes([d])[d.task.name]]
+        if others := sorted(set(recorded) - {d.task.name for d in kept}):
+            logger.warning(
+                "General tasks of '%s' are left out, as their data are not what was measured in training: %s; restore "
+                "them, or measure them again with train.py --general-data",
+                self.directory, ", ".join(others),
+            )  # fmt: skip
+        return {d.task.name: d for d in told_apart(kept, self.task_names)}
 
     @property
     def recorded_base(self) -> str | None:

@@ -33,6 +33,8 @@ from mcanalysis.store import base_minimum
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.store.point_files import read_points
 from mcanalysis.strategies import get_strategy, make_strategy
+from mcanalysis.tasks.names import GENERAL
+from mcanalysis.tasks.task import TaskData
 
 
 class Opening(NamedTuple):
@@ -264,13 +266,12 @@ class Run(FinishedRun):
         return identity_marker(self.recorded_base, name, self.directory, warn=parent_process() is None)
 
     def task_objective(self, task: str, split: str = "test", num_examples: int | None = None) -> Objective:
-        """The tokenised examples of a split (made once)."""
-        if task not in self.tasks:
-            raise UnknownNameError("task of this run", task, self.tasks)
-        key = (task, split, num_examples)
+        """The tokenised examples of a split (made once); of a general task `general/<NAME>`, or its name alone."""
+        data = self._data_of(task)
+        key = (data.task.name, split, num_examples)
         if key not in self._objectives:
             self._objectives[key] = make_objective(
-                self.tasks[task],
+                data,
                 split,
                 self.tokenizer,
                 self.config["training"]["max_length"],
@@ -278,6 +279,14 @@ class Run(FinishedRun):
                 base_marker=self.base_marker,
             )
         return self._objectives[key]
+
+    def _data_of(self, task: str) -> TaskData:
+        if task in self.task_names:
+            return self.tasks[task]
+        by_name = {name.removeprefix(GENERAL): data for name, data in self.general_tasks.items()}
+        if (name := task.removeprefix(GENERAL)) in by_name:
+            return by_name[name]
+        raise UnknownNameError("task of this run", task, [*self.task_names, *self.general_tasks])
 
     def objective(
         self, task: str, split: str = "test", num_examples: int | None = None

@@ -212,11 +212,18 @@ def mark_finished(run_directory: str | os.PathLike[str]) -> None:
     write_manifest(run_directory, {**manifest, "status": "finished", "finished": _now()})
 
 
-def record_hashes(run_directory: str | os.PathLike[str], what: str, hashes: Mapping[str, str]) -> None:
-    """State under `hashes` of the manifest what was measured beside the run's own data; nothing for no hashes."""
+def record_hashes(
+    run_directory: str | os.PathLike[str], what: str, hashes: Mapping[str, str], place: Mapping[str, Any] | None = None
+) -> None:
+    """State under `hashes` of the manifest what was measured beside the run's own data; nothing for no hashes.
+
+    `place`: fields of the manifest that say where these data lie.
+    """
     if hashes:
         manifest = read_manifest(run_directory)
-        write_manifest(run_directory, {**manifest, "hashes": {**manifest.get("hashes", {}), what: dict(hashes)}})
+        stated = {**(place or {}), "hashes": {**manifest.get("hashes", {}), what: dict(hashes)}}
+        if any(manifest.get(name) != value for name, value in stated.items()):
+            write_manifest(run_directory, {**manifest, **stated})
 
 
 def record_evaluation(run_directory: str | os.PathLike[str], choices: Mapping[str, Any]) -> None:

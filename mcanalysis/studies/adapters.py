@@ -135,6 +135,7 @@ class AdapterPaths(RunPaths):
     """The paths between two adapters. Curves are fitted on the data files themselves, as there is no train split."""
 
     splits = ("test",)
+    general: list[Objective] = []  # noqa: RUF012 (two adapters have none)
 
     def __init__(self, pair: AdapterPair, study: Connectivity) -> None:
         self.run, self.learner, self.study = pair, pair.answering_learner, study  # type: ignore[assignment]

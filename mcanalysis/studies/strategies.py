@@ -15,8 +15,8 @@ from mcanalysis.studies.engine import Engine, Here, Workers
 from mcanalysis.training.config import Execution, RunConfig
 
 if TYPE_CHECKING:
+    from mcanalysis.runs.general import General
     from mcanalysis.runs.run import Run
-    from mcanalysis.studies.training import General
 
 
 def run_name(config: RunConfig) -> str:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mcanalysis.errors import DataError, UnknownNameError
 from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.progress import Progress
+from mcanalysis.runs.general import General
 from mcanalysis.runs.run import Run, RunSoFar, load_run
 from mcanalysis.strategies import get_strategy
 from mcanalysis.studies.engine import TRAINING, Piece, Steps
-from mcanalysis.tasks.names import check_distinct
-from mcanalysis.tasks.task import TaskData
-from mcanalysis.tasks.trace_files import load_examples, split_file
 from mcanalysis.training.config import Execution, RunConfig
 from mcanalysis.training.continual_trainer import (
     is_finished,
@@ -29,35 +26,6 @@ logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 60.0
 """How long a try waits for the one before it, which may still be saving."""
-
-
-@dataclass(frozen=True)
-class General:
-    """Held-out tasks that are only measured: `<folder>/<TASK>/test.json`, all of them or those named.
-
-    `max_new_tokens` maps a task to the most tokens generated for an answer, where that is not to be the task's own.
-    """
-
-    folder: str
-    tasks: tuple[str, ...] | None = None
-    max_new_tokens: Mapping[str, int] = field(default_factory=dict)
-
-    def load(self) -> list[TaskData]:
-        """Their data; raises `DataError` for a folder without any, and for one that is named and absent."""
-        root = Path(self.folder)
-        files = {f.name: file for f in sorted(root.glob("*")) if (file := split_file(f, "test"))}
-        present = list(files)
-        if not present:
-            raise DataError(
-                f"Expected general tasks, <TASK>/test.json, in {root}, got "
-                f"{'none' if root.is_dir() else 'no such folder'}; check --general-data."
-            )
-        for name in (*(self.tasks or ()), *self.max_new_tokens):
-            if name not in present:
-                raise UnknownNameError(f"general task in {root}", name, present)
-        check_distinct(self.tasks or present)
-        limits = self.max_new_tokens
-        return [load_examples(files[name], max_new_tokens=limits.get(name)) for name in self.tasks or present]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +89,7 @@ def trainings(
     execution = execution or Execution()
     first = configs[0]
     check_base(first.model, first.dtype, execution.device or default_device(), first.revision)
-    held_out = [] if general is None else general.load()
+    held_out = [] if general is None or general.is_default else general.load()
     tasks = {order: load_tasks(replace(first, order=order)) for order in dict.fromkeys(c.order for c in configs)}
     from_zero = [settled_for(c, d).training.from_zero for c, d in zip(configs, directories, strict=True)]
     if any(from_zero) and not all(from_zero):
@@ -152,8 +120,7 @@ def train_run(
     progress: Progress,
 ) -> None:
     """What a piece does. It goes on from a checkpoint: whether it may was decided before; a lost worker leaves one."""
-    held_out = general.load() if general else ()
     train(
-        config, directory, resume=True, execution=execution, progress=progress, general=held_out,
+        config, directory, resume=True, execution=execution, progress=progress, general=general or (),
         lock_seconds=LOCK_SECONDS, until=until,
     )  # fmt: skip

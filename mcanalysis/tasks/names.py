@@ -13,6 +13,9 @@ from mcanalysis.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
 
+GENERAL = "general/"
+"""Stands before the name of a general task, one that is never trained, where a trained task may have that name."""
+
 RESERVED = ("mean", "mean_old", "after")
 """Rows and a column of the result tables that are no tasks: a task of that name would take their place."""
 

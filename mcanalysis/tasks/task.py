@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 
 from mcanalysis.errors import DataError, UserError
 from mcanalysis.store.hashing import hash_json
-from mcanalysis.tasks.names import check_name
+from mcanalysis.tasks.names import GENERAL, check_name
 
 SPLITS = ("train", "eval", "test")
+
+NO_SCORE = ""
+"""The score of text that is read and never answered: of it there are losses alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,10 @@ class Task:
     """A dataset's name and how its answers are generated and scored; the examples come separately.
 
     `language` is an ISO 639-1 code, "und" where unknown. `score` names a score of
-    `mcanalysis.metrics.scores`. `max_new_tokens` is the most tokens generated for an answer. `source` gives
-    the text a prompt is about, which only scores that compare with the source (SARI) read. Raises
-    `ValueError` for an empty name or a `max_new_tokens` below 1, and `DataError`, which is one, for a name that
-    `check_name` refuses.
+    `mcanalysis.metrics.scores`, or is `NO_SCORE`, with 0 new tokens. `max_new_tokens` is the most tokens
+    generated for an answer. `source` gives the text a prompt is about, which only scores that compare with the source
+    (SARI) read. Raises `ValueError` for an empty name or a `max_new_tokens` below 1, and `DataError`, which is one, for
+    a name that `check_name` refuses.
 
     >>> Task("FOMC", "en", "accuracy", 4).source("Text:")
     'Text:'
@@ -55,12 +58,17 @@ class Task:
     description: str = ""
 
     def __post_init__(self) -> None:
-        if not self.name or self.max_new_tokens < 1:
+        if not self.name or self.max_new_tokens < self.has_score:
             raise ValueError(
                 f"Expected a task with a name and max_new_tokens of at least 1, got {self.name!r} and "
                 f"{self.max_new_tokens}."
             )
-        check_name(self.name)
+        check_name(self.name.removeprefix(GENERAL))
+
+    @property
+    def has_score(self) -> bool:
+        """Whether its answers are scored: those of plain text are not."""
+        return self.score != NO_SCORE
 
     def with_score(self, score: str) -> Task:
         """Return the same task scored by another score.
@@ -115,6 +123,8 @@ class TaskData:
 
         >>> TaskData.of(Task("FOMC", "en", "accuracy", 4), {"test": [Example("Text:", "A")]}).check_answers()
         """
+        if not self.task.has_score:
+            return
         from mcanalysis.metrics.scores import get_score  # brings in the scorers' libraries: only when needed
 
         per_example = get_score(self.task.score).per_example

@@ -29,13 +29,13 @@ from mcanalysis.models.base_source import recorded_source
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.positions import Texts, check_positions, positions_of
 from mcanalysis.progress import Progress, silent
+from mcanalysis.runs.general import General, general_hashes, told_apart
 from mcanalysis.store.atomic import (
     clear_partial_files,
     recover_directory,
     replace_directory_atomic,
     write_json_atomic,
 )
-from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.lock import lock_training
 from mcanalysis.store.manifest import (
     MANIFEST_NAME,
@@ -87,8 +87,8 @@ class ContinualTrainer:
         processes: Processes | None = None,
         progress: Progress = silent,
     ) -> None:
-        for data in (tasks, general):
-            check_distinct([task.task.name for task in data])
+        check_distinct([task.task.name for task in tasks])
+        general = told_apart(general, [task.task.name for task in tasks])
         self.model = model
         self.tasks = tasks
         self.strategy = strategy
@@ -115,7 +115,6 @@ class ContinualTrainer:
         self._scoring = Scoring(
             self.directory, model, strategy, objectives, others, self.processes, self.execution.engine, self.progress
         )
-        self._has_general = bool(others)
         self._seconds = Position().seconds
 
     def _make_stages(self) -> list[Stage]:
@@ -182,8 +181,6 @@ class ContinualTrainer:
                 if until is None:
                     self._score(store, stage.row, stage.label)
                     self._write_tables()  # rewritten as rows come in: a long run can be looked at
-            if self._has_general and until is None:
-                self._scoring.write_general(store, stages[-1].label if stages else None)
         bar.close()
         if self.processes.is_main:
             recover_directory(self.directory / "checkpoint")
@@ -333,11 +330,17 @@ def is_general_measured(run_directory: str | Path, general: Sequence[TaskData]) 
     directory = Path(run_directory)
     if not (directory / "tables" / "general.csv").exists():
         return False
-    return read_manifest(directory).get("hashes", {}).get("general") == _general_hashes(general)
+    return read_manifest(directory).get("hashes", {}).get("general") == general_hashes(general)
 
 
-def _general_hashes(general: Sequence[TaskData]) -> dict[str, str]:
-    return {g.task.name: hash_json([g.content_hash, g.task.score, g.task.max_new_tokens]) for g in general}
+def _general_data(general: General | Sequence[TaskData], directory: Path) -> list[TaskData]:
+    """The held-out tasks to be measured: of a finished run not those nobody asked for, unless it has them already."""
+    data = general.load() if isinstance(general, General) else list(general)
+    if isinstance(general, General) and general.is_default and (directory / MANIFEST_NAME).exists():
+        manifest = read_manifest(directory)
+        if manifest.get("status") == "finished" and manifest.get("hashes", {}).get("general") != general_hashes(data):
+            return []
+    return data
 
 
 def load_tasks(config: RunConfig) -> list[TaskData]:
@@ -361,16 +364,17 @@ def train(
     execution: Execution | None = None,
     progress: Progress = silent,
     tasks: Sequence[TaskData] | None = None,
-    general: Sequence[TaskData] = (),
+    general: General | Sequence[TaskData] = (),
     lock_seconds: float = 0.0,
     until: int | None = None,
 ) -> bool:
     """Train one run into its directory; returns False where a finished run of the same configuration was there.
 
     Tables that a finished run lacks are written again. Under `accelerate launch` or `torchrun` every process calls this
-    with the same arguments. `general`: tasks that are only measured, before and after. `lock_seconds`: how long another
-    process is waited for that has the directory, as one that is told to end and saves has. `until`: train the first so
-    many tasks only, and leave an unfinished run that another call goes on with. Raises `RunDirectoryError`
+    with the same arguments. `general`: tasks that are only measured, before training and after each task; along paths
+    too, if they come as a `General`, which the manifest records. `lock_seconds`: how long another process is waited for
+    that has the directory, as one that is told to end and saves has. `until`: train the first so many tasks only, and
+    leave an unfinished run that another call goes on with. Raises `RunDirectoryError`
     before anything is written if the directory belongs to another configuration, holds an unfinished run and `resume`
     is not asked for, or is in use by another process; `Stopped` after a signal, with a checkpoint written.
     """
@@ -378,9 +382,11 @@ def train(
     processes = Processes(device or execution.device or default_device())
     if tasks is None:
         tasks = load_tasks(config)
-    strategy = make_strategy(config.strategy, config.seed, **config.strategy_settings)
     directory = Path(run_directory)
+    place = {"general": general.record()} if isinstance(general, General) else {}
+    general = _general_data(general, directory)
     config = settled_for(config, directory)
+    strategy = make_strategy(config.strategy, config.seed, **config.strategy_settings)
     recorded = recorded_base(directory, config.model)
     revision = recorded_commit(recorded) or config.revision
     base, tokenizer = load_base(config.model, config.dtype, processes.device, config.quantization, revision)
@@ -431,12 +437,12 @@ def train(
             is_whole = processes.on_main(lambda: all((tables / name).exists() for name in trainer.table_names))
             if not is_whole or not processes.on_main(lambda: is_general_measured(directory, general)):
                 trainer.run(is_trained=True)
-                if general and processes.is_main:
-                    record_hashes(directory, "general", _general_hashes(general))
+            if processes.is_main:
+                record_hashes(directory, "general", general_hashes(general), place)
             return False
         trainer.run(until=until)
         if processes.is_main and until is None:
             mark_finished(directory)
-            record_hashes(directory, "general", _general_hashes(general))
+            record_hashes(directory, "general", general_hashes(general), place)
     processes.wait()
     return True

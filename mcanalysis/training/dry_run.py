@@ -17,6 +17,7 @@ from mcanalysis.evaluation.objective import encode_split, make_objective
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.models.loading import load_shape, load_tokenizer
+from mcanalysis.runs.general import told_apart
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.tasks.names import check_distinct
@@ -125,8 +126,8 @@ def dry_run(
             f"a multiple of {processes}."
         )
     tasks = load_tasks(config) if tasks is None else tasks
-    for data in (tasks, general):
-        check_distinct([task.task.name for task in data])
+    check_distinct([task.task.name for task in tasks])
+    general = told_apart(general, [task.task.name for task in tasks])
     strategy = make_strategy(config.strategy, config.seed, **config.strategy_settings)
     base, tokenizer, base_bytes = _without_weights(config)
     num_parameters = sum(p.numel() for p in base.parameters())
@@ -150,17 +151,16 @@ def dry_run(
     )
     everything = [*tests, *asked_general]
     check_run_positions(base, tokenizer, strategy, stages, everything, tasks, training.max_length)
-    tested, asked = ([len(o.encoded) for o in objectives] for objectives in (tests, asked_general))
+    tested, asked = ([len(o.encoded) for o in objectives if o.task.has_score] for objectives in (tests, asked_general))
     scored = sum(tested) + len(strategy.learners) * sum(
         tested[i] for s in stages for i in strategy.scored_tasks(s.row - 1, len(tasks))
     )
-    learners = len(strategy.learners) if stages else 0
     kept, within = _activations(base, parameters, worst.largest, config, execution)
     logits = worst.most_targets * base.config.vocab_size * (12 if base.dtype == torch.float32 else 16)
     memory = Memory(
         base=base_bytes,
         trained=16 * num_trained,
-        learners=4 * num_trained * max(learners - 1, 0),
+        learners=4 * num_trained * max(len(strategy.learners) - 1, 0) * bool(stages),
         activations=kept,
         passing=max(logits, within),
     )
@@ -170,7 +170,7 @@ def dry_run(
         num_parameters,
         num_trained if stages else 0,
         pd.DataFrame(rows),
-        scored + (1 + learners) * sum(asked),
+        scored + (1 + len(strategy.learners) * len(stages)) * sum(asked),
         sum(o.num_cut for o in everything),
         memory,
         training,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,20 +13,21 @@ from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.measuring import measurement_key
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.metrics.continual import continual_metrics
+from mcanalysis.metrics.retention import loss_retention, score_retention
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.params.point import Point, content_hash
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store import base_minimum
 from mcanalysis.store.atomic import write_json_atomic, write_text_atomic
 from mcanalysis.store.manifest import record_evaluation
-from mcanalysis.store.measurements import MeasurementStore
+from mcanalysis.store.measurements import Measurement, MeasurementStore
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.training.processes import Processes
 from mcanalysis.training.stopping import StopRequest
 
 
 class Scoring:
-    """Fills the accuracy matrix of every learner from the saved minima, and writes the tables.
+    """Fills the accuracy matrix of every learner from the saved minima, measures general tasks, and writes the tables.
 
     Every value is computed once and kept in the run's store, which only the main process has. `general`: objectives of
     tasks that are never trained. `progress` shows how far each evaluation is.
@@ -56,18 +56,25 @@ class Scoring:
         self._engine.check_room([*objectives, *general])
         number = len(self._objectives)
         self._matrices = {learner: np.full((number + 1, number), np.nan) for learner in strategy.learners}
+        self._of_general: dict[tuple[str, int], list[Measurement]] = {}  # by learner and row
 
     def fill_row(self, store: MeasurementStore | None, row: int, label: str) -> None:
-        """Score the tasks after `row` of them; row 0 is the base model, and without training every row is."""
+        """Score the tasks after `row` of them; row 0 is the base model, and without training every row is.
+
+        General tasks are measured as well.
+        """
         number = len(self._objectives)
         chosen = list(range(number)) if row == 0 else self.strategy.scored_tasks(row - 1, number)
         for learner, matrix in self._matrices.items():
             name = "0-base" if row == 0 else f"{label}-{learner}"
-            scores = self._scores(store, row, label, learner, [self._objectives[i] for i in chosen], name)
+            found = self._measured(store, row, label, learner, [self._objectives[i] for i in chosen], name)
             rows = slice(None) if row == 0 and self.strategy.schedule == "none" else row
-            matrix[rows, chosen] = scores
+            matrix[rows, chosen] = [m.score for m in found]
+            if self._general:
+                of_general = self._measured(store, row, label, learner, self._general, f"{name}-general")
+                self._of_general[learner, row] = of_general
 
-    def _scores(
+    def _measured(
         self,
         store: MeasurementStore | None,
         row: int,
@@ -75,8 +82,8 @@ class Scoring:
         learner: str,
         objectives: list[Objective],
         generations: str,
-    ) -> list[float]:
-        """The scores at a minimum (or the base), measured where the store lacks them, by all processes together."""
+    ) -> list[Measurement]:
+        """What is found at a minimum (or the base), measured where the store lacks it, by all processes together."""
         if row == 0:
             point, key = self.model.base_point(), base_minimum.KEY
         else:
@@ -92,26 +99,20 @@ class Scoring:
         what = "the base" if row == 0 else f"{label}/{learner}"
         evaluations = self._evaluate(point, todo, f"{self.strategy.name}: scoring {what}") if todo else []
 
-        def keep() -> list[float]:
+        def keep() -> list[Measurement]:
             assert store is not None
             if todo:
                 # Raw outputs first: what is in the store is not evaluated again.
-                written = {o.name: list(e.outputs) for o, e in zip(todo, evaluations, strict=True)}
-                write_json_atomic(self.directory / "generations" / f"{generations}.json", written)
-                record_evaluation(self.directory, self._choices(todo))
+                both = zip(todo, evaluations, strict=True)
+                written = {o.name: list(e.outputs) for o, e in both if o.task.has_score}
+                if written:
+                    write_json_atomic(self.directory / "generations" / f"{generations}.json", written)
+                record_evaluation(self.directory, self._engine.choices(todo))
             store.put_many((measurement_key(key, o), e.measurement) for o, e in zip(todo, evaluations, strict=True))
             found = [store.get(measurement_key(key, o)) for o in objectives]
-            return [m.score for m in found if m is not None]
+            return [m for m in found if m is not None]
 
         return self.processes.on_main(keep)
-
-    def _choices(self, objectives: list[Objective]) -> dict[str, Any]:
-        """What the engine chose; a general task may be called as a trained one, and has its own place beside it."""
-        choices = self._engine.choices(objectives)
-        if objectives[0] not in self._objectives:
-            shared = choices["shared_prefix_tokens"]
-            choices["shared_prefix_tokens"] = {f"general {name}": tokens for name, tokens in shared.items()}
-        return choices
 
     def _evaluate(self, point: Point, objectives: list[Objective], what: str) -> list[Evaluation]:
         with self.stop.at_once():
@@ -130,7 +131,7 @@ class Scoring:
         return f"accuracy_matrix{'' if learner == self.strategy.answering_learner else f'_{learner}'}.csv"
 
     def write_tables(self) -> None:
-        """Write matrices and metrics as they stand; for the main process."""
+        """Write matrices, metrics and the table of general tasks as they stand; for the main process."""
         answering = self.strategy.answering_learner
         names = [o.name for o in self._objectives]
         metrics: dict = {}
@@ -142,14 +143,17 @@ class Scoring:
             write_text_atomic(self.directory / "tables" / self._matrix_name(learner), table.to_csv(index=False))
             metrics[learner] = continual_metrics(matrix)
         write_json_atomic(self.directory / "tables" / "metrics.json", {**metrics[answering], "learners": metrics})
+        if self._of_general:
+            write_text_atomic(self.directory / "tables" / "general.csv", self._general_table().to_csv(index=False))
 
-    def write_general(self, store: MeasurementStore | None, last: str | None) -> None:
-        """Scores on tasks that are never trained, of the base and of each learner at the end, its minimum `last`."""
-        table = pd.DataFrame({"task": [o.name for o in self._general]})
-        table["base"] = self._scores(store, 0, "base", "", self._general, "0-base-general")
-        if last is not None:
-            for learner in self.strategy.learners:
-                name = f"{last}-{learner}-general"
-                table[learner] = self._scores(store, 1, last, learner, self._general, name)
-        if self.processes.is_main:
-            write_text_atomic(self.directory / "tables" / "general.csv", table.to_csv(index=False))
+    def _general_table(self) -> pd.DataFrame:
+        """`general.csv`: loss, score and retention of every general task after each task (0: the base), by learner."""
+        rows = []
+        for (learner, row), found in sorted(self._of_general.items(), key=lambda item: item[0][0]):
+            base = self._of_general[learner, 0]
+            for objective, m, of_base in zip(self._general, found, base, strict=True):
+                is_scored = objective.task.has_score
+                kept = score_retention(m.score, of_base.score) if is_scored else loss_retention(m.loss, of_base.loss)
+                values = {"loss": m.loss, "score": m.score, "retention": float(kept)}
+                rows.append({"after": row, "learner": learner, "task": objective.name, **values})
+        return pd.DataFrame(rows)

@@ -189,11 +189,14 @@ def general(tmp_path):
     return folder.parent
 
 
-def test_general_tasks_are_measured_before_and_after(script, tmp_path, general):
+def test_general_tasks_are_measured_before_and_after_each_task(script, tmp_path, general):
     flags = ("--strategy", "ilora", *SMALL, "--general-data", general, "--output-dir", "run")
     assert script("train", *flags)[0] == 0
     table = pd.read_csv(tmp_path / "run" / "tables" / "general.csv")
-    assert list(table.columns) == ["task", "base", "fast", "slow"] and list(table.task) == ["Facts"]
+    assert list(table.columns) == ["after", "learner", "task", "loss", "score", "retention"]
+    assert len(table) == 2 * (1 + len(list((tmp_path / "run" / "minima").iterdir()))) and set(table.task) == {"Facts"}
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["general"]["folder"] == str(general)
+    refused(script("connectivity", "--run", "run", "--general-data", general), "--general-data", "got it with --run")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from mcanalysis.errors import DataError, UserError
 from mcanalysis.models.encoding import collate, encode_all
 from mcanalysis.models.forward import forward
+from mcanalysis.runs.general import pretraining_text
 from mcanalysis.training import task_trainer
 from mcanalysis.training.config import Execution, RunConfig, TrainingConfig
 from mcanalysis.training.continual_trainer import train
@@ -70,8 +71,9 @@ def test_answers_cuts_and_generations(run_config, tasks, tokenizer):
         assert stage.longest_answer == max(answers)
         assert stage.answer_tokens == pytest.approx(sum(answers) / 14)
         assert stage.cut == sum(p + a > 9 for p, a in zip(prompts, answers, strict=True)) > 0
-    # the base, then fast and slow after each of three tasks, on three tasks; base, fast and slow on the general one
-    assert plan.generations == (1 + 2 * 3) * 3 * 2 + 3 * 2
+    # the base, then fast and slow after each of three tasks, on three tasks and the general one
+    assert plan.generations == (1 + 2 * 3) * 4 * 2
+    assert dry_run(config, tasks=tasks, general=[pretraining_text()]).generations == (1 + 2 * 3) * 3 * 2  # only read
     assert plan.cut_tests == sum(encode_all(t.splits["test"][:2], tokenizer, 9)[1] for t in [*tasks, tasks[0]])
     individual = dry_run(replace(config, strategy="individual"), tasks=tasks)
     assert individual.generations == 3 * 2 + 3 * 2  # each adapter answers its own task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +25,7 @@ from mcanalysis.runs.transitions import run_transitions, transitions_from_base, 
 from mcanalysis.store.atomic import write_bytes_atomic
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.store.point_files import point_bytes, points_of, read_points
+from mcanalysis.studies.connectivity.general_tables import GeneralTasks
 from mcanalysis.studies.connectivity.stored_ensemble import average_along, stored_ensemble
 from mcanalysis.studies.connectivity.stored_path import StoredPath
 from mcanalysis.studies.connectivity.stored_simplex import StoredSimplex
@@ -44,7 +45,8 @@ class Measured(NamedTuple):
     """What a path gave: `profiles`, and by how much its barriers may still lie above those found (NaN on a grid).
 
     `num_cut`: by split, then by task, how many prompts lost their middle. `ensemble`: rows without labels. `beyond`:
-    what was measured beyond the ends of a straight path; none without `extrapolate`.
+    what was measured beyond the ends of a straight path; none without `extrapolate`. `general`: what was measured, on
+    the test split, of tasks that were never trained.
     """
 
     path: StoredPath
@@ -53,6 +55,7 @@ class Measured(NamedTuple):
     num_cut: Mapping[str, Mapping[str, int]]
     ensemble: Sequence[Mapping[str, Any]] = ()
     beyond: Profiles | None = None
+    general: GeneralTasks | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,12 @@ class RunPaths:
         number = self.study.num_examples
         return [self.run.task_objective(t, s, number) for t in path.transition.tasks for s in self.splits]
 
+    @cached_property
+    def general(self) -> list[Objective]:
+        """What is measured besides: the run's general tasks, on their test split."""
+        number = self.study.num_examples
+        return [self.run.task_objective(name, "test", number) for name in self.run.general_tasks]
+
     def loss(self, path: StoredPath) -> Any:
         """What a curve is fitted on: between two minima the old tasks together and the new one; through all every task
         alike, with as many examples a step."""
@@ -156,7 +165,8 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
     """A path from its fit to its ensemble; what is kept is not computed, and a curve is fitted only where a point or an
     ensemble on it is lacking."""
     run, study, path = paths.run, paths.study, paths.path(name)
-    objectives = paths.objectives(path)
+    trained, general = paths.objectives(path), paths.general
+    objectives = [*trained, *general]
     measured: dict[float, list[Measurement]] = {}
 
     def bends() -> Steps[bytes]:
@@ -176,6 +186,9 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
         found = yield from points.measure(where, objectives, turn)
         measured.update(zip(map(float, ts), found, strict=True))
 
+    of_base: list[list[Measurement]] = []
+    if general:
+        of_base = yield from points.measure([("base", AtBase())], general, turn)
     remaining = float("nan")
     if study.adaptive is None:
         yield from at([*path.ts.tolist(), *path.ts_beyond.tolist()])
@@ -185,7 +198,7 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
             yield from at(path.ts_beyond.tolist())
     ensemble: list[dict[str, Any]] = []
     if study.ensemble:
-        tested = [o for o in objectives if o.split == "test"]
+        tested = [o for o in trained if o.split == "test"]
         kept = stored_ensemble(path, tested, paths.ensembles)
         curve = (yield from bends()) if kept.find() is None else b""
         words = f"ensemble along {name.kind} {path.transition.start} → {path.transition.end} of {run.directory.name}"
@@ -193,16 +206,24 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
         (found,) = yield [Piece(str(kept.file), ensemble_path, arguments, kept, turn, words)]
         ensemble = [{k: np.nan if v is None else v for k, v in row.items()} for row in found]
 
-    def profiles(ts: Sequence[float]) -> Profiles:
-        columns = {(o.split, o.name): [measured[t][i] for t in ts] for i, o in enumerate(objectives)}
-        return {
-            s: {o.name: Profile.of(ts, columns[s, o.name]) for o in objectives if o.split == s} for s in paths.splits
-        }
-
     beyond = path.ts_beyond.tolist()
     num_cut = {s: {o.name: o.num_cut for o in objectives if o.split == s} for s in paths.splits}
-    inside = profiles(sorted(set(measured) - set(beyond)))
-    return Measured(path, inside, remaining, num_cut, ensemble, profiles(beyond) if beyond else None)
+    inside = sorted(set(measured) - set(beyond))
+
+    def along(ts: Sequence[float]) -> list[Profile]:
+        return [Profile.of(ts, [measured[t][i] for t in ts]) for i in range(len(objectives))]
+
+    def profiles(ts: Sequence[float]) -> Profiles:
+        of_trained = list(zip(trained, along(ts)[: len(trained)], strict=True))
+        return {s: {o.name: p for o, p in of_trained if o.split == s} for s in paths.splits}
+
+    ability = None
+    if general:
+        names = [o.name for o in general]
+        of_general = along(inside)[len(trained) :]
+        ability = GeneralTasks(dict(zip(names, of_general, strict=True)), dict(zip(names, of_base[0], strict=True)))
+    outside = profiles(beyond) if beyond else None
+    return Measured(path, profiles(inside), remaining, num_cut, ensemble, outside, ability)
 
 
 def _searched(
@@ -246,6 +267,14 @@ class OnPath:
 def _known_path(run: Run, name: PathName, study: Connectivity, curve: bytes) -> Path:
     path = paths_of(run, name.learner, study).path(name)
     return path.bent(points_of(curve)) if path.kind.is_fitted else path.straight
+
+
+@dataclass(frozen=True)
+class AtBase:
+    """The base itself."""
+
+    def point(self, run: Run) -> Mapping[str, Tensor]:
+        return run.model.base_point()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from mcanalysis.studies.connectivity.general_tables import general_rows
 from mcanalysis.studies.connectivity.measuring import Measured
 from mcanalysis.studies.connectivity.path_tables import front_rows, summary_rows
 from mcanalysis.studies.connectivity.tables import rows_beyond, transition_rows
@@ -40,12 +41,16 @@ class ResultTables:
             profiles += rows_beyond(measured.beyond, t.old, t.new, labels, away, measured.num_cut)
             order = {of_task: i for i, of_task in enumerate(dict.fromkeys(map(_of_task, profiles)))}
             profiles.sort(key=lambda row: (order[_of_task(row)], row["t"]))
+        if measured.general is not None:
+            of_general = general_rows(measured.general, labels, deviation, measured.num_cut["test"])
+            profiles, barriers = profiles + of_general[0], barriers + of_general[1]
         self.profiles += profiles
         self.barriers += barriers
         self.paths += summary_rows(
             measured.profiles, t.old, t.new, labels, path.lengths(ts), deviation, measured.remaining
         )
-        self.front += front_rows(measured.profiles, t.old, t.new, labels)
+        axis = None if measured.general is None else measured.general.axis
+        self.front += front_rows(measured.profiles, t.old, t.new, labels, axis)
         self.ensemble += [{**labels, **row} for row in measured.ensemble]
 
     def frames(self) -> dict[str, pd.DataFrame]:

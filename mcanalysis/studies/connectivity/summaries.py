@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from mcanalysis.connectivity.simplex_grid import best_of_simplex
+from mcanalysis.plotting.selection import where
 from mcanalysis.studies.connectivity.over_seeds import ALL
 
 _PATH = ["strategy", "learner", "path", "space"]
@@ -25,13 +26,21 @@ def cut_prompts(profiles: pd.DataFrame) -> dict[str, int]:
 
 def front_summary(front: pd.DataFrame) -> pd.DataFrame:
     """Per path, over transitions and seeds, on the test split: mean `hypervolume` and `hypervolume_gain` over the ends,
-    and in how many of the `transitions` the gain's interval lies above 0."""
-    once = front[front["split"] == "test"].drop_duplicates([*_PATH, "seed", "start", "end"])
+    and in how many of the `transitions` the gain's interval lies above 0.
+
+    With general tasks the same means of all three axes, and `least_general`, the lowest retention on any of the paths.
+    """
+    on_test = front[front["split"] == "test"]
+    once = on_test.drop_duplicates([*_PATH, "seed", "start", "end"])
+    names = [name for name in ("hypervolume", "hypervolume_general") if name in once]
     rows = []
     for keys, group in once.groupby(_PATH, sort=False):
-        means = {name: group[name].mean() for name in ("hypervolume", "hypervolume_gain")}
+        means = {f"{name}{end}": group[f"{name}{end}"].mean() for name in names for end in ("", "_gain")}
         counts = {"transitions": len(group), "above": int((group.hypervolume_gain_low > 0).sum())}
-        rows.append(dict(zip(_PATH, keys, strict=True)) | means | counts)
+        path = dict(zip(_PATH, keys, strict=True))
+        if "general" in on_test:
+            counts["least_general"] = where(on_test, **path).general.min()
+        rows.append(path | means | counts)
     return pd.DataFrame(rows)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mcanalysis.connectivity.profile import Profile, Quantity
 from mcanalysis.metrics import barriers
-from mcanalysis.metrics.intervals import mean_interval
+from mcanalysis.metrics.intervals import Estimate, mean_interval
 from mcanalysis.metrics.task_means import role, tasks_behind, with_means
 
 
@@ -56,12 +56,15 @@ def transition_rows(
     for name in curves["test"]["loss"].point:
         for quantity in ("loss", "score"):
             row = {**labels, "task": name, "role": role(name, old, new), "split": "test", "quantity": quantity}
-            row |= _barrier_columns(curves["test"][quantity], name, quantity == "score")
+            of_quantity = curves["test"][quantity]
+            row |= barrier_columns(
+                of_quantity.ts, of_quantity.point[name], of_quantity.estimates[name], quantity == "score"
+            )
             few_events = row.pop("few_events")
             if name == "mean" and quantity == "score" and "eval" in curves:
                 row |= _gain_columns(curves["eval"]["score"], curves["test"]["score"])
             else:
-                row |= _NO_GAIN
+                row |= NO_GAIN
             barrier_rows.append(row | {"few_events": few_events or bool(row.pop("few_events", False))})
     return profile_rows, barrier_rows
 
@@ -116,14 +119,13 @@ def _profile_rows(
     return rows
 
 
-def _barrier_columns(curves: Curves, name: str, higher_is_better: bool) -> dict[str, Any]:
+def barrier_columns(ts: np.ndarray, point: np.ndarray, estimate: Estimate, higher_is_better: bool) -> dict[str, Any]:
+    """Every barrier of one curve with its interval, and `few_events`."""
     columns: dict[str, Any] = {}
     few_events = False
     for quantity, barrier in barriers.BY_NAME.items():
-        columns[quantity] = float(barrier(curves.ts, curves.point[name], higher_is_better=higher_is_better))
-        interval = barriers.barrier_interval(
-            quantity, curves.ts, curves.estimates[name], higher_is_better=higher_is_better
-        )
+        columns[quantity] = float(barrier(ts, point, higher_is_better=higher_is_better))
+        interval = barriers.barrier_interval(quantity, ts, estimate, higher_is_better=higher_is_better)
         columns |= interval.columns(quantity)
         few_events |= bool(interval.few_events)
     return columns | {"few_events": few_events}
@@ -132,7 +134,7 @@ def _barrier_columns(curves: Curves, name: str, higher_is_better: bool) -> dict[
 def _gain_columns(eval_scores: Curves, test_scores: Curves) -> dict[str, Any]:
     ts = eval_scores.ts
     if len(ts) < 3:
-        return _NO_GAIN  # there is no point strictly between the ends
+        return NO_GAIN  # there is no point strictly between the ends
     best = barriers.t_star(ts, eval_scores.point["mean"])
     gain = barriers.interpolation_gain(ts, test_scores.point["mean"], best)
     interval = barriers.gain_interval(ts, test_scores.estimates["mean"], best)
@@ -147,6 +149,6 @@ def _gain_columns(eval_scores: Curves, test_scores: Curves) -> dict[str, Any]:
     }
 
 
-_NO_GAIN: dict[str, float] = {
+NO_GAIN: dict[str, float] = {
     f"{name}{end}": float("nan") for name in ("interpolation_gain", "t_star") for end in ("", "_low", "_high")
 }

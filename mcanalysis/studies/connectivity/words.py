@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mcanalysis.numbers_as_text import cell, with_interval
+from mcanalysis.plotting.selection import trained_tasks
 from mcanalysis.store import base_minimum
 from mcanalysis.studies.connectivity.summaries import (
     ensemble_summary,
@@ -21,7 +22,8 @@ from mcanalysis.studies.study import Rows, Tables
 
 def words(tables: Tables) -> Iterator[str | Rows]:
     """Per transition: barriers of old and new tasks, and what interpolation gains."""
-    tests = tables["barriers"][tables["barriers"]["split"] == "test"]
+    tests = trained_tasks(tables["barriers"])
+    tests = tests[tests["split"] == "test"]
     for (strategy, learner, seed), group in tests.groupby(["strategy", "learner", "seed"], sort=False):
         rows = [
             ["transition", "path", "chord barrier, loss: old", "new", "chord dip: old", "new", "t*", "gain in S̄ [95 %]"]
@@ -88,11 +90,18 @@ def _beyond(profiles: pd.DataFrame) -> Iterator[str]:
 def _front(rows: pd.DataFrame) -> Iterator[str | Rows]:
     """What pairs (stability, plasticity) each kind of path offers."""
     shown = [["strategy", "learner", "path", "transitions", "hypervolume", "more than the ends", "interval above 0"]]
+    with_general = "hypervolume_general" in rows
+    shown[0] += ["with general ability", "more than the ends", "least kept"] if with_general else []
     for _, row in front_summary(rows).iterrows():
         numbers = [cell(row.hypervolume, 3), cell(row.hypervolume_gain, 3), str(row.above)]
+        if with_general:
+            numbers += [cell(row[c], 3) for c in ("hypervolume_general", "hypervolume_general_gain", "least_general")]
         shown.append([row.strategy, row.learner, f"{row.path} {row.space}", str(row.transitions), *numbers])
     yield "\nStability–plasticity front: hypervolume above (0, 0), mean over transitions, test split"
     yield "(more points dominate more: what a path has over its ends says little by itself)"
+    if with_general:
+        yield "General ability: what is left of the base's on tasks that were never trained (retention, 0–1), the third"
+        yield "axis of the second volume; least kept: the lowest on any of the paths"
     yield shown
 
 
