@@ -106,6 +106,7 @@ def _convert(file: Path, fresh: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **which)
         read, told = AutoModelForCausalLM.from_pretrained(  # type: ignore[reportGeneralTypeIssues]
             place,
+            config=config,  # else it is read once more, and the fields of a file take seconds
             dtype=torch.float32,
             trust_remote_code=False,
             quantization_config=GgufConfig(dequantize=True),  # else it may compute on blocks, with code from the hub

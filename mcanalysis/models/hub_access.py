@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from mcanalysis.errors import UserError
 
-SECONDS = 8.0
+SECONDS = 6.0
 """How long the hub may take to answer one small question, all in all: looking up its name, connecting, answering."""
 
 _REMEMBERED = 60.0  # seconds: one load asks many times, and a notebook may be online again later

@@ -168,7 +168,6 @@ class RunConfig:
     )
     seed: int = 0
     model: Annotated[str, "'embedded', 'smollm2', a folder, a GGUF file, or a hub id"] = "embedded"
-    revision: Annotated[str | None, "branch, tag or commit of a model of the hub"] = None
     dtype: Annotated[str, "auto, float32, bfloat16, …"] = "auto"
     benchmark: Annotated[str, "embedded, trace, ilora, standard, long or superni"] = "embedded"
     data_dir: Annotated[
@@ -190,6 +189,7 @@ class RunConfig:
     max_new_tokens: Annotated[
         Mapping[str, int], "most tokens generated for an answer; with --minima N", Flag(metavar="TASK=N")
     ] = field(default_factory=dict)
+    revision: Annotated[str | None, "branch, tag or commit of a model of the hub"] = None
 
     def __post_init__(self) -> None:
         if self.lora_rank < 1:

@@ -64,11 +64,12 @@ def test_every_flag_arrives(planned):
         "--learning-rate", 0.1, "--warmup-ratio", 0.2, "--weight-decay", 0.3, "--max-grad-norm", 0.4,
         "--schedule", "cosine",
         "--no-group-by-length", "--save-steps", 11, "--gradient-checkpointing", "--torch-compile", "--device", "cpu",
+        "--revision", "side",
     )  # fmt: skip
     training = TrainingConfig(8, 9, 2, 0.1, 0.2, 0.4, 0.3, 77, False, "cosine")
     assert config == RunConfig(
         "er", {"memory_size": 7}, 3, "m/n", "bfloat16", "trace", "d", ("A", "B"), {"A": "rouge_l"}, {"train": 5}, 6,
-        "4bit", 2, 3.0, 0.1, ("a", "b"), training,
+        "4bit", 2, 3.0, 0.1, ("a", "b"), training, revision="side",
     )  # fmt: skip
     assert how == Execution("cpu", 11, (), True, True)
 
