@@ -85,8 +85,10 @@ class Labelled:
 
     def from_hub(self, commit: str | None = None) -> TaskData:
         """Load it from the hub; see `rows_from_hub`. Its `origin` is the data set and the commit that was loaded."""
-        found = rows_from_hub(HubFile(self.hub, self.config, self.task.name), self._draw_from_hub, commit)
-        return found.task_data(self.task)
+        sizes = [TRAIN_PER_CLASS, EVAL_PER_CLASS, NUM_TEST]
+        recipe = ["draw-1", sizes, self.prompt(self.text), dict(self.classes), self.label, self.test, self.first]
+        file = HubFile(self.hub, self.config, self.task.name, recipe)
+        return rows_from_hub(file, self._draw_from_hub, commit).task_data(self.task)
 
     def _draw_from_hub(self, load: Callable[[str], NamedRows]) -> TaskData:
         return self._drawn(load("train"), load(self.test), self.hub)

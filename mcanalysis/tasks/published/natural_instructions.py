@@ -58,7 +58,8 @@ class Instructed:
 
     def from_hub(self, commit: str | None = None) -> TaskData:
         """Load it from the hub; its `origin` is the data set and the commit that was loaded."""
-        file = HubFile(f"Lots-of-LoRAs/{self.task.name}", None, self.task.name)
+        recipe = ["draw-1", SIZES, self._prompt("", "")]
+        file = HubFile(f"Lots-of-LoRAs/{self.task.name}", None, self.task.name, recipe)
         return rows_from_hub(file, self._draw, commit).task_data(self.task)
 
     def _draw(self, load: Callable[[str], NamedRows]) -> TaskData:
