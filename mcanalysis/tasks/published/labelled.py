@@ -76,7 +76,7 @@ class Labelled:
             train, dev, test = (self._of_olora(folder, split) for split in SPLITS)
             if not dev or dev == test:
                 dev, test = eval_of_test(test, self.task.name)
-            return apart(self.task, train, dev, test, str(folder))
+            return apart(self.task, {"train": train, "eval": dev, "test": test}, str(folder))
         public = split_files(folder, "test", self.test)  # GLUE's test labels are not, nor are SuperGLUE's
         if not public and self.test != "test":
             public = split_files(folder, "eval")
@@ -113,13 +113,9 @@ class Labelled:
         tested = [n for n, _ in self._labelled(test, f"test rows of {where}")]
         for rows in (*kept.values(), tested):
             rng.shuffle(rows)  # the first N of a split are a mixture
-        return apart(
-            self.task,
-            self._examples(train, kept["train"], where),
-            self._examples(train, kept["eval"], where),
-            self._examples(test, tested[:NUM_TEST], where),
-            where,
-        )
+        kept["test"] = tested[:NUM_TEST]
+        of_split = {"train": train, "eval": train, "test": test}
+        return apart(self.task, {s: self._examples(of_split[s], rows, where) for s, rows in kept.items()}, where)
 
     def _labelled(self, rows: Rows | NamedRows, where: str) -> Iterator[tuple[int, str]]:
         """The numbers of the rows that have a label, with their answers."""

@@ -54,7 +54,7 @@ class Instructed:
             splits[split] = list(self._of_files(files))
         if splits["eval"] == splits["test"]:
             splits["eval"], splits["test"] = eval_of_test(splits["test"], self.task.name)
-        return apart(self.task, *(splits[split] for split in SPLITS), str(folder))
+        return apart(self.task, splits, str(folder))
 
     def from_hub(self, commit: str | None = None) -> TaskData:
         """Load it from the hub; its `origin` is the data set and the commit that was loaded."""
@@ -70,7 +70,7 @@ class Instructed:
             Random(f"mcanalysis-draw-1/{self.task.name}/{split}").shuffle(numbers)
             chosen = rows.take(numbers[: SIZES[split]])
             splits[split] = list(self._examples(chosen, "", f"{name} rows of {self.task.name}"))
-        return apart(self.task, *(splits[split] for split in SPLITS), self.task.name)
+        return apart(self.task, splits, self.task.name)
 
     def _of_files(self, files: Sequence[Path]) -> Iterator[Example]:
         for file in files:

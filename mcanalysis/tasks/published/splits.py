@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from mcanalysis.errors import DataError
@@ -33,18 +33,16 @@ def eval_of_test(examples: Sequence[Example], name: str) -> tuple[list[Example],
     return parts
 
 
-def apart(
-    task: Task, train: Sequence[Example], held_out: Sequence[Example], test: Sequence[Example], where: str
-) -> TaskData:
+def apart(task: Task, published: Mapping[str, Sequence[Example]], where: str) -> TaskData:
     """The task with its splits, no prompt in two of them: what test has is left out of eval, and both out of train.
 
     How many were left out is logged. Raises `DataError` for a split without any example.
     """
-    seen = {e.prompt for e in test}
-    splits = {"test": list(test)}
-    for split, examples in (("eval", held_out), ("train", train)):
-        splits[split] = [e for e in examples if e.prompt not in seen]
-        if (num := len(examples) - len(splits[split])) > 0:
+    seen = {e.prompt for e in published["test"]}
+    splits = {"test": list(published["test"])}
+    for split in ("eval", "train"):
+        splits[split] = [e for e in published[split] if e.prompt not in seen]
+        if (num := len(published[split]) - len(splits[split])) > 0:
             logger.warning(
                 "%s: %d %s examples are left out, whose prompts are also in %s",
                 task.name, num, split, "test" if split == "eval" else "eval or test",
