@@ -76,7 +76,7 @@ class AdapterPair:
     Raises `UserError` for adapters that do not fit the base or the data.
     """
 
-    strategy, answering_learner, seed = "adapters", "fast", 0
+    strategy, answering_learner, seed, order = "adapters", "fast", 0, None
 
     def __init__(self, opening: AdaptersOpening) -> None:
         self.opening = opening

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mcanalysis.errors import UserError
 from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.progress import Progress
 from mcanalysis.runs.general import General
@@ -83,14 +84,23 @@ def trainings(
 ) -> list[Training]:
     """What is to be trained of several configurations on one benchmark, which may differ in the order of the tasks.
 
-    Raises, before anything is trained, `RunDirectoryError` for a directory of another configuration and for an
-    unfinished one without `resume`, and what a base or data that cannot be read raise.
+    Raises, before anything is trained, `UserError` for two orders that are the same, `RunDirectoryError` for a
+    directory of another configuration and for an unfinished one without `resume`, and what a base or data that cannot
+    be read raise.
     """
     execution = execution or Execution()
     first = configs[0]
     check_base(first.model, first.dtype, execution.device or default_device(), first.revision)
     held_out = [] if general is None or general.is_default else general.load()
     tasks = {order: load_tasks(replace(first, order=order)) for order in dict.fromkeys(c.order for c in configs)}
+    sequences: dict[tuple[str, ...], str | None] = {}
+    for order, data in tasks.items():
+        twin = sequences.setdefault(tuple(d.task.name for d in data), order)
+        if twin != order:
+            raise UserError(
+                f"Expected orders of the tasks that differ, got {twin} and {order}, both "
+                f"{', '.join(d.task.name for d in data)}; leave one out."
+            )
     from_zero = [settled_for(c, d).training.from_zero for c, d in zip(configs, directories, strict=True)]
     if any(from_zero) and not all(from_zero):
         logger.warning(

@@ -174,7 +174,6 @@ class RunConfig:
         str | None, "<DIR>/<TASK>/{train,eval,test}.json, or hub:OWNER/NAME of such", Flag(metavar="DIR")
     ] = None
     tasks: Annotated[tuple[str, ...] | None, "tasks, in this order", Flag(metavar="A,B,C")] = None
-    order: Annotated[str | None, "order of the tasks: a published one or shuffledN", Flag(metavar="NAME")] = None
     scores: Annotated[Mapping[str, str], "another score for a task", Flag(metavar="TASK=SCORE")] = field(
         default_factory=dict
     )
@@ -189,6 +188,7 @@ class RunConfig:
     max_new_tokens: Annotated[
         Mapping[str, int], "most tokens generated for an answer; with --minima N", Flag(metavar="TASK=N")
     ] = field(default_factory=dict)
+    order: Annotated[str | None, "order of the tasks: a published one or shuffledN", Flag(metavar="NAME")] = None
     revision: Annotated[str | None, "branch, tag or commit of a model of the hub"] = None
 
     def __post_init__(self) -> None:

@@ -55,6 +55,16 @@ def test_full_size_is_all_tasks_and_what_is_named_is_kept(asked):
     assert config.tasks is None and config.training.num_steps == 120 and output_dir == "runs"
 
 
+def test_orders_by_name_or_number(asked):
+    flags = ("--strategy", "er", "--seed", "0,1")
+    configs, _ = asked(*flags, "--benchmark", "trace", "--data-dir", "d", "--order", "paper,shuffled2")
+    assert [(c.order, c.seed) for c in configs] == [(o, seed) for o in ("paper", "shuffled2") for seed in (0, 1)]
+    configs, _ = asked(*flags, "--num-orders", 2)
+    assert [c.order for c in configs] == ["paper"] * 2 + ["shuffled1"] * 2 and len(configs[0].tasks) == 4
+    configs, _ = asked(*flags)
+    assert [c.order for c in configs] == [None] * 2
+
+
 def test_settings_for_one_strategy(asked):
     configs, _ = asked("--strategy", "er,ilora", "--seed", 0, "--settings", "er.memory_size=9,ilora.ema_decay=5e-1")
     assert [dict(c.strategy_settings) for c in configs] == [{"memory_size": 9}, {"ema_decay": 0.5}]

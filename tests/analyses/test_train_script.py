@@ -62,16 +62,22 @@ def test_every_flag_arrives(planned):
         "--benchmark", "trace", "--data-dir", "d", "--tasks", "A,B", "--scores", "A=rouge_l", "--num-train", 5,
         "--num-test", 6, "--max-length", 77, "--steps", 8, "--batch-size", 9, "--gradient-accumulation", 2,
         "--learning-rate", 0.1, "--warmup-ratio", 0.2, "--weight-decay", 0.3, "--max-grad-norm", 0.4,
-        "--schedule", "cosine",
+        "--schedule", "cosine", "--order", "shuffled3",
         "--no-group-by-length", "--save-steps", 11, "--gradient-checkpointing", "--torch-compile", "--device", "cpu",
         "--revision", "side",
     )  # fmt: skip
     training = TrainingConfig(8, 9, 2, 0.1, 0.2, 0.4, 0.3, 77, False, "cosine")
     assert config == RunConfig(
         "er", {"memory_size": 7}, 3, "m/n", "bfloat16", "trace", "d", ("A", "B"), {"A": "rouge_l"}, {"train": 5}, 6,
-        "4bit", 2, 3.0, 0.1, ("a", "b"), training, revision="side",
+        "4bit", 2, 3.0, 0.1, ("a", "b"), training, order="shuffled3", revision="side",
     )  # fmt: skip
     assert how == Execution("cpu", 11, (), True, True)
+
+
+def test_an_order_that_does_not_exist_is_one_line(script, tmp_path):
+    code, out, err = script("train", "--order", "papr", "--dry-run")
+    assert (code, out) == (2, "") and err.count("\n") == 1 and not list(tmp_path.iterdir())
+    assert err.startswith("error: Unknown order of the benchmark 'embedded' 'papr'. Did you mean 'paper'?")
 
 
 def test_execution_reaches_training(script, monkeypatch):

@@ -71,10 +71,12 @@ def test_a_prompt_is_that_of_olora_and_train_is_its_train_split(tmp_path):
     assert [e.answer for e in data.splits["train"]] == AGNEWS * 3
 
 
-def test_eval_is_a_tenth_of_test_where_olora_has_the_same_rows_twice(tmp_path):
-    olora(tmp_path / "agnews", (8, 40, 40))
+@pytest.mark.parametrize(("number", "num_eval"), [(40, 20), (200, 50), (700, 70)])
+def test_eval_is_drawn_of_test_where_dev_and_test_are_the_same(tmp_path, number, num_eval):
+    olora(tmp_path / "agnews", (8, number, number))
     data = load_one("agnews", tmp_path)
-    assert {split: len(examples) for split, examples in data.splits.items()} == {"train": 8, "eval": 4, "test": 36}
+    sizes = {"train": 8, "eval": num_eval, "test": number - num_eval}
+    assert {split: len(examples) for split, examples in data.splits.items()} == sizes
     assert not set(prompts(data, "eval")) & set(prompts(data, "test"))
     assert load_one("agnews", tmp_path).content_hash == data.content_hash
 
@@ -191,13 +193,17 @@ def test_of_mnlis_two_validation_splits_the_matched_one_is_tested(tmp_path):
 def test_super_natural_instructions_in_its_own_form(tmp_path):
     name = "task875_emotion_classification"
     for split in ("train", "dev", "test"):
-        rows = [{"id": "1", "input": f"{split} text ", "output": ["joy", "love"]}, {"input": "b", "output": "sadness"}]
+        rows = [{"id": "1", "input": f"{split} text ", "output": ["joy", "love"]}]
+        rows.append({"input": f"{split} b", "output": "sadness"})
         write(tmp_path / "SuperNI" / name / f"{split}.json", {"Definition": ["Name the emotion. "], "Instances": rows})
     data = load_one(name, tmp_path, "superni")
     assert data.splits["eval"][0].prompt == (
         "Definition: Name the emotion.\n\nNow complete the following example -\nInput: dev text\nOutput:"
     )
     assert [e.answer for e in data.splits["test"]] == ["joy", "sadness"]
+    (tmp_path / "SuperNI" / name / "dev.json").write_bytes((tmp_path / "SuperNI" / name / "test.json").read_bytes())
+    again = load_one(name, tmp_path, "superni")  # as SAPT's
+    assert sorted(prompts(again, "eval") + prompts(again, "test")) == sorted(prompts(data, "test"))
     hub = (
         "Definition: Name the emotion.\n\nPositive Example 1 -\nInput: a\nOutput: joy\n\n"
         "Now complete the following example -\nInput: dev text\nOutput:"

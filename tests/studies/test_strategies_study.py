@@ -8,12 +8,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from mcanalysis.benchmarks import get_benchmark
+from mcanalysis.benchmarks.orders import in_order
 from mcanalysis.errors import DataError, RunDirectoryError, UnknownNameError, UserError
 from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.runs.general import General
 from mcanalysis.store.manifest import mark_finished, new_manifest, write_manifest
 from mcanalysis.strategies import strategy_names
 from mcanalysis.studies import training
+from mcanalysis.studies.curvature import Curvature
 from mcanalysis.studies.strategies import run_directories, study_configs, train_runs
 from mcanalysis.studies.strategy_tables import (
     METRICS,
@@ -23,6 +26,7 @@ from mcanalysis.studies.strategy_tables import (
     summary_table,
     write_comparison,
 )
+from mcanalysis.studies.study import carry_out
 from mcanalysis.training.config import RunConfig
 
 
@@ -227,19 +231,22 @@ def trained(configs, folder, **options):
 
 
 def test_runs_of_several_orders_are_trained_each_in_its_own(config, tmp_path):
-    from mcanalysis.studies.curvature import Curvature
-    from mcanalysis.studies.study import carry_out
-
     config = replace(config, tasks=("FOMC", "C-STANCE"))
-    configs = [replace(config, order=order) for order in ("paper", "shuffled1", "shuffled2")]
+    shuffled = [f"shuffled{n}" for n in range(1, 30)]
+    embedded = get_benchmark("embedded")
+    other = next(order for order in shuffled if in_order(embedded, order, config.tasks) == ["FOMC", "C-STANCE"])
+    twin = next(order for order in shuffled if in_order(embedded, order, config.tasks) == ["C-STANCE", "FOMC"])
+    configs = [replace(config, order=order) for order in ("paper", other)]
     runs = trained(configs, tmp_path)
     assert [r.directory.name for r in runs] == [f"embedded-{c.order}-sequential-seed0" for c in configs]
-    assert runs[0].task_names == ["C-STANCE", "FOMC"] and runs[0].order == "paper"
-    assert all(sorted(r.task_names) == ["C-STANCE", "FOMC"] for r in runs)
+    assert [r.task_names for r in runs] == [["C-STANCE", "FOMC"], ["FOMC", "C-STANCE"]]
+    assert [r.order for r in runs] == [c.order for c in configs]
     assert [list(r.tasks) for r in runs] == [r.task_names for r in runs]
     trained(configs, tmp_path)  # each is known again
-    with pytest.raises(UserError, match=r"one order of the tasks, .*, got paper and shuffled1 and shuffled2; analyse"):
+    with pytest.raises(UserError, match=rf"one order of the tasks, .*, got paper and {other}; analyse one"):
         carry_out(Curvature(), runs, tmp_path)
+    with pytest.raises(UserError, match=rf"that differ, got paper and {twin}, both C-STANCE, FOMC; leave one out"):
+        trained([*configs, replace(config, order=twin)], tmp_path)
 
 
 def test_what_is_finished_is_not_trained_again_and_what_is_not_is_refused_before_anything_starts(

@@ -221,6 +221,8 @@ def test_the_note_says_what_was_done(tmp_path):
         ("x.json", '{"a": 1}', "Instances or examples or data, got an object with the keys 'a'"),
         ("x.json", "[1, 2]", "a list of objects"),
         ("x.json", "{", "Expected JSON in"),
+        ("x.csv", "prompt,answer\na,b\nc, d, e\n", r"2 columns in .*x\.csv at line 3, got another number; quote"),
+        ("x.csv", "prompt,answer\na\n", r"2 columns in .*x\.csv at line 2"),
         ("x.txt", "text", r"ends in \.json, .*, got .*x\.txt"),
         ("x.parquet", "text", "a Parquet file at"),
         ("x.json", '[{"prompt": ["a"], "answer": "b"}]', "text in the column 'prompt'"),

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from mcanalysis.benchmarks import load_benchmark
 from mcanalysis.errors import UserError
 from mcanalysis.runs.finished import FinishedRun
-from mcanalysis.tasks.published import hub
+from mcanalysis.tasks.published import classification, hub
 from mcanalysis.training.continual_trainer import train
 
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -73,6 +73,20 @@ def test_a_damaged_draw_is_made_again(here, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert load() == first
     assert "is damaged and is made again" in caplog.text
+
+
+def test_another_recipe_is_drawn_anew(here, monkeypatch):
+    assert load().splits["test"][0].prompt.startswith("What is the topic")
+    other = replace(classification.TASKS["agnews"], instruction="Topic?\n")
+    monkeypatch.setitem(classification.TASKS, "agnews", other)
+    assert load().splits["test"][0].prompt.startswith("Topic?") and len(here.loaded) == 4
+
+
+def test_a_cache_that_cannot_be_written_is_no_fault(here, tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file")
+    with caplog.at_level(logging.WARNING):
+        assert load().origin.endswith(FIRST)
+    assert "agnews is not kept in" in caplog.text and "the hub is asked again" in caplog.text
 
 
 def test_a_hub_that_does_not_answer_is_one_line_in_time(here, monkeypatch):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from mcanalysis.errors import DataError, UserError
 from mcanalysis.store.atomic import write_json_atomic
+from mcanalysis.store.hashing import hash_json
 from mcanalysis.tasks.raw.rows import NamedRows
 from mcanalysis.tasks.task import SPLITS, Example, Task, TaskData
 
@@ -24,11 +25,12 @@ SECONDS = 15.0
 
 
 class HubFile(NamedTuple):
-    """A data set of the hub, its configuration, and the task that is made of it."""
+    """A data set of the hub, its configuration, the task that is made of it, and how (as JSON types)."""
 
     dataset: str
     config: str | None
     task: str
+    recipe: Any
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,14 @@ def rows_from_hub(
 ) -> Drawn:
     """What `draw` takes of a data set's rows; it is given a function from a split's name to its rows.
 
-    What was drawn is kept in `cache_folder()`, and taken from there from then on: the hub is asked once, a run on a
-    machine without it works, and a data set that changes does not change under a study. `commit`: the one to load;
-    without it the one that is kept here (of several the last), else that of the main branch as it is now.
+    What was drawn is kept in `cache_folder()`, and taken from there from then on, by the same recipe: the hub is asked
+    once, a run on a machine without it works, and a data set that changes does not change under a study. `commit`: the
+    one to load; without it the one that is kept here (of several the last), else that of the main branch as it is now.
 
     Raises `UserError` in one line where the hub does not answer within 15 s.
     """
-    stem = "--".join(filter(None, (file.dataset.replace("/", "--"), file.config, file.task)))
+    recipe = hash_json(file.recipe)[:8]
+    stem = "--".join(filter(None, (file.dataset.replace("/", "--"), file.config, file.task, recipe)))
     kept = sorted(cache_folder().glob(f"{stem}--{commit or '*'}.json"), key=lambda f: f.stat().st_mtime)
     if kept:
         found = _read(kept[-1], file.dataset)
@@ -70,7 +73,10 @@ def rows_from_hub(
     data = draw(lambda split: _rows(file, split, commit))
     splits = {split: list(data.splits[split]) for split in SPLITS}
     content = {split: [[e.prompt, e.answer] for e in examples] for split, examples in splits.items()}
-    write_json_atomic(cache_folder() / f"{stem}--{commit}.json", {"commit": commit, "splits": content})
+    try:
+        write_json_atomic(cache_folder() / f"{stem}--{commit}.json", {"commit": commit, "splits": content})
+    except OSError as error:
+        logger.warning("%s is not kept in '%s' (%s): the hub is asked again", file.task, cache_folder(), error.strerror)
     logger.info("%s is of %s at %s", file.task, file.dataset, commit)
     return Drawn(file.dataset, commit, splits)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Any
 
 from mcanalysis.errors import DataError
 from mcanalysis.tasks.published.hub import HubFile, rows_from_hub
+from mcanalysis.tasks.published.splits import apart, eval_of_test
 from mcanalysis.tasks.raw.rows import NamedRows, Rows, read_file, read_files, split_files
 from mcanalysis.tasks.task import SPLITS, Example, Task, TaskData
-
-logger = logging.getLogger(__name__)
 
 TRAIN_PER_CLASS, EVAL_PER_CLASS, NUM_TEST = 1000, 500, 7600
 """What O-LoRA's paper and files have: train and validation examples of each class, and the most test examples."""
@@ -72,13 +70,13 @@ class Labelled:
         """Load it from a folder: in O-LoRA's form, whose train rows are all taken, or with the hub's columns.
 
         O-LoRA's form is `train.json`, `dev.json`, `test.json`, lists of `{"sentence", "label"}`, beside `labels.json`.
-        Its dev and test rows are the same; a tenth of them, drawn by seed, is the eval split here, the rest test.
+        Its dev and test rows are the same: see `eval_of_test`.
         """
         if (folder / "labels.json").is_file():
             train, dev, test = (self._of_olora(folder, split) for split in SPLITS)
             if not dev or dev == test:
-                dev, test = _tenth(test, self.task.name)
-            return _apart(self.task, train, dev, test, str(folder))
+                dev, test = eval_of_test(test, self.task.name)
+            return apart(self.task, {"train": train, "eval": dev, "test": test}, str(folder))
         public = split_files(folder, "test", self.test)  # GLUE's test labels are not, nor are SuperGLUE's
         if not public and self.test != "test":
             public = split_files(folder, "eval")
@@ -87,8 +85,10 @@ class Labelled:
 
     def from_hub(self, commit: str | None = None) -> TaskData:
         """Load it from the hub; see `rows_from_hub`. Its `origin` is the data set and the commit that was loaded."""
-        found = rows_from_hub(HubFile(self.hub, self.config, self.task.name), self._draw_from_hub, commit)
-        return found.task_data(self.task)
+        sizes = [TRAIN_PER_CLASS, EVAL_PER_CLASS, NUM_TEST]
+        recipe = ["draw-1", sizes, self.prompt(self.text), dict(self.classes), self.label, self.test, self.first]
+        file = HubFile(self.hub, self.config, self.task.name, recipe)
+        return rows_from_hub(file, self._draw_from_hub, commit).task_data(self.task)
 
     def _draw_from_hub(self, load: Callable[[str], NamedRows]) -> TaskData:
         return self._drawn(load("train"), load(self.test), self.hub)
@@ -113,13 +113,9 @@ class Labelled:
         tested = [n for n, _ in self._labelled(test, f"test rows of {where}")]
         for rows in (*kept.values(), tested):
             rng.shuffle(rows)  # the first N of a split are a mixture
-        return _apart(
-            self.task,
-            self._examples(train, kept["train"], where),
-            self._examples(train, kept["eval"], where),
-            self._examples(test, tested[:NUM_TEST], where),
-            where,
-        )
+        kept["test"] = tested[:NUM_TEST]
+        of_split = {"train": train, "eval": train, "test": test}
+        return apart(self.task, {s: self._examples(of_split[s], rows, where) for s, rows in kept.items()}, where)
 
     def _labelled(self, rows: Rows | NamedRows, where: str) -> Iterator[tuple[int, str]]:
         """The numbers of the rows that have a label, with their answers."""
@@ -170,35 +166,3 @@ def _files(folder: Path, split: str) -> list[Path]:
             "it."
         )
     return found
-
-
-def _tenth(examples: Sequence[Example], name: str) -> tuple[list[Example], list[Example]]:
-    """A tenth of the examples, drawn by seed, and the others, both in the order they had."""
-    chosen = set(Random(f"mcanalysis-tenth-1/{name}").sample(range(len(examples)), max(1, len(examples) // 10)))
-    parts: tuple[list[Example], list[Example]] = ([], [])
-    for n, example in enumerate(examples):
-        parts[n not in chosen].append(example)
-    return parts
-
-
-def _apart(
-    task: Task, train: Sequence[Example], held_out: Sequence[Example], test: Sequence[Example], where: str
-) -> TaskData:
-    """The task with its splits, no prompt in two of them: what test has is left out of eval, and both out of train.
-
-    How many were left out is logged. Raises `DataError` for a split without any example.
-    """
-    seen = {e.prompt for e in test}
-    splits = {"test": list(test)}
-    for split, examples in (("eval", held_out), ("train", train)):
-        splits[split] = [e for e in examples if e.prompt not in seen]
-        if (num := len(examples) - len(splits[split])) > 0:
-            logger.warning(
-                "%s: %d %s examples are left out, whose prompts are also in %s",
-                task.name, num, split, "test" if split == "eval" else "eval or test",
-            )  # fmt: skip
-        seen |= {e.prompt for e in splits[split]}
-    for split in SPLITS:
-        if not splits[split]:
-            raise DataError(f"Expected {split} examples of {task.name} in {where}, got none with a label; add rows.")
-    return TaskData.of(task, {split: splits[split] for split in SPLITS})

@@ -14,6 +14,7 @@ from random import Random
 
 from mcanalysis.errors import DataError
 from mcanalysis.tasks.published.hub import HubFile, rows_from_hub
+from mcanalysis.tasks.published.splits import apart, eval_of_test
 from mcanalysis.tasks.raw.rows import NamedRows, Values, read_file, split_files
 from mcanalysis.tasks.task import SPLITS, Example, Task, TaskData
 
@@ -39,7 +40,10 @@ class Instructed:
         return (self.task.name,)
 
     def from_folder(self, folder: Path) -> TaskData:
-        """Load it from a folder: files of the original form, or of the hub's columns `input` and `output`."""
+        """Load it from a folder: files of the original form, or of the hub's columns `input` and `output`.
+
+        SAPT's dev and test rows are the same: see `eval_of_test`.
+        """
         splits = {}
         for split in SPLITS:
             files = split_files(folder, split)
@@ -48,11 +52,14 @@ class Instructed:
                     f"Expected a file of {split} examples in {folder}, such as {split}.json, got none; add it."
                 )
             splits[split] = list(self._of_files(files))
-        return TaskData.of(self.task, splits)
+        if splits["eval"] == splits["test"]:
+            splits["eval"], splits["test"] = eval_of_test(splits["test"], self.task.name)
+        return apart(self.task, splits, str(folder))
 
     def from_hub(self, commit: str | None = None) -> TaskData:
         """Load it from the hub; its `origin` is the data set and the commit that was loaded."""
-        file = HubFile(f"Lots-of-LoRAs/{self.task.name}", None, self.task.name)
+        recipe = ["draw-1", SIZES, self._prompt("", "")]
+        file = HubFile(f"Lots-of-LoRAs/{self.task.name}", None, self.task.name, recipe)
         return rows_from_hub(file, self._draw, commit).task_data(self.task)
 
     def _draw(self, load: Callable[[str], NamedRows]) -> TaskData:
@@ -63,7 +70,7 @@ class Instructed:
             Random(f"mcanalysis-draw-1/{self.task.name}/{split}").shuffle(numbers)
             chosen = rows.take(numbers[: SIZES[split]])
             splits[split] = list(self._examples(chosen, "", f"{name} rows of {self.task.name}"))
-        return TaskData.of(self.task, splits)
+        return apart(self.task, splits, self.task.name)
 
     def _of_files(self, files: Sequence[Path]) -> Iterator[Example]:
         for file in files:

@@ -15,6 +15,7 @@ Values = Mapping[str, Any]
 
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 _SPLIT_NAMES = {"train": ("train",), "eval": ("eval", "dev", "validation", "valid"), "test": ("test",)}
+_MISSING = "\0"  # in place of a cell that a row of CSV lacks
 _LISTS = ("Instances", "examples", "data")  # where a JSON file that is an object may hold its rows
 
 
@@ -48,8 +49,7 @@ def read_file(file: Path) -> tuple[list[Values], Values]:
         if ending in (".jsonl", ".ndjson"):
             return [row.values for row in read_json_lines(file)], {}
         if ending in (".csv", ".tsv"):
-            with file.open(encoding="utf-8-sig", newline="") as stream:
-                return list(csv.DictReader(stream, delimiter="\t" if ending == ".tsv" else ",")), {}
+            return _csv(file, "\t" if ending == ".tsv" else ","), {}
         if ending == ".parquet":
             return _parquet(file), {}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -61,6 +61,22 @@ def read_file(file: Path) -> tuple[list[Values], Values]:
 def _is_of(file: Path, name: str) -> bool:
     rest = file.name.lower().removeprefix(name)
     return file.is_file() and file.suffix.lower() in ENDINGS and rest[:1] in (".", "-", "_")
+
+
+def _csv(file: Path, delimiter: str) -> list[Values]:
+    csv.field_size_limit(2**31 - 1)  # texts may be longer than the 128 kB that are allowed by default
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, delimiter=delimiter, restval=_MISSING)
+        found: list[Values] = []
+        for row in reader:
+            if None in row or _MISSING in row.values():
+                columns = len(reader.fieldnames or ())
+                raise DataError(
+                    f"Expected {columns} columns in {file} at line {reader.line_num}, got another number; quote texts "
+                    "that hold the delimiter."
+                )
+            found.append(row)
+    return found
 
 
 def _json(file: Path) -> tuple[list[Values], Values]:
