@@ -36,6 +36,7 @@ def two_adapters(study: Any, args: argparse.Namespace, workers: Any) -> Any:
         return None
     from pathlib import Path
 
+    from mcanalysis.models.chat_template import read_template
     from mcanalysis.studies.adapters import AdapterConnectivity, AdaptersOpening, connect_adapters
 
     opening = AdaptersOpening(
@@ -49,6 +50,7 @@ def two_adapters(study: Any, args: argparse.Namespace, workers: Any) -> Any:
         score=args.score,
         max_new_tokens=limit_of_all(args),
         max_length=args.max_length,
+        chat_template=read_template(args.chat_template),
     )
     return connect_adapters(opening, AdapterConnectivity(**vars(study)), workers, progress=bar, on_figure=figure)
 

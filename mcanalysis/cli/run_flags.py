@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 from mcanalysis.cli.flags import Parser, comma_list, integers
 from mcanalysis.cli.workers import add_workers_flags
 from mcanalysis.evaluation.engine_settings import EngineSettings
+from mcanalysis.models.chat_template import read_template
 from mcanalysis.training.config import Execution, RunConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from mcanalysis.runs.run import Run
     from mcanalysis.studies.training import Training
 
+_MODEL = ("model", "dtype", "chat_template")
 _GENERAL = "general/"  # before the name of a general task where a flag is of all kinds of task
 
 
 def add_model_flags(parser: Parser) -> None:
-    """Which model, where it runs."""
-    parser.add_settings(RunConfig, group="model", only=("model", "dtype"))
+    """Which model, how it is asked, where it runs."""
+    parser.add_settings(RunConfig, group="model", only=_MODEL)
     parser.add_settings(Execution, group="execution", only=("device",))
     parser.add_settings(EngineSettings, group="execution")
     parser.group("execution").add_argument(
@@ -37,7 +39,7 @@ def add_run_flags(parser: Parser) -> None:
     parser.add_settings(RunConfig, only=("strategy_settings",))
     lora = ("quantization", "lora_rank", "lora_alpha", "lora_dropout", "target_modules")
     parser.add_settings(RunConfig, group="model", only=lora)
-    parser.add_settings(RunConfig, group="data", leave_out=("model", "dtype", "strategy_settings", *lora))
+    parser.add_settings(RunConfig, group="data", leave_out=(*_MODEL, "strategy_settings", *lora))
     parser.group("data").add_argument("--num-train", type=int, metavar="N", help="train examples per task")
     parser.add_settings(TrainingConfig, group="data", only=("max_length",))
     # None: `compare.py` has fewer steps by default where the flag is not given.
@@ -78,6 +80,7 @@ def run_config(args: argparse.Namespace, strategy: str, seed: int, settings: dic
         RunConfig, args,
         strategy=strategy, strategy_settings=settings, seed=seed, max_new_tokens=limits,
         sizes={} if args.num_train is None else {"train": args.num_train},
+        chat_template=read_template(args.chat_template),
         training=Parser.settings(TrainingConfig, args),
     )  # fmt: skip
 

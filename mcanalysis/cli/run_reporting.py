@@ -53,6 +53,7 @@ def dry_run(plan: DryRun) -> None:
         )
         if stages.replayed.any():
             say(f"of all examples {int(stages.replayed.sum()):,} are replayed ones, whose lengths are an estimate")
+    say(_prompts(plan.template))
     cut = f", {plan.cut_tests} of them to cut prompts" if plan.cut_tests else ""
     say(f"generations: {plan.generations:,} answers to score{cut}")
     say(f"parameters: {plan.num_parameters:,} in the base, {plan.num_trained:,} trained")
@@ -62,7 +63,13 @@ def dry_run(plan: DryRun) -> None:
         say(f"memory of a training step, an estimate: {size(plan.memory.total)} ({shown}) and the libraries' own")
     counts = {name: getattr(plan, name) for name in ("num_parameters", "num_trained", "generations", "cut_tests")}
     memory = {"total": plan.memory.total, **asdict(plan.memory)}
-    answer({"stages": stages}, model=plan.model, strategy=plan.strategy, **counts, memory_bytes=memory)
+    names = {"model": plan.model, "strategy": plan.strategy, "chat_template": plan.template or None}
+    answer({"stages": stages}, **names, **counts, memory_bytes=memory)
+
+
+def _prompts(template: str) -> str:
+    """How prompts are read."""
+    return f"prompts: in chat template {template}" if template else "prompts: as they are, in no chat template"
 
 
 def starting_anew(directory: str) -> None:
@@ -90,9 +97,11 @@ def run(finished: Run) -> None:
             f"{m.replace('_', ' ')} {number(np.nan if metrics[m] is None else metrics[m])}" for m in METRICS
         )
         say(f"{learner}: {shown}")
+    if finished.chat_template:
+        say(_prompts(finished.chat_template))
     say(f"run directory: {finished.directory}")
     answer(
         {"accuracy_matrix": matrix}, runs=[str(finished.directory)], tasks=finished.task_names,
-        learners=finished.metrics["learners"],
+        learners=finished.metrics["learners"], chat_template=finished.chat_template or None,
         cut_prompts=finished.manifest.get("evaluation", {}).get("cut_prompts", {}),
     )  # fmt: skip

@@ -13,6 +13,7 @@ from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.adapter_tensors import first_of
+from mcanalysis.models.chat_template import AUTO, choose_template, use_template
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.models.target_modules import find_target_modules
@@ -32,6 +33,7 @@ def adapter_objective(
     max_length: int = 1024,
     dtype: str = "auto",
     device: str | None = None,
+    chat_template: str = AUTO,
 ) -> Callable[[Mapping[str, Tensor]], Measurement]:
     """Return a function of a point that gives loss and score on a data file, with their values per example.
 
@@ -48,6 +50,8 @@ def adapter_objective(
         max_length: tokens; longer prompts lose their middle.
         dtype: in which the base is loaded; by default as it was saved.
         device: by default a GPU where there is one.
+        chat_template: `none`, a Jinja text, or `auto`: the tokenizer's own where the model was trained to answer in it
+            and the prompts are plain, which a line says.
 
     Raises:
         PointMismatchError: if a point is not a LoRA point, or does not fit the base.
@@ -56,6 +60,7 @@ def adapter_objective(
     """
     task = load_examples(data_file, score, max_new_tokens)
     base, tokenizer = load_base(model, dtype, device or default_device())
+    use_template(tokenizer, choose_template(chat_template, tokenizer, [task]))
     slot = attach_slot(base, tokenizer, adapters, model)
     chosen = make_objective(task, "test", tokenizer, max_length, num_examples)
     engine = Engine(slot)

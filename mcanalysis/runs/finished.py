@@ -15,6 +15,7 @@ from mcanalysis.benchmarks import load_benchmark
 from mcanalysis.errors import DataError, RunDirectoryError
 from mcanalysis.html_table import html_table, number
 from mcanalysis.models.base_identity import established
+from mcanalysis.models.chat_template import NONE, template_name
 from mcanalysis.store.manifest import MANIFEST_NAME, read_manifest
 from mcanalysis.store.small_files import AGAIN, read_json, read_table
 from mcanalysis.tasks.task import TaskData
@@ -96,6 +97,11 @@ class FinishedRun:
     def recorded_base(self) -> str | None:
         """What the manifest says of which base it was."""
         return self.manifest["hashes"].get("base")
+
+    @property
+    def chat_template(self) -> str:
+        """The name of the chat template that prompts are put into, empty without one; its text is in `config`."""
+        return template_name(self.config.get("chat_template", NONE))
 
     @property
     def base_id(self) -> str | None:

@@ -20,6 +20,7 @@ from mcanalysis.evaluation.objective import Objective, make_objective
 from mcanalysis.models.adapter_files import load_adapter, warn_of_missing
 from mcanalysis.models.base_identity import accepted_identities, identity_marker
 from mcanalysis.models.base_names import check_same_base, same_base
+from mcanalysis.models.chat_template import NONE, choose_template, use_template
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.point import content_hash
@@ -28,7 +29,13 @@ from mcanalysis.paths import Curve
 from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.transitions import SavedPoint, Transition
 from mcanalysis.store.hashing import hash_json
-from mcanalysis.store.manifest import claim_run_directory, mark_finished, record_evaluation, recorded_base
+from mcanalysis.store.manifest import (
+    claim_run_directory,
+    mark_finished,
+    open_template,
+    record_evaluation,
+    recorded_base,
+)
 from mcanalysis.studies.connectivity.measuring import PathName, RunPaths
 from mcanalysis.studies.connectivity.stored_path import StoredPath
 from mcanalysis.studies.connectivity.study import Connectivity
@@ -43,7 +50,7 @@ class AdaptersOpening(NamedTuple):
     """Two adapters, a base and data files, by their names: what opens them in another process, too.
 
     `directory` is where results go. `max_new_tokens`: the most tokens generated for an answer, by default 64, or the
-    task's own for a file named after a task.
+    task's own for a file named after a task. `chat_template`: as in `RunConfig`; results that are there keep theirs.
     """
 
     adapters: tuple[str, str]
@@ -56,6 +63,7 @@ class AdaptersOpening(NamedTuple):
     score: str | None = None
     max_new_tokens: int | None = None
     max_length: int = 1024
+    chat_template: str = "auto"
 
     @property
     def run(self) -> AdapterPair:
@@ -80,6 +88,9 @@ class AdapterPair:
         self.base_names = [a.base_name for a in adapters if a.base_name]
         self.has_unknown_base = check_same_base(self.base_names)
         base, self.tokenizer = load_base(opening.model_name, opening.dtype, opening.device or default_device())
+        asked = open_template(opening.chat_template, self.directory)
+        self.chat_template = choose_template(asked, self.tokenizer, self.tasks)
+        use_template(self.tokenizer, self.chat_template)
         for adapter, directory in zip(adapters, opening.adapters, strict=True):
             warn_of_missing(adapter, base, directory)
         self.points = (adapters[0].point, adapters[1].point)
@@ -219,6 +230,8 @@ def connect_adapters(
     }  # fmt: skip
     if opening.max_new_tokens is not None:  # else the tasks' own, which version 0.1 did not write
         identity["max_new_tokens"] = opening.max_new_tokens
+    if pair.chat_template != NONE:
+        identity["chat_template"] = pair.chat_template
     pair.engine.check_room(objectives)
     now, former = accepted_identities(name, None) or [None, None]
     claim_run_directory(output, identity, resume=True, base_hash=now, former_base_hash=former)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mcanalysis.errors import DataError, UnknownNameError
+from mcanalysis.errors import DataError, UnknownNameError, UserError
+from mcanalysis.models.chat_template import template_name
 from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.progress import Progress
 from mcanalysis.runs.run import Run, load_run
+from mcanalysis.store.manifest import MANIFEST_NAME, open_template
 from mcanalysis.studies.engine import TRAINING, Piece, Steps
 from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
@@ -93,6 +95,7 @@ def trainings(
     check_base(first.model, first.dtype, execution.device or default_device())
     held_out = [] if general is None else general.load()
     tasks = load_tasks(first)
+    configs = _with_one_template(configs, directories)
     return [
         Training(
             config,
@@ -104,6 +107,20 @@ def trainings(
         )
         for config, directory in zip(configs, directories, strict=True)
     ]
+
+
+def _with_one_template(configs: Sequence[RunConfig], directories: Sequence[Path]) -> Sequence[RunConfig]:
+    """Where the chat template is left open it is that of the runs which are there already, if any: all of these are put
+    side by side. Raises `UserError` where those differ."""
+    there = [d for d in directories if (d / MANIFEST_NAME).exists()]
+    known = {open_template(c.chat_template, d) for c, d in zip(configs, directories, strict=True) if d in there}
+    if len(known) > 1:
+        names = " and ".join(sorted(template_name(text) or "none" for text in known))
+        raise UserError(
+            f"Expected runs with one chat template, got {names} in {', '.join(map(str, there))}; train those of "
+            "another in another --output-dir."
+        )
+    return [replace(c, chat_template=next(iter(known), c.chat_template)) for c in configs]
 
 
 def train_run(

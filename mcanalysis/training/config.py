@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
+from mcanalysis.models.chat_template import AUTO as AUTO_TEMPLATE
+from mcanalysis.models.chat_template import NONE as NO_TEMPLATE
 from mcanalysis.settings import OR_ALL, Flag
 
 TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
@@ -55,6 +57,7 @@ class RunConfig:
 
     `scores` and `max_new_tokens` replace a task's own score and limit of generated tokens, by its name. `sizes`:
     examples per split, where it is not to be the benchmark's own. `quantization` is that of bitsandbytes.
+    `chat_template`: `auto`, `none` or a Jinja text; a run's own configuration never has `auto`, but what it came to.
     """
 
     strategy: str = "ilora"
@@ -81,6 +84,11 @@ class RunConfig:
     max_new_tokens: Annotated[
         Mapping[str, int], "most tokens generated for an answer; with --minima N", Flag(metavar="TASK=N")
     ] = field(default_factory=dict)
+    chat_template: Annotated[
+        str,
+        "a Jinja file for prompts; auto: the tokenizer's own where the model was trained to answer in it",
+        Flag(metavar="auto|none|FILE"),
+    ] = AUTO_TEMPLATE
 
     def __post_init__(self) -> None:
         if self.lora_rank < 1:
@@ -99,13 +107,15 @@ class RunConfig:
         resolved = asdict(self)
         if not self.max_new_tokens:
             del resolved["max_new_tokens"]  # as in runs of version 0.1, which it leaves the same runs
+        if self.chat_template in (AUTO_TEMPLATE, NO_TEMPLATE):
+            del resolved["chat_template"]  # as well
         resolved["strategy_settings"] = asdict(make_strategy(self.strategy, self.seed, **self.strategy_settings).config)
         return resolved
 
     @classmethod
     def from_resolved(cls, values: Mapping[str, Any]) -> RunConfig:
         """The configuration a manifest holds."""
-        kept = dict(values)
+        kept = {"chat_template": NO_TEMPLATE, **values}
         kept["training"] = TrainingConfig(**kept["training"])
         for name in ("tasks", "target_modules"):
             kept[name] = None if kept[name] is None else tuple(kept[name])

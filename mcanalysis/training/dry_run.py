@@ -15,6 +15,7 @@ from torch import nn
 from mcanalysis.errors import DataError, UserError
 from mcanalysis.evaluation.objective import encode_split, make_objective
 from mcanalysis.models.adapter_files import LoraSettings
+from mcanalysis.models.chat_template import choose_template, template_name, use_template
 from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.models.loading import load_shape, load_tokenizer
 from mcanalysis.strategies import make_strategy
@@ -76,7 +77,7 @@ class DryRun:
     second on, so its lengths are an estimate; current examples are those of the run itself.
 
     `generations`: prompts that are answered for the accuracy matrix and the general tasks; `cut_tests` of them differ
-    from the test files, being too long.
+    from the test files, being too long. `template` names the chat template that prompts are put into, if any.
     """
 
     model: str
@@ -87,6 +88,7 @@ class DryRun:
     generations: int
     cut_tests: int
     memory: Memory
+    template: str
 
 
 @dataclass
@@ -125,6 +127,8 @@ def dry_run(
         check_distinct([task.task.name for task in data])
     strategy = make_strategy(config.strategy, config.seed, **config.strategy_settings)
     base, tokenizer, base_bytes = _without_weights(config)
+    template = choose_template(config.chat_template, tokenizer, tasks)
+    use_template(tokenizer, template)
     num_parameters = sum(p.numel() for p in base.parameters())
     _embed_for_real(base)
     lora = LoraSettings(config.lora_rank, config.lora_alpha, config.lora_dropout, config.target_modules)
@@ -169,6 +173,7 @@ def dry_run(
         scored + (1 + learners) * sum(asked),
         sum(o.num_cut for o in everything),
         memory,
+        template_name(template),
     )
 
 

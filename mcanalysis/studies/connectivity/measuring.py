@@ -42,13 +42,15 @@ Profiles = Mapping[str, Mapping[str, Profile]]
 class Measured(NamedTuple):
     """What a path gave: `profiles`, and by how much its barriers may still lie above those found (NaN on a grid).
 
-    `num_cut`: by split, then by task, how many prompts lost their middle. `ensemble`: rows without labels.
+    `num_cut`: by split, then by task, how many prompts lost their middle. `templates`: by task, the name of the chat
+    template of its prompts, empty where there is none. `ensemble`: rows without labels.
     """
 
     path: StoredPath
     profiles: Profiles
     remaining: float
     num_cut: Mapping[str, Mapping[str, int]]
+    templates: Mapping[str, str]
     ensemble: Sequence[Mapping[str, Any]] = ()
 
 
@@ -176,7 +178,8 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
         s: {o.name: Profile.of(ts, columns[s, o.name]) for o in objectives if o.split == s} for s in paths.splits
     }
     num_cut = {s: {o.name: o.num_cut for o in objectives if o.split == s} for s in paths.splits}
-    return Measured(path, profiles, remaining, num_cut, ensemble)
+    templates = {o.name: o.template for o in objectives}
+    return Measured(path, profiles, remaining, num_cut, templates, ensemble)
 
 
 def _searched(

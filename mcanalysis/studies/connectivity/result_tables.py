@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from mcanalysis.metrics.task_means import MEANS
 from mcanalysis.studies.connectivity.measuring import Measured
 from mcanalysis.studies.connectivity.path_tables import front_rows, summary_rows
 from mcanalysis.studies.connectivity.tables import transition_rows
@@ -35,6 +36,9 @@ class ResultTables:
         ts = next(iter(measured.profiles["test"].values())).ts
         deviation = path.deviation(ts)
         profiles, barriers = transition_rows(measured.profiles, t.old, t.new, labels, deviation, measured.num_cut)
+        if any(measured.templates.values()):  # no column where there is none, as in tables of before
+            tasks = {**measured.templates, **dict.fromkeys(MEANS, "")}
+            profiles = [{**row, "chat_template": tasks[row["task"]]} for row in profiles]
         self.profiles += profiles
         self.barriers += barriers
         self.paths += summary_rows(
