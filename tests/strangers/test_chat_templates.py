@@ -219,6 +219,17 @@ def test_a_cut_prompt_keeps_the_template_whole(kind, chat_base):
         make_objective(data_of([(prompt, "green")]), "test", tokenizer, length - room - 2)
 
 
+@pytest.mark.parametrize("kind", ["chatml", "llama 3", "words"])
+def test_the_template_is_kept_without_offsets_too(kind, chat_base, monkeypatch):
+    """A tokenizer in Python tells no places of its tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(chat_base(TEMPLATES[kind]))
+    template = chat_template.ChatTemplate(tokenizer, TEMPLATES[kind])
+    place = template.prompt("north stone")
+    expected = template.frame_sizes(*place)
+    monkeypatch.setattr(type(tokenizer), "is_fast", property(lambda self: False))
+    assert template.frame_sizes(*place) == expected != (0, 0)
+
+
 @given(st.text(max_size=20), st.text(min_size=1, max_size=8), st.sampled_from(sorted(TEMPLATES)), st.booleans())
 def test_never_two_start_tokens(chat_base, prompt, answer, kind, brings):
     folder = chat_base(TEMPLATES[kind], HABITS["adds a start"])
