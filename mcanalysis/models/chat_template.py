@@ -84,9 +84,11 @@ class ChatTemplate:
         if (times := self._asked.count(_USER)) != 1:
             raise UserError(f"Expected a chat template that writes the prompt once, got it {times} times; {_REMEDY}.")
         if not whole.startswith(self._asked):
+            parting = next((i for i, (a, b) in enumerate(zip(whole, self._asked, strict=False)) if a != b), len(whole))
+            with_answer, alone = (text[max(parting - 30, 0) : parting + 50] for text in (whole, self._asked))
             raise UserError(
                 "Expected a chat template that begins a prompt with its answer as it begins the prompt alone, got "
-                f"{whole[:200]!r} and {self._asked[:200]!r}; {_REMEDY}."
+                f"{with_answer!r} and {alone!r}; {_REMEDY}."
             )
         behind = whole[len(self._asked) :]
         if (times := behind.count(_ANSWER)) != 1:
