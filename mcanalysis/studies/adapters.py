@@ -80,22 +80,22 @@ class AdapterPair:
     strategy, answering_learner, seed = "adapters", "fast", 0
 
     def __init__(self, opening: AdaptersOpening) -> None:
-        self.opening = opening
         self.directory = opening.directory
-        _open[opening] = self
         self.tasks = load_files(list(opening.data_files), opening.score, opening.max_new_tokens)
         adapters = [load_adapter(d) for d in opening.adapters]
         self.base_names = [a.base_name for a in adapters if a.base_name]
         self.has_unknown_base = check_same_base(self.base_names)
         base, self.tokenizer = load_base(opening.model_name, opening.dtype, opening.device or default_device())
         asked = open_template(opening.chat_template, self.directory)
-        self.chat_template = choose_template(asked, self.tokenizer, self.tasks)
-        use_template(self.tokenizer, self.chat_template)
+        template = choose_template(asked, self.tokenizer, self.tasks)
+        use_template(self.tokenizer, template)
+        self.opening = opening._replace(chat_template=template)  # workers are told, and decide nothing
         for adapter, directory in zip(adapters, opening.adapters, strict=True):
             warn_of_missing(adapter, base, directory)
         self.points = (adapters[0].point, adapters[1].point)
         self.model: LoraModel = attach_slot(base, self.tokenizer, self.points, opening.model_name)
         self._objectives: dict[tuple[str, int | None], Objective] = {}
+        _open[self.opening] = self
 
     @cached_property
     def engine(self) -> Engine:
@@ -230,8 +230,8 @@ def connect_adapters(
     }  # fmt: skip
     if opening.max_new_tokens is not None:  # else the tasks' own, which version 0.1 did not write
         identity["max_new_tokens"] = opening.max_new_tokens
-    if pair.chat_template != NONE:
-        identity["chat_template"] = pair.chat_template
+    if pair.opening.chat_template != NONE:
+        identity["chat_template"] = pair.opening.chat_template
     pair.engine.check_room(objectives)
     now, former = accepted_identities(name, None) or [None, None]
     claim_run_directory(output, identity, resume=True, base_hash=now, former_base_hash=former)

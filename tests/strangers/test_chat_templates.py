@@ -473,6 +473,17 @@ def test_a_dry_run_says_the_template(chat_base, tasks):
     assert plan.stages.tokens.sum() / (2 * 2 * 2) == pytest.approx(tokens, rel=0.2)
 
 
+def test_a_file_by_its_flag(script, chat_base, tmp_path):
+    (tmp_path / "chat.jinja").write_text(LLAMA3)
+    (tmp_path / "settings.yaml").write_text("chat-template: chat.jinja")
+    flags = ["--model", chat_base(), "--tasks", "FOMC", "--num-train", 4, "--num-test", 2, "--steps", 1, "--dry-run"]
+    for how in (["--chat-template", "chat.jinja"], ["--config", "settings.yaml"]):
+        code, out, _ = script("train", *flags, *how)
+        assert code == 0 and f"prompts: in chat template {template_name(LLAMA3)}" in out
+    code, out, _ = script("train", *flags, "--chat-template", "none", "--json")
+    assert code == 0 and json.loads(out)["chat_template"] is None
+
+
 @pytest.fixture
 def adapters(chat_base, random_point, tmp_path):
     """Two adapters from elsewhere, and a file of plain questions."""
