@@ -21,12 +21,14 @@ def main() -> None:
 
     quiet_libraries()
     from mcanalysis.benchmarks import load_benchmark
+    from mcanalysis.models.chat_template import read_template
     from mcanalysis.studies.benchmark import describe_benchmark
 
     tasks = load_benchmark(args.benchmark, args.data_dir, args.tasks)
     described = describe_benchmark(
-        tasks, args.model, parser.settings(TrainingConfig, args), args.seed, args.device, bar, args.revision
-    )
+        tasks, args.model, parser.settings(TrainingConfig, args), args.seed, args.device,
+        progress=bar, revision=args.revision, chat_template=read_template(args.chat_template),
+    )  # fmt: skip
     rows = [
         ["task", "score", "tokens", "distinct", "leaked", "labels", "most common", "bag of words", "base", "adapter"]
     ]

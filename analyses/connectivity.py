@@ -40,6 +40,7 @@ def opening(args: argparse.Namespace) -> Any:
         return None
     from pathlib import Path
 
+    from mcanalysis.models.chat_template import read_template
     from mcanalysis.studies.adapters import AdaptersOpening
 
     return AdaptersOpening(
@@ -54,6 +55,7 @@ def opening(args: argparse.Namespace) -> Any:
         max_new_tokens=limit_of_all(args),
         max_length=args.max_length,
         revision=args.revision,
+        chat_template=read_template(args.chat_template),
     )
 
 

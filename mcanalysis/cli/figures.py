@@ -68,8 +68,9 @@ def having(runs: Sequence[FinishedRun], *tables: str) -> list[FinishedRun]:
 
 
 def comparable(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """Those on the first run's model and tasks; of several of one strategy and seed the first."""
-    alike = [run for run in runs if all(run.config[k] == runs[0].config[k] for k in ("model", "tasks"))]
+    """Those on the first run's model, chat template and tasks; of several of one strategy and seed the first."""
+    same = ("model", "tasks", "chat_template")
+    alike = [run for run in runs if all(run.config.get(k) == runs[0].config.get(k) for k in same)]
     return list({(run.strategy, run.seed): run for run in reversed(alike)}.values())[::-1]
 
 

@@ -218,6 +218,11 @@ class Parser(argparse.ArgumentParser):
             flag = f"--{name.replace('_', '-')}"
             remedy = "name the score with --score" if (name, beside) == ("scores", "--minima") else "leave it out"
             raise UserError(f"Expected {flag} with runs that are to be trained, got it with {beside}; {remedy}.")
+        if beside == "--run" and getattr(args, "chat_template", "auto") != "auto":
+            raise UserError(
+                "Expected --chat-template with runs that are to be trained or with --minima, got it with --run, whose "
+                "runs keep theirs; leave it out."
+            )
 
     def _read_config(self, file: str) -> dict[str, Any]:
         import yaml

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mcanalysis.cli.flags import Parser, comma_list, integers
 from mcanalysis.cli.workers import add_workers_flags
 from mcanalysis.evaluation.engine_settings import EngineSettings
+from mcanalysis.models.chat_template import read_template
 from mcanalysis.tasks.names import GENERAL
 from mcanalysis.training.config import Execution, RunConfig, TrainingConfig
 
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
     from mcanalysis.studies.training import Training
 
 
+_MODEL = ("model", "revision", "dtype", "chat_template")
+
+
 def add_model_flags(parser: Parser) -> None:
-    """Which model, where it runs."""
-    parser.add_settings(RunConfig, group="model", only=("model", "revision", "dtype"))
+    """Which model, how it is asked, where it runs."""
+    parser.add_settings(RunConfig, group="model", only=_MODEL)
     parser.add_settings(Execution, group="execution", only=("device",))
     parser.add_settings(EngineSettings, group="execution")
     parser.group("execution").add_argument(
@@ -36,7 +40,7 @@ def add_run_flags(parser: Parser, leave_out: Sequence[str] = ()) -> None:
     parser.add_settings(RunConfig, only=("strategy_settings",))
     lora = ("quantization", "lora_rank", "lora_alpha", "lora_dropout", "target_modules")
     parser.add_settings(RunConfig, group="model", only=lora)
-    elsewhere = ("model", "revision", "dtype", "strategy_settings", *lora, *leave_out)
+    elsewhere = (*_MODEL, "strategy_settings", *lora, *leave_out)
     parser.add_settings(RunConfig, group="data", leave_out=elsewhere)
     parser.group("data").add_argument("--num-train", type=int, metavar="N", help="train examples per task")
     parser.add_settings(TrainingConfig, group="data", only=("max_length",))
@@ -81,6 +85,7 @@ def run_config(
         RunConfig, args,
         strategy=strategy, strategy_settings=settings, seed=seed, max_new_tokens=limits,
         sizes={} if args.num_train is None else {"train": args.num_train},
+        chat_template=read_template(args.chat_template),
         training=Parser.settings(TrainingConfig, args),
         **others,
     )  # fmt: skip

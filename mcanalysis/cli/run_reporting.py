@@ -60,6 +60,7 @@ def dry_run(plan: DryRun) -> None:
             f"learning rate: {plan.peak_rate:g} at its peak, schedule {plan.training.schedule}, warm-up over "
             f"{plan.training.warmup_ratio:.0%} of a task's steps"
         )
+    say(_prompts(plan.template))
     cut = f", {plan.cut_tests} of them to cut prompts" if plan.cut_tests else ""
     say(f"generations: {plan.generations:,} answers to score{cut}")
     say(f"parameters: {plan.num_parameters:,} in the base, {plan.num_trained:,} trained")
@@ -70,7 +71,8 @@ def dry_run(plan: DryRun) -> None:
     counts = {name: getattr(plan, name) for name in ("num_parameters", "num_trained", "generations", "cut_tests")}
     memory = {"total": plan.memory.total, **asdict(plan.memory)}
     rate = {"learning_rate": plan.peak_rate, "schedule": plan.training.schedule}
-    answer({"stages": stages}, model=plan.model, strategy=plan.strategy, **rate, **counts, memory_bytes=memory)
+    names = {"model": plan.model, "strategy": plan.strategy, "chat_template": plan.template or None}
+    answer({"stages": stages}, **names, **rate, **counts, memory_bytes=memory)
 
 
 def forecast(plan: Forecast) -> None:
@@ -99,6 +101,11 @@ def forecast(plan: Forecast) -> None:
     )  # fmt: skip
 
 
+def _prompts(template: str) -> str:
+    """How prompts are read."""
+    return f"prompts: in chat template {template}" if template else "prompts: as they are, in no chat template"
+
+
 def starting_anew(directory: str) -> None:
     """Say on stderr that --resume found nothing: a folder that was misspelt would start a run from nothing."""
     warn(f"--resume: no run at {directory}, starting anew")
@@ -124,9 +131,11 @@ def run(finished: Run) -> None:
             f"{m.replace('_', ' ')} {number(np.nan if metrics[m] is None else metrics[m])}" for m in METRICS
         )
         say(f"{learner}: {shown}")
+    if finished.chat_template:
+        say(_prompts(finished.chat_template))
     say(f"run directory: {finished.directory}")
     answer(
         {"accuracy_matrix": matrix}, runs=[str(finished.directory)], tasks=finished.task_names,
-        learners=finished.metrics["learners"],
+        learners=finished.metrics["learners"], chat_template=finished.chat_template or None,
         cut_prompts=finished.manifest.get("evaluation", {}).get("cut_prompts", {}),
     )  # fmt: skip

@@ -13,6 +13,7 @@ from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.adapter_tensors import first_of
+from mcanalysis.models.chat_template import AUTO, choose_template, use_template
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.models.target_modules import find_target_modules
@@ -33,6 +34,7 @@ def adapter_objective(
     dtype: str = "auto",
     device: str | None = None,
     revision: str | None = None,
+    chat_template: str = AUTO,
 ) -> Callable[[Mapping[str, Tensor]], Measurement]:
     """Return a function of a point that gives loss and score on a data file, with their values per example.
 
@@ -50,6 +52,8 @@ def adapter_objective(
         dtype: in which the base is loaded; by default as it was saved.
         device: by default a GPU where there is one.
         revision: branch, tag or commit of a model of the hub; None: its main branch.
+        chat_template: `none`, a Jinja text, or `auto`: the tokenizer's own where the model was trained to answer in it
+            and the prompts are plain, which a line says.
 
     Raises:
         PointMismatchError: if a point is not a LoRA point, or does not fit the base.
@@ -58,6 +62,7 @@ def adapter_objective(
     """
     task = load_examples(data_file, score, max_new_tokens)
     base, tokenizer = load_base(model, dtype, device or default_device(), revision=revision)
+    use_template(tokenizer, choose_template(chat_template, tokenizer, [task]))
     slot = attach_slot(base, tokenizer, adapters, model)
     chosen = make_objective(task, "test", tokenizer, max_length, num_examples)
     engine = Engine(slot)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mcanalysis.errors import DataError
 from mcanalysis.evaluation.reach import reach, warn_of_unreachable
+from mcanalysis.models.chat_template import template_for
 from mcanalysis.models.encoding import EncodedExample, encode, encode_each, encode_text
 from mcanalysis.models.end_tokens import end_ids, reference
 from mcanalysis.models.positions import Texts
@@ -24,7 +25,8 @@ class Objective:
     """The first `len(examples)` examples of a split with their token ids.
 
     The answers of `examples` are what an output is scored against (`reference`), the `encoded` ones what is read.
-    `num_cut` prompts have lost their middle. `settings_key` identifies everything that could change a measured number
+    `num_cut` prompts have lost their middle. `template` names the chat template they were put into, if any.
+    `settings_key` identifies everything that could change a measured number
     besides the point: the examples, their tokens (hence the tokenizer and the maximal length), the score and the length
     of generation, and what ends it where that is more than the tokenizer's end token.
     """
@@ -35,6 +37,7 @@ class Objective:
     encoded: tuple[EncodedExample, ...]
     num_cut: int
     settings_key: str
+    template: str = ""
 
     @property
     def name(self) -> str:
@@ -67,6 +70,7 @@ def make_objective(
             f"choose a split that it has ({', '.join(data.splits) or 'none'})."
         )
     encoded, num_cut = encode_split(data, split, tokenizer, max_length, num_examples)
+    template = template_for(data, tokenizer)
     examples = [replace(e, answer=reference(e.answer, tokenizer)) for e in data.splits[split][:num_examples]]
     if data.task.has_score:
         warn_of_unreachable(data.task, split, reach(data.task, examples, encoded, tokenizer))
@@ -81,7 +85,8 @@ def make_objective(
         key["ends"] = sorted(ends)
     if base_marker:
         key["base"] = base_marker
-    return Objective(data.task, split, tuple(examples), tuple(encoded), num_cut, hash_json(key)[:16])
+    name = "" if template is None else template.name
+    return Objective(data.task, split, tuple(examples), tuple(encoded), num_cut, hash_json(key)[:16], name)
 
 
 def encode_split(
@@ -89,11 +94,12 @@ def encode_split(
 ) -> tuple[list[EncodedExample], int]:
     """The first examples of a split as tokens, and how many of their prompts were cut, which is said once a process.
 
-    What has neither prompt nor score is plain text (`encode_text`).
+    They are put into the tokenizer's chat template where it has one to use (`models.chat_template`). What has neither
+    prompt nor score is plain text (`encode_text`).
     """
     examples = data.splits[split][:num_examples]
     if data.task.has_score:
-        pairs = encode_each(examples, tokenizer, max_length)
+        pairs = encode_each(examples, tokenizer, max_length, template_for(data, tokenizer))
     else:
         pairs = [(encode if e.prompt else encode_text)(e, tokenizer, max_length) for e in examples]
     num_cut = sum(lost > 0 for _, lost in pairs)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mcanalysis.errors import DataError
+from mcanalysis.models.chat_template import ChatTemplate
 from mcanalysis.models.end_tokens import split_end
 from mcanalysis.tasks.task import Example
 
@@ -76,17 +77,20 @@ class Batch:
         )
 
 
-def encode(example: Example, tokenizer: Any, max_length: int) -> tuple[EncodedExample, int]:
+def encode(
+    example: Example, tokenizer: Any, max_length: int, template: ChatTemplate | None = None
+) -> tuple[EncodedExample, int]:
     """Encode one example; returns it and how many tokens its prompt has lost.
 
     Prompt and answer are tokenised apart, so that the boundary is the same in training and in generation. A prompt has
     the tokenizer's start token once, whether its text brings it or not; an end token that its text brings is kept, one
     that the tokenizer adds is not. An answer ends with one end token, whether its text brings it or not (`split_end`).
     A too long example loses the middle of its *prompt* (instructions stand at its ends), never a token of its answer.
+    In a `template` prompt and answer have the tokens that it gives them, and a prompt that is cut loses none of those.
     Raises `DataError` where the answer alone does not fit, and for an empty prompt, after which nothing predicts an
     answer.
     """
-    return _encode(example, tokenizer, max_length, *added_tokens(tokenizer))
+    return encode_each([example], tokenizer, max_length, template)[0]
 
 
 def _encode(
@@ -109,8 +113,7 @@ def _encode(
         )
     lost = max(len(prompt) - room, 0)
     if lost:
-        tail = room // 2
-        prompt = prompt[: room - tail] + prompt[len(prompt) - tail :]
+        prompt = _without_middle(prompt, room)
     return EncodedExample(tuple(prompt), tuple(answer)), lost
 
 
@@ -131,6 +134,31 @@ def encode_text(example: Example, tokenizer: Any, max_length: int) -> tuple[Enco
             "more, remove it, or raise --max-length."
         )
     return EncodedExample(tuple(ids[:start]), tuple(ids[start:max_length])), max(len(ids) - max_length, 0)
+
+
+def _framed(example: Example, max_length: int, template: ChatTemplate) -> tuple[EncodedExample, int]:
+    text, first, last = template.prompt(example.prompt)
+    prompt, answer = template.ids(text), template.answer_ids(example.answer)
+    lost = len(prompt) + len(answer) - max_length
+    if lost <= 0:
+        return EncodedExample(tuple(prompt), answer), 0
+    front, back = template.frame_sizes(text, first, last)
+    own = prompt[front : len(prompt) - back]
+    if lost >= len(own):
+        needed = front + back + len(answer) + 1
+        raise DataError(
+            f"Expected room for the {front + back} tokens of the chat template, an answer of {len(answer)} "
+            f"({example.answer[:40]!r}…) and one token of its prompt, got --max-length {max_length}; raise it to "
+            f"{needed} or more."
+        )
+    own = _without_middle(own, len(own) - lost)
+    return EncodedExample((*prompt[:front], *own, *prompt[len(prompt) - back :]), answer), lost
+
+
+def _without_middle(ids: list[int], room: int) -> list[int]:
+    """The first and the last ids, half of the room each."""
+    tail = room // 2
+    return ids[: room - tail] + ids[len(ids) - tail :]
 
 
 def added_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -158,8 +186,12 @@ def _plain_text(tokenizer: Any) -> str:
     return next((text for text, i in sorted(tokenizer.get_vocab().items()) if i not in special and is_plain(text)), "a")
 
 
-def encode_each(examples: Iterable[Example], tokenizer: Any, max_length: int) -> list[tuple[EncodedExample, int]]:
+def encode_each(
+    examples: Iterable[Example], tokenizer: Any, max_length: int, template: ChatTemplate | None = None
+) -> list[tuple[EncodedExample, int]]:
     """Encode examples in order, each with the number of tokens that its prompt has lost; see `encode`."""
+    if template is not None:
+        return [_framed(e, max_length, template) for e in examples]
     added = added_tokens(tokenizer)
     return [_encode(e, tokenizer, max_length, *added) for e in examples]
 

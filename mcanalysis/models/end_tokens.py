@@ -36,6 +36,11 @@ def remember_ends(tokenizer: Any, generation_config: Any) -> None:
     setattr(tokenizer, _NAME, stops_at(tokenizer, generation_config))
 
 
+def add_end(tokenizer: Any, end: int) -> None:
+    """Let `end_ids` know one more: that with which a chat template ends an answer."""
+    setattr(tokenizer, _NAME, tuple(dict.fromkeys((*end_ids(tokenizer), end))))
+
+
 def text_until(tokenizer: Any, ids: Sequence[int], ends: Collection[int]) -> str:
     """The text of ids up to the first of `ends`, without special tokens (a reference may contain an end's text)."""
     return tokenizer.decode(list(takewhile(lambda i: i not in ends, ids)), skip_special_tokens=True)

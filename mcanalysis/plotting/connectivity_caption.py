@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mcanalysis.numbers_as_text import shown_number
-from mcanalysis.plotting.selection import cut_prompts, examples_per_task, few_events, label_name
+from mcanalysis.plotting.selection import chat_templates, cut_prompts, examples_per_task, few_events, label_name
 from mcanalysis.plotting.style import path_lines
 from mcanalysis.plotting.transition_rows import (
     QUANTITIES,
@@ -29,7 +29,7 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
     first = next(iter(lines.values())).label
     rows = shown[0].rows
     every = pd.concat([transition.rows for transition in shown])
-    number = " ".join(filter(None, (examples_per_task(every), cut_prompts(every))))
+    number = " ".join(filter(None, (examples_per_task(every), chat_templates(every), cut_prompts(every))))
     flagged = few_events(every, *(transition.barriers for transition in shown))
     drawn = (
         _beyond_words(every) + f"Lines: {'; '.join(line.label for line in lines.values())}. "

@@ -189,6 +189,22 @@ def cut_prompts(rows: pd.DataFrame) -> str:
     return f"Too long for the maximal length, and cut in their middle: {', '.join(counts)}." if counts else ""
 
 
+def chat_templates(rows: pd.DataFrame) -> str:
+    """Which chat template the prompts of single tasks were put into, as a sentence; empty where none was.
+
+    >>> chat_templates(pd.DataFrame({"task": ["A", "B", "mean"], "chat_template": ["jinja:3f2a91bc", None, None]}))
+    'Prompts of A in the chat template jinja:3f2a91bc.'
+    """
+    if "chat_template" not in rows:
+        return ""
+    single = rows[~rows.task.isin(MEANS)]
+    framed = single[single.chat_template.fillna("") != ""]
+    names = list(dict.fromkeys(framed.task))
+    whose = "" if set(names) == set(single.task) else f" of {', '.join(map(str, names))}"
+    found = ", ".join(dict.fromkeys(framed.chat_template))
+    return f"Prompts{whose} in the chat template {found}." if found else ""
+
+
 def new_task(rows: pd.DataFrame, end: str) -> str:
     """The task learned in a transition: the one that `end` names, or the last named before the means.
 

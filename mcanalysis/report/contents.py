@@ -51,7 +51,7 @@ def run_contents(run: FinishedRun, number: int, num_samples: int) -> dict[str, A
         "barriers": [] if paths is None else barrier_rows(paths[1]),
         "samples": examples,
         "samples_note": note,
-        "settings": list(_flat(run.config)),
+        "settings": list(_flat(run.config | ({"chat_template": run.chat_template} if run.chat_template else {}))),
         "versions": _versions(run),
         "has_transitions": run.has_paths and run.is_sequential,
         "analyses": _analyses(run),

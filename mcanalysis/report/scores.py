@@ -137,5 +137,5 @@ def comparison(runs: Sequence[FinishedRun]) -> dict[str, Any] | None:
 def _benchmark(run: FinishedRun) -> str:
     """What must agree for scores to be comparable."""
     contents = [run.base_id, run.manifest["hashes"]["data"]]
-    settings = [run.config.get(name) for name in ("scores", "num_test", "max_new_tokens")]
+    settings = [run.config.get(name) for name in ("scores", "num_test", "max_new_tokens", "chat_template")]
     return json.dumps([run.task_names, contents, *settings])

@@ -16,6 +16,7 @@ from mcanalysis.benchmarks import load_benchmark
 from mcanalysis.errors import DataError, RunDirectoryError, UserError
 from mcanalysis.html_table import html_table, number
 from mcanalysis.models.base_identity import established, recorded_commit
+from mcanalysis.models.chat_template import NONE, template_name
 from mcanalysis.runs.general import General, general_hashes, told_apart
 from mcanalysis.store.manifest import MANIFEST_NAME, read_manifest
 from mcanalysis.store.small_files import AGAIN, read_json, read_table
@@ -140,6 +141,11 @@ class FinishedRun:
     def revision(self) -> str | None:
         """Which state of a model of the hub it was: the commit, where one is recorded."""
         return recorded_commit(self.recorded_base) or self.config.get("revision")
+
+    @property
+    def chat_template(self) -> str:
+        """The name of the chat template that prompts are put into, empty without one; its text is in `config`."""
+        return template_name(self.config.get("chat_template", NONE))
 
     @property
     def base_id(self) -> str | None:

@@ -21,6 +21,7 @@ from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.objective import Objective, encode_split, make_objective
 from mcanalysis.models.adapter_files import LoraSettings, load_adapter, save_adapter
 from mcanalysis.models.base_identity import base_identity, check_identity, identity_marker
+from mcanalysis.models.chat_template import NONE, use_template
 from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.models.loading import default_device, load_base, load_tokenizer
 from mcanalysis.models.lora_model import LoraModel
@@ -234,6 +235,7 @@ class Run(FinishedRun):
         self._check_base()
         device = self.device or default_device()
         base, tokenizer = load_base(c["model"], c["dtype"], device, c.get("quantization"), self.revision)
+        use_template(tokenizer, c.get("chat_template", NONE))
         settings = LoraSettings(
             c["lora_rank"], c["lora_alpha"], 0.0, c["target_modules"] and tuple(c["target_modules"])
         )
@@ -246,9 +248,11 @@ class Run(FinishedRun):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The base's tokenizer (without its weights)."""
+        """The base's tokenizer (without its weights), which has the run's chat template, if any."""
         self._check_base()
-        return load_tokenizer(self.config["model"], self.revision)
+        tokenizer = load_tokenizer(self.config["model"], self.revision)
+        use_template(tokenizer, self.config.get("chat_template", NONE))
+        return tokenizer
 
     def _check_base(self) -> None:
         check_identity(self.recorded_base, self.config["model"], self.directory)

@@ -103,6 +103,21 @@ def recorded_base(run_directory: str | os.PathLike[str], model: str) -> str | No
     return manifest.get("hashes", {}).get("base") if manifest["config"].get("model") == model else None
 
 
+def open_template(asked: str, run_directory: str | os.PathLike[str]) -> str:
+    """The chat template that is asked for; for `auto` that of the manifest, if there is one: `none` where it has none.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     before = open_template("auto", folder)
+    ...     write_manifest(folder, new_manifest({"model": "my/base"}))
+    ...     before, open_template("auto", folder)
+    ('auto', 'none')
+    """
+    if asked != "auto" or not (Path(run_directory) / MANIFEST_NAME).exists():
+        return asked
+    return read_manifest(run_directory)["config"].get("chat_template", "none")
+
+
 def claim_run_directory(
     path: str | os.PathLike[str],
     config: Mapping[str, Any],

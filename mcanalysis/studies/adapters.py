@@ -21,6 +21,7 @@ from mcanalysis.models.adapter_files import load_adapter, warn_of_missing
 from mcanalysis.models.base_identity import accepted_identities, identity_marker
 from mcanalysis.models.base_names import check_same_base, same_base
 from mcanalysis.models.base_source import recorded_source
+from mcanalysis.models.chat_template import NONE, choose_template, use_template
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.point import content_hash
@@ -31,6 +32,7 @@ from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.manifest import (
     claim_run_directory,
     mark_finished,
+    open_template,
     record_evaluation,
     record_hashes,
     recorded_base,
@@ -49,7 +51,7 @@ class AdaptersOpening(NamedTuple):
     """Two adapters, a base and data files, by their names: what opens them in another process, too.
 
     `directory` is where results go. `max_new_tokens`: the most tokens generated for an answer, by default 64, or the
-    task's own for a file named after a task.
+    task's own for a file named after a task. `chat_template`: as in `RunConfig`; results that are there keep theirs.
     """
 
     adapters: tuple[str, str]
@@ -63,6 +65,7 @@ class AdaptersOpening(NamedTuple):
     max_new_tokens: int | None = None
     max_length: int = 1024
     revision: str | None = None
+    chat_template: str = "auto"
 
     @property
     def run(self) -> AdapterPair:
@@ -79,9 +82,7 @@ class AdapterPair:
     strategy, answering_learner, seed, order = "adapters", "fast", 0, None
 
     def __init__(self, opening: AdaptersOpening) -> None:
-        self.opening = opening
         self.directory = opening.directory
-        _open[opening] = self
         self.tasks = load_files(list(opening.data_files), opening.score, opening.max_new_tokens)
         adapters = [load_adapter(d) for d in opening.adapters]
         self.base_names = [a.base_name for a in adapters if a.base_name]
@@ -89,11 +90,16 @@ class AdapterPair:
         base, self.tokenizer = load_base(
             opening.model_name, opening.dtype, opening.device or default_device(), revision=opening.revision
         )
+        asked = open_template(opening.chat_template, self.directory)
+        template = choose_template(asked, self.tokenizer, self.tasks)
+        use_template(self.tokenizer, template)
+        self.opening = opening._replace(chat_template=template)  # workers are told, and decide nothing
         for adapter, directory in zip(adapters, opening.adapters, strict=True):
             warn_of_missing(adapter, base, directory)
         self.points = (adapters[0].point, adapters[1].point)
         self.model: LoraModel = attach_slot(base, self.tokenizer, self.points, opening.model_name)
         self._objectives: dict[tuple[str, int | None], Objective] = {}
+        _open[self.opening] = self
 
     @cached_property
     def engine(self) -> Engine:
@@ -245,6 +251,8 @@ def connect_adapters(
     }  # fmt: skip
     if opening.max_new_tokens is not None:  # else the tasks' own, which version 0.1 did not write
         identity["max_new_tokens"] = opening.max_new_tokens
+    if pair.opening.chat_template != NONE:
+        identity["chat_template"] = pair.opening.chat_template
     if opening.revision is not None:
         identity["revision"] = opening.revision
     now, former = accepted_identities(name, None, opening.revision) or [None, None]

@@ -16,6 +16,7 @@ from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import encode_split, make_objective
 from mcanalysis.metrics.scores import get_score
 from mcanalysis.models.adapter_files import LoraSettings
+from mcanalysis.models.chat_template import AUTO, choose_template, use_template
 from mcanalysis.models.end_tokens import reference
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
@@ -34,6 +35,7 @@ def describe_benchmark(
     device: str | None = None,
     progress: Progress = silent,
     revision: str | None = None,
+    chat_template: str = AUTO,
 ) -> pd.DataFrame:
     """One row per task; scores are on the test split, in [0, 1].
 
@@ -49,6 +51,7 @@ def describe_benchmark(
     steps = [training.steps_of(data.task.name, len(data.splits["train"])) for data in tasks]
     bar = progress(total=sum(steps), desc="one adapter per task")
     base, tokenizer = load_base(model_name, device=device or default_device(), revision=revision)
+    use_template(tokenizer, choose_template(chat_template, tokenizer, tasks))
     model = LoraModel.attach(base, tokenizer, LoraSettings(), seed, model_name)
     start = model.point()
     engine = Engine(model)

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mcanalysis.errors import UserError
+from mcanalysis.models.chat_template import template_name
 from mcanalysis.models.loading import check_base, default_device
 from mcanalysis.progress import Progress
 from mcanalysis.runs.general import General
 from mcanalysis.runs.run import Run, RunSoFar, load_run
+from mcanalysis.store.manifest import MANIFEST_NAME, open_template
 from mcanalysis.strategies import get_strategy
 from mcanalysis.studies.engine import TRAINING, Piece, Steps
 from mcanalysis.training.config import Execution, RunConfig
@@ -108,6 +110,7 @@ def trainings(
             "in the others; train all in another --output-dir to compare like with like",
             sum(from_zero), len(from_zero),
         )  # fmt: skip
+    configs = _with_one_template(configs, directories)
     return [
         Training(
             config,
@@ -119,6 +122,20 @@ def trainings(
         )
         for config, directory in zip(configs, directories, strict=True)
     ]
+
+
+def _with_one_template(configs: Sequence[RunConfig], directories: Sequence[Path]) -> Sequence[RunConfig]:
+    """Where the chat template is left open it is that of the runs which are there already, if any: all of these are put
+    side by side. Raises `UserError` where those differ."""
+    there = [d for d in directories if (d / MANIFEST_NAME).exists()]
+    known = {open_template(c.chat_template, d) for c, d in zip(configs, directories, strict=True) if d in there}
+    if len(known) > 1:
+        names = " and ".join(sorted(template_name(text) or "none" for text in known))
+        raise UserError(
+            f"Expected runs with one chat template, got {names} in {', '.join(map(str, there))}; train those of "
+            "another in another --output-dir."
+        )
+    return [replace(c, chat_template=next(iter(known), c.chat_template)) for c in configs]
 
 
 def train_run(

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
+from mcanalysis.models.chat_template import AUTO as AUTO_TEMPLATE
+from mcanalysis.models.chat_template import NONE as NO_TEMPLATE
 from mcanalysis.settings import OR_ALL, Flag, count_by_task
 
 NUM_STEPS = 120
@@ -160,6 +162,7 @@ class RunConfig:
 
     `scores` and `max_new_tokens` replace a task's own score and limit of generated tokens, by its name. `sizes`:
     examples per split, where it is not to be the benchmark's own. `quantization` is that of bitsandbytes.
+    `chat_template`: `auto`, `none` or a Jinja text; a run's own configuration never has `auto`, but what it came to.
     """
 
     strategy: str = "ilora"
@@ -190,6 +193,11 @@ class RunConfig:
     ] = field(default_factory=dict)
     order: Annotated[str | None, "order of the tasks: a published one or shuffledN", Flag(metavar="NAME")] = None
     revision: Annotated[str | None, "branch, tag or commit of a model of the hub"] = None
+    chat_template: Annotated[
+        str,
+        "a Jinja file for prompts; auto: the tokenizer's own where the model was trained to answer in it",
+        Flag(metavar="auto|none|FILE"),
+    ] = AUTO_TEMPLATE
 
     def __post_init__(self) -> None:
         if self.lora_rank < 1:
@@ -212,6 +220,8 @@ class RunConfig:
             del resolved["revision"]
         if self.order is None:
             del resolved["order"]  # likewise
+        if self.chat_template in (AUTO_TEMPLATE, NO_TEMPLATE):
+            del resolved["chat_template"]  # as well
         resolved["strategy_settings"] = asdict(make_strategy(self.strategy, self.seed, **self.strategy_settings).config)
         resolved["training"] = self.training.resolved(self.model)
         return resolved
@@ -232,7 +242,7 @@ class RunConfig:
     @classmethod
     def from_resolved(cls, values: Mapping[str, Any]) -> RunConfig:
         """The configuration a manifest holds."""
-        kept = dict(values)
+        kept = {"chat_template": NO_TEMPLATE, **values}
         kept["training"] = TrainingConfig(**kept["training"], from_zero="schedule" not in kept["training"])
         for name in ("tasks", "target_modules"):
             kept[name] = None if kept[name] is None else tuple(kept[name])

@@ -26,6 +26,7 @@ from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.base_identity import accepted_identities, identity_marker, recorded_commit
 from mcanalysis.models.base_source import recorded_source
+from mcanalysis.models.chat_template import choose_template, use_template
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.positions import Texts, check_positions, positions_of
 from mcanalysis.progress import Progress, silent
@@ -42,6 +43,7 @@ from mcanalysis.store.manifest import (
     claim_run_directory,
     lock_run_directory,
     mark_finished,
+    open_template,
     read_manifest,
     record_evaluation,
     record_hashes,
@@ -300,6 +302,7 @@ def is_finished(config: RunConfig, run_directory: str | Path, tasks: Sequence[Ta
     directory = Path(run_directory)
     if not (directory / MANIFEST_NAME).exists():
         return False
+    config = replace(config, chat_template=open_template(config.chat_template, directory))
     return claim_run_directory(directory, resume=resume, **_identity(config, tasks, directory)) == "finished"
 
 
@@ -390,6 +393,9 @@ def train(
     recorded = recorded_base(directory, config.model)
     revision = recorded_commit(recorded) or config.revision
     base, tokenizer = load_base(config.model, config.dtype, processes.device, config.quantization, revision)
+    template = choose_template(open_template(config.chat_template, directory), tokenizer, tasks)
+    use_template(tokenizer, template)
+    config = replace(config, chat_template=template)
     settings = LoraSettings(config.lora_rank, config.lora_alpha, config.lora_dropout, config.target_modules)
     model = strategy.attach(base, tokenizer, settings, config.model)
     trainer = ContinualTrainer(

@@ -15,6 +15,7 @@ from torch import nn
 from mcanalysis.errors import DataError, UserError
 from mcanalysis.evaluation.objective import encode_split, make_objective
 from mcanalysis.models.adapter_files import LoraSettings
+from mcanalysis.models.chat_template import choose_template, template_name, use_template
 from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.models.loading import load_shape, load_tokenizer
 from mcanalysis.runs.general import told_apart
@@ -79,7 +80,7 @@ class DryRun:
     `training` has the schedule; `peak_rate` is its learning rate with the strategy's factor.
 
     `generations`: prompts that are answered for the accuracy matrix and the general tasks; `cut_tests` of them differ
-    from the test files, being too long.
+    from the test files, being too long. `template` names the chat template that prompts are put into, if any.
     """
 
     model: str
@@ -92,6 +93,7 @@ class DryRun:
     memory: Memory
     training: TrainingConfig
     peak_rate: float
+    template: str
 
 
 @dataclass
@@ -130,6 +132,8 @@ def dry_run(
     general = told_apart(general, [task.task.name for task in tasks])
     strategy = make_strategy(config.strategy, config.seed, **config.strategy_settings)
     base, tokenizer, base_bytes = _without_weights(config)
+    template = choose_template(config.chat_template, tokenizer, tasks)
+    use_template(tokenizer, template)
     num_parameters = sum(p.numel() for p in base.parameters())
     _embed_for_real(base)
     lora = LoraSettings(config.lora_rank, config.lora_alpha, config.lora_dropout, config.target_modules)
@@ -175,6 +179,7 @@ def dry_run(
         memory,
         training,
         strategy.learning_rate_factor * training.rate_for(config.model),
+        template_name(template),
     )
 
 

@@ -207,15 +207,16 @@ def _of_paths(paths: RunPaths, speed: _Speed) -> list[_Part]:
     wanted: dict[str, dict[MeasurementKey, Objective]] = {}
     curves: list[tuple[bool, int]] = []  # whether it is stored, its steps
     ensembles: list[tuple[bool, list[Objective]]] = []
-    for path in [paths.path(name) for kind in study.paths for name in paths.names(kind)]:
-        objectives = paths.objectives(path)
-        for t in path.ts:
+    of_kinds = [name for kind in study.paths for name in paths.names(kind)]
+    for path in map(paths.path, [*of_kinds, *paths.names_from_base()]):
+        objectives = [*paths.objectives(path), *paths.general]
+        for t in (*path.ts, *path.ts_beyond):
             key = path.point_key(t)
             wanted.setdefault(key, {}).update((measurement_key(key, o), o) for o in objectives)
         if path.kind.is_fitted:
             curves.append((path.file.exists(), paths.num_steps(path)))
         if study.ensemble:
-            tested = [o for o in objectives if o.split == "test"]
+            tested = [o for o in paths.objectives(path) if o.split == "test"]
             ensembles.append((stored_ensemble(path, tested, paths.ensembles).file.exists(), tested))
     for key, objectives in _simplex(paths):
         wanted.setdefault(key, {}).update((measurement_key(key, o), o) for o in objectives)

@@ -44,15 +44,17 @@ Profiles = Mapping[str, Mapping[str, Profile]]
 class Measured(NamedTuple):
     """What a path gave: `profiles`, and by how much its barriers may still lie above those found (NaN on a grid).
 
-    `num_cut`: by split, then by task, how many prompts lost their middle. `ensemble`: rows without labels. `beyond`:
-    what was measured beyond the ends of a straight path; none without `extrapolate`. `general`: what was measured, on
-    the test split, of tasks that were never trained.
+    `num_cut`: by split, then by task, how many prompts lost their middle. `templates`: by task, the name of the chat
+    template of its prompts, empty where there is none. `ensemble`: rows without labels. `beyond`: what was measured
+    beyond the ends of a straight path; none without `extrapolate`. `general`: what was measured, on the test split, of
+    tasks that were never trained.
     """
 
     path: StoredPath
     profiles: Profiles
     remaining: float
     num_cut: Mapping[str, Mapping[str, int]]
+    templates: Mapping[str, str]
     ensemble: Sequence[Mapping[str, Any]] = ()
     beyond: Profiles | None = None
     general: GeneralTasks | None = None
@@ -217,13 +219,14 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
         of_trained = list(zip(trained, along(ts)[: len(trained)], strict=True))
         return {s: {o.name: p for o, p in of_trained if o.split == s} for s in paths.splits}
 
+    templates = {o.name: o.template for o in objectives}
     ability = None
     if general:
         names = [o.name for o in general]
         of_general = along(inside)[len(trained) :]
         ability = GeneralTasks(dict(zip(names, of_general, strict=True)), dict(zip(names, of_base[0], strict=True)))
     outside = profiles(beyond) if beyond else None
-    return Measured(path, profiles(inside), remaining, num_cut, ensemble, outside, ability)
+    return Measured(path, profiles(inside), remaining, num_cut, templates, ensemble, outside, ability)
 
 
 def _searched(

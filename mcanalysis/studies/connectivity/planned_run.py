@@ -14,9 +14,12 @@ from mcanalysis.evaluation.differentiable import MinibatchLoss
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import Objective, encode_split, make_objective
 from mcanalysis.models.adapter_files import LoraSettings
+from mcanalysis.models.chat_template import choose_template, use_template
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.params.point import Point
+from mcanalysis.runs.general import told_apart
 from mcanalysis.runs.transitions import Transition
+from mcanalysis.store import base_minimum
 from mcanalysis.strategies import make_strategy
 from mcanalysis.studies.connectivity.measuring import RunPaths
 from mcanalysis.studies.connectivity.study import Connectivity
@@ -39,12 +42,16 @@ class PlannedRun:
         c = training.config
         self.training = training
         self.directory, self.strategy, self.seed = training.directory, c.strategy, c.seed
-        self.data = {t.task.name: t for t in load_tasks(c)}
+        tasks = load_tasks(c)
+        self.data = {t.task.name: t for t in tasks}
         self.config = {"tasks": list(self.data)}
+        general = told_apart(training.general.load() if training.general else [], list(self.data))
+        self.general_tasks = {t.task.name: t for t in general}
         self.method = make_strategy(c.strategy, c.seed, **c.strategy_settings)
         self.answering_learner = self.method.answering_learner
         device = training.execution.device or default_device()
-        base, self.tokenizer = load_base(c.model, c.dtype, device, c.quantization)
+        base, self.tokenizer = load_base(c.model, c.dtype, device, c.quantization, c.revision)
+        use_template(self.tokenizer, choose_template(c.chat_template, self.tokenizer, tasks))
         lora = LoraSettings(c.lora_rank, c.lora_alpha, c.lora_dropout, c.target_modules)
         self.model: Any = self.method.attach(base, self.tokenizer, lora, c.model)
         self.engine = Engine(self.model, training.execution.engine)
@@ -55,7 +62,8 @@ class PlannedRun:
         key = (task, split, num_examples)
         if key not in self._objectives:
             length = self.training.config.training.max_length
-            self._objectives[key] = make_objective(self.data[task], split, self.tokenizer, length, num_examples)
+            data = (self.data | self.general_tasks)[task]
+            self._objectives[key] = make_objective(data, split, self.tokenizer, length, num_examples)
         return self._objectives[key]
 
     def loss(self, tasks: Sequence[Sequence[str]], batch_size: int, seed: int) -> MinibatchLoss:
@@ -88,12 +96,14 @@ class PlannedRun:
         return stage, float(left / table.padded.sum())
 
     def scored(self, stage: int) -> list[list[Objective]]:
-        """What is scored from a stage on, an entry for each minimum: the accuracy matrix."""
+        """What is scored from a stage on, an entry for each minimum: the accuracy matrix and the general tasks."""
         names = list(self.data)
         tests = [self.task_objective(name, "test", self.training.config.num_test) for name in names]
         ends = [len(names)] if self.method.schedule == "joint" else range(stage + 1, len(names) + 1)
         rows = [[tests[i] for i in self.method.scored_tasks(row - 1, len(names))] for row in ends]
-        return [*([tests] if stage == 0 else []), *(row for row in rows for _ in self.method.learners)]
+        of_minima = [*([tests] if stage == 0 else []), *(row for row in rows for _ in self.method.learners)]
+        general = [self.task_objective(name) for name in self.general_tasks]
+        return [[*row, *general] for row in of_minima]
 
     def time_training(self) -> float:
         """Seconds per padded token: of a few steps on examples of all tasks, as if these were a second task, which may
@@ -135,6 +145,12 @@ class PlannedPaths(RunPaths):
             minima: tuple[Point, ...] = (here,) * (last - first + 1)
             own = tuple(keys[first : last + 1])
             return Transition(labels[first], labels[last], minima, own, tuple(names[:last]), names[last])
+
+        def from_base(k: int) -> Transition:
+            ends = base_minimum.LABEL, labels[k]
+            return Transition(*ends, (here, here), (base_minimum.KEY, keys[k]), tuple(names[:k]), names[k])
+
+        self._from_base = [from_base(k) for k in range(len(names))] if study.from_base else []
 
         self._between = [between(k, k + 1) for k in range(len(names) - 1)]
         self._through = between(0, len(names) - 1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from mcanalysis.metrics.task_means import MEANS
 from mcanalysis.studies.connectivity.general_tables import general_rows
 from mcanalysis.studies.connectivity.measuring import Measured
 from mcanalysis.studies.connectivity.path_tables import front_rows, summary_rows
@@ -44,6 +45,9 @@ class ResultTables:
         if measured.general is not None:
             of_general = general_rows(measured.general, labels, deviation, measured.num_cut["test"])
             profiles, barriers = profiles + of_general[0], barriers + of_general[1]
+        if any(measured.templates.values()):  # no column where there is none, as in tables of before
+            tasks = {**measured.templates, **dict.fromkeys(MEANS, "")}
+            profiles = [{**row, "chat_template": tasks[row["task"]]} for row in profiles]
         self.profiles += profiles
         self.barriers += barriers
         self.paths += summary_rows(
