@@ -10,7 +10,6 @@ is imported here, so that a script need not load more to answer `--help`; keep i
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,24 +37,6 @@ def count_or_all(text: str) -> int | None:
     (50, None)
     """
     return None if text == "all" else int(text)
-
-
-def count_by_task(text: str) -> int | dict[str, int]:
-    """A number for all tasks, or one for each.
-
-    >>> count_by_task("120"), count_by_task("FOMC=200,C-STANCE=100")
-    (120, {'FOMC': 200, 'C-STANCE': 100})
-    """
-    try:
-        if "=" not in text:
-            return int(text)
-        entries = [part.rpartition("=") for part in text.split(",")]
-        counts = {name.strip(): int(number) for name, _, number in entries}
-    except ValueError:
-        raise ArgumentTypeError(f"expected N or TASK=N[,TASK=N] with whole numbers, got '{text}'") from None
-    if len(counts) < len(entries) or "" in counts:
-        raise ArgumentTypeError(f"expected each task once, by name, got '{text}'")
-    return counts
 
 
 OR_ALL = Flag(metavar="N", read=count_or_all)

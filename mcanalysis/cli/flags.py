@@ -14,7 +14,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mcanalysis.cli.console import answer_in_json, is_main_process
-from mcanalysis.settings import Flag, count_by_task, count_or_all
+from mcanalysis.settings import Flag, count_or_all
 
 __all__ = ["Parser", "comma_list", "count_or_all", "integers", "limits", "numbers", "pairs"]
 
@@ -86,7 +86,7 @@ def _settings_of(of: Any) -> dict[str, tuple[str, bool, dict[str, Any]]]:
         kind, text, *more = get_args(hints[field.name])
         flag = more[0] if more else Flag()
         kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-        arguments = {"type": flag.read} if flag.read else _reading(next(k for k in kinds if k is not NoneType))
+        arguments = {"type": flag.read} if flag.read else _reading(*(k for k in kinds if k is not NoneType))
         arguments |= {"metavar": flag.metavar} if flag.metavar else {}
         arguments |= {} if flag.bare is None else {"nargs": "?", "const": flag.bare}
         default = field.default if field.default_factory is MISSING else field.default_factory()
@@ -96,9 +96,11 @@ def _settings_of(of: Any) -> dict[str, tuple[str, bool, dict[str, Any]]]:
     return found
 
 
-def _reading(kind: Any) -> dict[str, Any]:
-    """How argparse reads a value of a type."""
+def _reading(kind: Any, *or_else: Any) -> dict[str, Any]:
+    """How argparse reads a value of a type, or of one of several."""
     origin, parts = get_origin(kind), get_args(kind)
+    if kind is int and or_else == (Mapping[str, int],):
+        return {"type": by_task, "metavar": "N|TASK=N"}
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
     if origin is Literal:
@@ -150,9 +152,9 @@ class Parser(argparse.ArgumentParser):
         """Add a flag for each field of a settings class that is `Annotated[type, "help"]`, under a heading of `--help`.
 
         `mcanalysis.settings` says how a field is written. Types: int, float, str, bool (`--x` and `--no-x`), `Literal`,
-        `tuple[X, ...]` (`A,B`), `Mapping[str, …]` (`A=x,B=y`), each or None. `only` these fields, in this order.
-        `defaults` in place of those of the class; None for a field that cannot be None: the class's is shown and taken,
-        and the script sees that the flag was not given.
+        `tuple[X, ...]` (`A,B`), `Mapping[str, …]` (`A=x,B=y`), `int | Mapping[str, int]` (either), each or None. `only`
+        these fields, in this order. `defaults` in place of those of the class; None for a field that cannot be None:
+        the class's is shown and taken, and the script sees that the flag was not given.
         """
         place, settings, defaults = self.group(group) if group else self, _settings_of(of), defaults or {}
         if unknown := {*(only or ()), *leave_out, *defaults} - set(settings):
@@ -256,7 +258,7 @@ class Parser(argparse.ArgumentParser):
                     raise
                 reason = f" ({error})" if isinstance(error, argparse.ArgumentTypeError) else ""
                 words: dict[Any, str] = {int: "a whole number", float: "a number", pairs: "a block of `name: value`"}
-                words[count_by_task] = "a block of `task: number` or a whole number"
+                words[by_task] = "a block of `task: number` or a whole number"
                 raise UserError(
                     f"Expected {words.get(actions[name].type, 'another value')} for {key} in '{file}', got "
                     f"{value!r}{reason}; see --help."
@@ -278,8 +280,8 @@ def _from_yaml(action: argparse.Action, value: Any) -> Any:
             raise ValueError(value)
         return [_LISTS.get(kind, str)(str(v)) for v in value]
     if isinstance(value, dict):
-        if kind is count_by_task and value:
-            return count_by_task(",".join(f"{name}={number}" for name, number in value.items()))
+        if kind is by_task and value:
+            return by_task(",".join(f"{name}={number}" for name, number in value.items()))
         if kind not in (pairs, limits):
             raise ValueError(value)
         if kind is limits:
@@ -345,6 +347,18 @@ def pairs(text: str) -> list[tuple[str, str]]:
     if not all(name.strip() and equals for name, equals, _ in entries):
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE[,NAME=VALUE], got '{text}'")
     return [(name.strip(), value.strip()) for name, _, value in entries]
+
+
+def by_task(text: str) -> int | dict[str, int]:
+    """`120` as a number for all tasks, `A=200,B=100` as one for each, by name."""
+    entries = pairs(text) if "=" in text else [("", text)]
+    try:
+        counts = {name: int(number) for name, number in entries}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected N or TASK=N[,TASK=N], whole numbers, got '{text}'") from None
+    if len(counts) < len(entries):
+        raise argparse.ArgumentTypeError(f"expected each task once, got '{text}'")
+    return counts.get("", counts)
 
 
 def limits(text: str) -> list[tuple[str, int]]:

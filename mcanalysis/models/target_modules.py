@@ -23,6 +23,9 @@ _ATTENTION_NAMES = (
 def find_target_modules(model: nn.Module, wanted: Sequence[str] | None = None) -> list[str]:
     """Full names of the linear modules to adapt, in the model's order.
 
+    By default all attention projections, as in LLMCL, the I-LoRA paper's code. TRACE and the LoRA paper have those of
+    queries and values only, QLoRA's code and TRL's guide all linear layers (`all-linear`).
+
     Raises `UserError` where none is found, or one of `wanted` fits no layer, naming what the model has.
     """
     decoder = getattr(model, "get_decoder", lambda: model)()  # without the eyes and ears of a multimodal model

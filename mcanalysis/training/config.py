@@ -12,7 +12,7 @@ from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.models.chat_template import AUTO as AUTO_TEMPLATE
 from mcanalysis.models.chat_template import NONE as NO_TEMPLATE
-from mcanalysis.settings import OR_ALL, Flag, count_by_task
+from mcanalysis.settings import OR_ALL, Flag
 
 NUM_STEPS = 120
 """Optimiser steps of a task where neither steps nor epochs are given."""
@@ -50,9 +50,7 @@ class TrainingConfig:
     """
 
     num_steps: Annotated[
-        int | Mapping[str, int] | None,
-        "optimiser steps per task (default: 120)",
-        Flag(name="steps", metavar="N|TASK=N,…", read=count_by_task),
+        int | Mapping[str, int] | None, "optimiser steps per task (default: 120)", Flag(name="steps")
     ] = None
     batch_size: Annotated[int, "examples per micro-batch, of all processes"] = 16
     gradient_accumulation: Annotated[int, "micro-batches per step"] = 1
@@ -63,11 +61,7 @@ class TrainingConfig:
     max_length: Annotated[int, "tokens; longer prompts lose their middle"] = 1024
     group_by_length: Annotated[bool, "less padding, and less of a mixture, in a step"] = False
     schedule: Annotated[Literal["linear", "cosine", "constant"], "of the rate after its warm-up"] = "linear"
-    epochs: Annotated[
-        int | Mapping[str, int] | None,
-        "passes over a task's train examples, in place of --steps",
-        Flag(metavar="N|TASK=N,…", read=count_by_task),
-    ] = None
+    epochs: Annotated[int | Mapping[str, int] | None, "passes over a task's train examples, not --steps"] = None
     from_zero: bool = False
 
     def __post_init__(self) -> None:

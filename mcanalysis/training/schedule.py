@@ -8,6 +8,8 @@ task of 10 a tenth. Without warm-up it is transformers' schedule itself. No step
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -32,5 +34,6 @@ def make_scheduler(schedule: str, optimizer: Optimizer, num_warmup_steps: int, n
     [0.5, 1.0, 0.67, 0.33]
     """
     unused = torch.optim.SGD([torch.zeros(1)], lr=1.0)  # a schedule is made for an optimizer, whose rate it sets
-    factor = get_scheduler(_OF_TRANSFORMERS[schedule], unused, num_warmup_steps + 1, num_steps + 1).lr_lambdas[0]
+    whole: Any = get_scheduler(_OF_TRANSFORMERS[schedule], unused, num_warmup_steps + 1, num_steps + 1)
+    (factor,) = whole.lr_lambdas
     return LambdaLR(optimizer, lambda step: factor(step + 1))

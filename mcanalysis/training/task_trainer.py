@@ -168,12 +168,9 @@ class TaskTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Our schedule for the optimizer; a run of before keeps the one it has."""
         if self.lr_scheduler is None and not self._config.from_zero:
-            self.lr_scheduler = make_scheduler(
-                self._config.schedule,
-                optimizer or self.optimizer,
-                self._config.num_warmup_steps(num_training_steps),
-                num_training_steps,
-            )
+            whose: Any = optimizer or self.optimizer
+            num_warmup = self._config.num_warmup_steps(num_training_steps)
+            self.lr_scheduler = make_scheduler(self._config.schedule, whose, num_warmup, num_training_steps)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
