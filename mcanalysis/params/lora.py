@@ -123,6 +123,17 @@ def base_point(point: Mapping[str, Tensor]) -> Point:
     return {name: torch.zeros_like(tensor) if name in of_b else tensor for name, tensor in point.items()}
 
 
+def is_base_point(point: Mapping[str, Tensor]) -> bool:
+    """Return whether an adapter is the base itself because B = 0 in all modules, as before training.
+
+    Raises `PointMismatchError` if the point is not a LoRA point.
+
+    >>> is_base_point({"q.lora_A.weight": torch.ones(2, 5), "q.lora_B.weight": torch.zeros(3, 2)})
+    True
+    """
+    return not any(bool(point[key_b(module)].any()) for module in module_names(point))
+
+
 def ranks(point: Mapping[str, Tensor]) -> dict[str, int]:
     """Return the rank r of the factors of each adapted module (the rank of ΔW may be lower).
 

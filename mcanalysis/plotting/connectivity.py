@@ -60,6 +60,7 @@ _WORDS = {
     "low": "95 % from",
     "high": "to",
 }
+_BEYOND = 0.16  # opacity of the ground beyond the ends of a path
 _MOST_LETTERS = 12  # of a line's words, which stand in the margin
 
 
@@ -203,7 +204,7 @@ def _limit(
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
     shaded = [(low - margin, 0.0)] * (low < 0) + [(1.0, high + margin)] * (high > 1)
     for start, end in shaded:
-        axes.axvspan(start, end, color=GREY, alpha=0.16, linewidth=0, zorder=0, gid="beyond the ends")
+        axes.axvspan(start, end, color=GREY, alpha=_BEYOND, linewidth=0, zorder=0, gid="beyond the ends")
     axes.tick_params(labelleft=labelled)
     if scale == "log":
         plain_numbers(axes.yaxis)
@@ -263,6 +264,8 @@ def _legend_handles(lines: Mapping[tuple[str, str], PathLine], shown: Sequence[T
                 label=f"t*{of_first}: best {ROLES['mean'].label}",
             )
         )  # fmt: skip
+    if not all(s.rows.t.between(0, 1).all() for s in shown):
+        handles.append(Patch(color=GREY, alpha=_BEYOND, linewidth=0, label="beyond the ends"))
     values = pd.concat([curve[list(QUANTITIES)] for s in shown for k in lines for curve in _curves(s, k).values()])
     if not np.isfinite(values.to_numpy(dtype=float)).all():
         handles.append(Line2D([], [], color=BLACK, linestyle="none", marker="x", markersize=3.6, label="not finite"))

@@ -179,8 +179,6 @@ class Run(FinishedRun):
         """The straight path between any two minima in a space; t may leave [0, 1] only with `extrapolate=True`.
 
         Between the base ("base", or 0) and a minimum it is the line t·ΔW in every space: rewinding.
-
-        >>> run.path("base", 2)(0.5)  # doctest: +SKIP
         """
         points = [minimum.point for minimum in self.ends(start, end, learner)]
         return Linear(*points, space=space, extrapolate=extrapolate)

@@ -6,6 +6,7 @@ import torch
 
 from mcanalysis.errors import UserError
 from mcanalysis.params import delta_distance
+from mcanalysis.params.lora import base_point
 from mcanalysis.paths.path_kinds import path_kind, path_kind_names
 from mcanalysis.runs.transitions import Transition
 from mcanalysis.store.hashing import hash_json
@@ -41,6 +42,13 @@ def test_keys_of_the_three_first_paths_are_what_they_have_always_been(tmp_path):
         assert path.point_key(0.15) == f"{key[:24]}/0.15"
         assert path.file.name == f"1-A--2-B-{kind}-{key[:8]}.safetensors"
         assert [path.point_key(t) for t in path.ts][1] == f"{key[:24]}/0.05"
+
+
+def test_an_aligned_path_from_an_adapter_that_changes_nothing_has_a_key_of_its_own(tmp_path):
+    still = base_point(adapter(0))
+    for kind in ("linear-factor", "linear-delta", "linear-aligned"):
+        before, now = (stored(tmp_path, kind, transition(a, adapter(1))) for a in (adapter(0), still))
+        assert (before.key == now.key) == (kind != "linear-aligned")  # the hashes of the minima are the same here
 
 
 def test_keys_tell_settings_of_curves_apart_and_only_of_curves(tmp_path):

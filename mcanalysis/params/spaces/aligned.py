@@ -11,6 +11,7 @@ from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.params.lora import (
     base_point,
     holds_lora_tensors,
+    is_base_point,
     key_a,
     key_b,
     module_names,
@@ -71,7 +72,7 @@ class AlignedSpace(Space):
         the other's A it is t·ΔW, as in the other spaces (`mcanalysis.params.lora.base_point`).
         """
         anchors = self.embed(minima)
-        bases = [i for i, point in enumerate(minima) if not any(point[key_b(m)].any() for m in module_names(point))]
+        bases = [i for i, point in enumerate(minima) if is_base_point(point)]
         if len(minima) == 2 and len(bases) == 1:
             anchors[bases[0]] = base_point(anchors[1 - bases[0]])
         return anchors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mcanalysis.connectivity.profile import grid, grid_beyond
-from mcanalysis.params.lora import delta_distance, factor_delta_deviation, is_lora_point
+from mcanalysis.params.lora import delta_distance, factor_delta_deviation, is_base_point, is_lora_point
 from mcanalysis.params.point import Point, distance
 from mcanalysis.paths import Curve, Path
 from mcanalysis.paths.path_kinds import path_kind
@@ -54,7 +54,11 @@ class StoredPath:
         fitted += [s.num_bends] if s.num_bends != 1 else []  # absent for one bend: keys of earlier versions stay valid
         is_one_line = t.is_from_base and self.kind.path == "linear"  # in all spaces
         kind = self.kind.path if is_one_line else str(self.kind)
-        return hash_json([kind, *t.keys, *(fitted if self.kind.is_fitted else [])])
+        parts = [kind, *t.keys, *(fitted if self.kind.is_fitted else [])]
+        given = [minimum for minimum in t.minima if isinstance(minimum, Mapping)]  # adapters of others
+        if self.kind.space == "aligned" and sum(map(is_base_point, given)) == 1:
+            parts.append("t·ΔW")  # earlier versions went from such an adapter along t²·ΔW
+        return hash_json(parts)
 
     @cached_property
     def minima(self) -> dict[float, str]:
