@@ -94,11 +94,15 @@ class Engine:
 
         Text without a score is read, and nothing is written for it.
         """
-        if unscored := [o for o in objectives if not o.task.has_score]:
-            scored = [o for o in objectives if o.task.has_score]
-            found = dict(zip(scored, self.evaluate(point, scored) if scored else (), strict=True))
-            read = dict(zip(unscored, self.losses(point, unscored), strict=True))
-            return [found[o] if o in found else Evaluation(read[o], (), 0) for o in objectives]
+        texts = [o for o in objectives if not o.task.has_score]
+        answered = [o for o in objectives if o.task.has_score]
+        found = {
+            o: Evaluation(m, (), 0) for o, m in zip(texts, self.losses(point, texts) if texts else (), strict=True)
+        }
+        found |= zip(answered, self._answered(point, answered) if answered else (), strict=True)
+        return [found[o] for o in objectives]
+
+    def _answered(self, point: Mapping[str, Tensor], objectives: Sequence[Objective]) -> list[Evaluation]:
         nll, targets, outputs = self._read(point, objectives, generate=True)
         results, start = [], 0
         for objective in objectives:

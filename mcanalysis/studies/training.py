@@ -59,7 +59,7 @@ def trainings(
     execution = execution or Execution()
     first = configs[0]
     check_base(first.model, first.dtype, execution.device or default_device())
-    held_out = [] if general is None or general.is_default else general.load()
+    held_out = [] if general is None else general.load()
     tasks = load_tasks(first)
     return [
         Training(
