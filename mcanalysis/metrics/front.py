@@ -128,7 +128,9 @@ def hypervolume_intervals(
     does.
     """
     coordinates = (stability, plasticity) if general is None else (stability, plasticity, general)
-    measure = hypervolume if general is None else hypervolume_of_three
+
+    def measure(*values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return hypervolume(*values) if len(values) == 2 else hypervolume_of_three(*values)
 
     def of_ends(*values: NDArray[np.float64]) -> NDArray[np.float64]:
         return measure(*(v[..., [0, -1]] for v in values))
