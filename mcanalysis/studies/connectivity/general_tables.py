@@ -74,7 +74,7 @@ def general_rows(
                     row[f"{column}_few_events"] = bool(interval.few_events[i])
             profile_rows.append({**row, "factor_delta_deviation": float(deviation[i])})
         for quantity, estimate in estimates.items():
-            found = barrier_columns(profile.ts, profile.values(quantity), estimate, quantity == "score")
+            found = barrier_columns(profile.ts, values[quantity], estimate, quantity == "score")
             few_events = found.pop("few_events")
             row = {**labels, "task": name, "quantity": quantity, **found, **NO_GAIN, "few_events": few_events}
             barrier_rows.append(row)
