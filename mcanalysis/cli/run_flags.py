@@ -54,8 +54,8 @@ def add_general_flags(parser: Parser) -> None:
     data = parser.group("data")
     data.add_argument(
         "--general-data", default=None, metavar="DIR",
-        help="<DIR>/<TASK>/test.json or <DIR>/<TASK>.txt, measured and never trained; 'none', or 'pretraining', text "
-        "like the embedded base's (the default with it)",
+        help="<DIR>/<TASK>/test.json or <DIR>/<TASK>.txt, measured and never trained; 'pretraining': text like the "
+        "embedded base's",
     )  # fmt: skip
     data.add_argument("--general-tasks", type=comma_list, default=None, metavar="A,B", help="some of them (all)")
 
@@ -113,9 +113,9 @@ def execution(args: argparse.Namespace) -> Execution:
 
 
 def general(args: argparse.Namespace) -> Any:
-    """The held-out tasks that the flags name, or None; without flags, for the embedded base, text like its own."""
+    """The held-out tasks that the flags name, or None."""
     from mcanalysis.errors import UserError
-    from mcanalysis.runs.general import PRETRAINING, General
+    from mcanalysis.runs.general import General
 
     if args.general_data is None and args.general_tasks is not None:
         raise UserError("Expected --general-data with --general-tasks, got the latter alone; name the folder.")
@@ -125,8 +125,6 @@ def general(args: argparse.Namespace) -> Any:
             raise UserError(
                 "Expected --general-data with limits of general tasks, got the latter alone; name the folder."
             )
-        return General(PRETRAINING, is_default=True) if getattr(args, "model", None) == "embedded" else None
-    if args.general_data == "none":
         return None
     return General(args.general_data, None if args.general_tasks is None else tuple(args.general_tasks), limits)
 
@@ -168,7 +166,7 @@ def study_runs(args: argparse.Namespace) -> Sequence[Run | Training]:
 
     held_out = general(args)
     if args.run:
-        if args.general_data is not None:
+        if held_out is not None:
             raise UserError(
                 "Expected --general-data for runs that are to be trained, got it with --run; measure general tasks of "
                 "a finished run with the train.py command of that run and --general-data."

@@ -128,7 +128,11 @@ def hypervolume_intervals(
     does.
     """
     coordinates = (stability, plasticity) if general is None else (stability, plasticity, general)
-    measure = hypervolume if general is None else hypervolume_of_three
+
+    def measure(
+        x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
+        return hypervolume(x, y) if z is None else hypervolume_of_three(x, y, z)
 
     def of_ends(*values: NDArray[np.float64]) -> NDArray[np.float64]:
         return measure(*(v[..., [0, -1]] for v in values))

@@ -29,7 +29,7 @@ def loss_retention(loss: ArrayLike, base_loss: ArrayLike) -> NDArray[np.float64]
     Returns:
         In [0, 1]; 0 for an infinite loss, NaN for a NaN one.
 
-    >>> loss_retention([1.0, 1.0 + np.log(2), 0.5], 1.0).tolist()
+    >>> loss_retention([1.0, 1.0 + np.log(2), 0.5], 1.0).round(3).tolist()
     [1.0, 0.5, 1.0]
     """
     with np.errstate(over="ignore", invalid="ignore"):

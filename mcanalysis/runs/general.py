@@ -34,14 +34,12 @@ class General:
     `<folder>/<TASK>/test.json`: prompts and answers, scored as the task is. Where all prompts are empty, and in
     `<folder>/<TASK>.txt`, whose paragraphs are the examples, it is text without a score. The folder `pretraining` is no
     folder, but text like what the embedded base was pre-trained on (`pretraining_text`). `max_new_tokens` maps a task
-    to the most tokens generated for an answer, where that is not to be the task's own. `is_default`: nobody asked for
-    them, so that a run which was finished without them stays as it is.
+    to the most tokens generated for an answer, where that is not to be the task's own.
     """
 
     folder: str
     tasks: tuple[str, ...] | None = None
     max_new_tokens: Mapping[str, int] = field(default_factory=dict)
-    is_default: bool = False
 
     def load(self) -> list[TaskData]:
         """Their data; raises `DataError` for a folder without any, and for one that is named and absent."""

@@ -93,7 +93,7 @@ def trainings(
     execution = execution or Execution()
     first = configs[0]
     check_base(first.model, first.dtype, execution.device or default_device(), first.revision)
-    held_out = [] if general is None or general.is_default else general.load()
+    held_out = [] if general is None else general.load()
     tasks = {order: load_tasks(replace(first, order=order)) for order in dict.fromkeys(c.order for c in configs)}
     sequences: dict[tuple[str, ...], str | None] = {}
     for order, data in tasks.items():

@@ -336,16 +336,6 @@ def is_general_measured(run_directory: str | Path, general: Sequence[TaskData]) 
     return read_manifest(directory).get("hashes", {}).get("general") == general_hashes(general)
 
 
-def _general_data(general: General | Sequence[TaskData], directory: Path) -> list[TaskData]:
-    """The held-out tasks to be measured: of a finished run not those nobody asked for, unless it has them already."""
-    data = general.load() if isinstance(general, General) else list(general)
-    if isinstance(general, General) and general.is_default and (directory / MANIFEST_NAME).exists():
-        manifest = read_manifest(directory)
-        if manifest.get("status") == "finished" and manifest.get("hashes", {}).get("general") != general_hashes(data):
-            return []
-    return data
-
-
 def load_tasks(config: RunConfig) -> list[TaskData]:
     """The data that a configuration names."""
     from mcanalysis.benchmarks import get_benchmark, load_benchmark
@@ -387,7 +377,7 @@ def train(
         tasks = load_tasks(config)
     directory = Path(run_directory)
     place = {"general": general.record()} if isinstance(general, General) else {}
-    general = _general_data(general, directory)
+    general = general.load() if isinstance(general, General) else list(general)
     config = settled_for(config, directory)
     strategy = make_strategy(config.strategy, config.seed, **config.strategy_settings)
     recorded = recorded_base(directory, config.model)

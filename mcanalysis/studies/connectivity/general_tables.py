@@ -59,8 +59,8 @@ def general_rows(
     for seed, (name, profile) in enumerate(general.profiles.items()):
         quantities: tuple[Quantity, ...] = ("loss", "score") if general.has_score(name) else ("loss",)
         estimates = {q: profile.estimate(q, seed) for q in quantities}
-        intervals = {q: mean_interval(estimate, least=0.0) for q, estimate in estimates.items()}
-        intervals.setdefault("score", _unknown(len(profile.ts)))
+        intervals: dict[str, Interval] = {"score": _unknown(len(profile.ts))}
+        intervals |= {q: mean_interval(estimate, least=0.0) for q, estimate in estimates.items()}
         kept = general.retentions[name]
         intervals["retention"] = retention_interval(kept)
         values = {"loss": profile.losses, "score": profile.values("score"), "retention": kept.point}
@@ -68,13 +68,13 @@ def general_rows(
         sizes = {"num_examples": base.num_examples, "num_targets": base.num_targets, "num_cut": num_cut[name]}
         for i, t in enumerate(profile.ts):
             row = {**labels, "t": float(t), "task": name, **{q: float(v[i]) for q, v in values.items()}, **sizes}
-            for quantity, interval in intervals.items():
-                row |= interval.at(i).columns(quantity)
-                if quantity != "retention":
-                    row[f"{quantity}_few_events"] = bool(interval.few_events[i])
+            for column, interval in intervals.items():
+                row |= interval.at(i).columns(column)
+                if column != "retention":
+                    row[f"{column}_few_events"] = bool(interval.few_events[i])
             profile_rows.append({**row, "factor_delta_deviation": float(deviation[i])})
         for quantity, estimate in estimates.items():
-            found = barrier_columns(profile.ts, profile.values(quantity), estimate, quantity == "score")
+            found = barrier_columns(profile.ts, values[quantity], estimate, quantity == "score")
             few_events = found.pop("few_events")
             row = {**labels, "task": name, "quantity": quantity, **found, **NO_GAIN, "few_events": few_events}
             barrier_rows.append(row)

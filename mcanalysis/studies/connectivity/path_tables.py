@@ -108,7 +108,7 @@ def _with_general(x: np.ndarray, y: np.ndarray, estimates: Mapping[str, Estimate
     z, ends = general.point, [0, -1]
     volume = hypervolume_of_three(x, y, z)
     gain = volume - hypervolume_of_three(x[ends], y[ends], z[ends])
-    whole, more = hypervolume_intervals(*estimates.values(), general)
+    whole, more = hypervolume_intervals(estimates["stability"], estimates["plasticity"], general)
     return {
         "hypervolume_general": float(volume),
         **whole.columns("hypervolume_general"),
