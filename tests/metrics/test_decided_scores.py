@@ -99,6 +99,8 @@ def test_every_short_number_with_every_short_ending(reference):
         ("letter_anywhere", "B. The second option is right", "B", "B. T"),
         ("letter_anywhere", "**B** (the second)", "B", "**B** ("),
         ("letter_anywhere", "A and B", "B", None),
+        ("letter_anywhere", "A) and B", "A", None),  # a list states nothing
+        ("letter_anywhere", "A) or", "A", None),
         ("letter_anywhere", "A cat. The answer is B. So", "B", None),  # a later answer may follow
         ("number_accuracy", "12\n\nThere are", "12", "12\n"),
         ("number_accuracy", "The answer is 12 frogs", "12", "The answer is 12 "),

@@ -237,7 +237,6 @@ def _in_own_process(options: Options) -> dict[str, float]:
 
 
 def _measure_here(options: Options) -> dict[str, float]:
-    from bench_peak_memory import _resident_bytes
     from points import random_ends
 
     from mcanalysis.training.peak_memory import peak_memory_bytes, reset_peak_memory
@@ -248,6 +247,7 @@ def _measure_here(options: Options) -> dict[str, float]:
     case = Case(model, objectives, *random_ends(model))
     engine: Engine = make_engine(case)
     readings = engine._readings(objectives)
+    reset_peak_memory()  # what loading took
     with torch.no_grad(), model.peft.disable_adapter():
         for reading in readings:  # prefixes are kept of one reading at a time, as the engine does
             prefix = None if reading.prefix_ids is None else batch_pass.SharedPrefix(model.peft, reading.prefix_ids)
@@ -255,11 +255,10 @@ def _measure_here(options: Options) -> dict[str, float]:
                 batch_pass.run_batch(model.peft, batch, engine._ends, prefix, generate=True, enough=lambda *_: True)
     plain = peak_memory_bytes()
     reset_peak_memory()
-    loaded = _resident_bytes()
     for t in (0.25, 0.75):
         engine.measure(case.point(t), objectives)
     weights = sum(w.numel() * w.element_size() for w in model._adapted_weights())
-    return {"plain": plain or 0, "loaded": loaded, "peak": peak_memory_bytes() or 0, "weights": weights}
+    return {"plain": plain or 0, "peak": peak_memory_bytes() or 0, "weights": weights}
 
 
 if __name__ == "__main__":

@@ -88,6 +88,19 @@ def test_row_zero_is_the_base(run_config, make_tasks, plain_model_at, tokenizer,
     assert (matrix[1:] < 1).any()
 
 
+def test_what_is_kept_of_outputs_is_written_to_its_end(ilora_run, make_tasks, tokenizer, plain_model_at):
+    """Though the score, an exact match, is decided by the first tokens; against `generate` by hand, at the base."""
+    plain = plain_model_at()
+    kept = json.loads((ilora_run / "generations" / "0-base.json").read_text(encoding="utf-8"))
+    for data in make_tasks():
+        for example, output in zip(data.splits["test"], kept[data.task.name], strict=True):
+            ids = tokenizer(example.prompt, return_tensors="pt")["input_ids"]
+            with torch.no_grad():
+                out = plain.generate(input_ids=ids, max_new_tokens=6, do_sample=False)
+            assert len(out[0]) == ids.shape[1] + 6
+            assert output == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True) != example.answer
+
+
 def test_the_saved_minima_are_the_points_that_were_measured(ilora_run, make_model, make_tasks, tokenizer):
     from mcanalysis.evaluation.engine import Engine
     from mcanalysis.evaluation.measuring import measurement_key
