@@ -77,7 +77,7 @@ def forecast(study: Any, args: argparse.Namespace) -> None:
     from mcanalysis.studies.connectivity.forecast import forecast
 
     pair = opening(args)
-    runs = study_runs(args) if pair is None else [checked_pair(pair, study)[0]]
+    runs: Any = study_runs(args) if pair is None else [checked_pair(pair, study)[0]]
     run_reporting.forecast(forecast(study, runs, 1 if args.scheduler else number_of_workers(args)))
 
 
