@@ -342,8 +342,10 @@ _open: WeakValueDictionary[Opening, Run] = WeakValueDictionary()
 
 @lru_cache(maxsize=4)  # each may hold a model
 def _opened(opening: Opening) -> Run:
-    *where, num_tasks = opening
-    return load_run(*where) if num_tasks is None else RunSoFar(*where, num_tasks)
+    directory, device, engine, num_tasks = opening
+    if num_tasks is None:
+        return load_run(directory, device, engine)
+    return RunSoFar(directory, device, engine, num_tasks)
 
 
 def load_run(directory: str | FilePath, device: str | None = None, engine: EngineSettings = AUTO) -> Run:
