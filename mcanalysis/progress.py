@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 
 class Bar(Protocol):
-    """What is used of a progress bar; `total` may grow."""
+    """What is used of a progress bar; `total` may grow. `is_open`: more will follow, so that no time left is told."""
 
     total: float
+    is_open: bool
 
     def update(self, n: int = 1) -> Any:
         """Count `n` more steps as done."""
@@ -28,6 +29,7 @@ class Progress(Protocol):
 
 class _SilentBar:
     total = 0.0
+    is_open = False
 
     def update(self, n: int = 1) -> None:
         """Do nothing."""

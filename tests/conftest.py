@@ -318,12 +318,14 @@ def stop_after():
     """stop_after(steps, signal=SIGTERM) -> a progress that sends this process a signal when so many steps are done."""
     import signal
 
+    from mcanalysis.progress import silent
+
     class StopAfter:
         def __init__(self, steps, number=signal.SIGTERM):
             self.left, self.number = steps, number
 
         def __call__(self, *, total, desc):
-            return self
+            return self if desc.startswith("train ") else silent(total=total, desc=desc)
 
         def update(self, n=1):
             self.left -= n

@@ -146,8 +146,8 @@ class _Bar:
             _display = _new_display()
             _display.start()
         self._display = _display
-        self._done, self._pace = 0, Pace(time.monotonic())
-        self._task = self._display.add_task(desc, total=total, pace=self._pace)
+        self._done, self._pace, self.is_open = 0, Pace(time.monotonic()), False
+        self._task = self._display.add_task(desc, total=total, bar=self)
 
     @property
     def total(self) -> float:
@@ -163,6 +163,9 @@ class _Bar:
         self._pace.mark(time.monotonic(), self._done)
         self._display.advance(self._task, n)
 
+    def left(self, total: float, now: float) -> str:
+        return "" if self.is_open else _left(self._pace, self._done, total, now)
+
     def close(self) -> None:
         if self._outer:
             _end_bars(self._display)
@@ -177,6 +180,7 @@ class _Lines:
         global _said
         now = time.monotonic()
         self.total, self._desc, self._done, self._pace = float(total), desc, 0, Pace(now)
+        self.is_open = False
         _said = now if _said is None else _said
         _jobs.append(self)
 
@@ -195,7 +199,7 @@ class _Lines:
             _jobs.remove(self)
 
     def _words(self, now: float) -> str:
-        left = _left(self._pace, self._done, self.total, now)
+        left = "" if self.is_open else _left(self._pace, self._done, self.total, now)
         return f"{self._desc}: {self._done:,} of {self.total:,.0f}" + (f", {left} left" if left else "")
 
 
@@ -228,7 +232,7 @@ def _new_display() -> Progress:
         max_refresh = 0.5
 
         def render(self, task: progress.Task) -> Text:
-            words = _left(task.fields["pace"], task.completed, task.total or 0.0, time.monotonic())
+            words = task.fields["bar"].left(task.total or 0.0, time.monotonic())
             return Text(f"{words} left" if words and not task.finished else "", style="progress.remaining")
 
     class Display(progress.Progress):

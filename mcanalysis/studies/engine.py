@@ -176,7 +176,7 @@ class Engine:
         self._ready: deque[tuple[_Open, Any, Exception | None]] = deque()
         self._numbers = count()
         self._bar: Bar | None = None
-        self._known = 0
+        self._known = self._trainings = 0
 
     def run(self, studies: Iterable[Steps[Any]]) -> list[Any]:
         """The values that the studies return; when all have ended, the error of the first that failed is raised.
@@ -187,7 +187,7 @@ class Engine:
         values: dict[_Open, Any] = {}
         failures: dict[_Open, Exception] = {}
         self._ready.extend((study, None, None) for study in opened)
-        self._bar, self._known, is_start = None, 0, True
+        self._bar, self._known, self._trainings, is_start = None, 0, 0, True
         try:
             with listening() if self.workers.apart else nullcontext(StopRequest()) as stop:
                 while True:
@@ -261,7 +261,7 @@ class Engine:
                     continue
                 under_way = self._under_way[item.key] = _UnderWay(item)
                 heapq.heappush(self._waiting, (item.turn, next(self._numbers), under_way))
-                self._show(more=1)
+                self._show(more=1, trainings=item.trains)
             under_way.wanted_by.append((study, study.results, place))
 
     def _give(self, study: _Open, results: list[Any], place: int, result: Any) -> None:
@@ -286,7 +286,7 @@ class Engine:
             under_way = heapq.heappop(self._waiting)[2]
             if not under_way.is_wanted:
                 del self._under_way[under_way.piece.key]
-                self._show(more=-1)
+                self._show(more=-1, trainings=-under_way.piece.trains)
                 continue
             future = self.workers.submit(under_way.piece)
             self._running[future] = under_way
@@ -305,7 +305,7 @@ class Engine:
     def _end(self, future: Future[Any], under_way: _UnderWay) -> None:
         piece = under_way.piece
         del self._under_way[piece.key]
-        self._show(done=1)
+        self._show(done=1, trainings=-piece.trains)
         try:
             result = piece.kept.keep(future.result())
         except Exception as error:
@@ -327,12 +327,14 @@ class Engine:
             except BaseException as late:  # what ended by being told to says so
                 logger.debug("%s: %s", under_way.piece.name, late)
 
-    def _show(self, done: int = 0, more: int = 0) -> None:
+    def _show(self, done: int = 0, more: int = 0, trainings: int = 0) -> None:
         self._known += more
+        self._trainings += trainings
         if self._bar is None and self._known > 1:
             self._bar = self._progress(total=self._known, desc="pieces")
         if self._bar is not None:
             self._bar.total = self._known
+            self._bar.is_open = self._trainings > 0  # what is trained will be measured
             if done:
                 self._bar.update(done)
 

@@ -40,9 +40,9 @@ def evaluated(monkeypatch):
     seen = []
     measure = Engine.measure
 
-    def spy(self, point, objectives):
+    def spy(self, point, objectives, *shown):
         seen.append(content_hash(point))
-        return measure(self, point, objectives)
+        return measure(self, point, objectives, *shown)
 
     monkeypatch.setattr(Engine, "measure", spy)
     return seen
@@ -112,10 +112,10 @@ def test_a_second_study_computes_nothing_and_wants_no_piece(finished, evaluated,
 def test_a_killed_study_goes_on_where_it_was(finished, evaluated, monkeypatch):
     spied = Engine.measure
 
-    def killed(self, point, objectives):
+    def killed(self, point, objectives, *shown):
         if len(evaluated) == 10:
             raise KeyboardInterrupt
-        return spied(self, point, objectives)
+        return spied(self, point, objectives, *shown)
 
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "measure", killed)

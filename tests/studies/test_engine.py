@@ -172,3 +172,23 @@ def test_progress_counts_what_is_known_so_far():
 
     Engine(Here(), lambda total, desc: Bar()).run([study()])
     assert said == [(1, 3), (1, 3), (1, 3), (1, 4), "closed"]
+
+
+def test_no_time_left_is_told_while_something_trains_that_will_be_measured():
+    told = []
+
+    class Bar:
+        total, is_open = 0, False
+
+        def update(self, n=1):
+            told.append((self.total, self.is_open))
+
+        def close(self):
+            pass
+
+    def study():
+        yield [Piece("other", number, (2,)), Piece("run", number, (1,), trains=True)]
+        yield [Piece(f"point {i}", number, (i,)) for i in range(2)]
+
+    Engine(Here(), lambda total, desc: Bar()).run([study()])
+    assert told == [(2, True), (2, False), (4, False), (4, False)]

@@ -38,6 +38,7 @@ def group_is_closed():
     with open(f"{folder}/closed.{os.environ['RANK']}", "w") as stream:
         stream.write(str(not torch.distributed.is_initialized()))
 
+from mcanalysis.progress import silent
 from mcanalysis.training.config import Execution
 from mcanalysis.training.continual_trainer import train
 from mcanalysis.training.stopping import Stopped
@@ -46,7 +47,7 @@ class StopAfter:
     def __init__(self, steps):
         self.left = steps
     def __call__(self, *, total, desc):
-        return self
+        return self if desc.startswith("train ") else silent(total=total, desc=desc)
     def update(self, n=1):
         self.left -= n
         if self.left == 0:

@@ -168,8 +168,7 @@ def _thinned(objective: Objective, every: int, is_planned: bool) -> Objective:
     """Every so-manieth example by length, the longest among them; of a base that does not know the task answers as long
     as the references."""
     rows = sorted(range(len(objective.encoded)), key=lambda i: len(objective.encoded[i]))[::-every]
-    examples = tuple(objective.examples[i] for i in rows)
-    encoded = tuple(objective.encoded[i] for i in rows)
+    examples, encoded = tuple(objective.examples[i] for i in rows), tuple(objective.encoded[i] for i in rows)
     task = objective.task
     if is_planned:
         task = task.with_limit(min(task.max_new_tokens, max(len(e.answer_ids) for e in encoded)))

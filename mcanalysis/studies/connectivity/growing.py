@@ -52,7 +52,7 @@ class Growing:
         shown = {name.number for name in first}
         of_kinds = [[self._found[name] for name in self._there(kind) if name.number in shown] for kind in self._kinds]
         number, total = len(first), len(self._paths.all_transitions)
-        so_far = f"{number} of {total} transitions so far" if number < total else "not all paths yet"
+        so_far = f"{number} of {total} so far" if number < total else "not all paths yet"
         lacking = f"Not whole yet, and drawn again as more is measured. Missing: {'; '.join(self._lacking())}."
         yield from self._study.pictures(tables_of(self._paths, of_kinds), so_far, lacking)
 

@@ -160,6 +160,7 @@ class _Ends:
     """A bar that notes when each step was done."""
 
     total = 0.0
+    is_open = False
 
     def __init__(self, ends: list[float]) -> None:
         self._ends = ends

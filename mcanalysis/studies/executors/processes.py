@@ -225,6 +225,7 @@ class _LockedBar:
     def __init__(self, bar: Bar, lock: threading.Lock) -> None:
         self._bar, self._lock = bar, lock
         self.total = 0.0
+        self.is_open = False
 
     def update(self, n: int = 1) -> None:
         with self._lock:

@@ -59,6 +59,7 @@ class Reporting:
 class _ReportingBar:
     def __init__(self, key: tuple[int, int], total: int, desc: str, tell: Callable[[Report], None]) -> None:
         self.total = float(total)
+        self.is_open = False
         self._key, self._tell = key, tell
         self._untold, self._told = 0, 0.0
         self._say("start", (total, desc))
