@@ -521,7 +521,7 @@ def test_two_adapters_from_elsewhere(adapters, script, chat_base, caplog, monkey
     assert "chat_template" not in without and "chat_template" not in (adapters / "plain/manifest.json").read_text()
     assert "chat template" not in caption(without, pd.read_csv(adapters / "plain/tables/barriers.csv"))
     assert abs(without.loss[0] - profiles.loss[0.0]) > 1e-3
-    monkeypatch.setattr(Engine, "evaluate", None)  # nothing is evaluated:
+    monkeypatch.setattr(Engine, "measure", None)  # nothing is evaluated:
     assert script("connectivity", *flags, "--output-dir", "plain")[0] == 0  # results that are there keep theirs
 
 
