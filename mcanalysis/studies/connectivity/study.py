@@ -190,9 +190,10 @@ class Connectivity(Study):
     def compare(self, tables: Tables, runs: Sequence[Run]) -> Tables:
         from mcanalysis.studies.connectivity.over_seeds import barriers_over_seeds
         from mcanalysis.studies.strategy_tables import metrics_table
+        from mcanalysis.studies.task_scores import task_scores
 
         of_all = {"metrics": metrics_table(runs), "barriers_over_seeds": barriers_over_seeds(tables["barriers"])}
-        return tables | of_all
+        return tables | of_all | {"task_scores": task_scores(runs)}
 
     def pictures(self, tables: Tables, so_far: str = "", lacking: str = "") -> Iterator[Picture]:
         """Per learner one of the transitions and one of the paths from the base; one of each through the whole run.

@@ -18,6 +18,7 @@ from mcanalysis.studies.connectivity.summaries import (
 )
 from mcanalysis.studies.strategy_tables import strategy_words
 from mcanalysis.studies.study import Rows, Tables
+from mcanalysis.studies.task_scores import score_words
 
 
 def words(tables: Tables) -> Iterator[str | Rows]:
@@ -68,6 +69,8 @@ def words(tables: Tables) -> Iterator[str | Rows]:
         yield from _over_seeds(tables["barriers_over_seeds"])
     if "metrics" in tables:
         yield from strategy_words(tables["metrics"])
+    if "task_scores" in tables:
+        yield from score_words(tables["task_scores"])
 
 
 def _of_transitions(table: pd.DataFrame) -> pd.DataFrame:
