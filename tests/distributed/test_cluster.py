@@ -231,7 +231,7 @@ def test_a_scheduler_that_does_not_answer(is_open, monkeypatch):
 
 
 def test_another_version_is_refused(machines, monkeypatch):
-    monkeypatch.setattr("mcanalysis.studies.executors.on_cluster.version", lambda package: "2020.1.0")
+    monkeypatch.setattr("distributed.__version__", "2020.1.0")
     with pytest.raises(UserError, match=r"^The scheduler at .* has distributed 2\d.* for 2020.1.0 here: "):
         Cluster(machines.scheduler_address)
 

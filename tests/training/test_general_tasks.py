@@ -14,8 +14,8 @@ from mcanalysis.errors import DataError, UnknownNameError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.models.adapter_files import load_adapter
+from mcanalysis.models.base_source import EMBEDDED_DIRECTORY
 from mcanalysis.models.encoding import encode, encode_text
-from mcanalysis.models.loading import EMBEDDED_DIRECTORY
 from mcanalysis.pretraining.corpus import generated_documents
 from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.runs.general import General, pretraining_text

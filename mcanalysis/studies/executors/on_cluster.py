@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -47,11 +46,10 @@ _KEPT_BYTES = 32 << 20  # the most that glibc adapts to by itself
 _one_at_a_time = threading.Lock()  # two pieces would set the weights of one model
 
 
-@cache
 def versions() -> dict[str, str]:
     """What has to be the same on all sides."""
     python = ".".join(platform.python_version_tuple()[:2])
-    return {"mcanalysis": mcanalysis.__version__, "distributed": version("distributed"), "python": python}
+    return {"mcanalysis": mcanalysis.__version__, "distributed": distributed.__version__, "python": python}
 
 
 def stop_training(study: str) -> None:
