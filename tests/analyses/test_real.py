@@ -8,8 +8,8 @@ import pytest
 REAL = Path(__file__).parents[2] / "analyses" / "real"
 SMALL = (
     "--model", "embedded", "--benchmark", "embedded", "--tasks", "FOMC,MedMCQA", "--strategy", "sequential",
-    "--steps", 1, "--num-train", 8, "--num-test", 2, "--batch-size", 2, "--num-points", 3, "--num-examples", 2, "--workers", 1,
-    "--general-data", REAL / "general",
+    "--steps", 1, "--num-train", 8, "--num-test", 2, "--batch-size", 2, "--num-points", 3, "--num-examples", 2,
+    "--workers", 1, "--general-data", REAL / "general",
 )  # fmt: skip
 
 
