@@ -101,7 +101,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         if which and file:
             from mcanalysis.models.gguf_conversion import read_header, tokenizer_as_trained
 
-            tokenizer = tokenizer_as_trained(tokenizer, read_header(file))
+            tokenizer = tokenizer_as_trained(tokenizer, file, read_header(file))
     remember_ends(tokenizer, generation)
     return tokenizer
 
