@@ -287,6 +287,7 @@ BAD = {
         "and its answer, got: no answers",
     ),
     "an operation that fails": ("{{ messages[0].content + 3 }}", "renders a user's message"),
+    "is empty": ("", "writes the prompt once, got it 0 times"),
     "drops the prompt": ("{{ bos_token }}Hello", "writes the prompt once, got it 0 times"),
     "repeats the prompt": ("{{ messages[0].content }}{{ messages[0].content }}", "got it 2 times"),
     "drops the answer": ("{{ messages[0].content }}:", "writes the answer once, got it 0 times"),
