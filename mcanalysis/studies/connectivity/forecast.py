@@ -24,6 +24,7 @@ from mcanalysis.evaluation.objective import Objective
 from mcanalysis.params.point import Point
 from mcanalysis.paths.path_kinds import path_kind
 from mcanalysis.runs.run import Run, load_run
+from mcanalysis.store import base_minimum
 from mcanalysis.store.measurements import MeasurementKey, MeasurementStore
 from mcanalysis.studies.connectivity.measuring import RunPaths, paths_of
 from mcanalysis.studies.connectivity.planned_run import PlannedPaths, PlannedRun
@@ -218,6 +219,8 @@ def _of_paths(paths: RunPaths, speed: _Speed) -> list[_Part]:
         if study.ensemble:
             tested = [o for o in paths.objectives(path) if o.split == "test"]
             ensembles.append((stored_ensemble(path, tested, paths.ensembles).file.exists(), tested))
+    if paths.general:  # of which the base's own is measured beside that of a path
+        wanted.setdefault(base_minimum.KEY, {}).update((measurement_key(base_minimum.KEY, o), o) for o in paths.general)
     for key, objectives in _simplex(paths):
         wanted.setdefault(key, {}).update((measurement_key(key, o), o) for o in objectives)
     file = run.directory / "measurements.sqlite"
@@ -251,4 +254,4 @@ def _simplex(paths: RunPaths) -> list[tuple[str, list[Objective]]]:
 
 
 def _num_examples(of_points: Sequence[Sequence[Objective]]) -> int:
-    return sum(len(o.encoded) for objectives in of_points for o in objectives)
+    return sum(len(o.encoded) for objectives in of_points for o in objectives if o.task.has_score)
