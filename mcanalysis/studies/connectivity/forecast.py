@@ -226,7 +226,7 @@ def _of_paths(paths: RunPaths, speed: _Speed) -> list[_Part]:
         if study.ensemble:
             tested = [o for o in paths.objectives(path) if o.split == "test"]
             ensembles.append((stored_ensemble(path, tested, paths.ensembles).file.exists(), tested))
-    if paths.general:
+    if paths.general:  # of which the base's own is measured beside that of a path
         wanted.setdefault(base_minimum.KEY, {}).update((measurement_key(base_minimum.KEY, o), o) for o in paths.general)
     for key, objectives in _simplex(paths):
         wanted.setdefault(key, {}).update((measurement_key(key, o), o) for o in objectives)
