@@ -171,9 +171,32 @@ def study_runs(args: argparse.Namespace) -> Sequence[Run | Training]:
                 "Expected --general-data for runs that are to be trained, got it with --run; measure general tasks of "
                 "a finished run with the train.py command of that run and --general-data."
             )
-        return [load_run(directory, args.device, engine(args)) for directory in args.run]
+        runs = [load_run(directory, args.device, engine(args)) for directory in args.run]
+        _check_told_apart(runs)
+        return runs
     need_paths(args.strategy)
     base = run_config(args, args.strategy[0], args.seed[0], {})
     configs = study_configs(base, args.strategy, args.seed, typed(args.settings))
     directories = run_directories(configs, args.output_dir or "runs")
     return trainings(configs, directories, resume=args.resume, execution=execution(args), general=held_out)
+
+
+def _check_told_apart(runs: Sequence[Run]) -> None:
+    """Raise `UserError` for finished runs that no table could tell apart, or put side by side, before one is measured."""
+    from mcanalysis.errors import UserError
+
+    labels: dict[tuple[str, int], Run] = {}
+    orders: dict[frozenset[str], Run] = {}
+    for run in runs:
+        twin = labels.setdefault((run.strategy, run.seed), run)
+        if twin is not run:
+            raise UserError(
+                f"Expected one run of each strategy and seed, by which tables tell runs apart, got '{twin.directory}' "
+                f"and '{run.directory}', both {run.strategy} of seed {run.seed}; analyse one at a time."
+            )
+        twin = orders.setdefault(frozenset(run.task_names), run)
+        if twin.task_names != run.task_names:
+            raise UserError(
+                f"Expected runs of one order of the tasks, got {', '.join(twin.task_names)} in '{twin.directory}' and "
+                f"{', '.join(run.task_names)} in '{run.directory}'; analyse one order at a time."
+            )

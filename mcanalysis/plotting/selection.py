@@ -208,10 +208,14 @@ def chat_templates(rows: pd.DataFrame) -> str:
 def new_task(rows: pd.DataFrame, end: str) -> str:
     """The task learned in a transition: the one that `end` names, or the last named before the means.
 
-    Adapters trained elsewhere are labelled by folder, not by task, hence the second way. Raises `UserError` where the
-    rows hold means only.
+    Adapters trained elsewhere are labelled by folder, not by task, and joint training has its own label, hence the
+    second way. Raises `UserError` where the rows hold means, or general tasks, only.
+
+    >>> joint = pd.DataFrame({"task": ["A", "B", "mean", "MMLU"], "role": ["old", "new", "mean", "general"]})
+    >>> new_task(joint, "2-JOINT")
+    'B'
     """
-    names = [name for name in dict.fromkeys(rows["task"]) if name not in MEANS]
+    names = [name for name in dict.fromkeys(trained_tasks(rows)["task"]) if name not in MEANS]
     if not names:
         raise UserError(
             f"Expected rows of the new task at the minimum {end}, got means only; keep the rows of every task."

@@ -58,10 +58,11 @@ def plot_ternary(simplex: pd.DataFrame) -> Figure:
         _draw(axes, bar, _values(rows, task, quantity), quantity == "score", f"{quantity} {task}", unit)
         axes.set_title(title, pad=19, fontweight="bold")
         room = int(side / 2 / _LETTER) - 3
-        for letter, name, (x, y), where in zip("123", names, _CORNERS, ("left", "right", "center"), strict=True):
-            words = f"{letter} {shortened(label_name(name), room if y == 0 else 2 * room)}"
+        for name, (x, y), where in zip(names, _CORNERS, ("left", "right", "center"), strict=True):
+            number = name.partition("-")[0]  # of the minimum: the base is 0
+            words = f"{number} {shortened(label_name(name), room if y == 0 else 2 * room)}"
             place = (x, y + 0.03) if y else (x, -0.03)
-            axes.text(*place, words, ha=where, va="bottom" if y else "top", gid=f"corner {letter}")
+            axes.text(*place, words, ha=where, va="bottom" if y else "top", gid=f"corner {number}")
     row = rows.iloc[0]
     write_head(figure, f"{whose(row)}, test split, {row.space} space")
     return figure

@@ -39,6 +39,7 @@ def run_contents(run: FinishedRun, number: int, num_samples: int) -> dict[str, A
         "name": run.directory.resolve().name,
         "strategy": run.strategy,
         "seed": run.seed,
+        "order": run.order,
         "learner": run.answering_learner,
         "cards": cards(run, values[run.answering_learner]),
         "sentences": sentences(run, matrix, None if paths is None else paths[1]),

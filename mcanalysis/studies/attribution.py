@@ -58,13 +58,13 @@ class Attribution(Study):
         if self.num_examples is not None and self.num_examples < 1:
             raise UserError(f"Expected at least 1 example per task, got {self.num_examples}; raise --num-examples.")
 
-    def check(self, num_tasks: int) -> None:
-        """Raises `UserError` for a transition that a run of so many tasks does not have."""
-        if not 1 <= self.transition < num_tasks:
+    def check(self, num_minima: int) -> None:
+        """Raises `UserError` for a transition that a run of so many minima does not have."""
+        if not 1 <= self.transition < num_minima:
             raise UserError(
-                f"The run has transitions 1 to {num_tasks - 1}, got {self.transition}: change --transition."
-                if num_tasks > 1
-                else f"Expected a run with at least two minima, got {num_tasks}: train on more --tasks."
+                f"The run has transitions 1 to {num_minima - 1}, got {self.transition}: change --transition."
+                if num_minima > 1
+                else f"Expected a run with at least two minima, got {num_minima}: train on more --tasks."
             )
 
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:

@@ -63,12 +63,12 @@ class Early(Study):
         get_space(self.space)
         check_precision(self.tolerance, self.confidence)
 
-    def check(self, num_tasks: int) -> None:
-        """Raises `UserError` for a transition that a run of so many tasks does not have."""
-        if not 1 <= self.transition < num_tasks:
+    def check(self, num_minima: int) -> None:
+        """Raises `UserError` for a transition that a run of so many minima does not have."""
+        if not 1 <= self.transition < num_minima:
             raise UserError(
-                f"Expected a transition from 1 to {num_tasks - 1} with {num_tasks} task(s), got {self.transition}: "
-                "change --transition or train on more tasks."
+                f"Expected a transition from 1 to {num_minima - 1} between minima 1 to {num_minima}, got "
+                f"{self.transition}: change --transition or train on more tasks."
             )
 
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:

@@ -57,10 +57,10 @@ class Similarity(Study):
                 "raise --num-examples."
             )
 
-    def check(self, num_tasks: int) -> None:
+    def check(self, num_minima: int) -> None:
         """Raises `UserError` for a run of one task."""
-        if num_tasks < 2:
-            raise UserError(f"Expected a run with at least two minima, got {num_tasks}: train on more --tasks.")
+        if num_minima < 2:
+            raise UserError(f"Expected a run with at least two minima, got {num_minima}: train on more --tasks.")
 
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
         """One piece for the weights and one per task.

@@ -191,6 +191,6 @@ def strategy_words(metrics: pd.DataFrame) -> Iterator[str | list[list[str]]]:
     for first, second in contrasts:
         if first in present and second in present:
             mean, low, high = difference(metrics, first, second)
-            over = "seeds and orders" if "order" in metrics else "seeds"
+            over = "seeds and orders" if "order" in metrics and metrics["order"].nunique() > 1 else "seeds"
             ends = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}] (95 %, Student's t over {over})"
             yield f"average accuracy, {' '.join(first)} minus {' '.join(second)}: {mean:+.3f}{ends}"

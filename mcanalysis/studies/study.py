@@ -51,8 +51,8 @@ class Study(ABC):
     """After so many tasks the training of the first run gives way to `begin`, so that there is something to see; 0:
     never."""
 
-    def check(self, num_tasks: int) -> None:
-        """Raise `UserError` for what a run of so many tasks will not have; asked before it is trained."""
+    def check(self, num_minima: int) -> None:
+        """Raise `UserError` for what a run of so many minima will not have; asked before it is trained."""
 
     @abstractmethod
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
@@ -122,7 +122,7 @@ def carry_out(
 
     for run in runs:
         if isinstance(run, Training):
-            study.check(run.num_tasks)
+            study.check(run.num_minima)
     if len(orders := dict.fromkeys(run.order or "an order without a name" for run in runs)) > 1:
         raise UserError(
             f"Expected runs of one order of the tasks, whose minima are each other's, got {' and '.join(orders)}; "

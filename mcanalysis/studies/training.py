@@ -48,6 +48,11 @@ class Training:
         return self.config.strategy
 
     @property
+    def num_minima(self) -> int:
+        """How many minima it leaves: of joint training one."""
+        return 1 if get_strategy(self.strategy).schedule == "joint" else self.num_tasks
+
+    @property
     def order(self) -> str | None:
         """The name of the order of the tasks, where it has one."""
         return self.config.order

@@ -141,3 +141,13 @@ def test_adapters_that_a_space_cannot_join_leave_nothing_behind(script, tmp_path
     assert not (tmp_path / "out").exists()
     code, _, err = script("connectivity", *flags, "--paths", "linear-delta")
     assert code == 0, err
+
+
+def test_finished_runs_that_tables_cannot_tell_apart_are_refused(script, tmp_path):
+    for name, strategy, seed, tasks in (("a", "er", 0, "AB"), ("b", "er", 0, "AB"), ("c", "er", 1, "BA")):
+        config = {"strategy": strategy, "seed": seed, "tasks": list(tasks)}
+        manifest = {"status": "finished", "config": config, "hashes": {"data": {}}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
+    refused(script("connectivity", "--run", "a", "--run", "b"), "'a' and 'b', both er of seed 0")
+    refused(script("curvature", "--run", "a", "--run", "c"), "got A, B in 'a' and B, A in 'c'")

@@ -75,6 +75,29 @@ def test_what_is_told_is_what_is_computed_and_nothing_is_written(script, tmp_pat
     assert code == 2 and "go together" in err
 
 
+def test_joint_training_has_one_minimum_and_one_path_from_the_base(script, tmp_path):
+    joint = (*SMALL[:-1], "joint", "--paths", "linear-factor,bezier-factor")
+    _, told = counted(script, *joint, "--from-base", "--general-data", "pretraining")
+    assert told.to_do["embedded-joint-seed0", "points"] == 3 and "curves" not in told.xs("embedded-joint-seed0").index
+    for flags, words in (
+        ((), "at least two minima, got 1"),
+        (("--from-base", "--simplex", "0,1,2"), "minimum 1, got 2"),
+    ):
+        code, _, err = script("connectivity", *joint, *flags)
+        assert code == 2 and words in err and not list(tmp_path.iterdir()), "nothing is trained"
+    code, _, err = script("connectivity", *joint, "--from-base")
+    assert code == 0, err
+    small = ("--num-points", 3, "--num-examples", 4, "--from-base")
+    _, stored = counted(script, "--run", "runs/embedded-joint-seed0", *small)
+    assert stored.to_do.tolist() == [0] and stored.stored.tolist() == [3]
+
+
+def test_a_path_through_all_minima_is_told(script):
+    _, told = counted(script, *SMALL, "--paths", "linear-factor,segmented_bezier-factor")
+    told = told.xs("embedded-sequential-seed0")
+    assert told.to_do["curves"] == 1 and told.to_do["points"] == 3 + 2  # the long path's are minima
+
+
 @pytest.mark.slow
 def test_other_strategies_are_told_along_their_own_paths(script):
     _, told = counted(script, *SMALL[:-1], "sequential,er,ilora")

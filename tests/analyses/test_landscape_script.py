@@ -49,7 +49,7 @@ def test_runs_tables_trajectories_and_figures_and_nothing_is_computed_twice(scri
         (("--num-examples", 0), ("at least 1 example",)),
         (("--save-trajectory", -1), ("save_trajectory of at least 0, got -1",)),
         (("--strategy", "ilorra"), ("Did you mean 'ilora'?",)),
-        (("--tasks", "FOMC,MedMCQA"), ("transition from 1 to 1 with 2 task(s), got 2", "--transition")),
+        (("--tasks", "FOMC,MedMCQA"), ("transition from 1 to 1 between minima 1 to 2, got 2", "--transition")),
     ],
 )
 def test_bad_flags_end_in_one_line_and_write_nothing(script, tmp_path, arguments, pieces):

@@ -109,7 +109,7 @@ def test_figures_and_report_keep_rewinding_and_what_lies_beyond_apart(script, ru
     low, high = figure.axes[0].get_xlim()
     assert low < -0.5 and high > 1.5
     words = " ".join(text.get_text() for text in figure.texts)
-    assert "rewinding: " in words and "0 = base model, 1 = minimum; measured from −0.5 to 1.5" in words
+    assert "rewinding: " in words and "t from −0.5 to 1.5 (0 = base model, 1 = minimum)" in words
     inside = profiles[of_base & profiles.t.between(0, 1)]
     plain = plot_transitions(inside, barriers[barriers.start == "0-BASE"])
     assert not plain.findobj(lambda artist: artist.get_gid() == "beyond the ends")

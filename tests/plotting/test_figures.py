@@ -67,6 +67,14 @@ def make_tables(number=3, strategy="sequential", learner="fast", seed=0, forgett
     return pd.DataFrame(profiles), pd.DataFrame(barriers)
 
 
+def make_rewinding():
+    """Tables of one path from the base, measured from t = −1 to 1 + 1/3."""
+    profiles, barriers = make_tables(2)
+    parts = [t[(t.path == "linear") & (t.space == "factor")].assign(start="0-BASE") for t in (profiles, barriers)]
+    ends = [parts[0][parts[0].t == t].assign(t=far) for t, far in ((0.0, -1.0), (1.0, 4 / 3))]
+    return pd.concat([ends[0], parts[0], ends[1]], ignore_index=True), parts[1]
+
+
 def make_matrix(number=8):
     matrix = pd.DataFrame(np.where(np.tri(number + 1, number, -1) > 0, 0.83, 0.07), columns=NAMES[:number])
     matrix.insert(0, "after", range(number + 1))
@@ -134,6 +142,7 @@ def on_narrow_page(draw):
 FIGURES = {
     "one transition": lambda: plot_transitions(*make_tables(2)),
     "two transitions": lambda: plot_transitions(*make_tables(3)),
+    "one rewinding beyond its ends": lambda: plot_transitions(*make_rewinding()),
     "seven transitions": lambda: plot_transitions(*make_tables(8)),
     "ten transitions": lambda: plot_transitions(*make_tables(11)),
     "seven transitions on a narrow page": lambda: on_narrow_page(lambda: plot_transitions(*make_tables(8))),

@@ -196,9 +196,12 @@ def test_several_runs_are_compared_where_they_can_be(make_run, tmp_path):
     assert [line["name"] for line in lines] == ["er, seed 0", "sequential, seed 0"]
     assert lines[0]["y"] == pytest.approx([0.9, 0.6, (0.3 + 0.6 + 0.7) / 3], abs=1e-4)
     other = make_run(tmp_path / "runs/other", tasks=("omega", "zeta", "中文任务"), measured=False)
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["config"]["order"] = "shuffled1"
+    (other / "manifest.json").write_text(json.dumps(manifest))
     page = Page(render([load_run(folders[0]), load_run(other)]))
     assert page.data["comparison"] == {"comparable": False}
-    assert "cannot be compared" in page.text
+    assert "cannot be compared" in page.text and "sequential, order shuffled1, seed 0" in page.text
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from mcanalysis.connectivity.profile import Profile, grid
 from mcanalysis.metrics.front import hypervolume_of_three
 from mcanalysis.report.contents import general_rows as report_rows
 from mcanalysis.store.measurements import Measurement
-from mcanalysis.studies.connectivity.general_tables import GeneralTasks, general_rows
+from mcanalysis.studies.connectivity.general_tables import GeneralTasks, general_barriers, general_rows
 from mcanalysis.studies.connectivity.path_tables import front_rows
 from mcanalysis.studies.connectivity.tables import transition_rows
 
@@ -44,9 +44,8 @@ def general():
 
 
 def test_rows_by_hand(general):
-    profiles, barriers = map(
-        pd.DataFrame, general_rows(general, LABELS, np.zeros(5), {"text": 0, "facts": 2, "lost": 0})
-    )
+    profiles = pd.DataFrame(general_rows(general, LABELS, np.zeros(5), {"text": 0, "facts": 2, "lost": 0}))
+    barriers = pd.DataFrame(general_barriers(general, LABELS))
     trained = [
         pd.DataFrame(t) for t in transition_rows({"test": {"A": OLD, "B": NEW}}, ["A"], "B", LABELS, np.zeros(5))
     ]
@@ -92,7 +91,7 @@ def test_retention_is_paired_with_the_base():
     targets = np.full(EXAMPLES, 3)
     at = [Measurement.of(targets * (hard + apart), targets) for apart in (0.0, 0.1, 0.3, 0.2, 0.5)]
     general = GeneralTasks({"text": Profile.of(TS, at)}, {"text": Measurement.of(targets * hard, targets)})
-    rows = pd.DataFrame(general_rows(general, LABELS, np.zeros(5), {"text": 0})[0])
+    rows = pd.DataFrame(general_rows(general, LABELS, np.zeros(5), {"text": 0}))
     assert rows.retention.tolist() == pytest.approx(np.exp([0, -0.1, -0.3, -0.2, -0.5]))
     assert (rows.retention_high - rows.retention_low).max() < 1e-6 < 0.2 < (rows.loss_high - rows.loss_low).min()
 

@@ -12,6 +12,7 @@ from mcanalysis.errors import UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.explore.walk import start_walk, walkable_kinds
 from mcanalysis.params.lora import delta_weights
+from mcanalysis.plotting.ternary import plot_ternary
 from mcanalysis.runs.run import load_run
 from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.studies.landscape.study import Landscape
@@ -228,6 +229,8 @@ def test_planes_and_simplexes_with_the_base_are_in_delta(copied, tmp_path):
     study = Undrawn(paths=("linear-delta",), num_points=2, num_examples=2, simplex=(0, 1, 3))
     simplex = carry_out(study, [run], tmp_path).tables["simplex"]
     assert set(simplex.space) == {"delta"} and simplex.minima[0] == "0-BASE 1-FOMC 3-JEC-QA"
+    drawn = plot_ternary(simplex).findobj(lambda a: str(a.get_gid()).startswith("corner"))
+    assert {text.get_text() for text in drawn} == {"0 BASE", "1 FOMC", "3 JEC-QA"}
     corner = of(simplex, w1=1.0, task="FOMC", split="test").loss.item()
     base = run.objective("FOMC", num_examples=2)(run.minimum("base").point)
     assert corner == pytest.approx(base.loss, rel=1e-6)

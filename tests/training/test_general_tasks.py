@@ -3,9 +3,11 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -136,7 +138,9 @@ def test_along_the_paths_of_the_run(trained, tmp_path, plain_model_at, tokenizer
     root, _ = trained
     folder = shutil.copytree(root / "run", tmp_path / "run")
     run = mc.load_run(folder, device="cpu")
-    study = Connectivity(num_points=3, num_examples=None, paths=("linear-factor",), ensemble=3)
+    near = Connectivity(num_points=3, num_examples=None, paths=("linear-factor",), ensemble=3)
+    before = carry_out(near, [run], tmp_path).tables
+    study = replace(near, extrapolate=(-0.5, 1.0))
     tables = carry_out(study, [run], tmp_path).tables
     general = tables["profiles"][tables["profiles"].role == "general"]
     assert set(general.task) == {"rows", "general/zeta", "text"} and set(general.split) == {"test"}
@@ -145,6 +149,14 @@ def test_along_the_paths_of_the_run(trained, tmp_path, plain_model_at, tokenizer
     slow = stages[(stages.task == "text") & (stages.learner == run.answering_learner)].set_index("after")
     assert text.loss[[0.0, 1.0]].tolist() == pytest.approx(slow.loss[[1, 2]].tolist())
     assert text.retention[[0.0, 1.0]].tolist() == pytest.approx(slow.retention[[1, 2]].tolist())
+    beyond = text_loss(plain_model_at(run.path(1, 2, extrapolate=True)(-0.5)), tokenizer)
+    assert text.loss[-0.5] == pytest.approx(beyond, rel=1e-5)
+    kept = min(1, np.exp(text_loss(plain_model_at(), tokenizer) - beyond))
+    assert text.retention[-0.5] == pytest.approx(kept, rel=1e-4)
+    inside = tables["profiles"][tables["profiles"].t >= 0].reset_index(drop=True)
+    pd.testing.assert_frame_equal(inside, before["profiles"], check_exact=True)
+    for name in ("barriers", "front"):
+        pd.testing.assert_frame_equal(tables[name], before[name], check_exact=True)
     middle = run.path(1, 2)(0.5)
     assert text.loss[0.5] == pytest.approx(text_loss(plain_model_at(middle), tokenizer), rel=1e-5)
     assert set(tables["barriers"].task[tables["barriers"].role == "general"]) == set(general.task)
@@ -154,7 +166,8 @@ def test_along_the_paths_of_the_run(trained, tmp_path, plain_model_at, tokenizer
         "mean_old",
         "mean",
     }
-    assert "general ability" in "".join(map(str, study.words(tables)))
+    said = "".join(map(str, study.words(tables)))
+    assert "general ability" in said and "measured from t = -0.5" in said and "not finite" not in said
     asked = run.objective("general/text")(middle)
     assert asked.loss == run.objective("text")(middle).loss == text.loss[0.5]
     assert run.objective("general/zeta")(middle).num_examples == 3 and run.objective("zeta")(middle).num_examples == 4

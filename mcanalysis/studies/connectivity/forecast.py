@@ -26,7 +26,7 @@ from mcanalysis.paths.path_kinds import path_kind
 from mcanalysis.runs.run import Run, load_run
 from mcanalysis.store import base_minimum
 from mcanalysis.store.measurements import MeasurementKey, MeasurementStore
-from mcanalysis.studies.connectivity.measuring import RunPaths, paths_of
+from mcanalysis.studies.connectivity.measuring import PathName, RunPaths, paths_of
 from mcanalysis.studies.connectivity.planned_run import PlannedPaths, PlannedRun
 from mcanalysis.studies.connectivity.stored_ensemble import stored_ensemble
 from mcanalysis.studies.connectivity.stored_simplex import StoredSimplex
@@ -95,21 +95,22 @@ def _threads_of_one_of(num_workers: int) -> Iterator[None]:
 def _rows(study: Connectivity, runs: Sequence[Run | Training]) -> tuple[list[dict[str, Any]], int]:
     """What there is to do of each run, and the memory of the largest training."""
     rows: list[dict[str, Any]] = []
-    speeds: dict[str, _Speed] = {}  # by base
+    speeds: dict[tuple[str, bool], _Speed] = {}  # by base, with curves or without
     memory = 0
     for run in runs:
         own = study.along(run.strategy, runs[0].strategy)
         found: Any = run
         if isinstance(run, Training):
-            study.check(run.num_tasks)
+            study.check(run.num_minima)
             how = run.execution
             found = load_run(run.directory, how.device, how.engine) if run.is_there else PlannedRun(run)
         is_planned = isinstance(found, PlannedRun)
         a_token = found.time_training() if is_planned else 0.0
         paths = (PlannedPaths if is_planned else paths_of)(found, found.answering_learner, own)
-        if found.model.name not in speeds:
-            speeds[found.model.name] = _Speed.timed(paths, is_planned)
-        speed = speeds[found.model.name]
+        kind = found.model.name, bool(_fitted(paths))
+        if kind not in speeds:
+            speeds[kind] = _Speed.timed(paths, is_planned)
+        speed = speeds[kind]
         parts = _of_training(found, a_token, speed) if is_planned else []
         parts += _of_paths(paths, speed)
         rows += [{"run": found.directory.name, **part._asdict()} for part in parts]
@@ -138,9 +139,10 @@ class _Speed(NamedTuple):
 
     @classmethod
     def timed(cls, paths: RunPaths, is_planned: bool) -> _Speed:
-        """On a few examples of the last transition, in the middle of its path and at its end."""
+        """On a few examples of the last transition, in the middle of its path and at its end; where a single minimum
+        leaves none, of the path from the base."""
         engine = paths.run.engine
-        last = paths.path(paths.names(paths.study.paths[0])[-1])
+        last = paths.path((paths.names(paths.study.paths[0]) or paths.names_from_base())[-1])
         objectives = paths.objectives(last)
         points = [last.straight(t) for t in (0.5, 1.0)]
         many = max(1, engine.work(objectives) // (TIMED_BATCHES * engine.choices(objectives)["token_budget"]))
@@ -176,11 +178,16 @@ def _thinned(objective: Objective, every: int, is_planned: bool) -> Objective:
     return replace(objective, task=task, examples=examples, encoded=encoded)
 
 
+def _fitted(paths: RunPaths) -> list[PathName]:
+    """The paths that are fitted."""
+    return [name for kind in paths.study.paths if path_kind(kind).is_fitted for name in paths.names(kind)]
+
+
 def _seconds_of_a_step(paths: RunPaths) -> float:
-    kinds = [kind for kind in paths.study.paths if path_kind(kind).is_fitted]
-    if not kinds:
+    fitted = _fitted(paths)
+    if not fitted:
         return 0.0
-    path = paths.path(paths.names(kinds[0])[-1])
+    path = paths.path([name for name in fitted if name.kind == fitted[0].kind][-1])
     loss, ends = paths.loss(path), [0.0]
     for _ in range(TIMED_STEPS + 1):
         point = {name: tensor.detach().requires_grad_() for name, tensor in path.straight(0.5).items()}

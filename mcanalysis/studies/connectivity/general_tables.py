@@ -28,6 +28,10 @@ class GeneralTasks:
         """Whether a task's outputs are scored."""
         return self.profiles[name].example_scores is not None
 
+    def quantities(self, name: str) -> tuple[Quantity, ...]:
+        """What is measured of a task."""
+        return ("loss", "score") if self.has_score(name) else ("loss",)
+
     @cached_property
     def retentions(self) -> dict[str, Estimate]:
         """What each task keeps of the base at each point: of its score where it has one, else of its loss."""
@@ -48,37 +52,39 @@ class GeneralTasks:
 
 def general_rows(
     general: GeneralTasks, labels: Mapping[str, Any], deviation: np.ndarray, num_cut: Mapping[str, int]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of `profiles.csv`, with `retention` and its interval, and of `barriers.csv`; of the test split.
-
-    Text without a score has NaN for it, and no row of its barriers.
-    """
-    labels = {**labels, "split": "test", "role": "general"}
-    profile_rows: list[dict[str, Any]] = []
-    barrier_rows: list[dict[str, Any]] = []
+) -> list[dict[str, Any]]:
+    """Rows of `profiles.csv`, with `retention` and its interval; of the test split. Text without a score has NaN."""
+    rows: list[dict[str, Any]] = []
     for seed, (name, profile) in enumerate(general.profiles.items()):
-        quantities: tuple[Quantity, ...] = ("loss", "score") if general.has_score(name) else ("loss",)
-        estimates = {q: profile.estimate(q, seed) for q in quantities}
         intervals: dict[str, Interval] = {"score": _unknown(len(profile.ts))}
-        intervals |= {q: mean_interval(estimate, least=0.0) for q, estimate in estimates.items()}
+        intervals |= {q: mean_interval(profile.estimate(q, seed), least=0.0) for q in general.quantities(name)}
         kept = general.retentions[name]
         intervals["retention"] = retention_interval(kept)
         values = {"loss": profile.losses, "score": profile.values("score"), "retention": kept.point}
         base = general.base[name]
         sizes = {"num_examples": base.num_examples, "num_targets": base.num_targets, "num_cut": num_cut[name]}
         for i, t in enumerate(profile.ts):
-            row = {**labels, "t": float(t), "task": name, **{q: float(v[i]) for q, v in values.items()}, **sizes}
+            row = {**labels, "split": "test", "role": "general", "t": float(t), "task": name}
+            row |= {q: float(v[i]) for q, v in values.items()} | sizes
             for column, interval in intervals.items():
                 row |= interval.at(i).columns(column)
                 if column != "retention":
                     row[f"{column}_few_events"] = bool(interval.few_events[i])
-            profile_rows.append({**row, "factor_delta_deviation": float(deviation[i])})
-        for quantity, estimate in estimates.items():
-            found = barrier_columns(profile.ts, values[quantity], estimate, quantity == "score")
+            rows.append({**row, "factor_delta_deviation": float(deviation[i])})
+    return rows
+
+
+def general_barriers(general: GeneralTasks, labels: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of `barriers.csv`, of the test split; none of the score of text, which has none."""
+    rows: list[dict[str, Any]] = []
+    for seed, (name, profile) in enumerate(general.profiles.items()):
+        for quantity in general.quantities(name):
+            values, estimate = profile.values(quantity), profile.estimate(quantity, seed)
+            found = barrier_columns(profile.ts, values, estimate, quantity == "score")
             few_events = found.pop("few_events")
-            row = {**labels, "task": name, "quantity": quantity, **found, **NO_GAIN, "few_events": few_events}
-            barrier_rows.append(row)
-    return profile_rows, barrier_rows
+            row = {**labels, "split": "test", "role": "general", "task": name, "quantity": quantity}
+            rows.append({**row, **found, **NO_GAIN, "few_events": few_events})
+    return rows
 
 
 def _unknown(number: int) -> Interval:

@@ -47,7 +47,7 @@ class Measured(NamedTuple):
     `num_cut`: by split, then by task, how many prompts lost their middle. `templates`: by task, the name of the chat
     template of its prompts, empty where there is none. `ensemble`: rows without labels. `beyond`: what was measured
     beyond the ends of a straight path; none without `extrapolate`. `general`: what was measured, on the test split, of
-    tasks that were never trained.
+    tasks that were never trained; `general_beyond`: the same beyond the ends.
     """
 
     path: StoredPath
@@ -58,6 +58,7 @@ class Measured(NamedTuple):
     ensemble: Sequence[Mapping[str, Any]] = ()
     beyond: Profiles | None = None
     general: GeneralTasks | None = None
+    general_beyond: GeneralTasks | None = None
 
 
 @dataclass(frozen=True)
@@ -219,14 +220,16 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
         of_trained = list(zip(trained, along(ts)[: len(trained)], strict=True))
         return {s: {o.name: p for o, p in of_trained if o.split == s} for s in paths.splits}
 
+    def ability(ts: Sequence[float]) -> GeneralTasks | None:
+        if not (general and ts):
+            return None
+        names, of_general = [o.name for o in general], along(ts)[len(trained) :]
+        return GeneralTasks(dict(zip(names, of_general, strict=True)), dict(zip(names, of_base[0], strict=True)))
+
     templates = {o.name: o.template for o in objectives}
-    ability = None
-    if general:
-        names = [o.name for o in general]
-        of_general = along(inside)[len(trained) :]
-        ability = GeneralTasks(dict(zip(names, of_general, strict=True)), dict(zip(names, of_base[0], strict=True)))
     outside = profiles(beyond) if beyond else None
-    return Measured(path, profiles(inside), remaining, num_cut, templates, ensemble, outside, ability)
+    kept = ability(inside), ability(beyond)
+    return Measured(path, profiles(inside), remaining, num_cut, templates, ensemble, outside, *kept)
 
 
 def _searched(

@@ -146,6 +146,7 @@ class PlannedPaths(RunPaths):
         here = run.model.point()
         names = list(run.data)
         labels = [f"{k}-{name}" for k, name in enumerate(names, start=1)]
+        ends = range(len(names))[-run.training.num_minima :]  # of joint training the last one
         keys = [f"{run.directory}/{label}" for label in labels]
 
         def between(first: int, last: int) -> Transition:
@@ -154,13 +155,12 @@ class PlannedPaths(RunPaths):
             return Transition(labels[first], labels[last], minima, own, tuple(names[:last]), names[last])
 
         def from_base(k: int) -> Transition:
-            ends = base_minimum.LABEL, labels[k]
-            return Transition(*ends, (here, here), (base_minimum.KEY, keys[k]), tuple(names[:k]), names[k])
+            minima, own = (here, here), (base_minimum.KEY, keys[k])
+            return Transition(base_minimum.LABEL, labels[k], minima, own, tuple(names[:k]), names[k])
 
-        self._from_base = [from_base(k) for k in range(len(names))] if study.from_base else []
-
-        self._between = [between(k, k + 1) for k in range(len(names) - 1)]
-        self._through = between(0, len(names) - 1)
+        self._from_base = [from_base(k) for k in ends] if study.from_base else []
+        self._between = [between(k, k + 1) for k in ends[:-1]]
+        self._through = [between(0, len(names) - 1)] if len(ends) > 1 else []
 
 
 class _Ends:

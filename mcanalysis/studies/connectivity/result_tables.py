@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mcanalysis.metrics.task_means import MEANS
-from mcanalysis.studies.connectivity.general_tables import general_rows
+from mcanalysis.studies.connectivity.general_tables import general_barriers, general_rows
 from mcanalysis.studies.connectivity.measuring import Measured
 from mcanalysis.studies.connectivity.path_tables import front_rows, summary_rows
 from mcanalysis.studies.connectivity.tables import rows_beyond, transition_rows
@@ -37,14 +37,16 @@ class ResultTables:
         ts = next(iter(measured.profiles["test"].values())).ts
         deviation = path.deviation(ts)
         profiles, barriers = transition_rows(measured.profiles, t.old, t.new, labels, deviation, measured.num_cut)
+        if measured.general is not None:
+            profiles += general_rows(measured.general, labels, deviation, measured.num_cut["test"])
+            barriers += general_barriers(measured.general, labels)
         if measured.beyond:
             away = path.deviation(path.ts_beyond)
             profiles += rows_beyond(measured.beyond, t.old, t.new, labels, away, measured.num_cut)
+            if measured.general_beyond is not None:
+                profiles += general_rows(measured.general_beyond, labels, away, measured.num_cut["test"])
             order = {of_task: i for i, of_task in enumerate(dict.fromkeys(map(_of_task, profiles)))}
             profiles.sort(key=lambda row: (order[_of_task(row)], row["t"]))
-        if measured.general is not None:
-            of_general = general_rows(measured.general, labels, deviation, measured.num_cut["test"])
-            profiles, barriers = profiles + of_general[0], barriers + of_general[1]
         if any(measured.templates.values()):  # no column where there is none, as in tables of before
             tasks = {**measured.templates, **dict.fromkeys(MEANS, "")}
             profiles = [{**row, "chat_template": tasks[row["task"]]} for row in profiles]

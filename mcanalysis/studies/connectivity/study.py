@@ -124,13 +124,17 @@ class Connectivity(Study):
 
         return next((name for name in self.paths if path_kind(name).path == "linear"), "linear-delta")
 
-    def check(self, num_tasks: int) -> None:
-        """Raises `UserError` for a simplex of minima that a run of so many tasks does not have."""
-        absent = [n for n in self.simplex if not 0 <= n <= num_tasks]
-        if absent:
+    def check(self, num_minima: int) -> None:
+        """Raises `UserError` where a run of so many minima has no path, or a simplex has others."""
+        if num_minima < 2 and not self.from_base:
             raise UserError(
-                f"The run has minima 1 to {num_tasks}, got {', '.join(map(str, absent))}: change --simplex."
+                f"Expected a run with at least two minima, got {num_minima}: train on more tasks one after another, or "
+                "measure the path from the base, --from-base."
             )
+        absent = [n for n in self.simplex if not 0 <= n <= num_minima]
+        if absent:
+            have = "minima 1 to" if num_minima > 1 else "minimum"
+            raise UserError(f"The run has {have} {num_minima}, got {', '.join(map(str, absent))}: change --simplex.")
 
     def along(self, strategy: str, main: str) -> Connectivity:
         """What is measured of a run of a strategy, where `main` is the one named first."""

@@ -84,7 +84,8 @@ def _beyond(profiles: pd.DataFrame) -> Iterator[str]:
     if beyond.empty:
         return
     yield f"measured from t = {beyond.t.min():g} to {beyond.t.max():g}; barriers, dips, gains and t* are of 0 ≤ t ≤ 1"
-    lost = beyond[~np.isfinite(beyond[["loss", "score"]]).all(axis=1)]
+    score = beyond.score.where(beyond.role != "general", 0.0)  # text has none
+    lost = beyond[~(np.isfinite(beyond.loss) & np.isfinite(score))]
     for (start, end, path, space), of_path in lost.groupby(["start", "end", "path", "space"], sort=False):
         places = ", ".join(f"{t:g}" for t in sorted(set(of_path.t)))
         yield f"not finite beyond the ends of {start} → {end}, {path} {space}: loss or score at t = {places}"

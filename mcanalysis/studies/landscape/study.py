@@ -109,12 +109,12 @@ class Landscape(Study):
         """The tasks learned up to the end of the transition, its own last."""
         return [run.task_objective(t, "test", self.num_examples) for t in run.task_names[: self.transition + 1]]
 
-    def check(self, num_tasks: int) -> None:
-        """Raises `UserError` for a transition that a run of so many tasks does not have."""
-        if not 1 <= self.transition < num_tasks:
+    def check(self, num_minima: int) -> None:
+        """Raises `UserError` for a transition that a run of so many minima does not have."""
+        if not 1 <= self.transition < num_minima:
             raise UserError(
-                f"Expected a transition from 1 to {num_tasks - 1} with {num_tasks} task(s), got {self.transition}: "
-                "change --transition or train on more tasks."
+                f"Expected a transition from 1 to {num_minima - 1} between minima 1 to {num_minima}, got "
+                f"{self.transition}: change --transition or train on more tasks."
             )
 
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
