@@ -48,12 +48,12 @@ def _sentence(rng: Random, low: int, high: int) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(rng.randint(low, high)))
 
 
-PICTURES_ARE_BESIDE_THE_POINT = {"analyses", "explore", "strangers", "studies"}  # they are tested where they are drawn
+PICTURES_ARE_BESIDE_THE_POINT = {"analyses", "explore", "strangers", "studies", "test_docs_code.py"}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def draft_pictures(request):
-    """In these folders files are saved coarser and with the outlines of their letters instead of cut fonts.
+    """Pictures, which have tests where they are drawn, are saved coarser, with outlines of letters, not cut fonts.
 
     Drawing takes as long as it took, but saving a PDF a fifth of it.
     """

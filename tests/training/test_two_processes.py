@@ -1,6 +1,6 @@
 """Two processes (gloo, CPU) compute what one computes: the same losses, the same minima, one set of files.
 
-All quick runs share one launch of `torch.distributed.run`, since starting two interpreters takes longer than the training.
+All quick runs share one launch of `torch.distributed.run`, since two interpreters take longer to start than to train.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ DISCRETE = {"gem", "agem", "l2p", "cls_er", "inflora"}
 UNTRAINED = {"zero_shot"}
 LONG = {"sequential", "er", "ilora"}  # over more steps than the others, where a difference has the time to grow
 NAMES = [n for n in strategy_names() if n not in UNTRAINED]
-# A memory, a second learner, a gradient that is edited, a penalty. The others are slow tests, with a launch of their own.
+# A memory, a second learner, a gradient that is edited, a penalty. The others are slow tests, with their own launch.
 OF_EACH_KIND = {"er", "ilora", "agem", "ewc"}
 
 WORKER = """
