@@ -38,6 +38,10 @@ def opening(args: argparse.Namespace) -> Any:
         raise UserError("--minima DIR1,DIR2 and --data FILE go together: give both.")
     if args.minima is None:
         return None
+    for flag in ("run", "general_data", "general_tasks"):
+        if getattr(args, flag) is not None:
+            name = flag.replace("_", "-")
+            raise UserError(f"--minima measures two adapters on --data alone, not with --{name}: leave one out.")
     from pathlib import Path
 
     from mcanalysis.models.chat_template import read_template

@@ -137,12 +137,11 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame, so_far: str
         figure.text(
             (_LEFT + (in_row * (panel + _BETWEEN) - _BETWEEN) / 2) / width,
             (y + 0.03) / figure.get_figheight(),
-            f"{_t_words(reach)} (0 = {ends[0]}, 1 = {ends[1]})",
+            f"position t on the path (0 = {ends[0]}, 1 = {ends[1]}{_reach_words(reach)})",
             ha="center",
             va="bottom",
         )
-    has_one_kind = len(lines) == 1 and not is_rewinding  # that is one line in every space
-    of_path = f": {next(iter(lines.values())).label}" if has_one_kind else ""
+    of_path = f": {next(iter(lines.values())).label}" if len(lines) == 1 else ""
     head = "rewinding: " * is_rewinding + whose_paths(shown[0].rows)
     write_head(figure, head + (f"; {so_far}" if so_far else of_path))
     close_legend(figure, handles, columns, notes_height, handlelength=2.4, borderpad=0.2)
@@ -150,9 +149,9 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame, so_far: str
     return figure
 
 
-def _t_words(reach: tuple[float, float]) -> str:
-    low, high = (f"{t:.3g}".replace("-", "−") for t in reach)
-    return "position t on the path" if reach == (0.0, 1.0) else f"t from {low} to {high}"
+def _reach_words(reach: tuple[float, float]) -> str:
+    low, high = (f"{t:g}".replace("-", "−") for t in reach)
+    return "" if reach == (0.0, 1.0) else f"; measured from {low} to {high}"
 
 
 def _curves(transition: TransitionRows, kind: tuple[str, str]) -> dict[str, pd.DataFrame]:
