@@ -249,9 +249,9 @@ def choose_template(asked: str, tokenizer: Any, tasks: Sequence[TaskData]) -> st
     if asked == NONE:
         return NONE
     text = (_own(tokenizer) or "") if asked == AUTO else asked
-    if asked == AUTO and not text:
+    if asked == AUTO and not text:  # an empty file is a template, one that drops the prompt
         return NONE
-    template = ChatTemplate(tokenizer, text)  # an empty file is one that drops the prompt
+    template = ChatTemplate(tokenizer, text)
     if asked == AUTO and template.end not in end_ids(tokenizer):
         _tell(
             template,

@@ -128,6 +128,12 @@ def carry_out(
             f"Expected runs of one order of the tasks, whose minima are each other's, got {' and '.join(orders)}; "
             "analyse one order at a time."
         )
+    finished = [run for run in runs if not isinstance(run, Training)]  # `trainings` asks the same of others
+    if len(templates := dict.fromkeys(getattr(run, "chat_template", "") or "none" for run in finished)) > 1:
+        raise UserError(
+            f"Expected runs with one chat template, whose means over seeds are taken, got {' and '.join(templates)}; "
+            "analyse those of each alone."
+        )
     setting = Setting(runs[0].strategy, lambda: workers.count, partial(draw, is_whole=False))
 
     def of_run(run: Run | Training) -> Steps[tuple[Run, Tables]]:

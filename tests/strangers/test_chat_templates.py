@@ -29,6 +29,8 @@ from mcanalysis.runs.run import load_run
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.strategies import make_strategy
 from mcanalysis.studies.adapters import AdapterConnectivity
+from mcanalysis.studies.connectivity.study import Connectivity
+from mcanalysis.studies.study import carry_out
 from mcanalysis.studies.training import trainings
 from mcanalysis.tasks.task import Example, Task, TaskData
 from mcanalysis.training.config import RunConfig, TrainingConfig
@@ -447,6 +449,15 @@ def test_runs_side_by_side_have_one_template(trained, chat_base, tasks, tmp_path
     assert [t.config.chat_template for t in fresh] == ["auto", "auto"]
     with pytest.raises(UserError, match=f"one chat template, got {template_name(CHATML)} and none"):
         trainings(configs, [trained, old])
+
+
+def test_runs_of_two_templates_are_not_averaged(trained, chat_base, tasks, tmp_path):
+    """Runs that are named are held to what those are that are to be trained."""
+    old = tmp_path / "old"
+    train(config_of(chat_base(), chat_template="none", seed=1), old, device="cpu", tasks=tasks)
+    with pytest.raises(UserError, match=f"one chat template, .*, got {template_name(CHATML)} and none; analyse"):
+        carry_out(Connectivity(num_points=2), [opened(trained, tasks), opened(old, tasks)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("strategy", ["er", "inflora", "progressive_prompts", "l2p"])
