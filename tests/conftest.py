@@ -48,6 +48,35 @@ def _sentence(rng: Random, low: int, high: int) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(rng.randint(low, high)))
 
 
+PICTURES_ARE_BESIDE_THE_POINT = {"analyses", "explore", "strangers", "studies", "test_docs_code.py"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def draft_pictures(request):
+    """Pictures, which have tests where they are drawn, are saved coarser, with outlines of letters, not cut fonts.
+
+    Drawing takes as long as it took, but saving a PDF a fifth of it.
+    """
+    if PICTURES_ARE_BESIDE_THE_POINT.isdisjoint(request.path.parts):
+        yield
+        return
+    import matplotlib
+
+    from mcanalysis.plotting import style
+
+    def draft(save):
+        def saved(figure, scale, resolution):
+            with matplotlib.rc_context({"pdf.fonttype": 3}):
+                return save(figure, scale, resolution / 2)
+
+        return saved
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("pdf", "png"):
+            patch.setitem(style._BYTES, name, draft(style._BYTES[name]))
+        yield
+
+
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory):
     """A folder that `load_base` can load: byte-level BPE with about 300 words, a Llama of width 32 and two layers.

@@ -182,7 +182,7 @@ def study_runs(args: argparse.Namespace) -> Sequence[Run | Training]:
 
 
 def _check_told_apart(runs: Sequence[Run]) -> None:
-    """Raise `UserError` for finished runs that no table could tell apart, or put side by side."""
+    """Raise `UserError` for finished runs that no table could tell apart or put side by side."""
     from mcanalysis.errors import UserError
 
     labels: dict[tuple[str, int], Run] = {}

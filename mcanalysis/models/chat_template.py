@@ -248,10 +248,10 @@ def choose_template(asked: str, tokenizer: Any, tasks: Sequence[TaskData]) -> st
     """
     if asked == NONE:
         return NONE
-    text = _own(tokenizer) if asked == AUTO else asked
-    if not text:
+    text = (_own(tokenizer) or "") if asked == AUTO else asked
+    if asked == AUTO and not text:
         return NONE
-    template = ChatTemplate(tokenizer, text)
+    template = ChatTemplate(tokenizer, text)  # an empty file is one that drops the prompt
     if asked == AUTO and template.end not in end_ids(tokenizer):
         _tell(
             template,

@@ -25,6 +25,11 @@ logger = logging.getLogger(__name__)
 
 _NAME = "model.gguf"  # of the file where transformers reads it
 _BLOCK = re.compile(r"blk\.(\d+)\.")
+# What `tokenizer.ggml.pre` may be where text is split as by GPT-2's tokenizer, and where digits are split off one by
+# one before that (llama.cpp, src/llama-vocab.cpp). Files of before there was the field have none.
+_SPLIT_AS_GPT2 = (None, "default", "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "exaone4", "a.x-4.0",
+                  "gigachat", "mellum")  # fmt: skip
+_SPLIT_OFF_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 
 
 def plain_folder(file: Path) -> Path:
@@ -78,19 +83,33 @@ def read_header(file: Path) -> Any:
     return reader
 
 
-def tokenizer_as_trained(tokenizer: Any, header: Any) -> Any:
-    """A tokenizer as transformers reads it, with what it does not know of the file's put right.
+def tokenizer_as_trained(tokenizer: Any, file: Path, header: Any) -> Any:
+    """A tokenizer as transformers reads it, which splits text before it is merged as the file says.
 
-    SmolLM's splits off digits one by one; with GPT-2's splits, which transformers takes instead, the line ends before a
-    numbered list are other tokens.
+    transformers takes GPT-2's splits where it does not know what the file names, and says nothing: other tokens come of
+    the same text. Those that split off digits one by one are put right. Raises `UserError` for any other; a file that
+    names none has GPT-2's.
     """
     from tokenizers import pre_tokenizers
 
-    if _field(header, "tokenizer.ggml.pre") == "smollm":
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    splits = _field(header, "tokenizer.ggml.pre")
+    if _field(header, "tokenizer.ggml.model") != "gpt2" or splits in _SPLIT_AS_GPT2:
+        return tokenizer
+    backend = tokenizer.backend_tokenizer
+    if splits in _SPLIT_OFF_DIGITS:
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
+    elif _splits_as_gpt2(json.loads(backend.pre_tokenizer.__getstate__())):
+        raise UserError(
+            f"Expected a GGUF file whose way of splitting text is known here, got '{file.name}' with '{splits}', for "
+            "which GPT-2's would be taken, and with it other tokens; set --model to the model's own folder or hub id."
+        )
     return tokenizer
+
+
+def _splits_as_gpt2(pre_tokenizer: dict[str, Any]) -> bool:
+    return pre_tokenizer["type"] == "ByteLevel" and pre_tokenizer["use_regex"]
 
 
 def _convert(file: Path, fresh: Path, folder: Path) -> None:
@@ -104,6 +123,7 @@ def _convert(file: Path, fresh: Path, folder: Path) -> None:
     with as_transformers_reads(file) as (place, which):
         config = AutoConfig.from_pretrained(place, trust_remote_code=False, **which)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **which)
+        tokenizer = tokenizer_as_trained(tokenizer, file, reader)  # which may refuse it: before minutes of reading
         read, told = AutoModelForCausalLM.from_pretrained(  # type: ignore[reportGeneralTypeIssues]
             place,
             config=config,  # else it is read once more, and the fields of a file take seconds
@@ -122,7 +142,7 @@ def _convert(file: Path, fresh: Path, folder: Path) -> None:
         if all(torch.equal(w, w.bfloat16().float()) for w in model.parameters()):
             model = model.to(torch.bfloat16)  # type: ignore[arg-type]
         model.save_pretrained(fresh)
-        tokenizer_as_trained(tokenizer, reader).save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
     for written in fresh.glob("*.json"):  # the same file is the same base, whichever version reads it
         values = json.loads(written.read_text(encoding="utf-8"))
         if values.pop("transformers_version", None):

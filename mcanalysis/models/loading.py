@@ -101,7 +101,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         if which and file:
             from mcanalysis.models.gguf_conversion import read_header, tokenizer_as_trained
 
-            tokenizer = tokenizer_as_trained(tokenizer, read_header(file))
+            tokenizer = tokenizer_as_trained(tokenizer, file, read_header(file))
     remember_ends(tokenizer, generation)
     return tokenizer
 
@@ -298,6 +298,8 @@ def _check_source(name: str, revision: str | None) -> None:
             f"Expected a model folder, a GGUF file or a hub id, got the file '{name}'; set --model to the folder that "
             "holds config.json, the weights and the tokenizer."
         )
+    if not Path(source).exists() and source.lower().endswith(".gguf"):
+        raise UserError(f"Expected a GGUF file, got '{name}', which does not exist; check the path of --model.")
     if not Path(source).exists() and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
         if "/" in source or os.sep in source:
             raise UserError(f"Expected a model folder, got '{name}', which does not exist; check the path of --model.")

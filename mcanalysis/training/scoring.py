@@ -21,6 +21,7 @@ from mcanalysis.store import base_minimum
 from mcanalysis.store.atomic import write_json_atomic, write_text_atomic
 from mcanalysis.store.manifest import record_evaluation
 from mcanalysis.store.measurements import Measurement, MeasurementStore
+from mcanalysis.store.small_files import read_json
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.training.processes import Processes
 from mcanalysis.training.stopping import StopRequest
@@ -106,13 +107,20 @@ class Scoring:
                 both = zip(todo, evaluations, strict=True)
                 written = {o.name: list(e.outputs) for o, e in both if o.task.has_score}
                 if written:
-                    write_json_atomic(self.directory / "generations" / f"{generations}.json", written)
+                    self._keep_outputs(generations, [o.name for o in objectives], written)
                 record_evaluation(self.directory, self._engine.choices(todo))
             store.put_many((measurement_key(key, o), e.measurement) for o, e in zip(todo, evaluations, strict=True))
             found = [store.get(measurement_key(key, o)) for o in objectives]
             return [m for m in found if m is not None]
 
         return self.processes.on_main(keep)
+
+    def _keep_outputs(self, name: str, tasks: Sequence[str], written: dict[str, list[str]]) -> None:
+        """Write raw outputs of a minimum beside those of its other tasks, which were kept when these were measured."""
+        file = self.directory / "generations" / f"{name}.json"
+        known = read_json(file, "remove it") if file.exists() else {}
+        both = {**known, **written}
+        write_json_atomic(file, {task: both[task] for task in tasks if task in both})
 
     def _evaluate(self, point: Point, objectives: list[Objective], what: str) -> list[Evaluation]:
         with self.stop.at_once():

@@ -49,6 +49,8 @@ def trace_folder(tmp_path, **splits):
         (("--dtype", "float31"), ("Unknown dtype", "Did you mean")),
         (("--minima", "a,b"), ("--minima", "--data")),
         (("--minima", "a,b", "--data", "nope.json"), ("nope.json",)),
+        (("--minima", "a,b", "--data", "nope.json", "--general-data", "held"), ("--minima", "--general-data")),
+        (("--minima", "a,b", "--data", "nope.json", "--run", "runs/a"), ("--minima", "--run")),
         (("--run", "/no/such/run"), ("/no/such/run", "run directory")),
         (("--config", "/no/such.yaml"), ("/no/such.yaml", "--config")),
         (("--no-such-flag",), ("--no-such-flag",)),

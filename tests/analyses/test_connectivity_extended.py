@@ -14,24 +14,22 @@ from mcanalysis.evaluation.engine import Engine
 from mcanalysis.params import content_hash
 from mcanalysis.paths import SegmentedBezier, Simplex
 from mcanalysis.store.point_files import read_points
+from mcanalysis.studies.connectivity.study import Connectivity
 
 SMALL = ("--num-points", 3, "--num-examples", 4, "--curve-steps", 2)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(run_config, tmp_path_factory):
     from dataclasses import replace
 
-    from mcanalysis.training.config import RunConfig, TrainingConfig
     from mcanalysis.training.continual_trainer import train
 
     folder = tmp_path_factory.mktemp("trained")
-    config = RunConfig(
-        strategy="sequential", tasks=("FOMC", "MedMCQA", "JEC-QA"), sizes={"train": 16}, num_test=4,
-        training=TrainingConfig(num_steps=3, batch_size=4),
-    )  # fmt: skip
+    sizes = {"train": 16, "eval": 6, "test": 6}
+    config = run_config(tasks=("FOMC", "MedMCQA", "JEC-QA"), sizes=sizes, num_test=4)
     for seed in (0, 1):
-        train(replace(config, seed=seed), folder / f"seed{seed}")
+        train(replace(config, seed=seed), folder / f"seed{seed}", device="cpu")
     return folder
 
 
@@ -81,12 +79,14 @@ def test_every_kind_of_path_ensembles_simplex_and_seeds(script, runs, monkeypatc
     monkeypatch.setattr(Engine, "measure", None)
     monkeypatch.setattr(MinibatchLoss, "__call__", None)
     monkeypatch.setattr("mcanalysis.studies.connectivity.stored_ensemble.ensemble_along", None)
+    monkeypatch.setattr(Connectivity, "pictures", lambda *_: ())  # numbers alone
     again = script("connectivity", *flags)
     printed = [text.split("figure after")[-1].partition(" s: ")[2] for text in (out, again[1])]
     assert again[0] == 0 and printed[0] == printed[1]
 
 
-def test_stored_curves_and_paths_are_read_from_the_run(script, runs):
+def test_stored_curves_and_paths_are_read_from_the_run(script, runs, monkeypatch):
+    monkeypatch.setattr(Connectivity, "pictures", lambda *_: ())  # numbers alone
     flags = ("--run", "seed0", *SMALL, "--paths", "bezier-delta,segmented_bezier-factor,polychain-factor")
     assert script("connectivity", *flags, "--num-bends", 2)[0] == 0
     run = mc.load_run(runs / "seed0")
@@ -130,14 +130,15 @@ def test_the_whole_loss_is_the_mean_over_all_examples(runs):
 
 
 def test_a_fit_that_is_killed_goes_on_from_its_checkpoint(script, runs, monkeypatch):
-    flags = ("--run", "seed0", "--num-points", 3, "--num-examples", 2, "--curve-steps", 24, "--paths", "bezier-factor")
+    flags = ("--run", "seed0", "--num-points", 3, "--num-examples", 2, "--curve-steps", 14, "--paths", "bezier-factor")
+    monkeypatch.setattr(Connectivity, "pictures", lambda *_: ())  # numbers alone
     shutil.copytree(runs / "seed0", runs / "other")
     assert script("connectivity", "--run", "other", *flags[2:])[0] == 0
     call, calls = MinibatchLoss.__call__, []
 
     def stopping(self, point):
         calls.append(1)
-        if len(calls) == 24 + 18:  # in the second transition's fit
+        if len(calls) == 14 + 12:  # in the second transition's fit
             raise KeyboardInterrupt
         return call(self, point)
 
@@ -147,14 +148,15 @@ def test_a_fit_that_is_killed_goes_on_from_its_checkpoint(script, runs, monkeypa
     calls.clear()
     monkeypatch.setattr(MinibatchLoss, "__call__", lambda self, point: calls.append(1) or call(self, point))
     assert script("connectivity", *flags)[0] == 0
-    assert len(calls) == 24 - 10
+    assert len(calls) == 14 - 10
     files = {d: sorted((runs / d / "curves/fast").iterdir()) for d in ("seed0", "other")}
     assert [f.name for f in files["seed0"]] == [f.name for f in files["other"]]
     for resumed, whole in zip(files["seed0"], files["other"], strict=True):
         assert content_hash(read_points(resumed)[0]) == content_hash(read_points(whole)[0])
 
 
-def test_adaptive_measures_fewer_points_and_says_what_is_left(script, runs):
+def test_adaptive_measures_fewer_points_and_says_what_is_left(script, runs, monkeypatch):
+    monkeypatch.setattr(Connectivity, "pictures", lambda *_: ())  # numbers alone
     flags = (
         "--run",
         "seed0",

@@ -11,6 +11,7 @@ import torch
 import mcanalysis as mc
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.models.loading import load_base
+from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.tasks.embedded import generate_task
 
 SMALL = (
@@ -65,6 +66,7 @@ def test_a_second_run_computes_nothing_and_a_missing_value_is_computed_alone(fin
     calls = []
     measure = Engine.measure
     monkeypatch.setattr(Engine, "measure", lambda self, *asked: calls.append(1) or measure(self, *asked))
+    monkeypatch.setattr(Connectivity, "pictures", lambda *_: ())  # of each run; that of all is looked at
     picture = (runs / "comparison/figures/stability_plasticity.png").read_bytes()
     assert script("connectivity", *SMALL, "--strategy", "sequential,ilora")[0] == 0
     assert not calls

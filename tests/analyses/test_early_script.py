@@ -1,16 +1,12 @@
 """`analyses/early.py`: close to the losses on all examples, from fewer of them; what it refuses."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from mcanalysis.runs.run import load_run
 
-ANALYSES = Path(__file__).parents[2] / "analyses"
 SMALL = (
     "--tasks", "FOMC,MedMCQA", "--steps", 30, "--num-train", 64, "--num-test", 2, "--batch-size", 4, "--workers", 1,
     "--device", "cpu",
@@ -18,12 +14,18 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def shared_run(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("early") / "runs"
+
+
+@pytest.fixture
+def shared_run(script, folder):
     """A folder with a trained run, whichever test asks first: they may be spread over processes."""
-    folder = tmp_path_factory.mktemp("early") / "runs"
-    flags = [str(flag) for flag in SMALL if flag not in ("--workers", 1)]
-    command = [sys.executable, ANALYSES / "train.py", "--strategy", "sequential", *flags]
-    subprocess.run([*command, "--output-dir", folder / "embedded-sequential-seed0"], check=True, capture_output=True)
+    directory = folder / "embedded-sequential-seed0"
+    if not directory.exists():
+        flags = [flag for flag in SMALL if flag not in ("--workers", 1)]
+        code, _, err = script("train", "--strategy", "sequential", *flags, "--output-dir", directory)
+        assert code == 0, err
     return folder
 
 

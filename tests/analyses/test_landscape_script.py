@@ -5,6 +5,7 @@ import pytest
 
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.landscape import sharpness
+from mcanalysis.studies.landscape.study import Landscape
 
 SMALL = (
     "--tasks", "FOMC,MedMCQA,JEC-QA", "--steps", 6, "--num-train", 16, "--num-test", 4, "--batch-size", 4,
@@ -13,8 +14,8 @@ SMALL = (
 )  # fmt: skip
 
 
-def test_runs_tables_trajectories_and_figures_and_nothing_is_computed_twice(script, tmp_path, monkeypatch):
-    code, out, err = script("landscape", *SMALL)
+def test_runs_tables_trajectories_and_figures_and_nothing_is_computed_twice(script, base_folder, tmp_path, monkeypatch):
+    code, out, err = script("landscape", *SMALL, "--model", base_folder, "--max-length", 64)
     assert code == 0, err
     for strategy in ("sequential", "ilora"):
         run = tmp_path / f"runs/embedded-{strategy}-seed0"
@@ -30,6 +31,7 @@ def test_runs_tables_trajectories_and_figures_and_nothing_is_computed_twice(scri
     assert "ilora / seed 0, factor space" in out and "3-JEC-QA slow" in out and "mean rise" in out
     monkeypatch.setattr(Engine, "measure", lambda *_: pytest.fail("evaluated again"))
     monkeypatch.setattr(sharpness, "expected_sharpness", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(Landscape, "pictures", lambda *_: ())  # numbers alone
     code, again, err = script("landscape", "--run", "runs/embedded-ilora-seed0", *SMALL)
     assert code == 0, err
     assert "ilora / seed 0, factor space" in again and "sequential" not in again

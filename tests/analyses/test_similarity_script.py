@@ -12,6 +12,7 @@ from mcanalysis.evaluation import representations
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.params.weight_distance import module_distances, weight_distance
 from mcanalysis.studies import similarity_tables
+from mcanalysis.studies.similarity import Similarity
 
 SMALL = (
     "--tasks", "FOMC,MedMCQA,JEC-QA", "--steps", 3, "--num-train", 16, "--num-test", 4, "--batch-size", 4,
@@ -126,6 +127,7 @@ def test_a_second_call_computes_nothing_and_what_is_missing_is_computed_alone(fi
     calls = counting(monkeypatch)
     assert script(*again, 6)[0] == 0
     assert calls == []
+    monkeypatch.setattr(Similarity, "pictures", lambda *_: ())  # numbers alone from here on
     assert {f: f.read_bytes() for f in before} == before
     stored = sorted((directory / "similarity").iterdir())
     assert len(stored) == 4
@@ -156,6 +158,7 @@ def test_a_stopped_study_goes_on_where_it_was(script, monkeypatch, tmp_path):
     assert len(list((directory / "similarity").iterdir())) == 2
     assert not (directory / "tables/cka.csv").exists()
     monkeypatch.setattr(representations, "compare_points", compare)
+    monkeypatch.setattr(Similarity, "pictures", lambda *_: ())  # numbers alone
     calls = counting(monkeypatch)
     assert script("similarity", *only)[0] == 0
     assert calls.count("compare") == 2 and "weights" not in calls
@@ -165,6 +168,7 @@ def test_other_minima_are_never_taken_for_these(finished, script, monkeypatch):
     directory = finished[0] / "embedded-sequential-seed0"
     first, second = (directory / "minima" / name / "fast" for name in ("1-FOMC", "2-MedMCQA"))
     (first / "adapter_model.safetensors").write_bytes((second / "adapter_model.safetensors").read_bytes())
+    monkeypatch.setattr(Similarity, "pictures", lambda *_: ())  # numbers alone
     calls = counting(monkeypatch)
     assert script("similarity", "--run", directory, "--num-examples", 6, "--workers", 1)[0] == 0
     assert calls.count("compare") == 3

@@ -53,9 +53,10 @@ def test_a_hub_that_cannot_be_reached_is_told_at_once(monkeypatch):
         load_base("no/such")
 
 
-def test_a_folder_that_is_not_there_is_named():
-    with pytest.raises(UserError, match=r"'\./no/such/folder'.*does not exist"):
-        load_base("./no/such/folder")
+@pytest.mark.parametrize("name", ["./no/such/folder", "models/no-such.gguf", "no-such.GGUF"])
+def test_a_folder_or_file_that_is_not_there_is_named(name):
+    with pytest.raises(UserError, match=rf"'{name}'.*does not exist"):
+        load_base(name)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):

@@ -190,7 +190,7 @@ def test_weights_that_bfloat16_holds_exactly_are_kept_in_it_and_others_are_not(m
     assert torch.equal(base.get_parameter(name).float(), expected.get_parameter(name))
 
 
-@pytest.mark.parametrize("pre", ["gpt-2", "smollm"])
+@pytest.mark.parametrize("pre", ["gpt-2", "smollm", "starcoder"])
 def test_text_is_split_as_the_file_says(make_gguf, tokenizer, pre):
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -198,7 +198,7 @@ def test_text_is_split_as_the_file_says(make_gguf, tokenizer, pre):
     tree = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     plain = Tokenizer(models.BPE(tree["vocab"], [tuple(pair) for pair in tree["merges"]]))
     split = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    if pre == "smollm":
+    if pre != "gpt-2":
         split.insert(0, pre_tokenizers.Digits(individual_digits=True))
     plain.pre_tokenizer = pre_tokenizers.Sequence(split)
     for read in (load_tokenizer(str(file)), load_base(str(file))[1]):  # from the file, then from the folder
@@ -206,6 +206,15 @@ def test_text_is_split_as_the_file_says(make_gguf, tokenizer, pre):
         assert read.decode(read(TEXT)["input_ids"]) == TEXT
         assert read.eos_token == tokenizer.eos_token and read.pad_token == tokenizer.pad_token
         assert read(tokenizer.eos_token)["input_ids"] == [tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("load", [load_base, load_tokenizer])
+def test_a_way_of_splitting_text_that_is_not_known_is_refused(make_gguf, cache, load):
+    """transformers would take GPT-2's in silence, as of this file; llama-bpe it knows."""
+    assert load_tokenizer(str(make_gguf(pre="llama-bpe")[0]))("a\n\n1")["input_ids"]
+    with pytest.raises(UserError, match=r"got 'tiny.gguf' with 'deepseek-llm'.* the model's own folder"):
+        load(str(make_gguf(pre="deepseek-llm")[0]))
+    assert not list(cache.glob("*"))
 
 
 def test_the_file_is_converted_once_into_a_plain_model(make_gguf, cache, monkeypatch, caplog):

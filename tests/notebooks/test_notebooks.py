@@ -37,7 +37,9 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("notebooks") / "analyses" / "notebooks"
 
 
-LONG = {"comparing_strategies"}  # trains a run per strategy and seed
+# The first trains a run per strategy and seed, the second fits curves and a plane: `quick_start` has an explorer, too,
+# and what they call is called by the tests of the studies.
+LONG = {"comparing_strategies", "geometry_of_one_transition"}
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_help_of_a_script_is_the_scripts(tmp_path):
     assert shown.stdout.startswith("usage: closed_forms.py")
 
 
-def test_studies_of_packages_are_listed_unimported_and_run_by_name(install_package, tmp_path, monkeypatch):
+def test_studies_of_packages_are_listed_unimported_and_run_by_name(install_package, tmp_path, monkeypatch, capsys):
     study = (
         "from dataclasses import dataclass\nfrom typing import Annotated\n"
         "from mcanalysis.studies.study import Study\n\n"
@@ -75,6 +75,13 @@ def test_studies_of_packages_are_listed_unimported_and_run_by_name(install_packa
         sites.append(install_package(package, "mcanalysis.studies", {"twice": f"{file}:Theirs"}, {file: study}))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, [*sites, REPOSITORY])))
 
+    def by_name(*words):
+        """What `python -m mcanalysis` does, without an interpreter to start."""
+        monkeypatch.setattr(sys, "argv", ["mcanalysis", *words])
+        with pytest.raises(SystemExit) as end:
+            dispatcher.main()
+        return end.value.code or 0, *capsys.readouterr()
+
     listed = run(tmp_path, "-m", "mcanalysis")
     assert listed.returncode == 0 and not listed.stderr
     _, theirs = listed.stdout.split("studies of installed packages:\n")
@@ -87,7 +94,7 @@ def test_studies_of_packages_are_listed_unimported_and_run_by_name(install_packa
     shown = run(tmp_path, "-m", "mcanalysis", "their-other", "--help")
     assert shown.returncode == 0 and shown.stdout.startswith("usage: their-other ")
     assert "--number N" in shown.stdout and "What theirs measures. More." in shown.stdout
-    assert run(tmp_path, "-m", "mcanalysis", "train", "--help").stdout.startswith("usage: train.py ")
+    assert by_name("train", "--help")[1].startswith("usage: train.py ")
     for name, flags, reason in (
         ("theirs", ("--number", "many"), "--number"),
         ("theirs", ("--run", "nowhere"), "nowhere"),
@@ -100,9 +107,9 @@ def test_studies_of_packages_are_listed_unimported_and_run_by_name(install_packa
         ("gone", (), "ModuleNotFoundError"),
         ("twice", (), "Expected one study called twice, got one each from the packages other and third"),
     ):
-        refused = run(tmp_path, "-m", "mcanalysis", name, *flags)
-        assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1), refused.stderr
-        assert reason in refused.stderr
+        code, out, err = by_name(name, *flags)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert reason in err
 
 
 def test_an_unknown_script_is_one_line_that_suggests(tmp_path):

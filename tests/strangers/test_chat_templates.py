@@ -287,6 +287,7 @@ BAD = {
         "and its answer, got: no answers",
     ),
     "an operation that fails": ("{{ messages[0].content + 3 }}", "renders a user's message"),
+    "is empty": ("", "writes the prompt once, got it 0 times"),
     "drops the prompt": ("{{ bos_token }}Hello", "writes the prompt once, got it 0 times"),
     "repeats the prompt": ("{{ messages[0].content }}{{ messages[0].content }}", "got it 2 times"),
     "drops the answer": ("{{ messages[0].content }}:", "writes the answer once, got it 0 times"),
@@ -482,6 +483,28 @@ def test_a_file_by_its_flag(script, chat_base, tmp_path):
         assert code == 0 and f"prompts: in chat template {template_name(LLAMA3)}" in out
     code, out, _ = script("train", *flags, "--chat-template", "none", "--json")
     assert code == 0 and json.loads(out)["chat_template"] is None
+
+
+@pytest.mark.parametrize("length", [("--steps", 2), ("--epochs", 1)])
+def test_a_dry_run_of_paths_where_some_tasks_are_chats(length, script, chat_base, tmp_path, caplog):
+    """It tells of what the study would do with these data and flags, of answers only what is answered, and the base's
+    own general tasks; what it makes up to time a few steps is not spoken of."""
+    chat = [(f"{OPEN}user\n{p}{CLOSE}\n{OPEN}assistant\n", a) for p, a in PAIRS[:3]]
+    folders = {"data/zeta": chat, "data/alpha": PAIRS[:3], "held/wiki": PAIRS[:3], "held/text": [("", "apple river")]}
+    for folder, pairs in folders.items():
+        for split in ("train", "eval", "test"):
+            file = tmp_path / folder / f"{split}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps([{"prompt": p, "answer": f"{a} {a}"} for p, a in pairs]))
+    flags = ["--dry-run", "--json", "--model", chat_base(), "--benchmark", "trace", "--data-dir", "data", *length]
+    flags += ["--general-data", "held", "--strategy", "sequential", "--num-test", 2, "--num-points", 3]
+    flags += ["--paths", "linear-factor", "--batch-size", 2, "--workers", 1, "--device", "cpu"]
+    code, out, err = script("connectivity", *flags)
+    assert code == 0, err
+    assert "timed" not in err + caplog.text
+    told = pd.DataFrame(json.loads(out)["tables"]["work"]).set_index("work")
+    assert told.examples["scoring"] == 3 * (2 + 2 + 2)  # of the base and two minima
+    assert told.to_do["points"] == 3 + 1 and told.examples["points"] == 3 * (2 * (3 + 3) + 3) + 3
 
 
 @pytest.fixture

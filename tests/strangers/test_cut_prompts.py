@@ -22,6 +22,7 @@ ANALYSES = Path(__file__).parents[2] / "analyses"
 @pytest.fixture
 def connectivity(monkeypatch, capsys, tmp_path):
     """connectivity(*flags) -> the document that `connectivity.py --json` prints."""
+    monkeypatch.setattr("mcanalysis.studies.executors.processes.default_workers", lambda *_: 1)
 
     def run(*flags):
         monkeypatch.setattr(sys, "argv", ["connectivity.py", *map(str, flags), "--json"])

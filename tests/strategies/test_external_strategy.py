@@ -1,5 +1,6 @@
 """Strategies from outside: a file in a folder on the search path, and an installed package's entry point."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -7,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from mcanalysis import strategies
+from mcanalysis.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = (
@@ -69,10 +73,40 @@ def run_script(environment, tmp_path):
     return run
 
 
-def test_a_file_on_the_search_path_trains(run_script, tmp_path):
-    done = run_script("train", "--strategy", "mine", "--settings", "weight=0.25", *SMALL)
-    assert done.returncode == 0, done.stderr
-    assert "mine / fast" in done.stdout
+@pytest.fixture
+def read_anew(monkeypatch):
+    """read_anew(folder) -> the registry as a process has it that was started with this search path; in use meanwhile.
+
+    Interpreters that start take longer than all that is tested here; a slow test starts one.
+    """
+    known = set(sys.modules)
+
+    def read(folder):
+        monkeypatch.setenv("MCANALYSIS_STRATEGY_PATH", str(folder))
+        file = strategies.__file__
+        spec = importlib.util.spec_from_file_location(
+            strategies.__name__, file, submodule_search_locations=[str(Path(file).parent)]
+        )
+        package = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(package)
+        monkeypatch.setattr(strategies, "__path__", package.__path__)
+        monkeypatch.setattr(strategies, "_STRATEGIES", package._STRATEGIES)
+        return package._STRATEGIES
+
+    yield read
+    own = str(REPOSITORY)
+    for name in set(sys.modules) - known:
+        if name.startswith("mcanalysis.strategies.") and not str(sys.modules[name].__file__).startswith(own):
+            del sys.modules[name]
+            vars(strategies).pop(name.rpartition(".")[2], None)
+
+
+def test_a_file_on_the_search_path_trains(read_anew, environment, script, base_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    read_anew(environment["MCANALYSIS_STRATEGY_PATH"])
+    code, out, err = script("train", "--strategy", "mine", "--settings", "weight=0.25", *SMALL, "--model", base_folder)
+    assert code == 0, err
+    assert "mine / fast" in out
     run = tmp_path / "runs" / "embedded-mine-seed0"
     assert json.loads((run / "manifest.json").read_text())["config"]["strategy_settings"] == {"weight": 0.25}
     assert (run / "minima/1-FOMC/fast/adapter_model.safetensors").exists()
@@ -87,11 +121,14 @@ def test_an_entry_point_trains_beside_it(run_script, tmp_path):
     }  # fmt: skip
 
 
-def test_both_are_suggested_like_our_own(run_script, tmp_path):
-    done = run_script("train", "--strategy", "mien", *SMALL)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "Unknown strategy 'mien'. Did you mean 'mine'?" in done.stderr
-    assert {"mine", "theirs", "sequential"} <= set(done.stderr.split("one of: ")[1].rstrip(".\n").split(", "))
+def test_both_are_suggested_like_our_own(read_anew, environment, script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(environment["PYTHONPATH"].rpartition(os.pathsep)[2])
+    read_anew(environment["MCANALYSIS_STRATEGY_PATH"])
+    code, _, err = script("train", "--strategy", "mien", *SMALL)
+    assert code == 2 and err.count("\n") == 1
+    assert "Unknown strategy 'mien'. Did you mean 'mine'?" in err
+    assert {"mine", "theirs", "sequential"} <= set(err.split("one of: ")[1].rstrip(".\n").split(", "))
     assert not list(tmp_path.iterdir())
 
 
@@ -107,40 +144,16 @@ WRONG = {
     ),
     "absent": (None, ("MCANALYSIS_STRATEGY_PATH", "absent")),
 }
-NAMES = """
-import os, sys
-import peft, transformers.trainer  # what takes long in importing strategies
-
-for folder in sys.argv[1:]:
-    if os.fork() == 0:
-        os.environ["MCANALYSIS_STRATEGY_PATH"] = folder
-        from mcanalysis.errors import UserError
-        from mcanalysis.strategies import strategy_names
-
-        try:
-            strategy_names()
-        except UserError as error:
-            print(error)
-        sys.exit()
-    os.wait()
-"""
-
-
-@pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """What is said of each wrong file, or of a folder that is not there."""
-    folders = [tmp_path_factory.mktemp("wrong") / name for name in WRONG]
-    for folder, (file, (text, _)) in zip(folders, WRONG.items(), strict=True):
-        if text is not None:
-            folder.mkdir()
-            (folder / file).write_text(text)
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-c", NAMES, *map(str, folders)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    return dict(zip(WRONG, done.stdout.splitlines(), strict=True))
 
 
 @pytest.mark.parametrize("file", WRONG)
-def test_a_strategy_file_with_a_mistake_is_named_in_one_line(told, file):
-    assert all(piece in told[file] for piece in WRONG[file][1]), told[file]
+def test_a_strategy_file_with_a_mistake_is_named_in_one_line(read_anew, tmp_path, file):
+    text, pieces = WRONG[file]
+    folder = tmp_path / file
+    if text is not None:
+        folder.mkdir()
+        (folder / file).write_text(text)
+    with pytest.raises(UserError) as refused:
+        read_anew(folder).names()
+    said = str(refused.value)
+    assert "\n" not in said and all(piece in said for piece in pieces), said

@@ -26,17 +26,22 @@ ALL = 1 + 2 * 14 * 2
 SIZES = {"train": 8, "eval": 3, "test": 3}
 
 
-@pytest.fixture
-def finished(run_config, tmp_path):
-    """A finished run of two tasks on the tiny base."""
-    config = run_config("sequential", num_steps=2, tasks=("FOMC", "MedMCQA"), sizes=SIZES)
-    train(config, tmp_path / "run", device="cpu")
-    return tmp_path / "run"
+@pytest.fixture(scope="module")
+def trained(run_config, tmp_path_factory):
+    """A finished run of two tasks on the tiny base, not to be written to."""
+    directory = tmp_path_factory.mktemp("trained") / "run"
+    train(run_config("sequential", num_steps=2, tasks=("FOMC", "MedMCQA"), sizes=SIZES), directory, device="cpu")
+    return directory
 
 
 @pytest.fixture
-def evaluated(monkeypatch):
-    """The content hashes of the points that were evaluated, in order."""
+def finished(trained, tmp_path):
+    """A copy of it to do with as one likes."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def noting(monkeypatch):
+    """The content hashes of the points that are evaluated from now on, in order."""
     seen = []
     measure = Engine.measure
 
@@ -48,13 +53,27 @@ def evaluated(monkeypatch):
     return seen
 
 
+@pytest.fixture
+def evaluated(monkeypatch):
+    return noting(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def studied(trained, tmp_path_factory):
+    """A run that was taken apart once for all tests, not to be written to: directory, tables, what was evaluated."""
+    directory = shutil.copytree(trained, tmp_path_factory.mktemp("studied") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        seen = noting(patch)
+        return directory, study(directory), seen
+
+
 def study(directory, settings=SETTINGS, **options):
     return carry_out(settings, [load_run(directory, "cpu")], directory.parent, **options).tables
 
 
-def test_numbers_are_those_of_points_put_together_by_hand(finished):
-    result = study(finished)
-    run = load_run(finished, "cpu")
+def test_numbers_are_those_of_points_put_together_by_hand(studied):
+    directory, result, _ = studied
+    run = load_run(directory, "cpu")
     a, b = run.minimum(1).point, run.minimum(2).point
     half = combine([a, b], [0.5, 0.5])
     objective = run.objective("FOMC", "test", 3)
@@ -73,9 +92,9 @@ def test_numbers_are_those_of_points_put_together_by_hand(finished):
             assert row.loss_above_chord == pytest.approx(found.loss - chord, **near)
 
 
-def test_tables_have_every_group_and_task_and_means(finished):
-    result = study(finished)
-    tables = finished / "tables"
+def test_tables_have_every_group_and_task_and_means(studied):
+    directory, result, _ = studied
+    tables = directory / "tables"
     curves, barriers = result["attribution"], result["attribution_barriers"]
     for name, table in result.items():
         pd.testing.assert_frame_equal(pd.read_csv(tables / f"{name}.csv"), table, check_dtype=False)
@@ -95,22 +114,22 @@ def test_tables_have_every_group_and_task_and_means(finished):
     wide = curves.pivot_table(index=["hold", "group", "t"], columns="task", values="loss")
     np.testing.assert_allclose(wide["mean"], (wide["FOMC"] + wide["MedMCQA"]) / 2)
     for role in ("old", "new"):
-        stem = finished / "figures" / f"attribution_{role}_fast"
+        stem = directory / "figures" / f"attribution_{role}_fast"
         assert all(stem.with_suffix(f".{s}").stat().st_size > 500 for s in ("png", "pdf", "txt"))
 
 
-def test_a_second_study_computes_nothing_and_wants_no_piece(finished, evaluated, monkeypatch):
-    first = study(finished)
-    assert len(evaluated) == ALL
-    evaluated.clear()
+def test_a_second_study_computes_nothing_and_wants_no_piece(studied, tmp_path, evaluated, monkeypatch):
+    directory, first, evaluated_first = studied
+    assert len(evaluated_first) == ALL
     monkeypatch.setattr(points, "evaluate", lambda *a, **k: pytest.fail("a piece was computed"))
-    second = study(finished)
+    second = study(shutil.copytree(directory, tmp_path / "run"))
     assert evaluated == []
     pd.testing.assert_frame_equal(first["attribution_barriers"], second["attribution_barriers"])
 
 
 def test_a_killed_study_goes_on_where_it_was(finished, evaluated, monkeypatch):
     spied = Engine.measure
+    monkeypatch.setattr(Attribution, "pictures", lambda *_: ())  # numbers alone
 
     def killed(self, point, objectives, *shown):
         if len(evaluated) == 10:
@@ -126,9 +145,11 @@ def test_a_killed_study_goes_on_where_it_was(finished, evaluated, monkeypatch):
     assert len(evaluated) == ALL
 
 
-def test_the_whole_path_shares_its_points_with_the_connectivity_analysis(finished, evaluated):
+def test_the_whole_path_shares_its_points_with_the_connectivity_analysis(finished, evaluated, monkeypatch):
     from mcanalysis.studies.connectivity.study import Connectivity
 
+    for kind in (Attribution, Connectivity):
+        monkeypatch.setattr(kind, "pictures", lambda *_: ())  # numbers alone
     paths = ("linear-factor", "linear-delta", "linear-aligned")
     profiles = study(finished, Connectivity(num_points=3, num_examples=3, paths=paths))["profiles"]
     for path in paths:
@@ -146,7 +167,7 @@ def test_the_whole_path_shares_its_points_with_the_connectivity_analysis(finishe
 
 
 @pytest.mark.slow
-def test_pieces_that_were_sent_give_the_same_numbers(finished, tmp_path):
+def test_pieces_that_were_sent_give_the_same_numbers(studied, trained, tmp_path):
     class Sent(Here):
         """Two workers that see of a piece what is left of it after a journey, and open the run themselves."""
 
@@ -156,8 +177,8 @@ def test_pieces_that_were_sent_give_the_same_numbers(finished, tmp_path):
             function, arguments = pickle.loads(pickle.dumps((piece.function, piece.arguments)))
             return super().submit(Piece(piece.key, function, arguments))
 
-    shutil.copytree(finished, tmp_path / "away" / "run")
-    here, away = study(finished), study(tmp_path / "away" / "run", workers=Sent())
+    away = study(shutil.copytree(trained, tmp_path / "away" / "run"), workers=Sent())
+    here = studied[1]
     pd.testing.assert_frame_equal(here["attribution_barriers"], away["attribution_barriers"])
 
 

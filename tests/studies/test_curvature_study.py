@@ -19,9 +19,13 @@ from mcanalysis.studies.curvature_tables import forgetting_correlations, with_me
 from mcanalysis.studies.study import carry_out
 from mcanalysis.training.continual_trainer import train
 
-SETTINGS = Curvature(num_examples=4, num_forgetting_examples=3, num_eigenvalues=2, num_trace_samples=4, num_lanczos=12)
+SETTINGS = Curvature(
+    num_examples=4, num_forgetting_examples=3, num_eigenvalues=2, tolerance=0.05, num_trace_samples=4, num_lanczos=12
+)
 SIZES = {"train": 8, "eval": 3, "test": 4}
 TASKS = ("FOMC", "MedMCQA", "JEC-QA")
+FORGETTING = Curvature(2, 3, 1, num_trace_samples=2, num_lanczos=2, tolerance=0.2)  # the rest as rough as may be
+STEPS = 30  # far enough apart for a finite difference
 UNITS = 5 + 2 + 3  # own and mean_old, densities of the last minimum, (transition, old task) pairs
 
 
@@ -41,21 +45,35 @@ def trained(run_config, tmp_path_factory):
 
 @pytest.fixture
 def finished(trained, tmp_path):
-    """make(strategy="sequential", tasks=TASKS) -> the directory of a finished run on the tiny base."""
+    """make(strategy="sequential", tasks=TASKS, steps=STEPS) -> the directory of a finished run on the tiny base."""
 
-    def make(strategy="sequential", tasks=TASKS, steps=4):
+    def make(strategy="sequential", tasks=TASKS, steps=STEPS):
         return shutil.copytree(trained(strategy, tasks, steps), tmp_path / strategy)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def study(trained, tmp_path_factory):
+    """The directory of a run that was measured once for all tests, its tables, and the figures that grew."""
+    directory = shutil.copytree(trained("sequential", TASKS, STEPS), tmp_path_factory.mktemp("study") / "sequential")
+    drawn = []
+    return directory, measured(directory, on_figure=drawn.append), drawn
+
+
+@pytest.fixture
+def measured_run(study, tmp_path):
+    """A copy of it to do with as one likes."""
+    return shutil.copytree(study[0], tmp_path / "sequential")
 
 
 def measured(directory, settings=SETTINGS, **options):
     return carry_out(settings, [load_run(directory, "cpu")], directory.parent, **options).tables
 
 
-def test_numbers_are_those_of_the_operator(finished):
-    directory = finished()
-    result, run = measured(directory), load_run(directory, "cpu")
+def test_numbers_are_those_of_the_operator(study):
+    directory, result, _ = study
+    run = load_run(directory, "cpu")
     assert len(result["curvature"]) == 5
     row = result["curvature"].set_index(["minimum", "task"]).loc[("3-JEC-QA", "mean_old")]
     hessian = HessianOperator(run.batch_losses(TASKS[:2], "test", 2), run.minimum(3).point)
@@ -69,9 +87,9 @@ def test_numbers_are_those_of_the_operator(finished):
     assert last.eigenvalue.min() < row.bottom_1 and last.eigenvalue.max() > row.top_1
 
 
-def test_forgetting_against_the_engine_and_a_finite_difference(finished):
-    directory = finished(steps=30)
-    table = measured(directory)["predicted_forgetting"].set_index(["start", "task"])
+def test_forgetting_against_the_engine_and_a_finite_difference(study):
+    directory, result, _ = study
+    table = result["predicted_forgetting"].set_index(["start", "task"])
     run = load_run(directory, "cpu")
     objective = run.objective("FOMC", "test", 3)
     start, end = run.minimum(2).point, run.minimum(3).point
@@ -93,9 +111,8 @@ def test_forgetting_against_the_engine_and_a_finite_difference(finished):
     assert set(table.loc["1-FOMC"].index) == {"FOMC", "mean_old"}
 
 
-def test_a_second_call_computes_nothing_and_a_missing_result_alone_is_computed(finished, monkeypatch):
-    directory = finished()
-    first = measured(directory)
+def test_a_second_call_computes_nothing_and_a_missing_result_alone_is_computed(study, measured_run, monkeypatch):
+    directory, first = measured_run, study[1]
     files = sorted((directory / "curvature").glob("*/*.json"))
     assert len(files) == UNITS
     tables = {f.name: f.read_bytes() for f in (directory / "tables").glob("*.csv")}
@@ -108,6 +125,7 @@ def test_a_second_call_computes_nothing_and_a_missing_result_alone_is_computed(f
     again = measured(directory)
     assert not seen
     pd.testing.assert_frame_equal(first["curvature"], again["curvature"])
+    monkeypatch.setattr(Curvature, "pictures", lambda *_: ())  # numbers alone from here on
     next(f for f in files if f.name.endswith(".json") and "spectrum" in f.name).unlink()
     measured(directory)
     assert len(seen) == 1
@@ -118,10 +136,8 @@ def test_a_second_call_computes_nothing_and_a_missing_result_alone_is_computed(f
     assert len(seen) == 1 + 5 + 3, "other data: the three of forgetting alone"
 
 
-def test_figures_and_captions(finished):
-    directory = finished()
-    drawn = []
-    measured(directory, on_figure=drawn.append)
+def test_figures_and_captions(study):
+    directory, _, drawn = study
     for name in ("spectrum", "eigenvalues", "predicted_forgetting"):
         for ending in ("pdf", "png", "txt"):
             assert (directory / "figures" / f"curvature_{name}.{ending}").stat().st_size > 100
@@ -129,17 +145,20 @@ def test_figures_and_captions(finished):
 
 
 def test_adapters_that_grow_are_filled_up(finished):
-    directory = finished("o_lora")
-    result = measured(directory)
+    directory = finished("o_lora", TASKS[:2], steps=4)
+    result = measured(directory, FORGETTING)
     assert (result["predicted_forgetting"].first_order.abs() < 1e-6).all(), (
         "the new part starts where its gradient is 0"
     )
     assert (result["predicted_forgetting"].distance > 0).all()
 
 
-def test_where_nothing_is_below_zero_only_the_top_is_given(finished, monkeypatch):
-    directory = finished()
+def test_where_nothing_is_below_zero_only_the_top_is_given(measured_run, monkeypatch):
+    directory = measured_run
+    for file in (directory / "curvature").glob("*/*eigenvalues*"):
+        file.unlink()  # what is left is measured already
     calls = []
+    monkeypatch.setattr(Curvature, "pictures", lambda *_: ())  # numbers alone
 
     def stubborn(hessian, num, which, *rest):
         calls.append(which)
@@ -157,13 +176,13 @@ def test_where_nothing_is_below_zero_only_the_top_is_given(finished, monkeypatch
 
 def test_refusals_before_anything_is_computed(finished, monkeypatch):
     monkeypatch.setattr(landscape_hessian, "HessianOperator", None)
-    one = finished(tasks=("FOMC",))
+    one = finished(tasks=("FOMC",), steps=1)
     with pytest.raises(RunDirectoryError, match="at least two minima, got 1"):
         measured(one)
     with pytest.raises(UserError, match="one of l2p"):
-        measured(finished("l2p", tasks=("FOMC", "MedMCQA")))
+        measured(finished("l2p", tasks=("FOMC", "MedMCQA"), steps=1))
     with pytest.raises(UnknownNameError, match="minimum"):
-        measured(finished("er"), Curvature(spectrum_minimum="9"))
+        measured(finished("er", steps=1), Curvature(spectrum_minimum="9"))
     assert not list(one.parent.glob("*/curvature"))
 
 

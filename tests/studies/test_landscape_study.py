@@ -71,6 +71,11 @@ def calls(monkeypatch):
     return made
 
 
+@pytest.fixture
+def numbers_alone(monkeypatch):
+    monkeypatch.setattr(Landscape, "pictures", lambda *_: ())
+
+
 def study_of(runs, folder, settings, **options):
     return carry_out(settings, runs, folder, **options).tables
 
@@ -123,7 +128,7 @@ def test_trajectories_start_and_end_at_minima(studied):
     assert at(result["landscape"], kind="plane", strategy="ilora").x.max() >= walk.x.max()
 
 
-def test_without_a_slow_learner_the_third_is_the_next_or_previous_minimum(studied, copied):
+def test_without_a_slow_learner_the_third_is_the_next_or_previous_minimum(studied, copied, numbers_alone):
     _, result, _ = studied
     exact = at(result["landscape"], strategy="sequential", kind="plane")
     assert list(dict.fromkeys(exact[exact.anchor != ""].anchor))[2] == "1-FOMC fast"
@@ -227,7 +232,7 @@ def test_other_processes_find_the_same_numbers(studied, copied, tmp_path):
 
 
 @pytest.mark.parametrize("space", ["delta", "aligned"])
-def test_other_spaces_have_the_same_minima_at_other_distances(copied, space):
+def test_other_spaces_have_the_same_minima_at_other_distances(copied, space, numbers_alone):
     run = copied("sequential")
     settings = replace(SMALL, space=space, grid=(2,), num_directions=0, sharpness_samples=0)
     rows = study_of([run], run.directory, settings)["landscape"]
@@ -241,7 +246,7 @@ def test_other_spaces_have_the_same_minima_at_other_distances(copied, space):
         assert row.loss == expected  # the minimum itself, whatever the space made of it
 
 
-def test_a_row_of_sharpness_that_is_there_is_kept_and_a_stop_loses_none(copied, monkeypatch):
+def test_a_row_of_sharpness_that_is_there_is_kept_and_a_stop_loses_none(copied, monkeypatch, numbers_alone):
     run = copied("ilora")
     settings = replace(SMALL, grid=(2,), num_directions=0)
     keep, kept = KeptRows.keep, []
@@ -265,7 +270,7 @@ def test_a_row_of_sharpness_that_is_there_is_kept_and_a_stop_loses_none(copied, 
     assert table.read_text().startswith(marked)
 
 
-def test_adapters_of_growing_rank_are_joined_in_delta_space_only(copied):
+def test_adapters_of_growing_rank_are_joined_in_delta_space_only(copied, numbers_alone):
     run = copied("o_lora")
     settings = replace(SMALL, grid=(2,), num_directions=1, sharpness_samples=0)
     with pytest.raises(PointMismatchError, match="space='delta'"):
@@ -275,7 +280,7 @@ def test_adapters_of_growing_rank_are_joined_in_delta_space_only(copied):
     assert result["landscape"].measured.all() and len(result["trajectory"]) == 5
 
 
-def test_the_third_may_be_the_minimum_of_a_joint_run(copied, make_run):
+def test_the_third_may_be_the_minimum_of_a_joint_run(copied, make_run, numbers_alone):
     run, joint = copied("sequential"), load_run(make_run("joint"), "cpu")
     settings = replace(SMALL, grid=(2,), num_directions=1, sharpness_samples=0)
     rows = study_of([run], run.directory, replace(settings, third=str(joint.directory)))["landscape"]

@@ -216,6 +216,21 @@ def test_nothing_is_measured_again_and_nothing_is_asked_of_runs_without(trained,
     assert run.general_tasks == {} and "general" not in run.config
 
 
+def test_outputs_of_tasks_that_are_not_measured_again_are_kept(trained, tmp_path):
+    """Another limit for one task measures that one anew: what was written for the others is not lost."""
+    root, config = trained
+    folder, held = shutil.copytree(root / "run", tmp_path / "run"), shutil.copytree(root / "held", tmp_path / "held")
+    (held / "more").mkdir()
+    shutil.copy(held / "zeta" / "test.json", held / "more" / "test.json")
+    file = folder / "generations" / "2-alpha-fast-general.json"
+    before = json.loads(file.read_text())
+    for limits, number in (({}, 2), ({"more": 1}, 2)):
+        train(config, folder, device="cpu", general=General(str(held), max_new_tokens=limits))
+        after = json.loads(file.read_text())
+        assert after["general/zeta"] == before["general/zeta"] and len(after) == number
+    assert after["more"] != before["general/zeta"]
+
+
 @pytest.mark.slow
 def test_the_embedded_base_has_read_none_of_the_text():
     (data,) = General("pretraining").load()

@@ -84,7 +84,9 @@ def uninterrupted(run_config, three_tasks, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=[3, pytest.param(10, marks=pytest.mark.slow)])
+# Slow, since it starts an interpreter and trains nine times: the signals and stops below end runs at chosen moments,
+# and `test_a_full_disk_keeps_the_last_checkpoint` goes on from a checkpoint that is older than what was trained.
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.slow) for n in (3, 10)])
 def killed(request, run_config, three_tasks, uninterrupted, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     configs = {name: run_config(name, num_steps=NUM_STEPS) for name in KILLED_STRATEGIES}

@@ -261,4 +261,4 @@ def _simplex(paths: RunPaths) -> list[tuple[str, list[Objective]]]:
 
 
 def _num_examples(of_points: Sequence[Sequence[Objective]]) -> int:
-    return sum(len(o.encoded) for objectives in of_points for o in objectives)
+    return sum(len(o.encoded) for objectives in of_points for o in objectives if o.task.has_score)

@@ -14,7 +14,7 @@ from mcanalysis.evaluation.differentiable import MinibatchLoss
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import Objective, encode_split, make_objective
 from mcanalysis.models.adapter_files import LoraSettings
-from mcanalysis.models.chat_template import choose_template, use_template
+from mcanalysis.models.chat_template import choose_template, template_for, use_template
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.params.point import Point
 from mcanalysis.runs.general import told_apart
@@ -24,7 +24,7 @@ from mcanalysis.strategies import make_strategy
 from mcanalysis.studies.connectivity.measuring import RunPaths
 from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.studies.training import Training
-from mcanalysis.tasks.task import Task, TaskData
+from mcanalysis.tasks.task import TaskData
 from mcanalysis.training.config import RunConfig
 from mcanalysis.training.continual_trainer import ContinualTrainer, load_tasks
 from mcanalysis.training.dry_run import dry_run
@@ -102,7 +102,7 @@ class PlannedRun:
         ends = [len(names)] if self.method.schedule == "joint" else range(stage + 1, len(names) + 1)
         rows = [[tests[i] for i in self.method.scored_tasks(row - 1, len(names))] for row in ends]
         of_minima = [*([tests] if stage == 0 else []), *(row for row in rows for _ in self.method.learners)]
-        general = [self.task_objective(name) for name in self.general_tasks]
+        general = [self.task_objective(name, "test", self.training.config.num_test) for name in self.general_tasks]
         return [[*row, *general] for row in of_minima]
 
     def time_training(self) -> float:
@@ -110,7 +110,8 @@ class PlannedRun:
         have replay, a penalty or another phase."""
         config, execution = self.training.config, self.training.execution
         mixed = self._mixed(config)
-        short = replace(config, training=replace(config.training, num_steps=TIMED_STEPS), max_new_tokens={}, scores={})
+        steps = replace(config.training, num_steps=TIMED_STEPS, epochs=None)
+        short = replace(config, training=steps, max_new_tokens={}, scores={})
         last = dry_run(short, execution, tasks=mixed).stages.iloc[-1]
         ends: list[float] = []
         with TemporaryDirectory() as folder:
@@ -119,15 +120,21 @@ class PlannedRun:
                 seed=config.seed, num_test=1, execution=replace(execution, save_trajectory=0, report_to=()),
                 progress=lambda total, desc: _Ends(ends),
             ).run(until=len(mixed))  # fmt: skip
-        steps = ends[-TIMED_STEPS:]
-        return (steps[-1] - steps[0]) / (len(steps) - 1) * float(last.steps / last.padded)
+        last_ends = ends[-TIMED_STEPS:]
+        return (last_ends[-1] - last_ends[0]) / (len(last_ends) - 1) * float(last.steps / last.padded)
 
     def _mixed(self, config: RunConfig) -> list[TaskData]:
-        """Two tasks of which each has examples of all, evenly, for the steps that are timed."""
+        """Two tasks of which each has examples of all, evenly, for the steps that are timed.
+
+        Where some tasks are put into a chat template and some are chats already, those that are put into it: a task is
+        one or the other.
+        """
         size = TIMED_STEPS * config.training.batch_size * config.training.gradient_accumulation
-        pool = [e for data in self.data.values() for e in data.splits["train"]]
+        framed = [data for data in self.data.values() if template_for(data, self.tokenizer)]
+        used = framed or list(self.data.values())
+        pool = [e for data in used for e in data.splits["train"]]
         chosen = pool[:: max(1, len(pool) // size)][:size]
-        tasks = [Task(f"timed-{i}", "und", "exact_match", 1) for i in (1, 2)]
+        tasks = [replace(used[0].task, name=f"timed-{i}") for i in (1, 2)]  # whose first example is the one of its test
         return [TaskData.of(task, {"train": chosen, "test": chosen[:1]}) for task in tasks]
 
 
