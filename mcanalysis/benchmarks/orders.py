@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain, count
+from math import factorial
 from random import Random
 
 from mcanalysis.benchmarks.benchmark import Benchmark
@@ -12,18 +14,30 @@ from mcanalysis.errors import UnknownNameError, UserError
 _SHUFFLED = re.compile(r"shuffled[1-9]\d*", re.ASCII)
 
 
-def order_names(benchmark: Benchmark, number: int) -> tuple[str, ...]:
+def order_names(benchmark: Benchmark, number: int, tasks: Sequence[str] | None = None) -> tuple[str, ...]:
     """The names of `number` orders: first the published ones, then shuffled ones.
 
-    Raises `UserError` for a number below 1.
+    Of few `tasks` many orders are the same: of these only the first is taken. Raises `UserError` for a number below 1,
+    or above that of all orders of the tasks.
 
     >>> order_names(Benchmark("mine", ("A", "B"), list, {"paper": ("B", "A")}), 3)
     ('paper', 'shuffled1', 'shuffled2')
+    >>> order_names(Benchmark("mine", ("A", "B"), list, {"paper": ("B", "A")}), 2, ("A", "B"))
+    ('paper', 'shuffled3')
     """
     if number < 1:
         raise UserError(f"Expected at least 1 order, got {number}; raise --num-orders.")
-    published = tuple(benchmark.orders)
-    return (*published, *(f"shuffled{n}" for n in range(1, number + 1)))[:number]
+    names = (*benchmark.orders, *(f"shuffled{n}" for n in range(1, number + 1)))[:number]
+    if tasks is None:
+        return names
+    if number > (most := factorial(len(set(tasks)))):
+        raise UserError(f"Expected at most {most} orders of {len(set(tasks))} tasks, got {number}; lower --num-orders.")
+    found: dict[tuple[str, ...], str] = {}
+    for name in chain(benchmark.orders, (f"shuffled{n}" for n in count(1))):
+        found.setdefault(tuple(in_order(benchmark, name, tasks_to_load(benchmark, name, tasks) or ())), name)
+        if len(found) == number:
+            break
+    return tuple(found.values())
 
 
 def check_order(benchmark: Benchmark, order: str) -> None:

@@ -47,7 +47,7 @@ class Comparison:
             raise UserError("Expected --order or --num-orders, got both; leave one out.")
         orders: tuple[str | None, ...] = self.order or (None,)
         if self.num_orders is not None:
-            orders = order_names(get_benchmark(base.benchmark), self.num_orders)
+            orders = order_names(get_benchmark(base.benchmark), self.num_orders, base.tasks)
         for order in orders:
             tasks_to_load(get_benchmark(base.benchmark), order, base.tasks)
         runs = study_configs(base, self.strategy, self.seed, settings)

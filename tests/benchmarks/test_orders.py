@@ -53,6 +53,12 @@ def test_a_number_of_orders_is_the_published_ones_and_then_permutations():
     assert order_names(standard, 5) == ("order1", "order2", "order3", "shuffled1", "shuffled2")
     with pytest.raises(UserError, match=r"at least 1 order, got 0; raise --num-orders\."):
         order_names(standard, 0)
+    embedded, two = get_benchmark("embedded"), ("FOMC", "MedMCQA")  # of which "paper" and "shuffled1" are one sequence
+    assert in_order(embedded, "shuffled1", two) == list(two)
+    chosen = Comparison(("er",), (0,), num_orders=2).configs(RunConfig(tasks=two), {})
+    assert [in_order(embedded, c.order, two) for c in chosen] == [["FOMC", "MedMCQA"], ["MedMCQA", "FOMC"]]
+    with pytest.raises(UserError, match="at most 2 orders of 2 tasks, got 3"):
+        order_names(embedded, 3, two)
 
 
 def test_shuffled_orders_are_permutations_that_seed_and_names_alone_decide(folder):

@@ -167,7 +167,9 @@ def test_along_the_paths_of_the_run(trained, tmp_path, plain_model_at, tokenizer
         "mean",
     }
     said = "".join(map(str, study.words(tables)))
+    lost = general.groupby("task").retention.apply(lambda kept: kept.isna().all())
     assert "general ability" in said and "measured from t = -0.5" in said and "not finite" not in said
+    assert lost["general/zeta"] and not lost["text"] and "has nothing to keep: general/zeta" in said
     asked = run.objective("general/text")(middle)
     assert asked.loss == run.objective("text")(middle).loss == text.loss[0.5]
     assert run.objective("general/zeta")(middle).num_examples == 3 and run.objective("zeta")(middle).num_examples == 4

@@ -65,6 +65,7 @@ def words(tables: Tables) -> Iterator[str | Rows]:
     for name, of_table in (("front", _front), ("ensemble", _ensembles), ("simplex", _simplexes)):
         if name in tables and len(rows := _of_transitions(tables[name])):
             yield from of_table(rows)
+    yield from _nothing_to_keep(tables["profiles"])
     if tests.seed.nunique() > 1:
         yield from _over_seeds(tables["barriers_over_seeds"])
     if "metrics" in tables:
@@ -107,6 +108,14 @@ def _front(rows: pd.DataFrame) -> Iterator[str | Rows]:
         yield "General ability: what is left of the base's on tasks that were never trained (retention, 0–1), the third"
         yield "axis of the second volume; least kept: the lowest on any of the paths"
     yield shown
+
+
+def _nothing_to_keep(profiles: pd.DataFrame) -> Iterator[str]:
+    """Which general tasks have no retention."""
+    general = profiles[profiles.role == "general"]
+    lost = [str(task) for task, rows in general.groupby("task", sort=False) if rows.retention.isna().all()]
+    if lost:
+        yield f"Left out of general ability, as the base scores 0 there and has nothing to keep: {', '.join(lost)}"
 
 
 def _ensembles(rows: pd.DataFrame) -> Iterator[str | Rows]:
