@@ -11,11 +11,12 @@ SMALL = (
 )  # fmt: skip
 
 
-def test_runs_are_trained_taken_apart_and_not_measured_twice(script, tmp_path, monkeypatch):
-    code, out, err = script("attribution", *SMALL, "--strategy", "sequential")
+def test_runs_are_trained_taken_apart_and_not_measured_twice(script, base_folder, tmp_path, monkeypatch):
+    base = ("--model", base_folder, "--max-length", 64)
+    code, out, err = script("attribution", *SMALL, *base, "--strategy", "sequential")
     assert code == 0, err
     run = tmp_path / "runs" / "embedded-sequential-seed0"
-    assert "1-FOMC → 2-MedMCQA" in out and "q_proj" in out and "model.layers.2" in out
+    assert "1-FOMC → 2-MedMCQA" in out and "q_proj" in out and "model.layers.1" in out
     for name in ("attribution", "attribution_barriers"):
         assert len(pd.read_csv(run / "tables" / f"{name}.csv"))
     assert (run / "figures" / "attribution_old_fast.pdf").exists()

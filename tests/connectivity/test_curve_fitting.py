@@ -50,7 +50,7 @@ def mean_loss(curve, loss, num=101):
 def test_best_single_bend_of_a_quadratic(seed):
     loss, target = quadratic(seed)
     a, b = vector(1.0, 0.0, 0.0, 2.0), vector(0.0, -1.0, 3.0, 0.0)
-    fitted = fit_curve(Bezier(a, b), loss, num_steps=600, learning_rate=0.3, ts_per_step=16, seed=seed)
+    fitted = fit_curve(Bezier(a, b), loss, num_steps=300, learning_rate=0.3, ts_per_step=16, seed=seed)
     best = {"w": 2.5 * target - 0.75 * (a["w"] + b["w"])}
     assert distance(fitted.bends[0], best) <= 5e-3 * norm(best)
 

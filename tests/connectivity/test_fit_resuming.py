@@ -198,7 +198,7 @@ def test_a_weighted_sum_of_quadratics_has_the_bend_of_their_common_minimum():
         weights[0] * H[0] + weights[1] * H[1], weights[0] * H[0] @ best[0] + weights[1] * H[1] @ best[1]
     )
     a, b = ({"w": torch.randn(3, generator=generator, dtype=torch.float64)} for _ in range(2))
-    options = {"num_steps": 800, "learning_rate": 0.2, "ts_per_step": 16}
+    options = {"num_steps": 400, "learning_rate": 0.2, "ts_per_step": 16}
     fitted = fit_curve(Bezier(a, b), WeightedSum(losses, weights), **options)
     expected = {"w": 2.5 * joint - 0.75 * (a["w"] + b["w"])}
     assert distance(fitted.bends[0], expected) <= 5e-3 * norm(expected)

@@ -286,8 +286,14 @@ def at_odds(encode_examples):
     return current, [EncodedExample(e.prompt_ids, a) for e, a in zip(current, answers[3:] + answers[:3], strict=True)]
 
 
+@pytest.fixture(scope="module")
+def learned_points():
+    """The parameters of models that have learned these examples, each learned once."""
+    return {}
+
+
 @pytest.fixture
-def after_tasks(make_model, random_point, train_task):
+def after_tasks(make_model, random_point, train_task, learned_points):
     """after_tasks(name, memories) -> a model that has learned these, and the strategy in the task after them.
 
     Learned, because gradients on different examples seldom conflict before.
@@ -296,8 +302,13 @@ def after_tasks(make_model, random_point, train_task):
     def make(name, memories, **settings):
         model = make_model(alpha=12.0)
         model.load_point(random_point(model, 1))
-        learned = [e for memory in memories for e in memory]
-        train_task(model, make_strategy("sequential", seed=0), learned, num_steps=60, learning_rate=1e-2)
+        learned = tuple(e for memory in memories for e in memory)
+        if learned not in learned_points:
+            train_task(model, make_strategy("sequential", seed=0), list(learned), num_steps=60, learning_rate=1e-2)
+            learned_points[learned] = {k: p.detach().clone() for k, p in model.parameters.items()}
+        with torch.no_grad():
+            for key, parameter in model.parameters.items():
+                parameter.copy_(learned_points[learned][key])
         strategy = make_strategy(name, seed=0, **settings)
         strategy.edits = []
         edit = strategy.edit_gradient

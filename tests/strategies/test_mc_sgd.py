@@ -6,6 +6,7 @@ import pickle
 import socket
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -174,14 +175,18 @@ class Recorded(McSgd):
         self.seen.append((self.task_index, self.phase, list(examples)))
 
 
-@pytest.fixture
-def trained(make_model, make_tasks, tmp_path):
+@pytest.fixture(scope="module")
+def trained(make_model, make_tasks, tmp_path_factory):
+    """trained(num_steps, **settings) -> the strategy of a run, not to be changed, and its directory: once for each."""
+
+    @cache
     def run(num_steps=4, **settings):
+        directory = tmp_path_factory.mktemp("trained") / "run"
         strategy = Recorded(McSgdConfig(**{"num_alphas": 2, **settings}))
         config = TrainingConfig(num_steps=num_steps, batch_size=4, learning_rate=1e-2, max_length=128)
         tasks = make_tasks(("zeta", "alpha", "mu"), num_train=10, num_test=1)
-        ContinualTrainer(make_model(alpha=12.0), tasks, strategy, config, tmp_path / "run").run()
-        return strategy, tmp_path / "run"
+        ContinualTrainer(make_model(alpha=12.0), tasks, strategy, config, directory).run()
+        return strategy, directory
 
     return run
 
@@ -221,7 +226,7 @@ def test_the_first_phase_may_start_from_the_last_tasks_minimum(trained):
 
 
 def test_only_the_second_phase_replays_and_only_earlier_tasks(trained):
-    strategy, _ = trained(num_steps=3)
+    strategy, _ = trained(num_steps=5)
     tasks = {}
     for k, phase, examples in strategy.seen:
         for e in examples if phase == 0 else ():
@@ -281,7 +286,7 @@ def test_four_times_four_is_sixteen(second_phase, make_model, encode_examples, t
 
 def test_activations_that_are_computed_again_are_those_of_the_place(make_tasks, mean_apart, run_config, tmp_path):
     """Gradient checkpointing computes in the backward pass what the forward pass threw away."""
-    tasks, config = make_tasks(num_train=8, num_test=1), run_config("mc_sgd", 3)
+    tasks, config = make_tasks(num_train=8, num_test=1), run_config("mc_sgd", 2, strategy_settings={"num_alphas": 2})
     for name, again in (("kept", False), ("again", True)):
         execution = Execution(gradient_checkpointing=again)
         train(config, tmp_path / name, device="cpu", tasks=tasks, execution=execution)

@@ -37,7 +37,7 @@ def without_weights(base_folder, tmp_path):
 @pytest.mark.parametrize("name", ["sequential", "er", "joint"])
 def test_steps_and_tokens_are_those_of_the_run(name, grouped, run_config, tasks, tmp_path, monkeypatch):
     config = run_config(name, tasks=None)
-    training = replace(config.training, num_steps=5, gradient_accumulation=2, group_by_length=grouped)
+    training = replace(config.training, num_steps=3, gradient_accumulation=2, group_by_length=grouped)
     config = replace(config, training=training)
     seen = []
     real = task_trainer.collate
@@ -47,8 +47,8 @@ def test_steps_and_tokens_are_those_of_the_run(name, grouped, run_config, tasks,
     plan = dry_run(config, tasks=tasks)
     stages = plan.stages
     assert list(stages.task) == (["JOINT"] if name == "joint" else ["zeta", "alpha", "mu"])
-    assert stages.steps.sum() == 15 and len(batches) == 30
-    assert stages.replayed.sum() == sum(map(len, batches)) - 30 * 4 == (2 * 5 * 8 if name == "er" else 0)
+    assert stages.steps.sum() == 9 and len(batches) == 18
+    assert stages.replayed.sum() == sum(map(len, batches)) - 18 * 4 == (2 * 3 * 8 if name == "er" else 0)
     assert stages.padded_to_max.sum() == sum(map(len, batches)) * 128
     per_stage = len(batches) // len(stages)
     for k, stage in enumerate(stages.itertuples()):
