@@ -14,6 +14,7 @@ PACKAGE = REPOSITORY / "mcanalysis"
 BELOW = {
     "errors": set(),
     "progress": set(),
+    "time_limit": set(),
     "registry": set(),
     "numbers_as_text": set(),
     "settings": set(),
@@ -53,7 +54,7 @@ BELOW |= {  # for any network, nothing of runs
 BELOW["report"] = {"studies", "plotting", "fonts", "runs", "tasks", "store"}
 BELOW["cli"] = set(BELOW)
 BELOW["__main__"] = {"cli"}  # the door to scripts and studies
-ANYWHERE = {"errors", "progress", "registry", "numbers_as_text", "settings"}
+ANYWHERE = {"errors", "progress", "registry", "numbers_as_text", "settings", "time_limit"}
 DOORS = {("runs", "explore")}  # the one import upwards, when `run.explore()` is called
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -18,7 +18,7 @@ from mcanalysis.evaluation.objective import Objective
 from mcanalysis.models.encoding import EncodedExample, cut_by_length
 
 SHARED_FROM_TOKENS = 4
-STEP_TOKENS = 32  # one step of writing, for all rows of a batch, takes about as long as reading so many tokens
+STEP_TOKENS = 32  # what a step of writing, for all rows of a batch, counts as; a guess, for the time left alone
 SHARED_FROM_PART = 0.12  # of the tokens; `tests/performance --only shared_prefix` measures what sharing gains
 
 

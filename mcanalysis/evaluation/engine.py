@@ -106,31 +106,35 @@ class Engine:
         a score is read, and nothing is written for it. `progress` shows how far it is, batch by batch, in units of
         `work`; `desc` is what it calls this.
         """
-        return self._evaluated(point, objectives, False, progress, desc)
+        evaluations = []
+        found = self._measured(point, objectives, False, progress, desc)
+        for objective, (measurement, outputs) in zip(objectives, found, strict=True):
+            parses = get_score(objective.task.score).parses if objective.task.has_score else bool
+            evaluations.append(Evaluation(measurement, outputs, sum(not parses(output) for output in outputs)))
+        return evaluations
 
-    def _evaluated(
+    def _measured(
         self,
         point: Mapping[str, Tensor],
         objectives: Sequence[Objective],
         until_decided: bool,
         progress: Progress,
         desc: str,
-    ) -> list[Evaluation]:
-        if unscored := [o for o in objectives if not o.task.has_score]:
-            scored = [o for o in objectives if o.task.has_score]
-            evaluations = self._evaluated(point, scored, until_decided, progress, desc) if scored else []
-            found = dict(zip(scored, evaluations, strict=True))
-            read = dict(zip(unscored, self.losses(point, unscored, progress, desc), strict=True))
-            return [found[o] if o in found else Evaluation(read[o], (), 0) for o in objectives]
-        enough = self._score_is_decided(objectives) if until_decided else to_the_end
-        nll, targets, outputs = self._read(point, objectives, True, enough, progress, desc)
-        results = []
-        for objective, part in zip(objectives, self._parts(objectives), strict=True):
-            measurement = Measurement.of(nll[part], targets[part], self._scores(objective, outputs[part]))
-            score = get_score(objective.task.score)
-            unparsable = sum(not score.parses(o) for o in outputs[part])
-            results.append(Evaluation(measurement, tuple(outputs[part]), unparsable))
-        return results
+    ) -> list[tuple[Measurement, tuple[str, ...]]]:
+        """Each measurement with what was written for it: all of it, or as far as it decides the score."""
+        texts = [o for o in objectives if not o.task.has_score]
+        scored = [o for o in objectives if o.task.has_score]
+        losses = self.losses(point, texts, progress, desc) if texts else []
+        found: dict[Objective, tuple[Measurement, tuple[str, ...]]] = {
+            o: (m, ()) for o, m in zip(texts, losses, strict=True)
+        }
+        if scored:
+            enough = self._score_is_decided(scored) if until_decided else to_the_end
+            nll, targets, outputs = self._read(point, scored, True, enough, progress, desc)
+            for o, part in zip(scored, self._parts(scored), strict=True):
+                written = outputs[part]
+                found[o] = Measurement.of(nll[part], targets[part], self._scores(o, written)), tuple(written)
+        return [found[o] for o in objectives]
 
     def measure(
         self,
@@ -143,7 +147,7 @@ class Engine:
 
         What was written is not given away, since it may be cut.
         """
-        return [e.measurement for e in self._evaluated(point, objectives, True, progress, desc)]
+        return [measurement for measurement, _ in self._measured(point, objectives, True, progress, desc)]
 
     def losses(
         self,

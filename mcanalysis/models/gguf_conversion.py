@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from mcanalysis.errors import MissingPackageError, UserError
-from mcanalysis.models.base_source import CACHE_VARIABLE, cache_folder, converted_folder
+from mcanalysis.models.base_source import converted_folder
 from mcanalysis.models.free_memory import check_memory
 from mcanalysis.store.atomic import replace_directory_atomic, write_json_atomic
+from mcanalysis.store.cache_folder import CACHE_VARIABLE, cache_folder
 
 logger = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from threading import Thread
 from urllib.parse import urlsplit
 
 from mcanalysis.errors import UserError
+from mcanalysis.time_limit import answer_within
 
 SECONDS = 6.0
 """How long the hub may take to answer one small question, all in all: looking up its name, connecting, answering."""
@@ -47,22 +47,13 @@ def _no_answer(name: str, revision: str | None, endpoint: str) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    found = [f"no answer in {SECONDS:g} s"]  # the last one counts
-
-    def ask() -> None:
-        try:
-            HfApi(endpoint=endpoint).model_info(name, revision=revision, timeout=SECONDS)
-            found.append("")
-        except HFValidationError:  # loading says so
-            found.append("")
-        except HfHubHTTPError as error:  # a proxy before it may be all that answers
-            code = error.response.status_code
-            found.append(f"the answer is error {code}" if code >= 500 else "")
-        except Exception as error:  # of whatever client this version of huggingface_hub uses
-            found.append(" ".join(str(error).split()).rstrip(".") or type(error).__name__)
-
-    # Timeouts of clients are for one step of a connection, and looking up a name has none.
-    thread = Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(SECONDS)
-    return found[-1]
+    try:
+        answer_within(SECONDS, lambda: HfApi(endpoint=endpoint).model_info(name, revision=revision, timeout=SECONDS))
+    except HFValidationError:  # loading says so
+        return ""
+    except HfHubHTTPError as error:  # a proxy before it may be all that answers
+        code = error.response.status_code
+        return f"the answer is error {code}" if code >= 500 else ""
+    except Exception as error:  # of whatever client this version of huggingface_hub uses
+        return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return ""

@@ -1,4 +1,4 @@
-"""The most memory a stretch of work held, and how much there is to be had, as far as the system tells."""
+"""The most memory a stretch of work held, as far as the system tells."""
 
 from __future__ import annotations
 
@@ -16,17 +16,6 @@ def reset_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def free_memory_bytes() -> int | None:
-    """Bytes that can be had: of the GPU where there is one, else of the machine; None where the system does not say.
-
-    >>> free_memory_bytes() is None or free_memory_bytes() > 0
-    True
-    """
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
-
-
 def peak_memory_bytes() -> int | None:
     """Bytes of the GPU where there is one, else of this process; None where the system does not say.
 
@@ -35,13 +24,8 @@ def peak_memory_bytes() -> int | None:
     """
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    return _kilobytes(Path("/proc/self/status"), "VmHWM")
-
-
-def _kilobytes(file: Path, name: str) -> int | None:
-    """The bytes that a line `<name>: <number> kB` tells of."""
     try:
-        lines = file.read_text(encoding="ascii").splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)

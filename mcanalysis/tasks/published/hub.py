@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from mcanalysis.errors import DataError, UserError
 from mcanalysis.store.atomic import write_json_atomic
+from mcanalysis.store.cache_folder import cache_folder
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.tasks.raw.rows import NamedRows
 from mcanalysis.tasks.task import SPLITS, Example, Task, TaskData
+from mcanalysis.time_limit import answer_within
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 SECONDS = 15.0
 """How long the hub may take to answer before it counts as out of reach."""
@@ -46,25 +45,22 @@ class Drawn:
         return replace(TaskData.of(task, self.splits), origin=f"{self.dataset}@{self.commit}")
 
 
-def cache_folder() -> Path:
-    """Where draws are kept: `mcanalysis/hub` in `XDG_CACHE_HOME`, by default `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcanalysis" / "hub"
-
-
 def rows_from_hub(
     file: HubFile, draw: Callable[[Callable[[str], NamedRows]], TaskData], commit: str | None = None
 ) -> Drawn:
     """What `draw` takes of a data set's rows; it is given a function from a split's name to its rows.
 
-    What was drawn is kept in `cache_folder()`, and taken from there from then on, by the same recipe: the hub is asked
-    once, a run on a machine without it works, and a data set that changes does not change under a study. `commit`: the
-    one to load; without it the one that is kept here (of several the last), else that of the main branch as it is now.
+    What was drawn is kept in `hub` of `cache_folder()`, and taken from there from then on, by the same recipe: the hub
+    is asked once, a run on a machine without it works, and a data set that changes does not change under a study.
+    `commit`: the one to load; without it the one that is kept here (of several the last), else that of the main branch
+    as it is now.
 
     Raises `UserError` in one line where the hub does not answer within 15 s.
     """
     recipe = hash_json(file.recipe)[:8]
+    folder = cache_folder() / "hub"
     stem = "--".join(filter(None, (file.dataset.replace("/", "--"), file.config, file.task, recipe)))
-    kept = sorted(cache_folder().glob(f"{stem}--{commit or '*'}.json"), key=lambda f: f.stat().st_mtime)
+    kept = sorted(folder.glob(f"{stem}--{commit or '*'}.json"), key=lambda f: f.stat().st_mtime)
     if kept:
         found = _read(kept[-1], file.dataset)
         if found is not None:
@@ -74,9 +70,9 @@ def rows_from_hub(
     splits = {split: list(data.splits[split]) for split in SPLITS}
     content = {split: [[e.prompt, e.answer] for e in examples] for split, examples in splits.items()}
     try:
-        write_json_atomic(cache_folder() / f"{stem}--{commit}.json", {"commit": commit, "splits": content})
+        write_json_atomic(folder / f"{stem}--{commit}.json", {"commit": commit, "splits": content})
     except OSError as error:
-        logger.warning("%s is not kept in '%s' (%s): the hub is asked again", file.task, cache_folder(), error.strerror)
+        logger.warning("%s is not kept in '%s' (%s): the hub is asked again", file.task, folder, error.strerror)
     logger.info("%s is of %s at %s", file.task, file.dataset, commit)
     return Drawn(file.dataset, commit, splits)
 
@@ -89,7 +85,7 @@ def commit_of(dataset: str, revision: str | None = None) -> str:
         return HfApi().dataset_info(dataset, revision=revision, timeout=SECONDS).sha
 
     try:
-        commit = _in_time(ask)
+        commit = answer_within(SECONDS, ask)
     except Exception as error:  # of httpx, of the operating system, of the hub's answer
         raise UserError(_out_of_reach(dataset, error)) from None
     if not commit:
@@ -137,27 +133,6 @@ def _read(file: Path, dataset: str) -> Drawn | None:
     except (OSError, ValueError, KeyError, TypeError):
         logger.warning("'%s' is damaged and is made again", file)
         return None
-
-
-def _in_time(ask: Callable[[], T]) -> T:
-    """The answer of a function; raises `TimeoutError` after `SECONDS`: a name may take longer to look up."""
-    answers: list[T] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            answers.append(ask())
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(SECONDS)
-    if errors:
-        raise errors[0]
-    if not answers:
-        raise TimeoutError(f"no answer in {SECONDS:.0f} s")
-    return answers[0]
 
 
 def _out_of_reach(dataset: str, error: Exception) -> str:

@@ -24,8 +24,8 @@ class Labelled:
 
     `hub` is its name there, `config` its configuration. `classes` maps the hub's classes, in the order of their
     numbers from `first` on, to answers. A prompt is the instruction, the line `Option: …` with `options`, and the text,
-    which `text` makes of the hub's columns; without `options` it is the text alone. `test` is the hub's split whose
-    labels are public.
+    which `text` makes of the hub's columns. `options`: as the published files list them; None: the answers in the
+    order of the classes, (): no such line. `test` is the hub's split whose labels are public.
     """
 
     task: Task
@@ -33,7 +33,7 @@ class Labelled:
     classes: Mapping[str, str]
     text: str
     instruction: str = ""
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] | None = None
     config: str | None = None
     label: str = "label"
     test: str = "test"
@@ -47,8 +47,9 @@ class Labelled:
 
     def prompt(self, text: str) -> str:
         """The prompt of a text, as O-LoRA writes it (Wang et al. 2023, arXiv 2310.14152), without the task's name."""
-        options = f"Option: {', '.join(self.options)} \n" if self.options else ""
-        return f"{self.instruction}{options}{text}\nAnswer:"
+        options = tuple(dict.fromkeys(self.classes.values())) if self.options is None else self.options
+        line = f"Option: {', '.join(options)} \n" if options else ""
+        return f"{self.instruction}{line}{text}\nAnswer:"
 
     def answer(self, label: Any, where: str) -> str | None:
         """The answer of a class, given by its name or its number; None for a row without a label.
