@@ -30,5 +30,6 @@ task() { # NAME, folder of its task.json
 }
 
 task Sentiment multiemo/all_sentence_en
+task Plural linguistic_mappings/plural_json
 task PastTense linguistic_mappings/past_tense_json
 task Negation linguistic_mappings/sentence_negation_json

@@ -35,6 +35,8 @@ STUDIES = {
     "attribution": Attribution(num_points=3, num_examples=8),
 }
 MOMENTS = [(seed, count) for seed, count in enumerate([2, 2, 2, 4, 4])]
+# A cluster takes its time to start: one moment a study, or as many as asked for, half of them with four workers.
+ON_A_CLUSTER = [(seed, 2 if seed % 2 else 4) for seed in range(7, 7 + int(os.environ.get("CLUSTER_KILLS", "1")))]
 STARTING = 4.0  # seconds, about: until the first process is at work
 
 
@@ -181,16 +183,15 @@ def test_a_study_survives(undisturbed, finished, tmp_path, monkeypatch, name, se
     _survives(undisturbed, finished, tmp_path, name, OfThisMachine(count, monkeypatch), seed)
 
 
+@pytest.mark.parametrize(("seed", "count"), ON_A_CLUSTER)
 @pytest.mark.parametrize("name", list(STUDIES))
-def test_a_study_on_a_cluster_survives(undisturbed, finished, tmp_path, monkeypatch, start_cluster, name):
-    _survives(undisturbed, finished, tmp_path, name, OfDask(2, monkeypatch, start_cluster), 7)
+def test_a_study_on_a_cluster_survives(undisturbed, finished, tmp_path, monkeypatch, start_cluster, name, seed, count):
+    _survives(undisturbed, finished, tmp_path, name, OfDask(count, monkeypatch, start_cluster), seed)
 
 
-@pytest.mark.parametrize(("seed", "count"), MOMENTS)
-def test_a_comparison_survives(run_config, adapter_bytes, tmp_path, monkeypatch, seed, count):
+def _comparison_survives(run_config, adapter_bytes, tmp_path, place, seed):
     configs = [run_config(s, num_steps=30, tasks=TASKS[:2], sizes=SIZES) for s in ("sequential", "er", "ilora")]
     execution = Execution(device="cpu", save_steps=5)
-    place = OfThisMachine(count, monkeypatch)
     with place.started() as workers:
         killed = killer(place, 12.0, seed)
         runs = train_runs(configs, [tmp_path / "killed" / c.strategy for c in configs], workers, execution=execution)
@@ -199,3 +200,15 @@ def test_a_comparison_survives(run_config, adapter_bytes, tmp_path, monkeypatch,
     for disturbed, whole in zip(runs, alone, strict=True):
         assert adapter_bytes(disturbed.directory) == adapter_bytes(whole.directory)
         assert disturbed.metrics["learners"] == whole.metrics["learners"]
+
+
+@pytest.mark.parametrize(("seed", "count"), MOMENTS)
+def test_a_comparison_survives(run_config, adapter_bytes, tmp_path, monkeypatch, seed, count):
+    _comparison_survives(run_config, adapter_bytes, tmp_path, OfThisMachine(count, monkeypatch), seed)
+
+
+@pytest.mark.parametrize(("seed", "count"), ON_A_CLUSTER)
+def test_a_comparison_on_a_cluster_survives(
+    run_config, adapter_bytes, tmp_path, monkeypatch, start_cluster, seed, count
+):
+    _comparison_survives(run_config, adapter_bytes, tmp_path, OfDask(count, monkeypatch, start_cluster), seed)
