@@ -65,7 +65,7 @@ def _size(model: LoraModel) -> Tensor:
     terms = []
     for module, scaling in model.scaling.items():
         a, b = model.parameters[key_a(module)], model.parameters[key_b(module)]
-        terms.append(scaling * checkpoint(_sum_of_sizes, a, b, use_reentrant=False))
+        terms.append(scaling * checkpoint(_sum_of_sizes, a, b, use_reentrant=False, preserve_rng_state=False))
     return torch.stack(terms).sum()
 
 

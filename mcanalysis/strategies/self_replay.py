@@ -59,15 +59,17 @@ class SelfReplay(Strategy):
     recalls, and rehearses them. They are written anew before each task, and no real example is kept.
 
     What differs from LAMOL: no tokens are added to the vocabulary, as LoRA trains no embeddings. A prompt starts with
-    the tokenizer's start token, or its end token where there is none, and ends with its end token. The model then
-    answers it as it answers any prompt, by its likeliest tokens (so does the code of SSR, Huang et al. 2024, arXiv
-    2403.01244) where LAMOL draws them. λ weighs the prompt alone, as the answer has a loss of its own. As many rows are
+    the tokenizer's start token, or its end token where there is none, and ends with its end token, or another special
+    one where prompts have that in them, as those of some chat templates. The model then answers it as it answers any
+    prompt, by its likeliest tokens (so does the code of SSR, Huang et al. 2024, arXiv 2403.01244) where LAMOL draws
+    them. λ weighs the prompt alone, as the answer has a loss of its own. As many rows are
     replayed as there are current ones, as in `er`, where LAMOL mixes γ·n into n. A prompt or an answer that is
     empty, or does not end within the length of the longest one seen so far, is thrown away with its example: `report`
     has how many were `written` and `kept` before each task.
 
     A step reads prompts twice, once to answer and once to write them. Tokens are drawn on the CPU by a generator of
-    their own, seeded by the task. Prompts in which the end token occurs (of some chat templates) are refused.
+    their own, seeded by the task; of several processes each writes for itself, the same where they compute the same
+    logits.
 
     >>> SelfReplay.config_class()
     SelfReplayConfig(lm_weight=0.25, generated_share=0.2, top_k=20)
@@ -82,22 +84,16 @@ class SelfReplay(Strategy):
         self.written: list[EncodedExample] = []
         self.longest = [0, 0]  # tokens of a prompt and of an answer, over all tasks so far
         self.num_steps = 0
-        self._start = self._end = 0  # ids
+        self.end = -1  # the id of the token that ends a prompt, chosen when the first task begins
+        self._start = 0  # the id of the one that starts it
 
     def begin(self, model: LoraModel, num_tasks: int) -> None:
-        self._end = model.tokenizer.eos_token_id
         start = model.tokenizer.bos_token_id
-        self._start = self._end if start is None else start
+        self._start = model.tokenizer.eos_token_id if start is None else start
 
     def begin_task(self, model: LoraModel, task_index: int, examples: Sequence[EncodedExample]) -> None:
         super().begin_task(model, task_index, examples)
-        for example in examples:
-            if self._end in example.prompt_ids[1:]:
-                raise UserError(
-                    f"Expected prompts without the end token {model.tokenizer.eos_token!r} in them, with which "
-                    "self_replay ends a prompt that it writes, got one with it; pass --chat-template none, or choose "
-                    "another strategy."
-                )
+        self.end = self._end_of_prompts(model.tokenizer, examples)
         if task_index > 0 and examples:
             # All prompts of a tokenizer bring the start token themselves, or none does.
             front = examples[0].prompt_ids[:1] if examples[0].prompt_ids[0] == self._start else ()
@@ -105,15 +101,28 @@ class SelfReplay(Strategy):
         self.longest[0] = max([self.longest[0], *(len(e.prompt_ids) for e in examples)])
         self.longest[1] = max([self.longest[1], *(len(e.answer_ids) for e in examples)])
 
+    def _end_of_prompts(self, tokenizer: Any, examples: Sequence[EncodedExample]) -> int:
+        """A token to end prompts with that is in none of them: the tokenizer's end, else another special one."""
+        inside = {token for e in examples for token in e.prompt_ids[1:]}
+        known = [tokenizer.eos_token_id, *tokenizer.all_special_ids] if self.end < 0 else [self.end]
+        for token in known:
+            if token not in inside:
+                return token
+        names = ", ".join(tokenizer.convert_ids_to_tokens(list(dict.fromkeys(known))))
+        raise UserError(
+            f"Expected a special token that is in no prompt, for self_replay to end those it writes, got {names} in "
+            "the prompts; pass --chat-template none, or choose another strategy."
+        )
+
     def _write(self, model: LoraModel, number: int, front: tuple[int, ...]) -> None:
         """Write examples like those of earlier tasks, whose prompts begin with `front`."""
         generator = torch.Generator().manual_seed(Random(f"self_replay/{self.seed}/{self.task_index}").getrandbits(31))
         drawn = one_of_the_likeliest(self.config.top_k, generator)
         limit_prompt, limit_answer = self.longest
-        texts = write(model, [(self._start,)] * number, limit_prompt + 1 - len(front), (self._end,), drawn)
+        texts = write(model, [(self._start,)] * number, limit_prompt + 1 - len(front), (self.end,), drawn)
         number_of, is_table, _ = positions_of(model.network)
         room = number_of - limit_answer if is_table and number_of else math.inf
-        prompts = [front + text[:-1] for text in texts if text[-1] == self._end]
+        prompts = [front + text[:-1] for text in texts if text[-1] == self.end]
         prompts = [prompt for prompt in prompts if 0 < len(prompt) <= room]
         ends = end_ids(model.tokenizer)
         answers = write(model, prompts, limit_answer, ends, most_likely)
@@ -156,7 +165,7 @@ class SelfReplay(Strategy):
     def _as_text(self, example: EncodedExample) -> EncodedExample:
         """The prompt as what follows the start token, with its end; never longer than the example."""
         prompt = example.prompt_ids
-        ids = (*(prompt if prompt[0] == self._start else (self._start, *prompt)), self._end)
+        ids = (*(prompt if prompt[0] == self._start else (self._start, *prompt)), self.end)
         return EncodedExample(ids[:1], ids[1 : len(example)])
 
     def after_step(self, model: LoraModel, examples: Sequence[EncodedExample], first_pass: Sequence[bool]) -> None:
@@ -167,6 +176,7 @@ class SelfReplay(Strategy):
             "written": [[e.prompt_ids, e.answer_ids] for e in self.written],
             "longest": self.longest,
             "num_steps": self.num_steps,
+            "end": self.end,
             "report": self.report,
         }
 
@@ -174,4 +184,5 @@ class SelfReplay(Strategy):
         self.written = [EncodedExample(tuple(p), tuple(a)) for p, a in values["written"]]
         self.longest = [int(n) for n in values["longest"]]
         self.num_steps = int(values["num_steps"])
+        self.end = int(values["end"])
         self.report = dict(values["report"])

@@ -27,6 +27,7 @@ def prompt_nll(network, example, end):
 def begun(model, **settings):
     strategy = make_strategy("self_replay", 0, **settings)
     strategy.begin(model, 2)
+    strategy.end = model.tokenizer.eos_token_id  # where no task begins
     return strategy
 
 
@@ -132,11 +133,18 @@ def test_prompts_that_bring_the_start_token_keep_it_once(make_model, tokenizer, 
     assert strategy.written == [EncodedExample((9, 7), (7, end))]
 
 
-def test_prompts_with_an_end_token_are_refused(make_model, tokenizer):
-    example = EncodedExample((7, tokenizer.eos_token_id, 8), (5, tokenizer.eos_token_id))
-    model = make_model()
-    with pytest.raises(UserError, match="Expected prompts without the end token"):
-        begun(model).begin_task(model, 0, [example])
+def test_prompts_with_the_end_token_in_them_end_with_another_or_are_refused(make_model, tokenizer):
+    end, other = tokenizer.eos_token_id, next(i for i in tokenizer.all_special_ids if i != tokenizer.eos_token_id)
+    framed, all_in = EncodedExample((7, end, 8), (5, end)), EncodedExample((7, *tokenizer.all_special_ids), (5, end))
+    model, strategy = make_model(), make_strategy("self_replay", 0)
+    strategy.begin(model, 2)
+    with pytest.raises(UserError, match="Expected a special token that is in no prompt"):
+        strategy.begin_task(model, 0, [all_in])
+    strategy.begin_task(model, 0, [framed])
+    text = strategy._as_text(framed)
+    assert (text.prompt_ids, text.answer_ids) == ((end,), (7, end, 8, other))
+    with pytest.raises(UserError, match="pass --chat-template none"):  # the one chosen is kept to
+        strategy.begin_task(model, 1, [EncodedExample((7, other), (5, end))])
 
 
 @pytest.mark.parametrize("settings", [{"lm_weight": -1.0}, {"generated_share": 0.0}, {"top_k": 0}])
