@@ -81,10 +81,12 @@ def test_what_is_rehearsed_is_what_the_model_writes(learned, encode_examples, pl
     for example in written:
         ids = (end, *example.prompt_ids, end)
         with torch.no_grad():
-            ranks = network(input_ids=torch.tensor([ids])).logits[0].argsort(-1, descending=True)
-            answers = network(input_ids=torch.tensor([example.prompt_ids + example.answer_ids])).logits[0].argmax(-1)
-        assert all(int(t) in ranks[i, :5] for i, t in enumerate(ids[1:]))
-        assert tuple(answers.tolist()[len(example.prompt_ids) - 1 : -1]) == example.answer_ids
+            of_prompt = network(input_ids=torch.tensor([ids])).logits[0]
+            of_answer = network(input_ids=torch.tensor([example.prompt_ids + example.answer_ids])).logits[0]
+        for logits, token in zip(of_prompt, ids[1:], strict=False):  # of the five likeliest, up to rounding
+            assert logits[token] >= logits.topk(5).values[-1] - 1e-3
+        for logits, token in zip(of_answer[len(example.prompt_ids) - 1 :], example.answer_ids, strict=False):
+            assert logits[token] >= logits.max() - 1e-3
         assert example.answer_ids[-1] == end and end not in example.answer_ids[:-1] + example.prompt_ids
     drawn = strategy.draw_replay(4)
     assert len(drawn) == 4 and set(drawn) <= set(written)
