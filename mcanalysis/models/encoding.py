@@ -57,6 +57,20 @@ class Batch:
         """The attention mask, of ones where it was left out."""
         return torch.ones_like(self.input_ids) if self.attention_mask is None else self.attention_mask
 
+    def examples(self) -> list[EncodedExample]:
+        """The examples that `collate` stacked.
+
+        >>> examples = [EncodedExample((5, 6), (7,)), EncodedExample((8,), (9,))]
+        >>> collate(examples, padding=0).examples() == examples
+        True
+        """
+        found = []
+        for ids, labels, mask in zip(self.input_ids.tolist(), self.labels.tolist(), self.mask().tolist(), strict=True):
+            answer = sum(label != IGNORED for label in labels)
+            row = ids[len(ids) - sum(mask) :]
+            found.append(EncodedExample(tuple(row[: len(row) - answer]), tuple(row[len(row) - answer :])))
+        return found
+
     def trimmed(self) -> Batch:
         """Without the columns in which every row is padded, of which part of a larger batch may have many.
 

@@ -135,16 +135,20 @@ _SPARE_DASHES = ((0, (2, 1)), (0, (6, 1, 2, 1)), (0, (3, 3)), (0, (1, 3)), (0, (
 _PUBLISHED_NAMES: Mapping[str, str] = {  # as their papers write them; others, those of users too, by their own name
     "agem": "A-GEM",
     "cls_er": "CLS-ER",
+    "der": "DER++",
     "er": "ER",
     "ewc": "EWC",
     "gem": "GEM",
     "ilora": "I-LoRA",
+    "inc_lora": "IncLoRA",
     "inflora": "InfLoRA",
     "l2p": "L2P",
     "lwf": "LwF",
     "mc_sgd": "MC-SGD",
+    "n_lora": "N-LoRA",
     "o_lora": "O-LoRA",
     "slao": "SLAO",
+    "sure": "SuRe",
 }
 _STRATEGIES: Mapping[tuple[str, str], tuple[str, str]] = {
     ("sequential", "fast"): (BLACK, "X"),

@@ -89,7 +89,7 @@ def strategy_names() -> list[str]:
     """Names of all strategies, sorted.
 
     >>> strategy_names()[:3]
-    ['agem', 'cls_er', 'er']
+    ['agem', 'cls_er', 'der']
     """
     return _STRATEGIES.names()
 

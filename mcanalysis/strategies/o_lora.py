@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from random import Random
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mcanalysis.errors import UserError
-from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.lora import key_a
-from mcanalysis.params.point import Point
-from mcanalysis.strategies.strategy import Step, Strategy, StrategyConfig
+from mcanalysis.strategies.strategy import Step, StrategyConfig, SummedAdapters
 
 
 @dataclass(frozen=True)
@@ -44,15 +40,13 @@ class OLoraConfig(StrategyConfig):
             raise UserError(f"Expected form to be l1 or squared, got '{self.form}'; choose one of these.")
 
 
-class OLora(Strategy):
+class OLora(SummedAdapters):
     """CE + λ₁·Σ_modules Σ_old Σ_ij |A_new·A_oldᵀ|_ij + λ₂·Σ_modules (‖A_new‖ + ‖B_new‖); only A_new and B_new train.
 
     A is PEFT's lora_A, shape (r, in): its rows are the input directions the adapter reads. (What the paper writes as
     its A may be the transpose.) B is not constrained. The norms are Frobenius norms, not squared.
 
-    With each task the adapters so far become fixed, and a new one, A random and B zero, is put beside them:
-    ΔW = Σ_t B_t·A_t, each with the same scaling α/r. The minimum that is saved is that sum, an adapter of rank r·t, so
-    minima of different tasks are joined in product space. Dropout acts on the new adapter only.
+    How adapters are added and what is saved: `SummedAdapters`.
 
     >>> OLora.config_class()
     OLoraConfig(lambda1=0.5, lambda2=0.0, form='l1')
@@ -61,17 +55,6 @@ class OLora(Strategy):
     name = "o_lora"
     reference = "Wang et al. 2023, arXiv 2310.14152"
     config_class = OLoraConfig
-
-    def __init__(self, config: OLoraConfig, seed: int) -> None:
-        super().__init__(config, seed)
-        self.frozen: Point = {}
-
-    def begin_task(self, model: LoraModel, task_index: int, examples: Sequence[EncodedExample]) -> None:
-        super().begin_task(model, task_index, examples)
-        if task_index > 0:  # the first task's adapter is the one that was attached
-            self.frozen = model.whole_point()
-            model.freeze(self.frozen)
-            model.fresh(Random(f"o_lora/{self.seed}/{task_index}").getrandbits(31))
 
     def loss(self, step: Step) -> Tensor:
         loss = step.current_loss(step.forward())
@@ -88,13 +71,3 @@ class OLora(Strategy):
         if self.config.lambda2:
             terms += [self.config.lambda2 * torch.linalg.vector_norm(p) for p in model.parameters.values()]
         return torch.stack(terms).sum() if terms else None
-
-    def save_learner(self, model: LoraModel, learner: str, directory: Any) -> None:
-        model.save(directory, model.whole_point() if model.frozen else None)
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return self.frozen, {}
-
-    def load_state(self, model: LoraModel, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        self.frozen = {k: v.to(model.device) for k, v in tensors.items()}
-        model.freeze(self.frozen)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from random import Random
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
@@ -21,6 +22,7 @@ from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import Batch, EncodedExample
 from mcanalysis.models.forward import Forward, forward
 from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.params.point import Point
 
 Schedule = Literal["sequence", "joint", "none"]
 GradientOf = Callable[[Sequence[EncodedExample]], dict[str, Tensor]]
@@ -231,3 +233,33 @@ class Strategy(ABC):
 
     def load_state(self, model: Any, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
+
+
+class SummedAdapters(Strategy):
+    """A strategy with an adapter of its own for each task, beside the fixed ones of earlier tasks.
+
+    When a task begins, what is there becomes fixed, and a new adapter, A random and B zero, is put beside it:
+    ΔW = Σ_t B_t·A_t, each with the same scaling α/r. The minimum that is saved is that sum, one adapter of rank r·t, so
+    minima of different tasks are joined in product space. Dropout acts on the new adapter only.
+    """
+
+    def __init__(self, config: StrategyConfig, seed: int) -> None:
+        super().__init__(config, seed)
+        self.frozen: Point = {}
+
+    def begin_task(self, model: LoraModel, task_index: int, examples: Sequence[EncodedExample]) -> None:
+        super().begin_task(model, task_index, examples)
+        if task_index > 0:  # the first task's adapter is the one that was attached
+            self.frozen = model.whole_point()
+            model.freeze(self.frozen)
+            model.fresh(Random(f"{self.name}/{self.seed}/{task_index}").getrandbits(31))
+
+    def save_learner(self, model: LoraModel, learner: str, directory: Any) -> None:
+        model.save(directory, model.whole_point() if model.frozen else None)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return self.frozen, {}
+
+    def load_state(self, model: LoraModel, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        self.frozen = {k: v.to(model.device) for k, v in tensors.items()}
+        model.freeze(self.frozen)

@@ -51,9 +51,10 @@ def test_o_lora_penalises_overlap_with_each_old_adapter(
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_o_lora_sums_its_adapters_and_trains_only_the_new_one(make_model, tasks, train_task):
+@pytest.mark.parametrize("name", ["o_lora", "inc_lora", "n_lora"])
+def test_adapters_are_summed_and_only_the_new_one_is_trained(name, make_model, tasks, train_task, tmp_path):
     model = make_model()
-    _, points = through("o_lora", model, tasks, train_task)
+    strategy, points = through(name, model, tasks, train_task)
     expected = {}
     for start, own, whole in points:
         assert all(not v.any() for k, v in start.items() if ".lora_B." in k)
@@ -61,6 +62,11 @@ def test_o_lora_sums_its_adapters_and_trains_only_the_new_one(make_model, tasks,
             expected[module] = expected.get(module, 0) + delta
         for module, delta in delta_weights(whole).items():
             torch.testing.assert_close(delta, expected[module], rtol=1e-5, atol=1e-6)
+    strategy.save_learner(model, "fast", tmp_path / "saved")
+    saved = load_adapter(tmp_path / "saved").point
+    assert {v.shape[0] for k, v in saved.items() if ".lora_A." in k} == {3 * 4}  # three tasks of rank 4
+    for module, delta in delta_weights(saved).items():
+        torch.testing.assert_close(delta, expected[module], rtol=1e-5, atol=1e-6)
 
 
 def test_inflora_reads_only_what_earlier_tasks_did_not_use(make_model, tasks, train_task):

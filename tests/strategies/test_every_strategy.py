@@ -22,6 +22,9 @@ SETTINGS = {
     "lwf": {"alpha": 5.0},
     "inflora": {"num_covariance_examples": 5},
     "mc_sgd": {"num_alphas": 2},
+    "n_lora": {"lambda1": 0.01},
+    "der": {"memory_size": 9, "alpha": 3.0},
+    "sure": {"memory_size": 9},
 }
 
 
