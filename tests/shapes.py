@@ -113,6 +113,11 @@ SHAPES: dict[str, dict[str, Any]] = {
         "range(number)": size("number"),
         "returns": Float32[Any, "number width"],
     },
+    "params.gradient_subspace.GradientSubspace.projected": {
+        "self.basis": size("width k"),
+        "rows": size("number width"),
+        "returns": size("number width"),
+    },
     "params.lora.base_point": {"point": POINT, "returns": POINT},
     "params.lora.delta_weights": {"sides(point)": size("*d"), "returns": size("*d")},
     "params.lora.delta_norm": {"returns": float},
@@ -132,8 +137,21 @@ SHAPES: dict[str, dict[str, Any]] = {
     "params.merging.average": {"sides(returns)": size("*d")},
     "params.merging.task_arithmetic": {"sides(returns)": size("*d")},
     "params.merging.ties": {"sides(returns)": size("*d")},
+    "params.merging.magmax": {"sides(returns)": size("*d")},
     "params.merging.with_one_rank": {"sides(point)": size("*d"), "sides(returns)": size("*d")},
     "params.merging.orthonormal_rows": {"A": size("r in"), "returns": size("r in")},
+    "params.low_rank.factored_svd": {
+        "B": size("out r"),
+        "A": size("r in"),
+        "returns[0]": f64("out k"),
+        "returns[1]": f64("k"),
+        "returns[2]": f64("k in"),
+    },
+    "params.projected_sum.projected_sum": {
+        "sides(total)": size("*d"),
+        "sides(point)": size("*d"),
+        "sides(returns)": size("*d"),
+    },
     "params.subspace_overlap.subspace_overlap": {
         "all(len(one.angles) == min(one.rank_a, one.rank_b) for one in returns.values())": Literal[True],
     },

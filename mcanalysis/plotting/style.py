@@ -142,8 +142,11 @@ _PUBLISHED_NAMES: Mapping[str, str] = {  # as their papers write them; others, t
     "inflora": "InfLoRA",
     "l2p": "L2P",
     "lwf": "LwF",
+    "magmax": "MagMax",
     "mc_sgd": "MC-SGD",
+    "migu": "MIGU",
     "o_lora": "O-LoRA",
+    "opcm": "OPCM",
     "slao": "SLAO",
 }
 _STRATEGIES: Mapping[tuple[str, str], tuple[str, str]] = {

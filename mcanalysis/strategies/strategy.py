@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
@@ -106,6 +106,13 @@ class StrategyConfig:
                 raise UnknownNameError(f"setting of {strategy}", name, known)
         hints = get_type_hints(cls)
         return cls(**{name: _fitting(name, strategy, value, hints[name]) for name, value in settings.items()})
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings as a run's manifest keeps them, by name: what two runs must share to be the same run.
+
+        A setting that is newer than runs of the strategy is left out where its value is what they were trained with.
+        """
+        return asdict(self)
 
 
 def _fitting(name: str, strategy: str, value: Any, hint: Any) -> Any:

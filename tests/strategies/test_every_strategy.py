@@ -21,7 +21,9 @@ SETTINGS = {
     "gem": {"examples_per_step": 3},
     "lwf": {"alpha": 5.0},
     "inflora": {"num_covariance_examples": 5},
+    "magmax": {"rank": 6},
     "mc_sgd": {"num_alphas": 2},
+    "migu": {"threshold": 0.5},
 }
 
 

@@ -80,3 +80,21 @@ def test_published_defaults():
     assert (config.reset_at_task, config.answering, config.consistency_form) == (False, "slow", "two_sided")
     assert config.consistency_layers is None
     assert config.replay_from_first_step is False
+
+
+def test_a_setting_newer_than_stored_runs_is_in_no_manifest_at_its_old_value(run_config):
+    """Else a run of before would be that of another configuration, and would not be served or gone on with."""
+    before = {"threshold_start": 0.95, "threshold_end": 1.0, "num_covariance_examples": None}
+    assert run_config("inflora").resolved()["strategy_settings"] == before
+    changed = run_config("inflora", strategy_settings={"design": "random"}).resolved()
+    assert changed["strategy_settings"] == {**before, "design": "random"}
+    assert make_strategy("inflora", 0, **before).config.design == "covariance"
+
+
+def test_an_ablation_of_such_a_setting_knows_the_value_of_the_base():
+    from mcanalysis.studies.ablations import Ablations
+    from mcanalysis.training.config import RunConfig
+
+    study = Ablations(strategy="inflora", seed=(0,), varied={"design": ["covariance", "random"]})
+    names = [v.name for v in study.variants(RunConfig(strategy="inflora"))]
+    assert names == ["base-seed0", "design-random-seed0"]
