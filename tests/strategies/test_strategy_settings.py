@@ -11,6 +11,14 @@ def test_an_unknown_strategy_suggests_the_nearest():
         get_strategy("i-lora")
 
 
+@pytest.mark.parametrize(
+    ("name", "why"), [("sapt", "for each input"), ("moe_lora", "for each input"), ("tree_lora", "yet")]
+)
+def test_strategies_that_are_left_out_are_refused_with_the_reason(name, why):
+    with pytest.raises(UserError, match=rf"got {name}, which .*{why}.*; choose another"):
+        get_strategy(name)
+
+
 def test_an_unknown_setting_suggests_the_nearest():
     with pytest.raises(UnknownNameError, match="Did you mean 'ema_decay'"):
         make_strategy("ilora", seed=0, ema_decy=0.9)
