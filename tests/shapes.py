@@ -138,6 +138,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "params.merging.task_arithmetic": {"sides(returns)": size("*d")},
     "params.merging.ties": {"sides(returns)": size("*d")},
     "params.merging.magmax": {"sides(returns)": size("*d")},
+    "params.merging.dense_factors": {"delta": size("out in"), "sides(returns)[module]": size("out in")},
     "params.merging.with_one_rank": {"sides(point)": size("*d"), "sides(returns)": size("*d")},
     "params.merging.orthonormal_rows": {"A": size("r in"), "returns": size("r in")},
     "params.low_rank.factored_svd": {

@@ -88,7 +88,7 @@ def ties(points: Sequence[Mapping[str, Tensor]], density: float, scale: float = 
         sign = torch.where(sign == 0, float((majority > 0) - (majority < 0)), sign)
         agrees = trimmed * sign > 0
         delta = scale * (trimmed * agrees).sum(0) / agrees.sum(0).clamp(min=1)
-        result |= _dense_factors(module, delta)
+        result |= dense_factors(module, delta)
     return result
 
 
@@ -124,12 +124,20 @@ def magmax(points: Sequence[Mapping[str, Tensor]], scale: float = 1.0) -> Point:
         for point in filled[1:]:
             delta = _delta(point, module)
             largest = torch.where(delta.abs() >= largest.abs(), delta, largest)
-        result |= _dense_factors(module, scale * largest)
+        result |= dense_factors(module, scale * largest)
     return result
 
 
-def _dense_factors(module: str, delta: Tensor) -> Point:
-    """A module's ΔW as factors: itself and an identity of its smaller side."""
+def dense_factors(module: str, delta: Tensor) -> Point:
+    """Return a module's ΔW as an adapter: itself and an identity of its smaller side.
+
+    Args:
+        module: its name.
+        delta: shape (out, in).
+
+    >>> dense_factors("q", torch.tensor([[2.0, 3.0]]))
+    {'q.lora_A.weight': tensor([[2., 3.]]), 'q.lora_B.weight': tensor([[1.]])}
+    """
     rows, columns = delta.shape
     identity = torch.eye(min(rows, columns), dtype=delta.dtype, device=delta.device)
     A, B = (delta, identity) if rows <= columns else (identity, delta)

@@ -147,6 +147,7 @@ _PUBLISHED_NAMES: Mapping[str, str] = {  # as their papers write them; others, t
     "migu": "MIGU",
     "o_lora": "O-LoRA",
     "opcm": "OPCM",
+    "osf": "OSF",
     "slao": "SLAO",
 }
 _STRATEGIES: Mapping[tuple[str, str], tuple[str, str]] = {

@@ -149,6 +149,7 @@ class Strategy(ABC):
 
     `learners`: the minima that are saved after each task, by name. `schedule`: task after task; all tasks shuffled
     together ("joint"); or no training at all ("none"). `has_paths`: whether its minima lie in one parameter space.
+    `has_factors`: whether the A and B of its minima were trained, so that their own paths mean something.
     `resting_learners`: those that change between tasks only, hence have no trajectory within one.
     `edits_gradient`: whether `edit_gradient` is to be called; it needs whole gradients, which DeepSpeed shards.
     """
@@ -160,6 +161,7 @@ class Strategy(ABC):
     resting_learners: ClassVar[tuple[str, ...]] = ()
     schedule: ClassVar[Schedule] = "sequence"
     has_paths: ClassVar[bool] = True
+    has_factors: ClassVar[bool] = True
     edits_gradient: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
