@@ -44,7 +44,7 @@ class Opcm(Strategy):
     of rank r·t, and a number are kept of the tasks before; `report` has the factors.
 
     The authors merge all parameters of a model and add those of other layers than linear ones without P; an adapter
-    has none. The paper's text was read in part (arXiv 2501.09522 v1); the rule is that of its code in FusionBench.
+    has none. Of the paper only the abstract was read; the rule is that of its authors' code in FusionBench.
 
     >>> Opcm.learners, Opcm(OpcmConfig(), seed=0).answering_learner
     (('fast', 'merged'), 'merged')
