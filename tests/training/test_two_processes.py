@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 # Rounding decides what these do next (which constraint is active, which prompt is chosen, which directions or rows are
 # kept, which change is the largest), so only one update from an equal state can be compared.
-DISCRETE = {"gem", "agem", "l2p", "cls_er", "inflora", "magmax", "migu", "opcm"}
+DISCRETE = {"gem", "agem", "l2p", "cls_er", "inflora", "magmax", "migu"}
 UNTRAINED = {"zero_shot"}
 LONG = {"sequential", "er", "ilora"}  # over more steps than the others, where a difference has the time to grow
 NAMES = [n for n in strategy_names() if n not in UNTRAINED]
