@@ -175,10 +175,25 @@ def study_runs(args: argparse.Namespace) -> Sequence[Run | Training]:
         _check_told_apart(runs)
         return runs
     need_paths(args.strategy)
+    _check_spaces(args)
     base = run_config(args, args.strategy[0], args.seed[0], {})
     configs = study_configs(base, args.strategy, args.seed, typed(args.settings))
     directories = run_directories(configs, args.output_dir or "runs")
     return trainings(configs, directories, resume=args.resume, execution=execution(args), general=held_out)
+
+
+def _check_spaces(args: argparse.Namespace) -> None:
+    """Raise `UserError` before anything is trained where a strategy's minima lie in none of the spaces asked for."""
+    from mcanalysis.paths.path_kinds import path_kind
+    from mcanalysis.runs.run import check_space
+
+    for name in args.strategy:
+        kinds = getattr(args, "paths" if name == args.strategy[0] else "other_paths", ())
+        spaces = [path_kind(kind).space for kind in kinds]
+        if hasattr(args, "space") and not getattr(args, "from_base", False):
+            spaces.append(args.space)
+        for space in spaces:
+            check_space(name, space)
 
 
 def _check_told_apart(runs: Sequence[Run]) -> None:

@@ -22,6 +22,7 @@ from mcanalysis.paths.path_kinds import PathKind, path_kind
 from mcanalysis.plotting.selection import between_ends, where
 from mcanalysis.runs.run import Minimum, Run
 from mcanalysis.store.measurements import Measurement, MeasurementStore
+from mcanalysis.strategies import get_strategy
 
 NUM_EXAMPLES = 50
 """Test examples per task where nothing is measured yet; elsewhere as many as the stored profile has."""
@@ -215,7 +216,9 @@ def profiles(run: Run) -> pd.DataFrame:
 def walkable_kinds(run: Run, start: Minimum, end: Minimum) -> list[str]:
     """`<path>-<space>` of every path between two minima that can be walked at once: straight ones, fitted curves."""
     straight = [f"linear-{space}" for space in ("factor", *(s for s in space_names() if s != "factor"))]
-    if any(start.point[n].shape != tensor.shape for n, tensor in end.point.items() if n in start.point):
+    if not get_strategy(run.strategy).has_factors:
+        straight = ["linear-delta"]
+    elif any(start.point[n].shape != tensor.shape for n, tensor in end.point.items() if n in start.point):
         straight.remove("linear-factor")  # adapters of different ranks have no path in the factors
     stems = (run.directory / "curves" / start.learner).glob("*.safetensors")
     prefix = f"{start.label}--{end.label}-"

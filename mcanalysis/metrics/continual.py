@@ -72,7 +72,7 @@ def backward_transfer(accuracy_matrix: ArrayLike) -> float:
     """Return what later training did to earlier tasks: mean_{i<T} (R[T, i] − R[i, i]).
 
     Unit: difference of scores. Range: [−1, 1]; negative is forgetting. Source: Lopez-Paz & Ranzato 2017
-    (BWT).
+    (BWT), whose divisor is T − 1; their code divides by T, as it counts the last task's 0.
 
     Args:
         accuracy_matrix: shape `(T + 1, T)`; uses row T and the diagonal. NaN for T = 1.

@@ -164,6 +164,39 @@ class LoraModel(AdaptedModel):
                 handle.remove()
         return {module: total / number for module, total in sums.items()}
 
+    @contextmanager
+    def summing_outputs(self, batch: Batch, sums: dict[str, Tensor]) -> Iterator[None]:
+        """Add to `sums`, for each trained matrix, Σ|output| over the tokens of a batch in the passes inside.
+
+        By point name: of A, shape (rank,), its own outputs; of B, shape (out,), those of the whole adapted layer.
+        Padding is left out; float32. Passes that compute activations again, in backward, come after and do not count.
+        """
+        kept = batch.mask().bool().flatten()
+
+        def add(name: str) -> Callable[..., None]:
+            def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+                rows = output.detach().flatten(0, -2)
+                if len(rows) != len(kept):
+                    raise UserError(
+                        f"Expected {name} to be given all {len(kept)} tokens of a batch, got {len(rows)}; "
+                        "leave such layers (experts, say) out with --target-modules."
+                    )
+                total = rows[kept].float().abs().sum(0)
+                sums[name] = sums[name] + total if name in sums else total
+
+            return hook
+
+        hooks = []
+        for module in self.scaling:
+            layer = self.peft.get_submodule(PREFIX + module)
+            hooks.append(layer.register_forward_hook(add(key_b(module))))
+            hooks.append(layer.lora_A[_ADAPTER].register_forward_hook(add(key_a(module))))  # type: ignore[index]
+        try:
+            yield
+        finally:
+            for handle in hooks:
+                handle.remove()
+
     def _adding_frozen(self, module: str) -> Callable[..., Tensor | None]:
         def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             if not self.frozen:

@@ -60,6 +60,18 @@ class GradientSubspace:
         rows = directions.T[:number].float()
         return torch.cat([rows, rows.new_zeros(number - len(rows), rows.shape[1])])
 
+    def projected(self, rows: Tensor) -> Tensor:
+        """The rows' parts in what is free, in their dtype; zeros where nothing is free.
+
+        Args:
+            rows: shape (number, width).
+
+        >>> GradientSubspace(torch.tensor([[0.0], [1.0]])).projected(torch.tensor([[3.0, 4.0]]))
+        tensor([[3., 0.]])
+        """
+        free = self._free()
+        return (rows.double() @ free @ free.T).to(rows.dtype)
+
     def extended(self, covariance: Tensor, threshold: float) -> GradientSubspace:
         """With the fewest more directions used that hold `threshold` of the energy of the covariance.
 

@@ -77,7 +77,7 @@ def truncate(point: Mapping[str, Tensor], rank: int) -> tuple[Point, float]:
     lost = total = 0.0
     for module in module_names(point):
         A, B = point[key_a(module)], point[key_b(module)]
-        U, S, Vh = _factored_svd(B, A)
+        U, S, Vh = factored_svd(B, A)
         kept = min(rank, A.shape[0])
         result[key_a(module)], result[key_b(module)] = _balanced_pair(U, S, Vh, kept, working_dtype([A, B]))
         lost += float(S[kept:].square().sum())
@@ -101,7 +101,7 @@ def balance(point: Mapping[str, Tensor]) -> Point:
     for module in module_names(point):
         A, B = point[key_a(module)], point[key_b(module)]
         result[key_a(module)], result[key_b(module)] = _balanced_pair(
-            *_factored_svd(B, A), A.shape[0], working_dtype([A, B])
+            *factored_svd(B, A), A.shape[0], working_dtype([A, B])
         )
     return result
 
@@ -136,8 +136,19 @@ def _basis(columns: Tensor) -> Tensor:
     return torch.linalg.qr(columns).Q
 
 
-def _factored_svd(B: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The thin SVD of B·A in float64, signs fixed and singular values at rounding level set to zero."""
+def factored_svd(B: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return U, S, Vᵀ of the thin SVD of B·A in float64, signs fixed and singular values at rounding level set to 0.
+
+    Args:
+        B: shape (out, r).
+        A: shape (r, in).
+
+    Returns:
+        shapes (out, k), (k,) and (k, in), k the least of r, out and in; singular values falling.
+
+    >>> factored_svd(torch.tensor([[3.0]]), torch.tensor([[2.0, 0.0]]))[1]
+    tensor([6.], dtype=torch.float64)
+    """
     Q_out, R_out = torch.linalg.qr(B.double())
     Q_in, R_in = torch.linalg.qr(A.double().T)
     U, S, Vh = torch.linalg.svd(R_out @ R_in.T, full_matrices=False)

@@ -1,4 +1,4 @@
-"""Merging adapters that were trained apart: averages, task arithmetic and TIES of what they do to the weights.
+"""Merging adapters into one: averages, task arithmetic, TIES and MagMax of what they do to the weights.
 
 Everything here is done in delta space, on ΔW = B·A: the mean of the products, not the product of the mean factors, so
 that (B·R, R⁻¹·A) merges as (B, A) does.
@@ -88,10 +88,60 @@ def ties(points: Sequence[Mapping[str, Tensor]], density: float, scale: float = 
         sign = torch.where(sign == 0, float((majority > 0) - (majority < 0)), sign)
         agrees = trimmed * sign > 0
         delta = scale * (trimmed * agrees).sum(0) / agrees.sum(0).clamp(min=1)
-        rows, columns = delta.shape
-        identity = torch.eye(min(rows, columns), dtype=delta.dtype, device=delta.device)
-        result[key_a(module)], result[key_b(module)] = (delta, identity) if rows <= columns else (identity, delta)
+        result |= dense_factors(module, delta)
     return result
+
+
+@torch.no_grad()
+def magmax(points: Sequence[Mapping[str, Tensor]], scale: float = 1.0) -> Point:
+    """Return MagMax (Marczak et al. 2024, arXiv 2407.06322) of the points' ΔW, as an adapter with exactly that ΔW.
+
+    Each entry of ΔW is that of the largest magnitude among the points, with its sign, times `scale`; of two of the same
+    magnitude the later point's is taken, as in the authors' code. The result has full rank, its factors are ΔW and an
+    identity, as those of `ties`; two dense ΔW of one module are in memory at a time, and the result's.
+
+    Args:
+        points: `k` LoRA points; ranks and targets may differ.
+        scale: any number.
+
+    Raises:
+        PointMismatchError: if a point is not a LoRA point, a module has other dimensions in two of them, or two points
+            are one in memory (`check_distinct`).
+        UserError: if there is no point.
+
+    >>> def adapter(*row):
+    ...     return {"q.lora_A.weight": torch.tensor([row]), "q.lora_B.weight": torch.ones(1, 1)}
+    >>> delta_weights(magmax([adapter(4.0, -3.0, 1.0), adapter(-1.0, 2.0, -1.0)], scale=0.5))
+    {'q': tensor([[ 2.0000, -1.5000, -0.5000]])}
+    """
+    if not points:
+        raise UserError("Expected one or more adapters to merge, got none; pass at least one.")
+    check_distinct(points)
+    filled = share_modules(points)
+    result: Point = {}
+    for module in module_names(filled[0]):
+        largest = _delta(filled[0], module)
+        for point in filled[1:]:
+            delta = _delta(point, module)
+            largest = torch.where(delta.abs() >= largest.abs(), delta, largest)
+        result |= dense_factors(module, scale * largest)
+    return result
+
+
+def dense_factors(module: str, delta: Tensor) -> Point:
+    """Return a module's ΔW as an adapter: itself and an identity of its smaller side.
+
+    Args:
+        module: its name.
+        delta: shape (out, in).
+
+    >>> dense_factors("q", torch.tensor([[2.0, 3.0]]))
+    {'q.lora_A.weight': tensor([[2., 3.]]), 'q.lora_B.weight': tensor([[1.]])}
+    """
+    rows, columns = delta.shape
+    identity = torch.eye(min(rows, columns), dtype=delta.dtype, device=delta.device)
+    A, B = (delta, identity) if rows <= columns else (identity, delta)
+    return {key_a(module): A, key_b(module): B}
 
 
 def _delta(point: Mapping[str, Tensor], module: str) -> Tensor:

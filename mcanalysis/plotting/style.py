@@ -144,9 +144,13 @@ _PUBLISHED_NAMES: Mapping[str, str] = {  # as their papers write them; others, t
     "inflora": "InfLoRA",
     "l2p": "L2P",
     "lwf": "LwF",
+    "magmax": "MagMax",
     "mc_sgd": "MC-SGD",
     "n_lora": "N-LoRA",
+    "migu": "MIGU",
     "o_lora": "O-LoRA",
+    "opcm": "OPCM",
+    "osf": "OSF",
     "slao": "SLAO",
     "sure": "SuRe",
 }

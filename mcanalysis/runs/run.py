@@ -55,6 +55,19 @@ class Opening(NamedTuple):
         return _open.get(self) or _opened(self)
 
 
+def check_space(strategy: str, space: str | Space) -> None:
+    """Raise `UserError` for a space of factors where those of a strategy's minima were not what was trained.
+
+    >>> check_space("osf", "delta")
+    """
+    name = getattr(space, "name", space)
+    if name != "delta" and not get_strategy(strategy).has_factors:
+        raise UserError(
+            f"Expected the space delta for minima of {strategy}, which are weight changes without factors of their "
+            f"own, got {name}; choose delta (--paths linear-delta, --other-paths linear-delta or --space delta)."
+        )
+
+
 @dataclass(frozen=True)
 class Minimum:
     """A saved adapter: where the model stood after a task. `label` is `<k>-<TASK>`."""
@@ -180,6 +193,7 @@ class Run(FinishedRun):
 
         Between the base ("base", or 0) and a minimum it is the line t·ΔW in every space: rewinding.
         """
+        check_space(self.strategy, space)
         points = [minimum.point for minimum in self.ends(start, end, learner)]
         return Linear(*points, space=space, extrapolate=extrapolate)
 
@@ -205,6 +219,7 @@ class Run(FinishedRun):
         `path`, `space`: registered names; `segmented_bezier` leads from the first minimum to the last through all.
         `key`: the end of the file's name in `curves/<learner>/`, where curves of several settings are there.
         """
+        check_space(self.strategy, space)
         learner = learner or self.answering_learner
         ends = self.ends(start, end, learner)
         kind = get_path(path)

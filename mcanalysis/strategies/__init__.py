@@ -68,6 +68,10 @@ _STRATEGIES = _Strategies(
 )
 
 
+_BY_INPUT = "which mixes adapters anew for each input, so that its minima are no points of one space"
+_LEFT_OUT = {"sapt": _BY_INPUT, "moe_lora": _BY_INPUT, "tree_lora": "which is not here yet"}
+
+
 def _own(name: str) -> type[Strategy]:
     for kind in _strategies_of(name):
         if getattr(kind, "name", None) == name:
@@ -100,6 +104,10 @@ def get_strategy(name: str) -> type[Strategy]:
     >>> get_strategy("ilora").learners
     ('fast', 'slow')
     """
+    if name in _LEFT_OUT and name not in strategy_names():
+        raise UserError(
+            f"Expected one of {', '.join(strategy_names())}, got {name}, {_LEFT_OUT[name]}; choose another."
+        )
     return _STRATEGIES.get(name)
 
 

@@ -28,7 +28,8 @@ _PLASTIC, _STABLE = "plastic.", "stable."  # what the names of their tensors beg
 class ClsErConfig(StrategyConfig):
     """Settings of CLS-ER; defaults of the authors' code (models/clser.py of NeurAI-Lab/CLS-ER) where it has them.
 
-    `consistency_weight`: 0.1. `plastic_decay`, `stable_decay`: 0.999 each; they are ramped as I-LoRA's, over all steps.
+    `consistency_weight`: 0.1. `plastic_decay`, `stable_decay`: 0.999 each; they are ramped as I-LoRA's, over all steps,
+    so 0.999 is reached after 999 of them; before, all is averaged since the start (choose 1/(1 − λ) well below them).
     `plastic_probability`, `stable_probability`: how often the average is updated, 0.9 and 0.7; at equal decays this
     alone makes one of them slower. `memory_size`: 500, as for the other replay strategies here.
     `replay_from_first_step`: the authors' code replays as soon as the buffer holds anything; off, so that all replay

@@ -30,6 +30,7 @@ class IloraConfig(StrategyConfig):
 
     `ema_decay` (λ): larger is slower. The paper does not state the value it used; 0.95 is our default and LLMCL, its
     reference code, has 0.25. `warm_up`: λ_k = min(1 − 1/(k+1), λ), as in CLS-ER, its ancestor; without it λ throughout.
+    k counts the steps of the whole run, so that λ is reached after λ/(1−λ) of them: 19 for 0.95, 999 for 0.999.
     `average_in`: `factor` averages A and B, as published; `product` averages ΔW = B·A. The latter's slow adapter has
     the rank `slow_rank` (None: four times that of fast): the average of the factors, exact, beside a correction of rank
     `slow_rank` − rank (see `ProductAverage`); `report` bounds its error after each task.

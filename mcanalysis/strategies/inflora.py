@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from mcanalysis.errors import UserError
 from mcanalysis.models.encoding import Batch, EncodedExample, collate, pad_id
@@ -27,14 +28,17 @@ class InfLoraConfig(StrategyConfig):
     """Settings of InfLoRA.
 
     `threshold_start`, `threshold_end`: the part of the inputs' energy that counts as used rises between them over the
-    sequence (0.95 and 1, the authors' for CIFAR-100; they published none for language models). The energy is of the
+    sequence (0.95 and 1, the authors' for CIFAR-100; for T5-Large they have 0.995 and 1). The energy is of the
     squared singular values of the covariance, as in their code, which is far looser than that part of the variance.
     `num_covariance_examples`: of how many train examples, chosen by the seed, the covariance is; None for all.
+    `design`: what A_t is, `covariance`, the leading directions of the new task's inputs (the paper, vision); or
+    `random`, the rows of an ordinary random A (the authors' code for T5-Large), both in what is free.
     """
 
     threshold_start: float = 0.95
     threshold_end: float = 1.0
     num_covariance_examples: int | None = None
+    design: Literal["covariance", "random"] = "covariance"
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold_start <= self.threshold_end <= 1:
@@ -47,6 +51,14 @@ class InfLoraConfig(StrategyConfig):
                 f"Expected num_covariance_examples of at least 1, got {self.num_covariance_examples}; "
                 "leave it out to use all."
             )
+        if self.design not in ("covariance", "random"):
+            raise UserError(f"Expected design to be covariance or random, got '{self.design}'; choose one of these.")
+
+    def recorded(self) -> dict[str, Any]:
+        found = super().recorded()
+        if self.design == "covariance":
+            del found["design"]  # as in runs of before there was a choice, which it leaves the same runs
+        return found
 
 
 class InfLora(Strategy):
@@ -57,11 +69,16 @@ class InfLora(Strategy):
     tasks' inputs lie, as far as the threshold held them. 1/√3 gives rows the norm that an ordinary start of A has on
     average. Inputs are those of all tokens of prompt and answer, padding left out. After the task its inputs join.
 
-    Branches are scaled by α/r as everywhere here; the authors do not scale. The minimum is the sum of the branches, an
-    adapter of rank r·t.
+    With `design` random, the authors' for language models (liangyanshuo/gainlora), the first A is an ordinary start and
+    the rows of later ones are those of another draw, projected onto what is free and of norm 1/√3; the new task's
+    inputs are not looked at before it.
+
+    Branches are scaled by α/r as everywhere here and in the authors' code for T5; that for vision does not scale. That
+    for T5 also counts padding, and keeps one direction fewer after the first task. The minimum is the sum of the
+    branches, an adapter of rank r·t.
 
     >>> InfLora.config_class()
-    InfLoraConfig(threshold_start=0.95, threshold_end=1.0, num_covariance_examples=None)
+    InfLoraConfig(threshold_start=0.95, threshold_end=1.0, num_covariance_examples=None, design='covariance')
     """
 
     name = "inflora"
@@ -82,12 +99,20 @@ class InfLora(Strategy):
         if task_index > 0:
             self.frozen = model.whole_point()
             model.freeze(self.frozen)
-        model.fresh(self.seed)  # B zero
-        for module, covariance in self._covariances(model, examples).items():
-            used = self.used.get(module) or GradientSubspace.empty(len(covariance), covariance.device)
-            factor = model.parameters[key_a(module)]
-            with torch.no_grad():
-                factor.copy_(used.leading(covariance, factor.shape[0]) / math.sqrt(3))
+        if self.config.design == "random":
+            model.fresh(self.seed if not task_index else Random(f"inflora/{self.seed}/{task_index}").getrandbits(31))
+            for module, used in self.used.items():
+                factor = model.parameters[key_a(module)]
+                rows = used.projected(factor.detach())
+                with torch.no_grad():
+                    factor.copy_(normalize(rows, eps=torch.finfo(rows.dtype).tiny) / math.sqrt(3))
+        else:
+            model.fresh(self.seed)  # B zero
+            for module, covariance in self._covariances(model, examples).items():
+                used = self.used.get(module) or GradientSubspace.empty(len(covariance), covariance.device)
+                factor = model.parameters[key_a(module)]
+                with torch.no_grad():
+                    factor.copy_(used.leading(covariance, factor.shape[0]) / math.sqrt(3))
         model.train_only_b()
 
     def end_task(self, model: LoraModel, examples: Sequence[EncodedExample]) -> None:

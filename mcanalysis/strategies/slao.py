@@ -22,8 +22,8 @@ class Slao(Strategy):
     i counts tasks from 1; the first is ordinary LoRA. Training goes on from the fine-tuned A and B, not from the merged
     ones; the merged adapter answers. The start of a task is not the function the last one ended with: R is dropped.
 
-    The rule was established from a published reproduction and from reviews, which agree (docs/strategies.md), not from
-    Algorithm 1 itself. The scaling α/r is untouched by the merge.
+    The rule was established from a published reproduction (backpropagate, `slao.py`) and from reviews, which agree but
+    for where training starts (docs/strategies.md), not from Algorithm 1 itself. The merge leaves the scaling α/r alone.
 
     >>> Slao.learners, Slao(Slao.config_class(), seed=0).answering_learner
     (('fast', 'merged'), 'merged')

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from random import Random
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -109,6 +109,13 @@ class StrategyConfig:
         hints = get_type_hints(cls)
         return cls(**{name: _fitting(name, strategy, value, hints[name]) for name, value in settings.items()})
 
+    def recorded(self) -> dict[str, Any]:
+        """The settings as a run's manifest keeps them, by name: what two runs must share to be the same run.
+
+        A setting that is newer than runs of the strategy is left out where its value is what they were trained with.
+        """
+        return asdict(self)
+
 
 def _fitting(name: str, strategy: str, value: Any, hint: Any) -> Any:
     """The value as one of the types that the annotation allows."""
@@ -144,6 +151,7 @@ class Strategy(ABC):
 
     `learners`: the minima that are saved after each task, by name. `schedule`: task after task; all tasks shuffled
     together ("joint"); or no training at all ("none"). `has_paths`: whether its minima lie in one parameter space.
+    `has_factors`: whether the A and B of its minima were trained, so that their own paths mean something.
     `resting_learners`: those that change between tasks only, hence have no trajectory within one.
     `edits_gradient`: whether `edit_gradient` is to be called; it needs whole gradients, which DeepSpeed shards.
     """
@@ -155,6 +163,7 @@ class Strategy(ABC):
     resting_learners: ClassVar[tuple[str, ...]] = ()
     schedule: ClassVar[Schedule] = "sequence"
     has_paths: ClassVar[bool] = True
+    has_factors: ClassVar[bool] = True
     edits_gradient: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:

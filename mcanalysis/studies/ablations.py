@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.settings import Flag
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.strategies import make_strategy
 from mcanalysis.studies.strategies import study_configs
 from mcanalysis.studies.study import Rows
 from mcanalysis.training.config import RunConfig
@@ -37,6 +38,11 @@ class Variant:
         """The name of its run directory."""
         what = f"{self.setting}-{self.value}" if self.setting else "base"
         return f"{what}-seed{self.config.seed}"
+
+
+def _all_settings(strategy: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """With those that a manifest leaves out, at the values that they stand for."""
+    return asdict(make_strategy(strategy, 0, **given).config)
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Ablations:
         """
         own = base.strategy_settings
         (first,) = study_configs(base, [self.strategy], [base.seed], own)
-        usual = first.resolved()["strategy_settings"]
+        usual = _all_settings(self.strategy, own)
         made = []
         for seed in dict.fromkeys(self.seed):
             made.append(Variant("", None, replace(first, seed=seed)))
@@ -86,7 +92,10 @@ class Ablations:
         """Write `ablations.csv`, the `ablation_table` of the runs, and return it."""
         from mcanalysis.studies.ablation_table import AblationRun, ablation_table
 
-        found = [AblationRun(run.strategy, run.seed, run.config, run.metrics["learners"]) for run in runs]
+        found = []
+        for run in runs:
+            every = {"strategy_settings": _all_settings(run.strategy, run.config["strategy_settings"])}
+            found.append(AblationRun(run.strategy, run.seed, {**run.config, **every}, run.metrics["learners"]))
         table = ablation_table(found, self.strategy, tuple(self.varied))
         write_text_atomic(Path(self.output_dir) / "ablations.csv", table.to_csv(index=False))
         return table

@@ -121,8 +121,10 @@ class Subject:
     def of(cls, run: Run, study: Attribution) -> Subject:
         """Raises `UserError` for a transition that the run does not have."""
         from mcanalysis.paths import Linear
+        from mcanalysis.runs.run import check_space
         from mcanalysis.runs.transitions import nth_transition
 
+        check_space(run.strategy, study.space)
         transition = nth_transition(run, run.answering_learner, study.transition)
         objectives = tuple(run.task_objective(task, "test", study.num_examples) for task in transition.tasks)
         return cls(run, study, transition, Linear(*transition.points, space=study.space), objectives)

@@ -126,8 +126,10 @@ class Early(Study):
 
     def _path(self, run: Run) -> tuple[Transition, Linear]:
         from mcanalysis.paths import Linear
+        from mcanalysis.runs.run import check_space
         from mcanalysis.runs.transitions import nth_transition
 
+        check_space(run.strategy, self.space)
         transition = nth_transition(run, run.answering_learner, self.transition)
         return transition, Linear(*transition.points, space=self.space)
 

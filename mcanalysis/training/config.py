@@ -216,7 +216,8 @@ class RunConfig:
             del resolved["order"]  # likewise
         if self.chat_template in (AUTO_TEMPLATE, NO_TEMPLATE):
             del resolved["chat_template"]  # as well
-        resolved["strategy_settings"] = asdict(make_strategy(self.strategy, self.seed, **self.strategy_settings).config)
+        strategy = make_strategy(self.strategy, self.seed, **self.strategy_settings)
+        resolved["strategy_settings"] = strategy.config.recorded()
         resolved["training"] = self.training.resolved(self.model)
         return resolved
 

@@ -6,7 +6,8 @@ import torch
 
 from mcanalysis.errors import UserError
 from mcanalysis.params.lora import delta_weights, ranks
-from mcanalysis.params.merging import average, orthonormal_rows, task_arithmetic, ties, with_one_rank
+from mcanalysis.params.merging import average, magmax, orthonormal_rows, task_arithmetic, ties, with_one_rank
+from mcanalysis.params.projected_sum import projected_sum
 
 
 def adapter(seed, rank=2):
@@ -51,6 +52,64 @@ def test_ties_is_trim_elect_and_disjoint_mean(density):
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
+def test_magmax_takes_the_largest_change_of_each_weight():
+    merged = dense(magmax(POINTS, scale=0.5))
+    for module, found in merged.items():
+        stack = np.stack([dense(p)[module] for p in POINTS])
+        expected = np.empty_like(found)
+        for place in np.ndindex(found.shape):
+            expected[place] = 0.5 * max(stack[(slice(None), *place)], key=abs)
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_of_two_equal_changes_magmax_takes_the_later_one():
+    def row(value):
+        return {"q.lora_A.weight": torch.tensor([[value]]), "q.lora_B.weight": torch.ones(1, 1)}
+
+    assert dense(magmax([row(-2.0), row(2.0)]))["q"] == [[2.0]] and dense(magmax([row(2.0), row(-2.0)]))["q"] == [[-2]]
+
+
+def in_other_factors(point):
+    """The same ΔW by other factors, of a rank that is too large."""
+    R = torch.tensor([[1.0, 2.0, 0.5], [0.0, 1.0, 3.0]], dtype=torch.float64)
+    other = {}
+    for module in ("q", "v"):
+        A, B = point[f"{module}.lora_A.weight"], point[f"{module}.lora_B.weight"]
+        other[f"{module}.lora_A.weight"] = torch.linalg.pinv(R) @ A
+        other[f"{module}.lora_B.weight"] = B @ R
+    return other
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8, 1.0])
+def test_a_projected_sum_is_that_of_the_dense_matrices(alpha):
+    total, new = average(POINTS[:2]), POINTS[2]  # of rank 4 in 5 × 4 and, by chance of shape, 3 in 3 × 6
+    found = dense(projected_sum(total, new, alpha))
+    for module, S in dense(total).items():
+        T = dense(new)[module]
+        U, s, Vh = np.linalg.svd(S, full_matrices=False)
+        leading = sum(part <= alpha + 1e-9 for part in np.cumsum(s) / s.sum())
+        expected = S + T
+        for i in range(len(s)):
+            for j in range(len(s)):
+                if i == j or (i < leading and j < leading):
+                    expected = expected - (U[:, i] @ T @ Vh[j]) * np.outer(U[:, i], Vh[j])
+        np.testing.assert_allclose(found[module], expected, atol=1e-12)
+        if alpha == 1.0:  # nothing is left of T among the directions of S
+            assert abs(U.T @ (found[module] - S) @ Vh.T).max() < 1e-12
+
+
+def test_a_projected_sum_depends_on_the_updates_alone_and_keeps_the_rank_low():
+    total, new = POINTS[0], POINTS[1]
+    found = projected_sum(total, new, 0.5)
+    assert set(ranks(found).values()) == {4}
+    again = dense(projected_sum(in_other_factors(total), in_other_factors(new), 0.5))
+    for module, delta in dense(found).items():
+        np.testing.assert_allclose(again[module], delta, atol=1e-10)
+    nothing = {k: torch.zeros_like(v) if ".lora_B." in k else v for k, v in total.items()}
+    for module, delta in dense(projected_sum(nothing, new, 0.5)).items():
+        np.testing.assert_allclose(delta, dense(new)[module], atol=1e-12)
+
+
 def test_one_rank_changes_nothing_but_the_rank():
     merged = ties(POINTS, 0.5)
     padded = with_one_rank(merged)
@@ -74,5 +133,9 @@ def test_impossible_merges_are_named():
         ties([], 0.5)
     with pytest.raises(UserError, match="density"):
         ties(POINTS, 0.0)
+    with pytest.raises(UserError, match="one or more adapters"):
+        magmax([])
+    with pytest.raises(UserError, match="alpha"):
+        projected_sum(POINTS[0], POINTS[1], 1.5)
     with pytest.raises(UserError, match="width 2, got 3"):
         orthonormal_rows(torch.ones(3, 2))

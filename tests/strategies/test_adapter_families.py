@@ -144,6 +144,7 @@ def test_a_truncated_merge_reports_how_far_it_is_off(make_model, tasks, train_ta
         ("o_lora", {"form": "l3"}),
         ("inflora", {"threshold_start": 0.0}),
         ("inflora", {"num_covariance_examples": 0}),
+        ("inflora", {"design": "free"}),
         ("merge", {"method": "mean"}),
         ("merge", {"density": 0.0}),
         ("merge", {"rank": 0}),

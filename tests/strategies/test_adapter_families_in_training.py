@@ -149,6 +149,43 @@ def test_inflora_measures_as_many_examples_as_it_is_told(make_model, encode_exam
     assert measured == [3, 20, 20]
 
 
+def test_inflora_with_random_designs_draws_each_a_anew_and_projects_it(make_model, encode_examples, train_task):
+    tasks, starts, covariances, drawn = [encode_examples(8, seed=s) for s in (1, 2, 3)], [], [], []
+    model = make_model()
+    strategy = make_strategy("inflora", 0, design="random", threshold_start=0.995)
+    strategy.begin(model, 3)
+    fresh = model.fresh
+    model.fresh = lambda seed: (fresh(seed), drawn.append(model.point()))
+    for k, examples in enumerate(tasks):
+        strategy.begin_task(model, k, examples)
+        starts.append(model.point())
+        train_task(model, strategy, examples, learning_rate=1e-2, seed=k)
+        with torch.no_grad():  # the energy that is used: of the squared singular values of x·xᵀ, by hand
+            covariances.append(model.input_covariances([collate(examples, 0)]))
+        strategy.end_task(model, examples)
+        assert all(torch.equal(v, starts[k][n]) for n, v in model.point().items() if ".lora_A." in n)
+    assert all(torch.equal(v, drawn[0][n]) for n, v in starts[0].items())  # an ordinary start
+    for module in model.scaling:
+        name = f"{module}.lora_A.weight"
+        assert not torch.equal(drawn[1][name], drawn[2][name])
+        vectors, energies, _ = torch.linalg.svd(covariances[0][module])
+        share = energies.square().cumsum(0) / energies.square().sum()
+        used = vectors[:, : int((share < 0.995).sum()) + 1].double()
+        rows = drawn[1][name].double()
+        rows = rows - rows @ used @ used.T
+        expected = rows / rows.norm(dim=1, keepdim=True) / 3**0.5
+        torch.testing.assert_close(starts[1][name].double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_inflora_with_random_designs_has_nothing_left_where_all_directions_are_used(make_model):
+    model, strategy = make_model(), make_strategy("inflora", 0, design="random")
+    for module in model.scaling:
+        width = model.parameters[f"{module}.lora_A.weight"].shape[1]
+        strategy.used[module] = GradientSubspace(torch.zeros(width, 0), holds_free=True)
+    strategy.begin_task(model, 1, [])
+    assert not any(p.any() for p in model.parameters.values())  # no number divided by zero, either
+
+
 @pytest.mark.parametrize(("architecture", "targets"), [("gpt2", None), ("opt", ("all-linear",))])
 def test_inflora_measures_inputs_of_any_shape(
     architecture, targets, tiny_base, tokenizer, encode_examples, saved_after

@@ -21,10 +21,12 @@ SETTINGS = {
     "gem": {"examples_per_step": 3},
     "lwf": {"alpha": 5.0},
     "inflora": {"num_covariance_examples": 5},
+    "magmax": {"rank": 6},
     "mc_sgd": {"num_alphas": 2},
     "n_lora": {"lambda1": 0.01},
     "der": {"memory_size": 9, "alpha": 3.0},
     "sure": {"memory_size": 9},
+    "migu": {"threshold": 0.5},
 }
 
 

@@ -11,6 +11,14 @@ def test_an_unknown_strategy_suggests_the_nearest():
         get_strategy("i-lora")
 
 
+@pytest.mark.parametrize(
+    ("name", "why"), [("sapt", "for each input"), ("moe_lora", "for each input"), ("tree_lora", "yet")]
+)
+def test_strategies_that_are_left_out_are_refused_with_the_reason(name, why):
+    with pytest.raises(UserError, match=rf"got {name}, which .*{why}.*; choose another"):
+        get_strategy(name)
+
+
 def test_an_unknown_setting_suggests_the_nearest():
     with pytest.raises(UnknownNameError, match="Did you mean 'ema_decay'"):
         make_strategy("ilora", seed=0, ema_decy=0.9)
@@ -80,3 +88,21 @@ def test_published_defaults():
     assert (config.reset_at_task, config.answering, config.consistency_form) == (False, "slow", "two_sided")
     assert config.consistency_layers is None
     assert config.replay_from_first_step is False
+
+
+def test_a_setting_newer_than_stored_runs_is_in_no_manifest_at_its_old_value(run_config):
+    """Else a run of before would be that of another configuration, and would not be served or gone on with."""
+    before = {"threshold_start": 0.95, "threshold_end": 1.0, "num_covariance_examples": None}
+    assert run_config("inflora").resolved()["strategy_settings"] == before
+    changed = run_config("inflora", strategy_settings={"design": "random"}).resolved()
+    assert changed["strategy_settings"] == {**before, "design": "random"}
+    assert make_strategy("inflora", 0, **before).config.design == "covariance"
+
+
+def test_an_ablation_of_such_a_setting_knows_the_value_of_the_base():
+    from mcanalysis.studies.ablations import Ablations
+    from mcanalysis.training.config import RunConfig
+
+    study = Ablations(strategy="inflora", seed=(0,), varied={"design": ["covariance", "random"]})
+    names = [v.name for v in study.variants(RunConfig(strategy="inflora"))]
+    assert names == ["base-seed0", "design-random-seed0"]

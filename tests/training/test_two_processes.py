@@ -22,9 +22,10 @@ from mcanalysis.training.continual_trainer import train
 
 REPOSITORY = Path(__file__).parents[2]
 
-# Rounding decides what these do next (which constraint is active, which prompt is chosen, which directions or examples
-# are kept, which token is drawn), so only one update from an equal state can be compared.
-DISCRETE = {"gem", "agem", "l2p", "cls_er", "inflora", "sure", "self_replay"}
+# Rounding decides what these do next (which constraint is active, which prompt is chosen, which directions, rows or
+# examples are kept, which change is the largest, which token is drawn), so only one update from an equal state can be
+# compared.
+DISCRETE = {"gem", "agem", "l2p", "cls_er", "inflora", "magmax", "migu", "sure", "self_replay"}
 UNTRAINED = {"zero_shot"}
 LONG = {"sequential", "er", "ilora"}  # over more steps than the others, where a difference has the time to grow
 NAMES = [n for n in strategy_names() if n not in UNTRAINED]

@@ -20,7 +20,7 @@ from mcanalysis.evaluation.objective import Objective
 from mcanalysis.paths import Curve, Path
 from mcanalysis.paths.path_kinds import path_kind
 from mcanalysis.progress import Progress, silent
-from mcanalysis.runs.run import Opening, Run
+from mcanalysis.runs.run import Opening, Run, check_space
 from mcanalysis.runs.transitions import run_transitions, transitions_from_base, whole_run
 from mcanalysis.store import base_minimum
 from mcanalysis.store.atomic import write_bytes_atomic
@@ -85,7 +85,8 @@ class RunPaths:
         self._through = [] if is_alone else [whole_run(run, learner)]
 
     def names(self, kind: str) -> list[PathName]:
-        """The paths of a kind between the minima, in order."""
+        """The paths of a kind between the minima, in order; raises as `check_space` does."""
+        check_space(self.run.strategy, path_kind(kind).space)
         transitions = self._through if path_kind(kind).is_of_whole_run else self._between
         return [PathName(self.learner, kind, n) for n in range(len(transitions))]
 

@@ -186,10 +186,11 @@ class Landscape(Study):
     def _plane(self, run: Run) -> tuple[_Part, list[dict[str, Any]]]:
         """The plane of a run with a grid about its minima and the trajectory's projection, and that projection."""
         from mcanalysis.landscape.grid import surrounding_axes
-        from mcanalysis.runs.run import load_run
+        from mcanalysis.runs.run import check_space, load_run
         from mcanalysis.studies.landscape.stored_surface import StoredPlane, plane_corners
         from mcanalysis.studies.landscape.tables import trajectory_rows
 
+        check_space(run.strategy, "delta" if self.from_base else self.space)
         third = None if self.third is None else load_run(self.third, run.device, run.engine_settings)
         corners = plane_corners(run, self.transition, third, self.from_base)
         plane = StoredPlane(corners, "delta" if self.from_base else self.space)
