@@ -290,7 +290,7 @@ def _activations(
     names = ("intermediate_size", "ffn_dim", "n_inner")
     i = next((v for v in (getattr(shape, name, None) for name in names) if v), 4 * h)
     k = (getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads) / shape.num_attention_heads
-    factors = [p.shape for name, p in parameters.items() if ".lora_A." in name]  # each r × d
+    factors: list[tuple[int, ...]] = [p.shape for name, p in parameters.items() if ".lora_A." in name]  # each r × d
     factors += [(2 * p.shape[0], p.shape[1]) for name, p in parameters.items() if name.endswith(".V_low")]  # of OSF
     c = 8 * h + b * (2 + 2 * k) * h + 3 * b * i + 4 * sum(r + d for r, d in factors) / n
     if config.lora_dropout > 0:
