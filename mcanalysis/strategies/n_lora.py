@@ -36,12 +36,12 @@ class NLoraConfig(StrategyConfig):
 class NLora(SummedAdapters):
     """CE + λ₁·Σ_modules Σ_ij |ΔW_new|_ij, ΔW_new = (α/r)·B_new·A_new; only A_new and B_new train, in every task.
 
-    The norm is that of the update ΔW, as the paper defines it: parameters "collide" where the ΔW of two tasks are both
-    not zero, and sparse ones rarely are. A norm of the factors would not do: the product of sparse factors need not be
-    sparse, nor have sparse products sparse factors. The authors' code (src/uie_trainer_lora.py of
-    PKU-YuanGroup/N-LoRA) has a third thing: it multiplies the weights of its two layers as A·B, of shapes (r, in) and
-    (out, r), which can be done where in = out, and gives r×r numbers that are not ΔW. Here it is ΔW with its scaling:
-    what is added to the weights.
+    The norm is that of the update ΔW, as a summary of the paper gives it (its text was not read): parameters "collide"
+    where the ΔW of two tasks are both not zero, and sparse ones rarely are. A norm of the factors would not do: the
+    product of sparse factors need not be sparse, nor have sparse products sparse factors. The authors' code
+    (src/uie_trainer_lora.py of PKU-YuanGroup/N-LoRA) has a third thing: it multiplies the weights of its two layers as
+    A·B, of shapes (r, in) and (out, r), which can be done where in = out, and gives r×r numbers that are not ΔW. Here
+    it is ΔW with its scaling: what is added to the weights.
 
     |·| has the derivative 0 at 0, where B starts. The penalty counts once per step however the batch is cut. ΔW is made
     module by module, and again in the backward pass: one matrix of shape (out, in) is in memory at a time. How adapters

@@ -58,14 +58,14 @@ class SelfReplay(Strategy):
     task but the first it writes γ·n examples (n: the train examples of the new task), of whatever earlier tasks it
     recalls, and rehearses them. They are written anew before each task, and no real example is kept.
 
-    What differs from LAMOL: no tokens are added to the vocabulary, as LoRA trains no embeddings. A prompt starts with
-    the tokenizer's start token, or its end token where there is none, and ends with its end token, or another special
-    one where prompts have that in them, as those of some chat templates. The model then answers it as it answers any
-    prompt, by its likeliest tokens (so does the code of SSR, Huang et al. 2024, arXiv 2403.01244) where LAMOL draws
-    them. λ weighs the prompt alone, as the answer has a loss of its own. As many rows are
-    replayed as there are current ones, as in `er`, where LAMOL mixes γ·n into n. A prompt or an answer that is
-    empty, or does not end within the length of the longest one seen so far, is thrown away with its example: `report`
-    has how many were `written` and `kept` before each task.
+    The rule is that of LAMOL's code; the paper's text was not read. What differs: no tokens are added to the
+    vocabulary, as LoRA trains no embeddings. A prompt starts with the tokenizer's start token, or its end token where
+    there is none, and ends with its end token, or another special one where prompts have that in them, as those of some
+    chat templates. The model then answers it as it answers any prompt, by its likeliest tokens (so does the code of
+    SSR, Huang et al. 2024, arXiv 2403.01244) where LAMOL draws them. λ weighs the prompt alone, as the answer has a
+    loss of its own. As many rows are replayed as there are current ones, as in `er`, where LAMOL mixes γ·n into n. A
+    prompt or an answer that is empty, or does not end within the length of the longest one seen so far, is thrown away
+    with its example: `report` has how many were `written` and `kept` before each task.
 
     A step reads prompts twice, once to answer and once to write them. Tokens are drawn on the CPU by a generator of
     their own, seeded by the task; of several processes each writes for itself, the same where they compute the same
