@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from mcanalysis.evaluation.batch_plan import EvaluationBatch
 from mcanalysis.evaluation.shared_prefix import SharedPrefix
-from mcanalysis.models.forward import accepts_logits_to_keep, head_only_at
+from mcanalysis.models.forward import accepts_logits_to_keep
+from mcanalysis.models.output_layer import predictions
 
 Enough = Callable[[int, Sequence[int]], bool]
 """Whether a row, by its number in the pool, needs no more than the ids that are written for it."""
@@ -60,16 +60,13 @@ def run_batch(
     inputs["use_cache"] = generate or prefix is not None
     if prefix is not None:
         inputs["past_key_values"] = prefix.cache(number)
-    with head_only_at(model, batch.target_rows, batch.target_columns) as is_flat:
-        output = (call or model)(**inputs)
-    logits = output.logits if is_flat else output.logits[batch.target_rows, batch.target_columns]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    per_token = cross_entropy(logits, batch.targets, reduction="none").double()
-    nll = per_token.new_zeros(number).index_add(0, batch.target_rows, per_token)
+    output, found = predictions(model, lambda: (call or model)(**inputs), batch.target_rows, batch.target_columns)
+    per_token, greedy = found.losses_and_greedy(batch.targets) if generate else (found.losses(batch.targets), None)
+    nll = per_token.new_zeros(number, dtype=torch.double).index_add(0, batch.target_rows, per_token.double())
     num_targets = torch.bincount(batch.target_rows, minlength=number)
-    if not generate:
+    if greedy is None:
         return BatchResult(nll, num_targets, [])
-    texts = _Texts(batch, logits.argmax(-1), num_targets, ends, enough)
+    texts = _Texts(batch, greedy, num_targets, ends, enough)
     if texts.going:
         rows = torch.tensor(texts.going, device=batch.input_ids.device)
         prompts = _Prompts.kept(output.past_key_values, batch, rows, texts.agreed, prefix)

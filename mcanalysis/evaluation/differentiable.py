@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mcanalysis.evaluation.batch_losses import batch_losses
+from mcanalysis.evaluation.batch_losses import TOKEN_BUDGET, batch_losses
 from mcanalysis.models.encoding import EncodedExample, collate, pad_id
 from mcanalysis.models.lora_model import LoraModel
 
@@ -59,7 +59,7 @@ class WholeLoss:
     """
 
     def __init__(self, model: LoraModel, groups: Sequence[Sequence[EncodedExample]]) -> None:
-        self._terms = batch_losses(model, groups)
+        self._terms = batch_losses(model, groups, TOKEN_BUDGET)
 
     def __call__(self, point: Mapping[str, Tensor]) -> Iterator[Tensor]:
         """The terms of the loss at a point."""

@@ -33,9 +33,9 @@ class HessianOperator(LinearOperator):
     invertible R, it is that of these factors and not of ΔW alone.
 
     A product is Pearlmutter's (1994): the gradient of ⟨gradient, vector⟩, part by part, so that memory is bounded by
-    the largest part; parts are summed in float64. Graphs of the gradient are kept for the next product as long as they
-    fit in `memory_budget`, which saves two of a product's four passes. Attention runs on the math kernel, because the
-    fused ones cannot be differentiated twice.
+    the largest part; parts are summed in float64. Graphs of the gradient are kept for the next product if those of half
+    of the parts or more fit in `memory_budget`, which saves two of a product's four passes for each of them. Attention
+    runs on the math kernel, because the fused ones cannot be differentiated twice.
 
     Args:
         losses: what `module_objective` makes, or differentiable functions of a point, each returning one number, or one
@@ -183,13 +183,20 @@ class HessianOperator(LinearOperator):
         return list(torch.autograd.grad(loss, inputs, create_graph=create_graph, allow_unused=True))
 
     def _keep(self, number: int) -> list[Tensor | None]:
-        """The gradient of one part with its graph, which is kept for later products if there is room."""
+        """The gradient of one part with its graph, which is kept for later products if there is room.
+
+        Of a few parts among many it would take memory and save next to nothing, so there must be room for half of them,
+        going by the size of this one.
+        """
         if self._left <= 0:
             return self._gradient(number, create_graph=True)
         with _stored_bytes(self._stored) as size:
             gradient = self._gradient(number, create_graph=True)
-        self._left -= size[0]
-        if self._left >= 0:
+        others = len(self.losses) // 2 - len(self._kept) - 1
+        if size[0] * (1 + max(others, 0)) > self._left:
+            self._left = 0
+        else:
+            self._left -= size[0]
             self._kept[number] = gradient
         return gradient
 

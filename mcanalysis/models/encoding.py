@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from mcanalysis.models.end_tokens import split_end
 from mcanalysis.tasks.task import Example
 
 IGNORED = -100  # the label PyTorch's cross entropy leaves out
+GROUP_TOKENS = 128  # what a pass, and the steps of writing that follow it, cost beside the tokens that are read
 
 
 @dataclass(frozen=True)
@@ -224,15 +226,26 @@ def pad_id(tokenizer: Any) -> int:
 def cut_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Indices in groups of like length, each of at most `token_budget` padded tokens, at least one index.
 
+    Of all such groups those with the fewest padded tokens, a group itself counting as `GROUP_TOKENS`.
+
     >>> cut_by_length([5, 2, 3, 9], token_budget=6)
     [[1, 2], [0], [3]]
+    >>> cut_by_length([10, 200, 11, 210], token_budget=2048)
+    [[0, 2], [1, 3]]
     """
-    groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):  # so that the newest is the longest
-        if not groups or lengths[index] * (len(groups[-1]) + 1) > token_budget:
-            groups.append([])
-        groups[-1].append(index)
-    return groups
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    cost, start = np.zeros(len(order) + 1), [0] * (len(order) + 1)  # of the first ones; where their last group starts
+    for end, index in enumerate(order, start=1):
+        longest = lengths[index]
+        first = min(max(end - token_budget // longest, 0), end - 1) if longest else 0
+        costs = cost[first:end] + longest * np.arange(end - first, 0, -1)
+        best = int(costs.argmin())
+        cost[end], start[end] = costs[best] + GROUP_TOKENS, first + best
+    groups, end = [], len(order)
+    while end:
+        groups.append(order[start[end] : end])
+        end = start[end]
+    return groups[::-1]
 
 
 def collate(examples: Sequence[EncodedExample], padding: int) -> Batch:

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from mcanalysis.models.causal_lm import causal_lm
 from mcanalysis.models.encoding import IGNORED, Batch
+from mcanalysis.models.output_layer import Predictions, predictions
 from mcanalysis.models.positions import check_length
 
 
-class Forward(NamedTuple):
+@dataclass(frozen=True)
+class Forward:
     """`nll` (examples,): summed over each answer's tokens, in nats; `num_targets` (examples,); `hidden_states`:
-    (examples, length, width) per layer, or (). `logits` (targets, vocabulary), float32 at least, only where there is a
-    label: the targets of the first example, then of the second, …; `rows` (targets,) says which example each belongs
-    to."""
+    (examples, length, width) per layer, or (); `rows` (targets,) says which example each target belongs to."""
 
     nll: Tensor
     num_targets: Tensor
     hidden_states: tuple[Tensor, ...]
-    logits: Tensor
+    predictions: Predictions
     rows: Tensor
+
+    @property
+    def logits(self) -> Tensor:
+        """(targets, vocabulary), float32 at least, only where there is a label: the targets of the first example, then
+        of the second, …; where they are many they are made when they are asked for."""
+        return self.predictions.logits
 
 
 def forward(
@@ -59,33 +63,12 @@ def forward(
     labels = batch.labels[:, batch.labels.shape[1] - batch.num_answer_columns :]
     kept = labels != IGNORED
     targets, rows = labels[kept], kept.nonzero()[:, 0]
-    with head_only_at(model, rows, kept.nonzero()[:, 1] - columns) as is_flat:
-        output = (call or model)(**inputs)
-    logits = output.logits if is_flat else output.logits[:, -columns:-1][kept]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    nll = cross_entropy(logits, targets, reduction="none")
+    places = rows, kept.nonzero()[:, 1] - columns
+    output, found = predictions(model, lambda: (call or model)(**inputs), *places)
+    nll = found.losses(targets)
     nll = nll.new_zeros(len(labels)).index_add(0, rows, nll)
     states = tuple(output.hidden_states[1:]) if hidden_states else ()
-    return Forward(nll, kept.sum(1), states, logits, rows)
-
-
-@contextmanager
-def head_only_at(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[bool]:
-    """Let the output layer see only the hidden states at these rows and columns; yields whether it can be done.
-
-    The columns are counted from the end (negative). The logits are then (places, vocabulary).
-
-    In a small model with a large vocabulary the head is half of the work, and answers are a fraction of a batch.
-    """
-    head = getattr(causal_lm(model), "get_output_embeddings", lambda: None)()
-    if head is None:
-        yield False
-        return
-    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, columns],))
-    try:
-        yield True
-    finally:
-        handle.remove()
+    return Forward(nll, kept.sum(1), states, found, rows)
 
 
 @cache

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mcanalysis.errors import PointMismatchError, UserError
+from mcanalysis.params.one_thread import one_thread
 from mcanalysis.params.point import Point, check_compatible, check_point, subtract, working_dtype
 
 _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<factor>[AB])\.weight$")
@@ -163,6 +164,7 @@ def delta_weights(point: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return deltas
 
 
+@one_thread()
 @torch.no_grad()
 def delta_norm(point: Mapping[str, Tensor]) -> float:
     """Return the Frobenius norm of ΔW over all modules, in float64.
@@ -180,6 +182,7 @@ def delta_norm(point: Mapping[str, Tensor]) -> float:
     )
 
 
+@one_thread()
 @torch.no_grad()
 def delta_distance(p: Mapping[str, Tensor], q: Mapping[str, Tensor]) -> float:
     """Return the Frobenius norm of ΔW_p − ΔW_q over all modules, in float64; ranks and targets may differ.

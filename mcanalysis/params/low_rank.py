@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mcanalysis.errors import UserError
 from mcanalysis.params.lora import key_a, key_b, module_names, share_modules
+from mcanalysis.params.one_thread import one_thread
 from mcanalysis.params.point import Point, working_dtype
 
 
@@ -49,6 +50,7 @@ def concatenate(points: Sequence[Mapping[str, Tensor]], weights: Sequence[float]
     return result
 
 
+@one_thread()
 @torch.no_grad()
 def truncate(point: Mapping[str, Tensor], rank: int) -> tuple[Point, float]:
     """Return the closest adapter of at most the given rank, and how far it is off relative to ΔW.
@@ -85,6 +87,7 @@ def truncate(point: Mapping[str, Tensor], rank: int) -> tuple[Point, float]:
     return result, math.sqrt(lost / total) if total else 0.0
 
 
+@one_thread()
 @torch.no_grad()
 def balance(point: Mapping[str, Tensor]) -> Point:
     """Return the same adapter (same ΔW, names and shapes) with balanced factors, BᵀB = AAᵀ = S.
@@ -106,6 +109,7 @@ def balance(point: Mapping[str, Tensor]) -> Point:
     return result
 
 
+@one_thread()
 @torch.no_grad()
 def compress(points: Sequence[Mapping[str, Tensor]]) -> list[Point]:
     """Return small float64 adapters of the same geometry: all Bᵢ·Aⱼ keep norms and inner products.

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from torch import Tensor
 
 from mcanalysis.errors import RunDirectoryError, UnknownNameError, UserError
-from mcanalysis.evaluation.batch_losses import TOKEN_BUDGET, batch_losses
+from mcanalysis.evaluation.batch_losses import batch_losses
 from mcanalysis.evaluation.differentiable import MinibatchLoss, WholeLoss
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
@@ -351,12 +351,13 @@ class Run(FinishedRun):
         tasks: str | Sequence[str],
         split: str = "test",
         num_examples: int | None = None,
-        token_budget: int = TOKEN_BUDGET,
+        token_budget: int | None = None,
     ) -> list[Callable[[Mapping[str, Tensor]], Tensor]]:
         """The loss on a split as one differentiable function per batch, for `HessianOperator`: their sum is the loss.
 
         The loss is the mean over target tokens of a task, in nats, and the mean of that over several tasks, on the
-        first `num_examples` of each (None: all).
+        first `num_examples` of each (None: all). `token_budget`: padded tokens of a batch; None: as many as let a
+        Hessian product be made in the memory that the base takes (see `evaluation.batch_losses`).
         """
         names = [tasks] if isinstance(tasks, str) else list(tasks)
         if not names:

@@ -206,3 +206,53 @@ def test_bad_arguments():
         operator.product({"w": torch.ones(3)})
     with pytest.raises(PointMismatchError, match="shape"):
         operator.loss({"w": torch.ones(3)})
+
+
+def graph_bytes(loss, point, weights):
+    """What autograd holds of one part while its product is made: all distinct storages but those of the weights."""
+    held = {}
+
+    def hold(tensor):
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor.detach()
+
+    leaves = {n: t.clone().requires_grad_() for n, t in point.items()}
+    saving = torch.autograd.graph.saved_tensors_hooks(hold, lambda t: t)
+    with saving, sdpa_kernel(SDPBackend.MATH):
+        gradient = torch.autograd.grad(loss(leaves), list(leaves.values()), create_graph=True)
+        del gradient
+    return sum(size for place, size in held.items() if place not in weights)
+
+
+def test_parts_are_as_large_as_their_graphs_may_be(monkeypatch, make_model, encode_examples, random_point):
+    model, examples = make_model(), encode_examples(12)
+    point = random_point(model)
+    expected = HessianOperator(batch_losses(model, [examples], token_budget=10**6), point)
+    weights = {p.untyped_storage().data_ptr() for p in model.peft.parameters()}
+    base = sum(p.untyped_storage().nbytes() for p in model.peft.parameters())
+    alone = graph_bytes(batch_losses(model, [[max(examples, key=len)]], 10**6)[0], point, weights)
+    for most in (base, 3 * alone, 8 * alone):  # the first one is the least that is ever allowed
+        monkeypatch.setattr("mcanalysis.evaluation.batch_losses.GRAPH_BYTES", most)
+        parts = batch_losses(model, [examples])
+        sizes = [graph_bytes(loss, point, weights) for loss in parts]
+        assert max(sizes) <= 1.05 * max(most, alone), "but for one example, of which there is no half"
+        assert max(sizes) > 0.4 * most
+    assert 1 < len(parts) < len(examples)
+    direction = np.random.default_rng(0).standard_normal(expected.num_coordinates)
+    product = expected @ direction
+    np.testing.assert_allclose(
+        HessianOperator(parts, point) @ direction, product, rtol=0, atol=1e-5 * np.abs(product).max()
+    )
+    monkeypatch.undo()
+    assert len(batch_losses(model, [examples])) == 1, "a small model's batches are as they were"
+
+
+@pytest.mark.parametrize(("room", "kept"), [(0.4, 0), (0.6, 6), (2.0, 10)])
+def test_graphs_are_kept_of_half_of_the_parts_or_of_none(room, kept):
+    """Ten parts of one size, and room for a share of them."""
+    point = {"w": torch.linspace(1, 2, 500, dtype=torch.float64)}
+    losses = [lambda p, k=k: (p["w"].repeat(20, 1) ** 3 * ((k + 1) / 20)).sum() for k in range(10)]
+    operator = HessianOperator(losses, point, memory_budget=int(room * 10 * graph_bytes(losses[0], point, ())))
+    for _ in range(2):
+        np.testing.assert_allclose(operator @ np.ones(500), 6 * 55 * point["w"].numpy(), rtol=1e-13)
+    assert abs(len(operator._kept) - kept) <= (kept > 0)

@@ -1,10 +1,13 @@
 """Examples as tokens: padding, masks, positions, and what is cut when there is no room."""
 
+from itertools import pairwise, product
+from random import Random
+
 import pytest
 import torch
 
 from mcanalysis.errors import DataError
-from mcanalysis.models.encoding import EncodedExample, collate, encode, encode_all
+from mcanalysis.models.encoding import EncodedExample, collate, cut_by_length, encode, encode_all
 from mcanalysis.tasks.task import Example
 
 SHORT = EncodedExample((5, 6), (7,))
@@ -103,3 +106,27 @@ def test_none_is_dropped_and_the_cut_ones_are_counted(tokenizer):
     lengths = [len(encode(e, tokenizer, 10_000)[0]) for e in examples]
     assert num_cut == sum(n > 40 for n in lengths)
     assert 0 < num_cut < len(examples)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_groups_of_like_length_have_the_fewest_padded_tokens_of_all(seed, monkeypatch):
+    """Against every way to cut the sorted lengths, a group costing as much as some tokens."""
+    rng = Random(seed)
+    lengths = [rng.randint(1, 60) for _ in range(rng.randint(1, 8))]
+    budget, of_a_group = rng.randint(1, 200), rng.choice([1, 10, 40])
+    monkeypatch.setattr("mcanalysis.models.encoding.GROUP_TOKENS", of_a_group)
+
+    def cost(groups):
+        return sum(max(group) * len(group) + of_a_group for group in groups)
+
+    ordered = sorted(lengths)
+    ways = []
+    for between in product([False, True], repeat=len(lengths) - 1):
+        ends = [i for i, cut in enumerate(between, start=1) if cut]
+        groups = [ordered[i:j] for i, j in pairwise([0, *ends, len(lengths)])]
+        if all(max(group) * len(group) <= budget or len(group) == 1 for group in groups):
+            ways.append(cost(groups))
+    found = cut_by_length(lengths, budget)
+    assert sorted(i for group in found for i in group) == list(range(len(lengths)))
+    assert all(len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget for group in found)
+    assert cost([[lengths[i] for i in group] for group in found]) == min(ways)

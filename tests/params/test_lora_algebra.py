@@ -202,3 +202,20 @@ def test_compress_keeps_all_inner_products(seed):
     for p, x in zip(small, points, strict=True):
         for module in module_names(p):
             assert p[f"{module}.lora_B.weight"].shape[0] <= x[f"{module}.lora_B.weight"].shape[0]
+
+
+@pytest.mark.parametrize("call", [lambda a: compress([a, a]), balance, lambda a: truncate(a, 1), delta_norm])
+def test_factors_are_computed_with_in_one_thread(call, monkeypatch):
+    """In two, with other processes on the same cores, measuring a path's length took up to 100 times as long."""
+    seen, qr, number = [], torch.linalg.qr, torch.get_num_threads()
+    monkeypatch.setattr(torch.linalg, "qr", lambda *a, **k: seen.append(torch.get_num_threads()) or qr(*a, **k))
+    torch.set_num_threads(2)
+    try:
+        call(make_adapter(0))
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+        monkeypatch.setattr(torch.linalg, "qr", None)
+        with pytest.raises(TypeError):
+            call(make_adapter(0))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(number)

@@ -10,6 +10,7 @@ from torch import Tensor
 from mcanalysis.errors import UserError
 from mcanalysis.params.lora import delta_weights, holds_lora_tensors, key_a, key_b, module_names, share_modules
 from mcanalysis.params.low_rank import compress, concatenate
+from mcanalysis.params.one_thread import one_thread
 from mcanalysis.params.point import Point
 from mcanalysis.params.spaces.base import Space
 from mcanalysis.params.spaces.factor import FactorSpace
@@ -61,6 +62,7 @@ class DeltaSpace(Space):
                 start = stop
         return anchors
 
+    @one_thread()
     @torch.no_grad()
     def chord_lengths(self, anchors: Sequence[Mapping[str, Tensor]], weights: Tensor) -> Tensor:
         """Return the distances between successive points Σ cᵢ·anchorᵢ, as norms of differences of ΔW.
