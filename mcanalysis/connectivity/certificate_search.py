@@ -34,6 +34,7 @@ MARGIN = 0.05
 _SMALLEST = 64  # examples of a first look
 _FINEST = 16  # parts of a smooth piece between which points may be measured on a sample
 _DEFINITION = {"chord_dip": -1, "interpolation_gain": -1}  # how far below the reference; the others: above
+_VALUE_ROUNDING = 1e-6  # of values that were computed in float32: it breaks no bound
 _SCALE_ROUNDING = 16 * float(np.finfo(np.float64).eps)
 
 
@@ -384,7 +385,7 @@ class CertificateSearch:
         for (a, x), (b, y) in _pairs(exact):
             bound = _bound(self.lipschitz, a, b)
             slope = abs(y - x) / (b - a)
-            if bound is not None and slope > bound * (1 + 1e-6) + _SCALE_ROUNDING * scale / (b - a):
+            if bound is not None and slope > bound * (1 + 1e-6) + _VALUE_ROUNDING * scale / (b - a):
                 raise UserError(
                     f"Expected values that a Lipschitz bound of {bound:g} allows, got a mean slope of {slope:g} from "
                     f"t = {a:g} to {b:g}; raise the bound, or leave it out."
@@ -394,7 +395,7 @@ class CertificateSearch:
             if bound is None or any(a < knot < c for knot in self.knots[1:-1]):
                 continue
             bent = 2 * abs((z - y) / (c - b) - (y - x) / (b - a)) / (c - a)
-            if bent > bound * (1 + 1e-6) + 8 * _SCALE_ROUNDING * scale / min(b - a, c - b) ** 2:
+            if bent > bound * (1 + 1e-6) + 4 * _VALUE_ROUNDING * scale / min(b - a, c - b) ** 2:
                 raise UserError(
                     f"Expected values that a curvature of at most {bound:g} allows, got {bent:g} from t = {a:g} to "
                     f"{c:g}; raise the bound, or leave it out."

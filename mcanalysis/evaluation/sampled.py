@@ -33,7 +33,7 @@ class SampledObjective:
 
 @lru_cache(maxsize=64)  # the same examples at several points of a path: they are batched once
 def some_of(objective: Objective, rows: tuple[int, ...]) -> Objective:
-    """The objective on the examples of these numbers, under a key of its own in the store."""
+    """The objective on the examples of these numbers, with a key of its own in the store, for losses alone."""
     examples, encoded = (tuple(of[i] for i in rows) for of in (objective.examples, objective.encoded))
-    key = f"{objective.settings_key}/{hash_json(rows)[:16]}"
+    key = f"{objective.settings_key}/losses of {hash_json(rows)[:16]}"
     return replace(objective, examples=examples, encoded=encoded, settings_key=key)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mcanalysis.coverage.certificates import FAMILIES, markdown, population, table, trial
+from mcanalysis.coverage import certificates
+from mcanalysis.coverage.certificates import FAMILIES, markdown, population, table, trial, trials
 
 T = np.linspace(0, 1, 4001)
 
@@ -29,3 +30,19 @@ def test_a_small_table_has_no_violation_of_what_is_proven():
     assert (made["violations of what is proven"] == 0).all()
     assert (made["sampled: most"] <= 23.1).all()
     assert markdown(made).count("\n") == len(FAMILIES) + 2
+
+
+def test_trials_go_on_where_they_were_stopped(tmp_path, monkeypatch):
+    made = []
+
+    def quick(family, seed):
+        made.append((family, seed))
+        return {"family": family, "seed": seed}
+
+    monkeypatch.setattr(certificates, "trial", quick)
+    file = tmp_path / "deep" / "certificates.jsonl"
+    assert len(trials(10, file)) == 10
+    file.write_text(file.read_text() + '{"family": "smo')  # killed while it wrote
+    rows = trials(12, file)
+    assert len(made) == len(set(made)) == len(rows) == 12
+    assert trials(12, file) == rows
