@@ -80,9 +80,9 @@ def plot_certificates(certificates: pd.DataFrame) -> Figure:
             at, above["loss"][points], c=drawn.num_examples[points], norm=norm, cmap="viridis", s=13, zorder=4,
             edgecolors="black", linewidths=0.35, gid=f"points {i}",
         )  # fmt: skip
-        path, space, start, end, task = names  # type: ignore[misc]
+        path, space, start, end, task = map(str, names)  # type: ignore[arg-type]
         head = f"{label_name(start)} → {label_name(end)}"
-        words = TASK_WORDS.get(str(task), str(task))
+        words = TASK_WORDS.get(task, task)
         axes.set_title(f"{shortened(head, _MOST_LETTERS)}\n{words}, {path} {space}", pad=3, linespacing=1.1)
         axes.set_xlim(-0.03, 1.03)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
