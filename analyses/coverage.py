@@ -7,6 +7,7 @@ interval misses one of the bars stated in docs/coverage.md.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from start import run_script
 
@@ -19,10 +20,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few samples of two sizes: that it works, no evidence")
     parser.add_argument("--trials", type=int, default=None, help="samples of each population (200; --quick: 12)")
     parser.add_argument("--output-dir", default="runs/coverage", help="for coverage.csv and coverage.md")
+    parser.add_argument(
+        "--certificates", type=int, metavar="N", help="instead: certificates of barriers of N random profiles; resumes"
+    )
     args = parser.parse()
 
     from mcanalysis.cli import reporting
     from mcanalysis.coverage import study
+
+    if args.certificates is not None:
+        from mcanalysis.coverage.certificates import table, trials
+
+        file = Path(args.output_dir) / "certificates.jsonl"
+        reporting.certificates(table(trials(args.certificates, file, bar)), args.output_dir)
+        return
 
     trials = args.trials or (12 if args.quick else study.NUM_TRIALS)
     table = study.coverage_table(trials, (50, 100) if args.quick else study.SIZES, progress=bar)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mcanalysis.connectivity.attribution import attribute
+    from mcanalysis.connectivity.certificate import Certificate, barrier_certificate
     from mcanalysis.connectivity.curve_fitting import fit_curve
     from mcanalysis.connectivity.early import early_profile
     from mcanalysis.connectivity.ensemble import ensemble_along
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Bezier": "paths",
+    "Certificate": "connectivity.certificate",
     "ContinualTrainer": "training.continual_trainer",
     "EngineSettings": "evaluation.engine_settings",
     "HessianOperator": "landscape.hessian",
@@ -53,6 +55,7 @@ _HOMES = {
     "UserError": "errors",
     "adapter_objective": "evaluation.adapter_objective",
     "attribute": "connectivity.attribution",
+    "barrier_certificate": "connectivity.certificate",
     "early_profile": "connectivity.early",
     "eigenvalues": "landscape.eigenvalues",
     "ensemble_along": "connectivity.ensemble",
@@ -74,11 +77,12 @@ _HOMES = {
 }
 
 __all__ = [
-    "Bezier", "ContinualTrainer", "EngineSettings", "HessianOperator", "Linear", "Plane", "PolyChain", "Profile",
-    "Run", "RunConfig", "SegmentedBezier", "Simplex", "Slice", "TrainingConfig", "UserError", "adapter_objective",
-    "attribute", "early_profile", "eigenvalues", "ensemble_along", "epsilon_sharpness", "expected_sharpness",
-    "fit_curve", "fit_trajectory_pca", "load_adapter", "load_run", "module_objective", "predicted_forgetting",
-    "profile", "random_slice", "save_adapter", "snapshot", "spectral_density", "trace", "train",
+    "Bezier", "Certificate", "ContinualTrainer", "EngineSettings", "HessianOperator", "Linear", "Plane",
+    "PolyChain", "Profile", "Run", "RunConfig", "SegmentedBezier", "Simplex", "Slice", "TrainingConfig",
+    "UserError", "adapter_objective", "attribute", "barrier_certificate", "early_profile", "eigenvalues",
+    "ensemble_along", "epsilon_sharpness", "expected_sharpness", "fit_curve", "fit_trajectory_pca", "load_adapter",
+    "load_run", "module_objective", "predicted_forgetting", "profile", "random_slice", "save_adapter", "snapshot",
+    "spectral_density", "trace", "train",
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from glob import escape
 from multiprocessing import parent_process
@@ -19,6 +19,7 @@ from mcanalysis.evaluation.differentiable import MinibatchLoss, WholeLoss
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.objective import Objective, encode_split, make_objective
+from mcanalysis.evaluation.sampled import SampledObjective
 from mcanalysis.models.adapter_files import LoraSettings, load_adapter, save_adapter
 from mcanalysis.models.base_identity import base_identity, check_identity, identity_marker
 from mcanalysis.models.chat_template import NONE, use_template
@@ -317,20 +318,11 @@ class Run(FinishedRun):
         return measure_at
 
     def sampled_objective(
-        self, task: str, split: str = "test"
-    ) -> Callable[[Mapping[str, Tensor], Sequence[int]], Measurement]:
-        """A function of a point and of numbers of examples (from 0) that returns their losses, for `early_profile`."""
-        objective = self.task_objective(task, split)
-
-        @lru_cache(maxsize=1)  # the same examples at all points of a path: they are batched once
-        def part(rows: tuple[int, ...]) -> Objective:
-            examples, encoded = (tuple(of[i] for i in rows) for of in (objective.examples, objective.encoded))
-            return replace(objective, examples=examples, encoded=encoded)
-
-        def measure_at(point: Mapping[str, Tensor], rows: Sequence[int]) -> Measurement:
-            return self.engine.losses(point, [part(tuple(int(row) for row in rows))])[0]
-
-        return measure_at
+        self, task: str, split: str = "test", num_examples: int | None = None, *, scores: bool = False
+    ) -> SampledObjective:
+        """A function of a point and of numbers of examples (from 0) that returns their losses, and if asked for their
+        scores, for `early_profile` and `barrier_certificate`."""
+        return SampledObjective(self.engine, self.task_objective(task, split, num_examples), scores)
 
     def loss(
         self, tasks: Sequence[Sequence[str]], batch_size: int = 16, seed: int = 0, split: str = "train"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mcanalysis.evaluation.measuring import measurement_key
 from mcanalysis.evaluation.objective import Objective
+from mcanalysis.evaluation.sampled import some_of
 from mcanalysis.progress import Progress
 from mcanalysis.runs.run import Opening, Run
 from mcanalysis.store.manifest import record_evaluation
@@ -68,6 +69,22 @@ def evaluate(opening: Opening, where: Where, shares: tuple[Share, ...], progress
     objectives = [share.of(run) for share in shares]
     measured = run.engine.measure(where.point(run), objectives, progress, f"a point of {run.directory.name}")
     return Evaluated(measured, run.engine.choices(objectives))
+
+
+class Some(NamedTuple):
+    """The examples of these numbers among the first `num_examples` of a task's split."""
+
+    task: str
+    split: str
+    num_examples: int
+    rows: tuple[int, ...]
+
+
+def evaluate_some(opening: Opening, where: Where, chosen: tuple[Some, ...], progress: Progress) -> list[Measurement]:
+    """What a piece does: the losses of some examples at a point."""
+    run = opening.run
+    objectives = [some_of(run.task_objective(s.task, s.split, s.num_examples), s.rows) for s in chosen]
+    return run.engine.losses(where.point(run), objectives, progress, f"a point of {run.directory.name}")
 
 
 def joined(parts: Mapping[Share, Measurement]) -> Measurement:
@@ -127,6 +144,19 @@ class Points:
             found = [[store.get(measurement_key(key, o)) for o in objectives] for key, _ in points]
         return [[m for m in of_point if m is not None] for of_point in found]
 
+    def losses_of_some(
+        self, point_key: str, where: Where, chosen: Sequence[tuple[Objective, tuple[int, ...]]], turn: int = 0
+    ) -> Steps[list[Measurement]]:
+        """The losses at a point of the examples of these numbers of each objective, in the order of the numbers; from
+        the store where it has them."""
+        parts = tuple(Some(o.name, o.split, len(o.encoded), rows) for o, rows in chosen)
+        keys = [measurement_key(point_key, some_of(o, rows)) for o, rows in chosen]
+        name = f"some losses at a point of {self.run.directory.name}, {point_key}"
+        kept = _SomeLosses(self, keys)
+        key = "|".join([str(self.run.directory), *map(str, keys)])
+        (found,) = yield [Piece(key, evaluate_some, (self.run.opening, where, parts), kept, turn, name)]
+        return found
+
     def _pieces(self, points: Sequence[tuple[str, Where]], objectives: Sequence[Objective], turn: int) -> list[Any]:
         wanted: dict[str, Piece] = {}
         absent: dict[str, tuple[Where, list[Objective]]] = {}
@@ -169,6 +199,25 @@ class Points:
             store.put_many(values)
         for key, _ in values:
             self._under_way.pop(key, None)
+
+
+@dataclass(frozen=True, eq=False)
+class _SomeLosses:
+    """Losses of some examples, under keys of their own."""
+
+    points: Points
+    keys: Sequence[MeasurementKey]
+
+    def find(self) -> list[Measurement] | None:
+        with self.points.store() as store:
+            found = [store.get(key) for key in self.keys]
+        there = [m for m in found if m is not None]
+        return there if len(there) == len(self.keys) else None
+
+    def keep(self, result: list[Measurement]) -> list[Measurement]:
+        with self.points.store() as store:
+            store.put_many(zip(self.keys, result, strict=True))
+        return result
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""`analyses/connectivity.py` beyond the three first paths: every kind, the whole run, ensembles, simplex, adaptive."""
+"""`analyses/connectivity.py` beyond the three first paths: every kind, the whole run, ensembles, simplex, tolerance."""
 
 import json
 import shutil
@@ -155,7 +155,8 @@ def test_a_fit_that_is_killed_goes_on_from_its_checkpoint(script, runs, monkeypa
         assert content_hash(read_points(resumed)[0]) == content_hash(read_points(whole)[0])
 
 
-def test_adaptive_measures_fewer_points_and_says_what_is_left(script, runs, monkeypatch):
+def test_a_tolerance_takes_fewer_points_and_says_what_is_known(script, runs, monkeypatch):
+    pictures = Connectivity.pictures
     monkeypatch.setattr(Connectivity, "pictures", lambda *_: ())  # numbers alone
     flags = (
         "--run",
@@ -167,16 +168,53 @@ def test_adaptive_measures_fewer_points_and_says_what_is_left(script, runs, monk
         "--paths",
         "linear-factor,segmented_bezier-factor",
     )
-    code, _, err = script("connectivity", *flags, "--curve-steps", 1, "--adaptive", 0.05)
+    code, _, err = script("connectivity", *flags, "--curve-steps", 1, "--tolerance", 0.05)
     assert code == 0, err
     paths = pd.read_csv(runs / "seed0/tables/paths.csv")
     profiles = pd.read_csv(runs / "seed0/tables/profiles.csv")
-    assert (paths.barrier_remaining <= 0.05).all()
+    barriers = pd.read_csv(runs / "seed0/tables/barriers.csv")
+    known = barriers[barriers.certificate.notna()]
+    assert (known.quantity == "loss").all() and (known.groupby(["path", "start"]).task.nunique() == 2).all()
+    reached = known[known.tolerance_reached.astype(bool)]
+    assert len(reached) >= len(known) / 2
+    assert (reached.chord_barrier_at_most - reached.chord_barrier_at_least <= 0.05).all()
+    assert (known.chord_barrier_at_least <= known.chord_barrier + 1e-9).all()
+    assert (known.chord_barrier <= known.chord_barrier_at_most + 1e-9).all()
+    assert (known.evaluations <= 1.1 * 33).all()
+    certificates = pd.read_csv(runs / "seed0/tables/certificates.csv")
+    assert set(certificates.num_examples) == {0, 4} or set(certificates.num_examples) == {0, 4, 8}
+    assert paths.barrier_remaining.notna().all()
+    of_straight = {"certificates": certificates[certificates.path == "linear"], "barriers": barriers}
+    (picture,) = [p for p in pictures(Connectivity(), of_straight | {"profiles": profiles}) if "cert" in p.stem]
+    assert picture.stem == "certificates_fast"
+    assert picture.caption.count("chord barrier of the loss from") == 4  # two transitions, old tasks and new one
     linear = profiles[(profiles.path == "linear") & (profiles.start == "1-FOMC")]
     assert 5 <= linear.t.nunique() < 33
     grid = ("--run", "seed1", *SMALL, "--paths", "linear-factor")
     assert script("connectivity", *grid)[0] == 0
     assert pd.read_csv(runs / "seed1/tables/paths.csv").barrier_remaining.isna().all()
+
+
+def test_losses_of_some_examples_are_those_of_all_and_are_stored(runs, monkeypatch):
+    from mcanalysis.studies.connectivity.measuring import OnPath, PathName
+    from mcanalysis.studies.engine import Engine as Studies
+    from mcanalysis.studies.engine import Here
+    from mcanalysis.studies.points import Points
+
+    run = mc.load_run(runs / "seed0")
+    points, where = Points(run), OnPath(PathName("fast", "linear-factor", 0), Connectivity(), 0.5)
+    chosen = [(run.task_objective("FOMC", "test"), (4, 0, 2)), (run.task_objective("JEC-QA", "test"), (1, 5))]
+    whole = [run.objective(task)(where.point(run)) for task in ("FOMC", "JEC-QA")]
+    (found,) = Studies(Here()).run([points.losses_of_some("some point", where, chosen)])
+    for (_, rows), some, of_all in zip(chosen, found, whole, strict=True):
+        assert some.nll == pytest.approx(of_all.nll[list(rows)], rel=1e-5)
+        assert (some.targets == of_all.targets[list(rows)]).all()
+        assert np.isnan(some.score)
+    sampled = run.sampled_objective("FOMC", num_examples=5)
+    assert sampled.num_examples == 5
+    assert sampled(where.point(run), [4, 0, 2]).nll == pytest.approx(found[0].nll, rel=1e-5)
+    monkeypatch.setattr(Engine, "losses", None)
+    assert Studies(Here()).run([Points(run).losses_of_some("some point", where, chosen)]) == [found]
 
 
 def test_adapters_of_other_ranks_and_modules_meet_in_delta_and_aligned(script, runs, base_folder):
@@ -213,7 +251,8 @@ def test_adapters_of_other_ranks_and_modules_meet_in_delta_and_aligned(script, r
         (("--paths", "bezier-fctor"), "Did you mean 'bezier-factor'"),
         (("--simplex", "1,2,9"), "minima 1 to 3, got 9"),
         (("--simplex", "1,2"), "three or more"),
-        (("--adaptive", "-1"), "--adaptive"),
+        (("--tolerance", "-1"), "--tolerance"),
+        (("--tolerance", "1e-9"), "--tolerance"),
         (("--ensemble", 1), "--ensemble"),
     ],
 )

@@ -70,7 +70,7 @@ def forecast(study: Connectivity, runs: Sequence[Run | Training], num_workers: i
     """Time a few batches and steps, and tell what the study would take on so many workers; nothing is written.
 
     Of runs that are still to be trained nothing is taken to be measured, and answers to be as long as the references;
-    of an adaptive search all points that it may ask for. Raises `UserError` as the study would.
+    with a tolerance all points of the grid. Raises `UserError` as the study would.
     """
     free = int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else free_memory()
     reset_peak_memory()

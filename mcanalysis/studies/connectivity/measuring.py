@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from mcanalysis.connectivity.adaptive import Refinement
 from mcanalysis.connectivity.curve_fitting import fit_curve
 from mcanalysis.connectivity.profile import Profile
 from mcanalysis.evaluation.measuring import measurement_key
 from mcanalysis.evaluation.objective import Objective
+from mcanalysis.evaluation.sampled import some_of
 from mcanalysis.paths import Curve, Path
 from mcanalysis.paths.path_kinds import path_kind
 from mcanalysis.progress import Progress, silent
@@ -26,6 +26,7 @@ from mcanalysis.store import base_minimum
 from mcanalysis.store.atomic import write_bytes_atomic
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.store.point_files import point_bytes, points_of, read_points
+from mcanalysis.studies.connectivity.certified import Certified, certified
 from mcanalysis.studies.connectivity.general_tables import GeneralTasks
 from mcanalysis.studies.connectivity.stored_ensemble import average_along, stored_ensemble
 from mcanalysis.studies.connectivity.stored_path import StoredPath
@@ -43,7 +44,7 @@ Profiles = Mapping[str, Mapping[str, Profile]]
 
 
 class Measured(NamedTuple):
-    """What a path gave: `profiles`, and by how much its barriers may still lie above those found (NaN on a grid).
+    """What a path gave: `profiles`, and what a search says of its barriers (nothing on a grid).
 
     `num_cut`: by split, then by task, how many prompts lost their middle. `templates`: by task, the name of the chat
     template of its prompts, empty where there is none. `ensemble`: rows without labels. `beyond`: what was measured
@@ -53,7 +54,7 @@ class Measured(NamedTuple):
 
     path: StoredPath
     profiles: Profiles
-    remaining: float
+    certified: Certified
     num_cut: Mapping[str, Mapping[str, int]]
     templates: Mapping[str, str]
     ensemble: Sequence[Mapping[str, Any]] = ()
@@ -191,14 +192,21 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
         found = yield from points.measure(where, objectives, turn)
         measured.update(zip(map(float, ts), found, strict=True))
 
+    def some(t: float, chosen: Sequence[tuple[Objective, tuple[int, ...]]]) -> Steps[list[Measurement]]:
+        key = path.point_key(t)
+        with points.store() as store:
+            lacking = store.missing(measurement_key(key, some_of(o, rows)) for o, rows in chosen)
+        curve = (yield from bends()) if lacking else b""
+        return (yield from points.losses_of_some(key, OnPath(name, study, float(t), curve), chosen, turn))
+
     of_base: list[list[Measurement]] = []
     if general:
         of_base = yield from points.measure([(base_minimum.KEY, AtBase())], general, turn)
-    remaining = float("nan")
-    if study.adaptive is None:
+    known = Certified()
+    if study.tolerance is None:
         yield from at([*path.ts.tolist(), *path.ts_beyond.tolist()])
     else:
-        remaining = yield from _searched(path, objectives, at, measured)
+        known = yield from certified(path, trained, at, some, measured)
         if len(path.ts_beyond):
             yield from at(path.ts_beyond.tolist())
     ensemble: list[dict[str, Any]] = []
@@ -231,22 +239,7 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
     templates = {o.name: o.template for o in objectives}
     outside = profiles(beyond) if beyond else None
     kept = ability(inside), ability(beyond)
-    return Measured(path, profiles(inside), remaining, num_cut, templates, ensemble, outside, *kept)
-
-
-def _searched(
-    path: StoredPath, objectives: Sequence[Objective], at: Any, measured: Mapping[float, Sequence[Measurement]]
-) -> Generator[list[Any], list[Any], float]:
-    """Ask for points until the loss barriers, on the test split, of the new task and of the mean over the old ones are
-    known; returns by how much they may still be higher."""
-    search = Refinement(path.settings.adaptive or 0.0, path.settings.num_points, knots=path.knots)
-    old = [i for i, o in enumerate(objectives) if o.split == "test" and o.name in path.transition.old]
-    new = [i for i, o in enumerate(objectives) if o.split == "test" and o.name == path.transition.new]
-    while (t := search.next()) is not None:
-        yield from at([t])
-        losses = [m.loss for m in measured[t]]
-        search.tell(t, [np.mean([losses[i] for i in chosen]) for chosen in (old, new) if chosen])
-    return search.remaining
+    return Measured(path, profiles(inside), known, num_cut, templates, ensemble, outside, *kept)
 
 
 def measure_simplex(points: Points, learner: str, study: Connectivity, turn: int) -> Steps[list[dict[str, Any]]]:

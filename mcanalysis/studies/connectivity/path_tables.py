@@ -32,7 +32,7 @@ def summary_rows(
     `mean_over_t` and `mean_over_arc` by the trapezoid rule; `length` in the coordinates of the path's space,
     `length_delta` and `distance_delta` in ΔW; `factor_delta_deviation` the largest on the path (relative), and
     `factor_delta_deviation_norm` the same in units of ΔW; `barrier_remaining` how much higher the loss barriers may
-    still be (adaptive search only).
+    still be (with a tolerance only).
     """
     of_path = {
         "length": np.nan if lengths is None else lengths.length,

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mcanalysis.metrics.task_means import MEANS
+from mcanalysis.studies.connectivity.certified import COLUMNS
 from mcanalysis.studies.connectivity.general_tables import general_barriers, general_rows
 from mcanalysis.studies.connectivity.measuring import Measured
 from mcanalysis.studies.connectivity.path_tables import front_rows, summary_rows
@@ -19,8 +20,8 @@ Rows = list[dict[str, Any]]
 
 @dataclass
 class ResultTables:
-    """Rows of `profiles.csv`, `barriers.csv`, `paths.csv`, `front.csv`, and of `ensemble.csv` and `simplex.csv` where
-    these were asked for."""
+    """Rows of `profiles.csv`, `barriers.csv`, `paths.csv`, `front.csv`, and of `ensemble.csv`, `simplex.csv` and
+    `certificates.csv` where these were asked for."""
 
     profiles: Rows = field(default_factory=list)
     barriers: Rows = field(default_factory=list)
@@ -28,6 +29,7 @@ class ResultTables:
     front: Rows = field(default_factory=list)
     ensemble: Rows = field(default_factory=list)
     simplex: Rows = field(default_factory=list)
+    certificates: Rows = field(default_factory=list)
 
     def add(self, measured: Measured, labels: Mapping[str, Any]) -> None:
         """Add the rows of one path; `labels` say whose it is."""
@@ -50,10 +52,15 @@ class ResultTables:
         if any(measured.templates.values()):  # no column where there is none, as in tables of before
             tasks = {**measured.templates, **dict.fromkeys(MEANS, "")}
             profiles = [{**row, "chat_template": tasks[row["task"]]} for row in profiles]
+        for row in barriers:  # no columns without a search, as in tables of before
+            if measured.certified.columns:
+                known = measured.certified.columns.get(row["task"], {}) if row["quantity"] == "loss" else {}
+                row |= {name: known.get(name, float("nan")) for name in COLUMNS}
+        self.certificates += [{**labels, **row} for row in measured.certified.rows]
         self.profiles += profiles
         self.barriers += barriers
         self.paths += summary_rows(
-            measured.profiles, t.old, t.new, labels, path.lengths(ts), deviation, measured.remaining
+            measured.profiles, t.old, t.new, labels, path.lengths(ts), deviation, measured.certified.remaining
         )
         axis = None if measured.general is None else measured.general.axis
         self.front += front_rows(measured.profiles, t.old, t.new, labels, axis)

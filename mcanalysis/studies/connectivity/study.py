@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mcanalysis.studies.connectivity.measuring import Measured, PathName, RunPaths
 
 PATHS = ("linear-factor", "linear-delta", "bezier-factor")
+_LEAST_TOLERANCE = 1e-6  # losses of about a nat in float32
 _MAIN, _OTHERS = FIRST_TRAINING, TRAINING + 1  # turns of pieces: beside the first run's training, what only compares
 
 
@@ -36,15 +37,16 @@ class Connectivity(Study):
     `curve_batch_size` train examples of the old tasks and as many of the new; one through all minima takes so many
     steps per segment, each on as many examples, of all tasks alike.
 
-    `adaptive`: a tolerance in nats per target. Points are then chosen until the loss barriers are known to it, at most
-    `num_points` (see `mcanalysis.connectivity.adaptive`). `ensemble`: over how many points of each path predictions
-    are averaged; 0 for none. `simplex`: the numbers (from 1; 0 is the base) of minima whose simplex is measured; () for
-    none. `from_base`: whether the straight paths from the base model to each minimum are measured, too (rewinding: ΔW
-    is scaled by t, one line in every space). `extrapolate`: the range (LOW, HIGH) of t, around [0, 1], in which
-    straight paths are measured; barriers, gains and t* stay those of [0, 1].
+    `tolerance`: in nats per target. After a coarse grid, points are then chosen, and measured on as many test examples
+    as it takes, until the loss barriers of the new task and of the mean over the old ones are known to it, for at most
+    1.1 times the evaluations of `num_points` (see `mcanalysis.connectivity.certificate`). `ensemble`: over how many
+    points of each path predictions are averaged; 0 for none. `simplex`: the numbers (from 1; 0 is the base) of minima
+    whose simplex is measured; () for none. `from_base`: whether the straight paths from the base model to each minimum
+    are measured, too (rewinding: ΔW is scaled by t, one line in every space). `extrapolate`: the range (LOW, HIGH) of
+    t, around [0, 1], in which straight paths are measured; barriers, gains and t* stay those of [0, 1].
 
-    Tables: `profiles`, `barriers`, `paths`, `front`, where asked for `ensemble` and `simplex`, and of all runs
-    `metrics` and `barriers_over_seeds`.
+    Tables: `profiles`, `barriers`, `paths`, `front`, where asked for `ensemble`, `simplex` and `certificates` (with a
+    tolerance), and of all runs `metrics` and `barriers_over_seeds`.
     """
 
     begins_with: ClassVar[int] = 2
@@ -60,10 +62,10 @@ class Connectivity(Study):
     curve_steps: Annotated[int, "optimiser steps of each curve fit (per segment)"] = 60
     curve_learning_rate: float = 1e-2
     curve_batch_size: int = 16
-    adaptive: Annotated[
+    tolerance: Annotated[
         float | None,
-        "measure where it helps, until loss barriers are known to TOL nats or --num-points are measured",
-        Flag(metavar="TOL"),
+        "measure where it helps, on as many examples as it takes, until loss barriers are known to X nats",
+        Flag(metavar="X"),
     ] = None
     ensemble: Annotated[
         int,
@@ -95,8 +97,11 @@ class Connectivity(Study):
             raise UserError(f"Expected at least 1 example per task, got {self.num_examples}; raise --num-examples.")
         if self.num_bends < 1:
             raise UserError(f"Expected at least 1 bend, got {self.num_bends}; raise --num-bends or fit no curve.")
-        if self.adaptive is not None and not (math.isfinite(self.adaptive) and self.adaptive > 0):
-            raise UserError(f"Expected a positive tolerance, got {self.adaptive}; give --adaptive in nats, say 0.05.")
+        if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance >= _LEAST_TOLERANCE):
+            raise UserError(
+                f"Expected a tolerance of at least {_LEAST_TOLERANCE:g} nats, below which losses are rounding, got "
+                f"{self.tolerance:g}; give --tolerance in nats, say 0.02."
+            )
         if self.ensemble and self.ensemble < 2:
             raise UserError(f"Expected an ensemble of at least 2 points, got {self.ensemble}; raise --ensemble.")
         if self.simplex and (len(set(self.simplex)) < len(self.simplex) or len(self.simplex) < 3):
@@ -204,6 +209,8 @@ class Connectivity(Study):
 
         `so_far` is said above the panels of a figure that is not whole yet, `lacking` in its caption.
         """
+        from mcanalysis.plotting.certificates import caption as of_certificates
+        from mcanalysis.plotting.certificates import plot_certificates
         from mcanalysis.plotting.connectivity import plot_transitions
         from mcanalysis.plotting.connectivity_caption import caption
         from mcanalysis.plotting.picture import Picture
@@ -217,6 +224,12 @@ class Connectivity(Study):
                 drawn = plot_transitions(of_learner, own, so_far)
                 words = "\n\n".join(filter(None, (lacking, caption(of_learner, own))))
                 yield Picture(f"{stem}_{learner}", drawn, {}, words)
+        for learner, known in tables.get("certificates", profiles[:0]).groupby("learner", sort=False):
+            first = known[(known.path == known.path.iloc[0]) & (known.space == known.space.iloc[0])]
+            own = barriers[
+                (barriers.learner == learner) & barriers.path.isin(first.path) & barriers.space.isin(first.space)
+            ]
+            yield Picture(f"certificates_{learner}", plot_certificates(first), {}, of_certificates(first, own))
         through = profiles[_of_whole_run(profiles)]
         for (learner, path, space), of_path in through.groupby(["learner", "path", "space"], sort=False):
             yield Picture(f"{path}_{space}_{learner}", plot_whole_run(of_path), {}, "")

@@ -61,6 +61,7 @@ def words(tables: Tables) -> Iterator[str | Rows]:
     yield from _beyond(tables["profiles"])
     if tests.get("few_events", pd.Series(dtype=bool)).any():
         yield "* under 50 examples, or under five of them make most of the variance: no 95 % is promised"
+    yield from _certificates(tests)
     yield from _gains(_of_transitions(tests))
     for name, of_table in (("front", _front), ("ensemble", _ensembles), ("simplex", _simplexes)):
         if name in tables and len(rows := _of_transitions(tables[name])):
@@ -72,6 +73,21 @@ def words(tables: Tables) -> Iterator[str | Rows]:
         yield from strategy_words(tables["metrics"])
     if "task_scores" in tables:
         yield from score_words(tables["task_scores"])
+
+
+def _certificates(tests: pd.DataFrame) -> Iterator[str | Rows]:
+    """What searches to a tolerance say of the barriers above, where there were some."""
+    if "certificate" not in tests or tests.certificate.isna().all():
+        return
+    known = tests[tests.certificate.notna()]
+    rows = [["transition", "path", "task", "chord barrier at least", "at most", "work (points on all examples)"]]
+    for row in known.to_dict("records"):
+        numbers = [cell(row[name], 3) for name in ("chord_barrier_at_least", "chord_barrier_at_most")]
+        words = "" if row["tolerance_reached"] else " (budget spent)"
+        transition, path = f"{row['start']} → {row['end']}", f"{row['path']} {row['space']}"
+        rows.append([transition, path, row["task"], *numbers, cell(row["evaluations"], 1) + words])
+    yield "\nBarriers of the loss, all test examples, to a tolerance; estimates (95 %): bumps between points go unseen"
+    yield rows
 
 
 def _of_transitions(table: pd.DataFrame) -> pd.DataFrame:
