@@ -161,10 +161,16 @@ assert not heavy & set(sys.modules), ("names", heavy & set(sys.modules))
 import mcanalysis.params, mcanalysis.paths, mcanalysis.metrics
 heavy = {"transformers", "peft", "matplotlib"}
 assert not heavy & set(sys.modules), ("params, paths, metrics", heavy & set(sys.modules))
+import mcanalysis.studies.connectivity.measuring, mcanalysis.studies.connectivity.result_tables
+import mcanalysis.studies.training
+from mcanalysis.models.loading import load_tokenizer
+load_tokenizer("embedded")
+heavy = {"peft", "transformers.trainer", "transformers.modeling_utils", "torch.distributed.tensor", "scipy.stats"}
+assert not heavy & set(sys.modules), ("what reads a finished run", heavy & set(sys.modules))
 """
 
 
-def test_importing_the_package_brings_in_nothing_heavy():
+def test_importing_the_package_and_what_reads_a_finished_run_brings_in_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", CHECK], cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""

@@ -9,6 +9,10 @@ from collections.abc import Callable
 
 from mcanalysis.cli.console import fail, is_main_process, warn
 
+# Read when NumPy is first imported. Its products here are small (bootstraps), and its threads wait for one another by
+# spinning, which beside workers that compute takes several times as long as one thread.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 
 def quiet_libraries() -> None:
     """Keep transformers' loading bars and advice off the terminal; errors still show, and warnings once."""

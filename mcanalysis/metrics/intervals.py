@@ -371,6 +371,8 @@ def _ratios(estimate: Estimate, contrasts: Contrasts, spread: _Spread) -> Array:
 
 def _largest(ratios: Array, axis: int | tuple[int, ...]) -> Array:
     """The largest of each resample and of its mirror image: the skewness, of the wrong sign here, has its own term."""
+    if axis != 2:  # over all but the first: along columns NumPy is ten times as fast as along short rows
+        ratios, axis = np.ascontiguousarray(ratios.reshape(len(ratios), -1).T), 0
     return np.concatenate([ratios.max(axis=axis), -ratios.min(axis=axis)])
 
 
@@ -400,9 +402,9 @@ def _student(estimate: Estimate) -> float:
 
 @cache
 def _student_quantile(level: float, degrees: int) -> float:
-    from scipy import stats  # half a second
+    from scipy.special import stdtrit  # scipy.stats, which calls it, takes half a second
 
-    return float(stats.t.ppf(level, degrees)) if degrees > 0 else np.nan
+    return float(stdtrit(degrees, level)) if degrees > 0 else np.nan
 
 
 def _small_sample(estimate: Estimate) -> float:

@@ -85,14 +85,16 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 
     Raises `UserError` as `load_base` does.
     """
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
     from mcanalysis.models.end_tokens import remember_ends
 
     _check_source(name, revision)
     file = gguf_file(name)
+    # AutoTokenizer would import the model's configuration, and with it half of torch; of our own we know the class.
+    kind = PreTrainedTokenizerFast if name == EMBEDDED else AutoTokenizer
     with _place(name, revision) as (source, which):
-        tokenizer = AutoTokenizer.from_pretrained(source, **_source_settings(revision), **which)
+        tokenizer = kind.from_pretrained(source, **_source_settings(revision), **which)
         try:
             generation = GenerationConfig.from_pretrained(source, **_source_settings(revision))
         except OSError:  # as transformers does for a model without the file

@@ -16,10 +16,9 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -35,6 +34,9 @@ from mcanalysis.models.target_modules import find_target_modules
 from mcanalysis.params.lora import base_point, key_a, key_b, module_names
 from mcanalysis.params.low_rank import concatenate
 from mcanalysis.params.point import Point
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 _ADAPTER = "default"  # PEFT writes an adapter of this name into the folder itself, not into a subfolder
 
@@ -68,6 +70,8 @@ class LoraModel(AdaptedModel):
     @classmethod
     def attach(cls, base: nn.Module, tokenizer: Any, settings: LoraSettings, seed: int, name: str) -> LoraModel:
         """Attach a fresh adapter: A random by `seed` (the caller's random state is left alone), B zero, so ΔW = 0."""
+        from peft import LoraConfig, get_peft_model  # seconds, which who only reads what is stored need not wait for
+
         config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,  # type: ignore[arg-type]

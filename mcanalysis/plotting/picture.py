@@ -21,13 +21,20 @@ class Picture(NamedTuple):
     data: Mapping[str, pd.DataFrame]
     caption: str
 
+    def beside(self, folder: Path) -> dict[Path, str]:
+        """What is written beside the picture in a folder: the texts of its caption and its data, by file."""
+        texts = {
+            f"{self.stem}_{end}.csv" if end else f"{self.stem}.csv": t.to_csv(index=False)
+            for end, t in self.data.items()
+        }
+        if self.caption:
+            texts[f"{self.stem}.txt"] = self.caption + "\n"
+        return {folder / name: text for name, text in texts.items()}
+
 
 def save(picture: Picture, folder: Path, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:
     """Write a picture, its caption and its data; returns the files of the picture, one per format."""
     files = save_figure(picture.figure, folder / picture.stem, formats)
-    if picture.caption:
-        write_text_atomic(folder / f"{picture.stem}.txt", picture.caption + "\n")
-    for end, table in picture.data.items():
-        name = f"{picture.stem}_{end}.csv" if end else f"{picture.stem}.csv"
-        write_text_atomic(folder / name, table.to_csv(index=False))
+    for file, text in picture.beside(folder).items():
+        write_text_atomic(file, text)
     return files

@@ -22,9 +22,10 @@ def where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
     >>> where(pd.DataFrame({"task": ["A", "A", "B"], "t": [0.0, 1.0, 1.0]}), task="A", t=1.0).index.tolist()
     [1]
     """
+    chosen = np.ones(len(table), dtype=bool)  # so that rows are taken once, which costs more than comparing
     for column, value in values.items():
-        table = table[table[column] == value]
-    return table
+        chosen &= (table[column] == value).to_numpy(dtype=bool, na_value=False)
+    return table[chosen]
 
 
 def trained_tasks(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from mcanalysis.errors import UserError
 from mcanalysis.metrics.continual import intransigence, relative_gain
@@ -177,7 +177,7 @@ def difference(
     if gaps.empty:
         raise UserError(f"Expected a seed that both {first} and {second} were run with, got none; run both.")
     mean, n = float(gaps.mean()), len(gaps)
-    half = float(stats.t.ppf(0.975, n - 1) * gaps.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    half = float(stdtrit(n - 1, 0.975) * gaps.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
     return mean, mean - half, mean + half
 
 

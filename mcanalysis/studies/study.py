@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,6 +16,7 @@ from mcanalysis.errors import UserError
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.lock import lock_measurements
+from mcanalysis.studies.drawn import Drawn, origin
 from mcanalysis.studies.engine import FIRST_TRAINING, TRAINING, Engine, Here, Steps, Workers
 
 if TYPE_CHECKING:
@@ -110,13 +110,32 @@ def carry_out(
     workers = workers or Here(progress)
     figures: list[Path] = []
 
-    def draw(folder: Path, pictures: Iterable[Picture], is_whole: bool = True) -> None:
+    def show(files: Sequence[Path], is_whole: bool = True) -> None:
+        figures.extend(file for file in files if file not in figures)
+        (on_figure if is_whole else on_growing)(files[-1])
+
+    def draw(folder: Path, pictures: Iterable[Picture], texts: Sequence[str]) -> None:
+        """Draw what is whole, made of tables with these texts, unless it is there as it would come out."""
+        drawn = Drawn(folder / "figures" / f".{type(study).__name__}.json", origin(study, texts))
+        if (there := drawn.find()) is not None:
+            for files in there:
+                show(files)
+            return
+        from mcanalysis.plotting.picture import save
+
+        made: list[list[Path]] = []
+        beside: list[Path] = []
+        for picture in pictures:
+            made.append(save(picture, folder / "figures"))
+            beside += picture.beside(folder / "figures")
+            show(made[-1])
+        drawn.keep(made, beside)
+
+    def draw_growing(folder: Path, pictures: Iterable[Picture]) -> None:
         from mcanalysis.plotting.picture import save
 
         for picture in pictures:
-            files = save(picture, folder / "figures")
-            figures.extend(file for file in files if file not in figures)
-            (on_figure if is_whole else on_growing)(files[-1])
+            show(save(picture, folder / "figures"), is_whole=False)
 
     from mcanalysis.studies.training import Training
 
@@ -134,9 +153,9 @@ def carry_out(
             f"Expected runs with one chat template, whose means over seeds are taken, got {' and '.join(templates)}; "
             "analyse those of each alone."
         )
-    setting = Setting(runs[0].strategy, lambda: workers.count, partial(draw, is_whole=False))
+    setting = Setting(runs[0].strategy, lambda: workers.count, draw_growing)
 
-    def of_run(run: Run | Training) -> Steps[tuple[Run, Tables]]:
+    def of_run(run: Run | Training) -> Steps[tuple[Run, Tables, list[str]]]:
         if isinstance(run, Training):
             turn = FIRST_TRAINING if run is runs[0] and study.begins_with else TRAINING
             if turn == FIRST_TRAINING and (so_far := (yield from run.first_steps(study.begins_with, turn))):
@@ -148,17 +167,19 @@ def carry_out(
             ready = run
         with lock_measurements(ready.directory):
             tables = yield from study.measure(ready, setting)
-            write_tables(tables, ready.directory / "tables")
-            draw(ready.directory, study.pictures(tables))
-        return ready, tables
+            texts = write_tables(tables, ready.directory / "tables")
+            draw(ready.directory, study.pictures(tables), texts)
+        return ready, tables, texts
 
     found = Engine(workers, progress).run([of_run(run) for run in runs])
-    measured = [run for run, _ in found]
-    tables = together([tables for _, tables in found])
+    measured = [run for run, *_ in found]
+    tables = together([tables for _, tables, _ in found])
     compared = study.compare(tables, measured)
     comparison = Path(output_dir) / "comparison"
-    write_tables(compared, comparison / "tables")
-    draw(comparison, study.pictures_of_all(tables | compared))
+    texts = write_tables(compared, comparison / "tables")
+    draw(
+        comparison, study.pictures_of_all(tables | compared), [text for *_, of_run in found for text in of_run] + texts
+    )
     return Outcome(tables | compared, figures, measured)
 
 
@@ -170,7 +191,11 @@ def together(of_runs: Sequence[Tables]) -> Tables:
     return {name: pd.concat([t[name] for t in of_runs if name in t], ignore_index=True) for name in names}
 
 
-def write_tables(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
-    """Write `<directory>/<name>.csv` of each table."""
+def write_tables(tables: Mapping[str, pd.DataFrame], directory: Path) -> list[str]:
+    """Write `<directory>/<name>.csv` of each table; returns the texts, each after the name of its table."""
+    texts = []
     for name, table in tables.items():
-        write_text_atomic(directory / f"{name}.csv", table.to_csv(index=False))
+        text = table.to_csv(index=False)
+        write_text_atomic(directory / f"{name}.csv", text)
+        texts.append(f"{name}\n{text}")
+    return texts

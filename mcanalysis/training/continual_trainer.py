@@ -61,7 +61,6 @@ from mcanalysis.training.processes import Processes
 from mcanalysis.training.scoring import Scoring
 from mcanalysis.training.stages import Stage, make_stages
 from mcanalysis.training.stopping import Stopped, listening
-from mcanalysis.training.task_trainer import TaskTrainer
 from mcanalysis.training.trajectory import TrajectoryWriter
 
 logger = logging.getLogger(__name__)
@@ -210,6 +209,8 @@ class ContinualTrainer:
 
     def _train_phase(self, stage: Stage, start: Position, started: float, on_step: Callable[[], None]) -> list[float]:
         """Train one phase, from its beginning or from the checkpoint; returns the stage's losses so far."""
+        from mcanalysis.training.task_trainer import TaskTrainer  # seconds, which nothing that is trained need wait for
+
         saved = self.directory / "checkpoint" if start.within else None
         stop = self._scoring.stop
 

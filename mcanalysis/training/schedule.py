@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_scheduler
 
 _OF_TRANSFORMERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
@@ -33,6 +32,8 @@ def make_scheduler(schedule: str, optimizer: Optimizer, num_warmup_steps: int, n
     >>> rates
     [0.5, 1.0, 0.67, 0.33]
     """
+    from transformers import get_scheduler
+
     unused = torch.optim.SGD([torch.zeros(1)], lr=1.0)  # a schedule is made for an optimizer, whose rate it sets
     whole: Any = get_scheduler(_OF_TRANSFORMERS[schedule], unused, num_warmup_steps + 1, num_steps + 1)
     (factor,) = whole.lr_lambdas

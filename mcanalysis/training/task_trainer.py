@@ -105,6 +105,8 @@ class TaskTrainer(Trainer):
         self.processes = processes or Processes(model.device.type)
         self._config = config
         self._fetched: list[MicroBatch] = []
+        self._parts: list[Tensor] = []  # of the loss of the step under way
+        self._trained: list[torch.nn.Parameter] | None = None
         self._on_step = on_step
         self._write_checkpoint = write_checkpoint
         without = sum(not e.answer_ids for e in examples)
@@ -216,21 +218,26 @@ class TaskTrainer(Trainer):
             raise UserError(
                 f"Expected the loss of {self.strategy.name} to be one number, got {got}; correct the strategy."
             )
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise UserError(
-                f"Expected a finite loss, got {value} at step {self.state.global_step + 1} of task {self.task_name}; "
-                "lower --learning-rate. What was saved before is kept."
-            )
-        self.losses[-1] += value  # the parts of one step add up to its loss
+        self._parts.append(loss.detach())  # not a number yet, for which an accelerator would be waited for
         return loss * self.processes.count  # the engine takes the mean of the processes' gradients; ours add up
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
         # Here and not in `on_pre_optimizer_step`, before which the Trainer clips.
         if self.accelerator.sync_gradients:
+            self._note_loss()
             self._complete_gradients()
         return loss
+
+    def _note_loss(self) -> None:
+        """The loss of a step whose passes are over; raises `UserError` where it is not finite."""
+        self.losses[-1] = sum(map(float, self._parts))  # the parts of one step add up to its loss
+        self._parts.clear()
+        if not math.isfinite(self.losses[-1]):
+            raise UserError(
+                f"Expected a finite loss, got {self.losses[-1]} at step {self.state.global_step + 1} of task "
+                f"{self.task_name}; lower --learning-rate. What was saved before is kept."
+            )
 
     def _complete_gradients(self) -> None:
         gradients = self.adapted.gradient()
@@ -259,6 +266,14 @@ class TaskTrainer(Trainer):
             for k, g in zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True):
                 total[k] += g
         return self.processes.sum(total)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """As the Trainer does, but without a walk through the parameters of the base, which have no gradient."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # they ask for the parameters of the whole model
+            return super()._clip_grad_norm(model)
+        if self._trained is None:
+            self._trained = [p for p in model.parameters() if p.requires_grad]
+        return self.accelerator.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
     def _step_finished(self, control: Any) -> None:
         if self.processes.count > 1:

@@ -5,16 +5,25 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.models.base_identity import base_identity
-from mcanalysis.models.loading import check_device, load_base
+from mcanalysis.models.base_source import EMBEDDED, EMBEDDED_DIRECTORY
+from mcanalysis.models.loading import check_device, load_base, load_tokenizer
 
 
 def test_a_saved_folder_loads_in_evaluation_mode(base_folder):
     model, tokenizer = load_base(str(base_folder))
     assert not model.training
     assert tokenizer.decode(tokenizer.encode("Häuser 房子")) == "Häuser 房子"
+
+
+def test_the_tokenizer_of_the_shipped_base_is_what_transformers_chooses_itself():
+    ours, theirs = load_tokenizer(EMBEDDED), AutoTokenizer.from_pretrained(EMBEDDED_DIRECTORY)
+    assert type(ours) is type(theirs) and ours.init_kwargs == theirs.init_kwargs
+    assert ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+    assert ours.special_tokens_map == theirs.special_tokens_map and ours.padding_side == theirs.padding_side
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])

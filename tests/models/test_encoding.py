@@ -20,6 +20,14 @@ def test_padding_of_ids_is_the_pad_token_and_of_labels_minus_100():
     assert batch.labels.tolist() == [[-100] * 5 + [7], [-100] * 4 + [12, 13]]
 
 
+def test_a_batch_is_of_whole_numbers_that_lie_row_by_row():
+    batch = collate([SHORT, LONG, EncodedExample((1,), (2, 3))], padding=3)
+    for part in (batch.input_ids, batch.labels, batch.attention_mask, batch.position_ids):
+        assert part.dtype == torch.int64 and part.is_contiguous()
+    assert batch.position_ids.tolist() == [[0, 0, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 1, 2]]
+    assert collate([SHORT, SHORT], padding=3).attention_mask is None
+
+
 def test_attention_mask_hides_the_padding_and_nothing_else():
     batch = collate([SHORT, LONG], padding=3)
     assert batch.attention_mask.tolist() == [[0, 0, 0, 1, 1, 1], [1] * 6]

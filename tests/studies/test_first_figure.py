@@ -1,5 +1,7 @@
 """The first transition is measured and drawn before the rest is trained; what comes of it in the end is the same."""
 
+from dataclasses import replace
+
 import pytest
 
 from mcanalysis.progress import silent
@@ -10,6 +12,7 @@ from mcanalysis.studies.engine import Here
 from mcanalysis.studies.strategies import run_name
 from mcanalysis.studies.study import carry_out
 from mcanalysis.studies.training import trainings
+from mcanalysis.training.config import TrainingConfig
 from mcanalysis.training.continual_trainer import train
 
 TASKS = ("FOMC", "MedMCQA", "JEC-QA")
@@ -66,6 +69,20 @@ def test_what_a_first_figure_needs_goes_first(studied, configs):
     assert second in rest
 
 
+def test_several_workers_train_before_they_measure_what_only_the_whole_figure_needs(configs, tmp_path):
+    class Two(Noting):
+        count = 2
+
+    workers, study = Two(), replace(STUDY, num_points=2, num_examples=1, curve_steps=1)
+    short = [replace(c, tasks=TASKS[:2], num_test=1, training=TrainingConfig(1, 4, max_length=128)) for c in configs]
+    short.append(replace(short[1], seed=1))
+    carry_out(study, trainings(short, [tmp_path / run_name(c) for c in short]), tmp_path, workers)
+    trained = [i for i, name in enumerate(workers.names) if name.startswith("training")]
+    curves = [i for i, name in enumerate(workers.names) if name.startswith("curve")]
+    assert len(trained) == 3 and len(curves) == 1
+    assert max(trained) < min(curves), "else the last training runs alone"
+
+
 def test_the_figure_is_there_before_the_run_is_and_says_what_it_lacks(studied):
     pieces, status, words, _ = studied[2][0]
     assert (pieces, status) == (4, "running")
@@ -96,8 +113,19 @@ def test_minima_tables_and_figures_are_those_of_a_run_trained_in_one_go(studied,
         assert (studied[0] / name / file).read_bytes() == (tmp_path / name / file).read_bytes(), file
     assert drawn, "of a finished run, too, the figure grows"
     drawn.clear()
-    carry_out(STUDY, [load_run(tmp_path / name, "cpu")], tmp_path / "out", on_growing=drawn.append)
-    assert not drawn, "where nothing is missing it is drawn once"
+    folder, whole = tmp_path / name / "figures", []
+    (folder / "connectivity_fast.pdf").unlink()
+
+    def again():
+        outcome = carry_out(
+            STUDY, [load_run(tmp_path / name, "cpu")], tmp_path / "out", on_growing=drawn.append, on_figure=whole.append
+        )
+        assert folder / "connectivity_fast.pdf" in outcome.figures and whole.pop() == folder / "connectivity_fast.png"
+        assert not drawn, "where nothing is missing it is drawn once"
+        return {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+
+    first = again()
+    assert again() == first, "pictures that would be the same are left alone"
 
 
 def test_a_run_that_trains_has_the_tasks_it_has_learned(configs, tmp_path):

@@ -11,6 +11,7 @@ from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.sequential import Sequential
 from mcanalysis.strategies.strategy import StrategyConfig
 from mcanalysis.training.data_order import steps_of_examples
+from mcanalysis.training.task_trainer import TaskTrainer
 
 
 def started(name, model, task_index=0, **settings):
@@ -176,6 +177,20 @@ def test_a_gradient_that_is_no_number_stops_even_in_the_last_step(make_model, en
 
     with pytest.raises(UserError, match="zeta"):
         train_task(make_model(), Scripted(2, poisoned), encode_examples(8), num_steps=2)
+
+
+def test_gradients_are_clipped_as_by_the_trainer_itself(make_model, encode_examples, train_task, monkeypatch):
+    def trained():
+        model = make_model()
+        train_task(model, started("er", model), encode_examples(16), num_steps=4, learning_rate=1e-2, max_grad_norm=0.1)
+        return model.point()
+
+    ours = trained()
+    monkeypatch.delattr(TaskTrainer, "_clip_grad_norm")
+    theirs = trained()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    monkeypatch.setattr(TaskTrainer, "_clip_grad_norm", lambda self, model: torch.zeros(()))
+    assert not all(torch.equal(value, theirs[name]) for name, value in trained().items()), "it matters here"
 
 
 def test_an_exception_in_the_loss_comes_through(make_model, encode_examples, train_task):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mcanalysis.studies.connectivity.measuring import Measured, PathName, RunPaths
     from mcanalysis.studies.connectivity.study import Connectivity
 
-_SHARE = 0.05  # of the time goes into drawing, at most: whoever computes may wait for it
+_SHARE = 0.02  # of the time goes into drawing, at most: whoever computes may wait for it
 
 
 class Growing:

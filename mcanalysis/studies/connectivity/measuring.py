@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -43,7 +43,8 @@ Profiles = Mapping[str, Mapping[str, Profile]]
 """By split, then by task."""
 
 
-class Measured(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Measured:
     """What a path gave: `profiles`, and what a search says of its barriers (nothing on a grid).
 
     `num_cut`: by split, then by task, how many prompts lost their middle. `templates`: by task, the name of the chat

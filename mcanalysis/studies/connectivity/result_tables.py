@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 
@@ -32,10 +33,18 @@ class ResultTables:
     certificates: Rows = field(default_factory=list)
 
     def add(self, measured: Measured, labels: Mapping[str, Any]) -> None:
-        """Add the rows of one path; `labels` say whose it is."""
+        """Add the rows of one path; `labels` say whose it is. They are made once, however often a figure grows."""
+        if measured not in _made:
+            made = ResultTables()
+            made._make(measured)
+            _made[measured] = made
+        for name, rows in vars(_made[measured]).items():
+            getattr(self, name).extend({**labels, **row} for row in rows)
+
+    def _make(self, measured: Measured) -> None:
         path = measured.path
         t = path.transition
-        labels = {**labels, "space": path.kind.space, "path": path.kind.path, "start": t.start, "end": t.end}
+        labels = {"space": path.kind.space, "path": path.kind.path, "start": t.start, "end": t.end}
         ts = next(iter(measured.profiles["test"].values())).ts
         deviation = path.deviation(ts)
         profiles, barriers = transition_rows(measured.profiles, t.old, t.new, labels, deviation, measured.num_cut)
@@ -70,6 +79,9 @@ class ResultTables:
         """The tables by name; those without rows are left out, `profiles` and `barriers` never are."""
         named = {name: pd.DataFrame(rows) for name, rows in vars(self).items()}
         return {name: table for name, table in named.items() if len(table) or name in ("profiles", "barriers")}
+
+
+_made: WeakKeyDictionary[Measured, ResultTables] = WeakKeyDictionary()
 
 
 def _of_task(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PATHS = ("linear-factor", "linear-delta", "bezier-factor")
 _LEAST_TOLERANCE = 1e-6  # losses of about a nat in float32
-_MAIN, _OTHERS = FIRST_TRAINING, TRAINING + 1  # turns of pieces: beside the first run's training, what only compares
+_OTHERS = TRAINING + 1  # the turn of pieces that only compare
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,9 @@ class Connectivity(Study):
         points = Points(run, setting.num_workers)
         paths = paths_of(run, learner, study)
         growing = Growing(study, paths, setting.draw)
-        turn = _MAIN if is_main else _OTHERS
+        # Several workers train first, so that a long training does not end alone; one finishes what the figure is of.
+        main = FIRST_TRAINING if setting.num_workers() == 1 else TRAINING
+        turn = main if is_main else _OTHERS
 
         def of_path(name: PathName) -> Steps[Measured]:
             is_first = is_main and name.kind == study.paths[0]
