@@ -1,4 +1,4 @@
-"""The floor under an evaluation: its matrix products alone, at the rate a plain product of their shapes reaches."""
+"""The floor under a pass or a training step: its matrix products alone, at the rate that their shapes reach."""
 
 from __future__ import annotations
 
@@ -49,13 +49,15 @@ class Products(TorchDispatchMode):
             a, b = args[-2:]
             self.attention += 2 * a.shape[0] * a.shape[1] * a.shape[2] * b.shape[2]
         elif "scaled_dot_product" in str(packet):
-            query, key, value = args[:3]
+            is_backward = "backward" in str(packet)  # whose first argument is the gradient of what comes out
+            query, key, value = args[is_backward : is_backward + 3]
             batch, heads, rows, width = query.shape
             columns = key.shape[2]
             seen = rows * columns
             if _is_causal(func, args, kwargs):
                 seen -= rows * (rows - 1) // 2
-            self.attention += 2 * batch * heads * seen * (width + value.shape[-1])
+            of_forward = 2 * batch * heads * seen * (width + value.shape[-1])
+            self.attention += of_forward * 5 // 2 if is_backward else of_forward  # the scores again, and two of each
         return func(*args, **kwargs)
 
 

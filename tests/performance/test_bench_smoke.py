@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import bench_accelerator
 import bench_accelerator_evaluation
 import bench_points_memory
+import bench_training_overhead
 import bench_training_steps
 import numpy as np
 import peers
+import plain_training
 import points
 import pytest
 import torch
@@ -117,6 +119,36 @@ def test_matrix_products_are_counted():
     assert seen.attention == 2 * 4 * 15 * 2 * (8 + 8)
     assert dict(seen.linear) == {(6, 8, 16): 1}
     assert seen.operations == seen.attention + 2 * 6 * 8 * 16
+
+
+def test_the_backward_pass_of_attention_is_counted_as_five_products():
+    q, k, v = (torch.randn(2, 4, 5, 8, requires_grad=True) for _ in range(3))
+    with Products() as seen:
+        torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()
+    assert seen.attention == (2 + 5) * 2 * 4 * 15 * 2 * 8
+
+
+def test_the_same_batches_are_trained_on_with_and_without_this_trainer():
+    model = embedded_model()
+    start, settings = model.point(), TrainingConfig(num_steps=2, batch_size=4)
+    examples = bench_training_overhead._examples(model, 8)
+    batches = bench_training_overhead._witnessed(model, examples, settings)
+    model.load_point(start)
+    ours = train_steps(model, bench_training_overhead._strategy(model), examples, settings).losses
+    steps = plain_training.steps_as_ours(examples, settings)
+    assert [torch.equal(collate(s, 0).input_ids, b.input_ids) for s, b in zip(steps, batches, strict=True)] == [
+        True
+    ] * 2
+    model.load_point(start)
+    optimizer = torch.optim.AdamW([p for p in model.network.parameters() if p.requires_grad], lr=1e-3)
+    first = [plain_training.bare_step(model.network, batches[0], optimizer), ours[0]]
+    model.load_point(start)
+    with torch.no_grad():
+        first.append(float(model.network(**points.right_padded(steps[0], 0), use_cache=False).loss))
+    assert first == pytest.approx([first[2]] * 3, rel=1e-5)
+    told = []
+    plain_training.train_by_hand(model.network, steps, 0, lambda: told.append(1))
+    assert len(told) == 2 and any(bool((p != start[n]).any()) for n, p in model.point().items())
 
 
 def test_the_floor_counts_every_layer_of_a_pass():
