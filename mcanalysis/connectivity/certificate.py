@@ -8,7 +8,7 @@ points.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,7 @@ class Certificate:
     examples: Examples = field(repr=False)
     end_slopes: tuple[float | None, float | None] = field(repr=False)
     seed: int = field(repr=False)
+    is_plain: bool = field(repr=False)
     band: tuple[Array, Array, Array, Array] = field(repr=False)
     measured: Mapping[float, tuple[Array, float | None]] = field(repr=False)
 
@@ -133,9 +134,10 @@ def barrier_certificate(
     than an asymptotic confidence sequence).
 
     **Between points.** With `curvature` or `lipschitz`, bounds on |d²L/dt²| between knots and on |dL/dt|, nothing is
-    estimated. Without them a polynomial through the nearest points is trusted as far as it agrees with those through
-    one point fewer, and one more point tries it before the search ends: a bump that lies wholly between two measured
-    points is not seen, and the certificate is not `proven`.
+    estimated, and the certificate is `proven` unless the objective returns a plain float: give a tensor. Without them a
+    polynomial through the nearest points is trusted as far as it agrees with those through one point fewer, and one
+    more point tries it before the search ends: a bump that lies wholly between two measured points is not seen, and
+    the certificate is not `proven`.
 
     Args:
         path: a map from t in [0, 1] to points.
@@ -161,7 +163,7 @@ def barrier_certificate(
 
     >>> from mcanalysis.paths import Linear
     >>> line = Linear({"w": torch.tensor([-1.0])}, {"w": torch.tensor([1.0])})
-    >>> found = barrier_certificate(line, lambda p: float(1 - p["w"] ** 2), tolerance=0.01, curvature=8.0)
+    >>> found = barrier_certificate(line, lambda p: 1 - p["w"] ** 2, tolerance=0.01, curvature=8.0)
     >>> found.proven, found.reached, found.low <= 1.0 <= found.high
     (True, True, True)
     """
@@ -186,6 +188,7 @@ def barrier_certificate(
     else:
         examples, slopes, spent = known.examples, known.end_slopes, 0.0
         measure.of_examples(examples)
+        measure.is_plain = known.is_plain
     check_rounding(tolerance, max(abs(float(v.sum())) for v in (examples.start, examples.end)), _eps(path(0.0)))
     where = getattr(path, "knots", (0.0, 1.0)) if knots is None else knots
     search = CertificateSearch(
@@ -197,7 +200,7 @@ def barrier_certificate(
     while (wanted := search.next()) is not None:
         values, slope = measure(wanted.t, wanted.rows, wanted.slope)
         search.tell(wanted.t, values, slope)
-    return certificate_of(search, -1 if of == "score" else 1, measure.has_examples)
+    return certificate_of(search, -1 if of == "score" else 1, measure.has_examples, measure.is_plain)
 
 
 def check_tolerance(tolerance: float) -> None:
@@ -216,9 +219,16 @@ def check_rounding(tolerance: float, scale: float, eps: float) -> None:
         )
 
 
-def certificate_of(search: CertificateSearch, sign: int = 1, has_examples: bool = True) -> Certificate:
-    """Put into words and numbers what a search knows; `sign` −1: of scores, which it was given with the sign turned."""
+def certificate_of(
+    search: CertificateSearch, sign: int = 1, has_examples: bool = True, is_plain: bool = False
+) -> Certificate:
+    """Put into words and numbers what a search knows; `sign` −1: of scores, which it was given with the sign turned.
+
+    `is_plain`: the values were plain numbers, of which nobody can check a bound that is stated: nothing is proven.
+    """
     found = search.found()
+    if is_plain:
+        found = replace(found, proven_low=-np.inf, proven_high=np.inf)
     ts = np.array(sorted(search.points))
     points = [search.points[float(t)] for t in ts]
     totals = np.array([p.total for p in points])
@@ -227,7 +237,7 @@ def certificate_of(search: CertificateSearch, sign: int = 1, has_examples: bool 
     counts = np.array([len(p.values) for p in points])
     has_bound = search.curvature is not None or search.lipschitz is not None
     is_whole = bool((counts == search.number).all())
-    proven = has_bound and all(p.is_proven for p in points) and not search.undefined
+    proven = not is_plain and has_bound and all(p.is_proven for p in points) and not search.undefined
     if not has_examples:
         sampling = "one number"
     elif is_whole:
@@ -250,7 +260,8 @@ def certificate_of(search: CertificateSearch, sign: int = 1, has_examples: bool 
         cost=search.spent, total=search.number, ts=ts, losses=totals[:, 0], losses_low=totals[:, 1],
         losses_high=totals[:, 2], num_examples=counts, new_low=new_low, new_high=new_high,
         undefined=search.undefined, examples=search.examples, end_slopes=search.start_slopes, seed=search.seed,
-        band=band, measured={float(t): (p.values, p.slope) for t, p in zip(ts, points, strict=True) if 0 < t < 1},
+        is_plain=is_plain, band=band,
+        measured={float(t): (p.values, p.slope) for t, p in zip(ts, points, strict=True) if 0 < t < 1},
     )  # fmt: skip
 
 
@@ -261,7 +272,7 @@ class _Measure:
         self.path, self.objective, self.of, self.slopes = path, objective, of, slopes
         self.can_sample = getattr(objective, "num_examples", None) is not None
         self.cost = 3 if slopes else 1
-        self.has_examples = False
+        self.has_examples = self.is_plain = False
         self.weights: Array = np.ones(1)
         self.scale = 1.0
 
@@ -306,7 +317,9 @@ class _Measure:
         more = () if rows is None else (rows,)
         point = self.path(t)
         if not slope:
-            return self.objective(point, *more), None
+            result = self.objective(point, *more)
+            self.is_plain = not has_examples(result) and not isinstance(loss_of(result), Tensor)
+            return result, None
         if not hasattr(self.path, "derivative"):
             raise UserError("Expected a path with a derivative, got one without; leave derivatives=True out.")
         leaves = {n: x.detach().requires_grad_(x.is_floating_point()) for n, x in point.items()}

@@ -25,7 +25,7 @@ ROUNDING = 1e-9
 
 
 def along(function):
-    return lambda point: float(function(point["t"].item()))
+    return lambda point: torch.tensor(float(function(point["t"].item())), dtype=torch.float64)
 
 
 def bump(place, width, height=0.5, slope=1.0):
@@ -241,6 +241,19 @@ def test_slopes_are_those_of_the_loss_and_make_points_worth_more():
     for t in (t for t in found.ts if 0 < t < 1):
         step = (objective(path(t + 1e-5)).loss - objective(path(t - 1e-5)).loss) / 2e-5
         assert found.measured[float(t)][1] == pytest.approx(step, rel=1e-4)
+
+
+def test_of_a_plain_float_nothing_is_proven():
+    """Whatever is stated of it: nobody can check the statement."""
+    plain = lambda point: float(point["t"] * (1 - point["t"]))  # noqa: E731
+    found = barrier_certificate(LINE, plain, 0.01, barrier="max_barrier", curvature=2.0)
+    assert found.reached
+    assert found.low <= 0.25 <= found.high
+    assert not found.proven
+    assert found.proven_high == np.inf
+    assert "estimate" in found.guarantee
+    again = barrier_certificate(LINE, plain, 0.02, barrier="max_barrier", curvature=2.0, known=found)
+    assert not again.proven
 
 
 def test_a_number_that_cannot_be_differentiated_has_no_slope():
