@@ -38,7 +38,8 @@ def study_configs(
     """One configuration per seed and strategy; raises `UnknownNameError` before anything is trained.
 
     The strategy `all` is every one that is registered. `settings` go to those strategies that have them, `memory_size`
-    to every replay method; `er.memory_size` goes to that strategy alone, and counts for more.
+    to every replay method; `er.memory_size` goes to that strategy alone, and counts for more. A file may have settings
+    of strategies that are not chosen this time: they are checked by name, and nothing takes them.
 
     >>> configs = study_configs(RunConfig(), ["er", "ilora"], [0], {"memory_size": 9, "er.memory_size": 30})
     >>> [(run_name(c), c.strategy_settings["memory_size"]) for c in configs]
@@ -47,24 +48,27 @@ def study_configs(
     chosen = dict.fromkeys(s for name in strategies for s in (strategy_names() if name == "all" else [name]))
     if not chosen or not seeds:
         raise UserError("Expected at least one strategy and one seed, got none; name them.")
-    known = {s: [f.name for f in fields(get_strategy(s).config_class)] for s in chosen}
+    known = {s: _setting_names(s) for s in chosen}
     own: dict[str, dict[str, Any]] = {s: {} for s in chosen}
     for full, value in sorted((settings or {}).items(), key=lambda item: "." in item[0]):
         owner, _, name = full.rpartition(".")
-        if owner and owner not in known:
-            raise UnknownNameError("strategy of this comparison", owner, known)
-        takers = [s for s in ([owner] if owner else known) if name in known[s]]
-        if not takers:
+        takers = {owner: _setting_names(owner)} if owner else known
+        if not any(name in names for names in takers.values()):
             kind = f"setting of {owner}" if owner else "setting of these strategies"
-            raise UnknownNameError(kind, name, {n for s in ([owner] if owner else known) for n in known[s]})
+            raise UnknownNameError(kind, name, {n for names in takers.values() for n in names})
         for s in takers:
-            own[s][name] = value
+            if s in own and name in takers[s]:
+                own[s][name] = value
     configs = []
     for seed in dict.fromkeys(seeds):
         for s in chosen:
             configs.append(replace(base, strategy=s, seed=seed, strategy_settings=own[s]))
             configs[-1].resolved()  # checks the values
     return configs
+
+
+def _setting_names(strategy: str) -> list[str]:
+    return [f.name for f in fields(get_strategy(strategy).config_class)]
 
 
 def run_directories(

@@ -86,8 +86,12 @@ def test_a_setting_with_a_strategy_before_it_goes_there_alone_and_counts_for_mor
     settings = {"er.memory_size": 7, "memory_size": 30}
     configs = study_configs(RunConfig(), ["er", "ilora"], [0], settings)
     assert [dict(c.strategy_settings) for c in configs] == [{"memory_size": 7}, {"memory_size": 30}]
-    with pytest.raises(UnknownNameError, match=r"Unknown strategy of this comparison 'ert'\. Did you mean 'er'"):
+    with pytest.raises(UnknownNameError, match=r"Unknown strategy 'ert'\. Did you mean 'er'"):
         study_configs(RunConfig(), ["er"], [0], {"ert.memory_size": 7})
+    (alone,) = study_configs(RunConfig(), ["er"], [0], {"ilora.ema_decay": 0.8})  # of a file for both
+    assert not alone.strategy_settings
+    with pytest.raises(UnknownNameError, match=r"Unknown setting of ilora"):
+        study_configs(RunConfig(), ["er"], [0], {"ilora.ema_dekay": 0.8})
     with pytest.raises(UnknownNameError, match=r"Unknown setting of er 'memory_sise'\. Did you mean 'memory_size'"):
         study_configs(RunConfig(), ["er", "ilora"], [0], {"er.memory_sise": 7})
     with pytest.raises(UnknownNameError, match="ema_decay"):  # er has none, though ilora does
