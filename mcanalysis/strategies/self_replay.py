@@ -152,7 +152,7 @@ class SelfReplay(Strategy):
             result = replace(step, batch=batch).forward()
         else:
             result = step.forward()
-        answers = result._replace(nll=result.nll[: step.batch.input_ids.shape[0]])
+        answers = replace(result, nll=result.nll[: step.batch.input_ids.shape[0]])
         loss = step.current_loss(answers)
         if step.num_replay:
             loss = (loss + step.replay_loss(answers)) / 2

@@ -36,6 +36,7 @@ def here(tmp_path, monkeypatch):
         texts = [f"{split} {i} of {revision[:1]}" for i in range(40)]
         return Dataset.from_dict({"text": texts, "label": [i % 4 for i in range(40)]}, features=features)
 
+    monkeypatch.delenv("MCANALYSIS_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -102,6 +103,7 @@ def test_a_hub_that_does_not_answer_is_one_line_in_time(here, monkeypatch):
 
 def test_a_hub_that_is_out_of_reach_is_one_line(script, tmp_path, monkeypatch):
     """As in this suite, which forbids the hub."""
+    monkeypatch.delenv("MCANALYSIS_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code, _, err = script("train", "--benchmark", "standard", "--dry-run")
     assert code == 2 and err.count("\n") == 1
