@@ -92,7 +92,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     _check_source(name, revision)
     file = gguf_file(name)
     # AutoTokenizer would import the model's configuration, and with it half of torch; of our own we know the class.
-    kind = PreTrainedTokenizerFast if name == EMBEDDED else AutoTokenizer
+    kind: Any = PreTrainedTokenizerFast if name == EMBEDDED else AutoTokenizer
     with _place(name, revision) as (source, which):
         tokenizer = kind.from_pretrained(source, **_source_settings(revision), **which)
         try:

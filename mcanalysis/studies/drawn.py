@@ -7,7 +7,7 @@ each of their files was left. Whatever differs, a picture that was drawn over or
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +30,7 @@ def origin(study: Any, tables: Iterable[str]) -> str | None:
     kind = type(study)
     if not kind.__module__.startswith("mcanalysis.") or not is_dataclass(study):
         return None
-    settings = {name: repr(value) for name, value in asdict(study).items()}
+    settings = {name: repr(value) for name, value in vars(study).items()}
     return hash_json([kind.__qualname__, settings, list(tables), _code()])
 
 
