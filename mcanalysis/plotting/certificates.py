@@ -49,6 +49,7 @@ def plot_certificates(certificates: pd.DataFrame) -> Figure:
     if certificates.empty:
         raise UserError("Expected rows in the table certificates, got none; measure with --tolerance.")
     panels = list(certificates.groupby(_KEYS, sort=False))
+    are_many = len(certificates[["path", "space"]].drop_duplicates()) > 1  # kinds of paths
     per_row = min(PANELS_PER_ROW, len(panels))
     width = single_column() if per_row == 1 else double_column()
     rows = math.ceil(len(panels) / per_row)
@@ -83,7 +84,8 @@ def plot_certificates(certificates: pd.DataFrame) -> Figure:
         path, space, start, end, task = map(str, names)  # type: ignore[arg-type]
         head = f"{label_name(start)} → {label_name(end)}"
         words = TASK_WORDS.get(task, task)
-        axes.set_title(f"{shortened(head, _MOST_LETTERS)}\n{words}, {path} {space}", pad=3, linespacing=1.1)
+        words += f", {path} {space}" if are_many else ""
+        axes.set_title(f"{shortened(head, _MOST_LETTERS)}\n{words}", pad=3, linespacing=1.1, fontsize=7.0)
         axes.set_xlim(-0.03, 1.03)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axes.set_xlabel("t", labelpad=1)
