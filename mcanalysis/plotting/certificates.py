@@ -28,6 +28,7 @@ from mcanalysis.plotting.style import (
 PANELS_PER_ROW = 4
 _KEYS = ["path", "space", "start", "end", "task"]
 _LEFT, _RIGHT, _BETWEEN, _TOP, _HEIGHT, _TITLE, _TICKS, _BAR = 0.72, 0.10, 0.40, 0.06, 1.15, 0.32, 0.36, 0.44
+_TICKS_APART = 0.15  # of the bar
 _MOST_LETTERS = 24  # of a panel's title
 
 
@@ -93,12 +94,25 @@ def plot_certificates(certificates: pd.DataFrame) -> Figure:
             axes.set_ylabel("loss above chord\n(nats per target)")
     bar = add_axes(figure, _LEFT, 0.2, min(2.4, width - 2 * _LEFT), 0.06)
     colours = figure.colorbar(ScalarMappable(norm, "viridis"), cax=bar, orientation="horizontal")
-    counts = sorted(set(measured))
-    colours.set_ticks(counts if len(counts) <= 6 else [counts[0], counts[len(counts) // 2], counts[-1]])
+    colours.set_ticks(_apart(sorted(set(measured)), _TICKS_APART))
     plain_numbers(bar.xaxis)
     bar.minorticks_off()
     bar.set_title("examples that a point was measured on", pad=2, loc="left", fontsize=7.0)
     return figure
+
+
+def _apart(numbers: list[float], share: float) -> list[float]:
+    """The first, the last and those between that lie at least `share` of the logarithmic range from the one before.
+
+    >>> _apart([64, 88, 176, 200, 1400], 0.15)
+    [64, 176, 1400]
+    """
+    first, last = numbers[0], numbers[-1]
+    least, kept = share * math.log(last / first), [first]
+    for number in numbers[1:-1]:
+        if math.log(number / kept[-1]) >= least and math.log(last / number) >= least:
+            kept.append(number)
+    return [*kept, last] if last > first else kept
 
 
 def caption(certificates: pd.DataFrame, barriers: pd.DataFrame) -> str:
