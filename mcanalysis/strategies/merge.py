@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import Literal
 
 from mcanalysis.errors import UserError
 from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.models.lora_model import LoraModel
-from mcanalysis.params.low_rank import truncate
-from mcanalysis.params.merging import average, task_arithmetic, ties, with_one_rank
+from mcanalysis.params.merging import average, task_arithmetic, ties
 from mcanalysis.params.point import Point
-from mcanalysis.strategies.strategy import Strategy, StrategyConfig
+from mcanalysis.strategies.strategy import MergesAll, StrategyConfig
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class MergeConfig(StrategyConfig):
             raise UserError(f"Expected a rank of at least 1, got {self.rank}; leave it out to merge exactly.")
 
 
-class Merge(Strategy):
+class Merge(MergesAll):
     """After each task the merged adapter is made anew of the adapters so far, in ΔW = B·A, and answers.
 
     Every task trains from the same fresh adapter, so its result does not depend on its place. Where `rank` cuts the
@@ -59,50 +56,15 @@ class Merge(Strategy):
     name = "merge"
     reference = "task arithmetic: Ilharco et al. 2023, arXiv 2212.04089; TIES: Yadav et al. 2023, arXiv 2306.01708"
     config_class = MergeConfig
-    learners = ("fast", "merged")
-    resting_learners = ("merged",)
-
-    def __init__(self, config: MergeConfig, seed: int) -> None:
-        super().__init__(config, seed)
-        self.adapters: list[Point] = []
-
-    @property
-    def answering_learner(self) -> str:
-        return "merged"
 
     def begin_task(self, model: LoraModel, task_index: int, examples: Sequence[EncodedExample]) -> None:
         super().begin_task(model, task_index, examples)
         model.fresh(self.seed)
 
-    def end_task(self, model: LoraModel, examples: Sequence[EncodedExample]) -> None:
-        self.adapters.append(model.point())
-        if self.config.rank is not None:
-            self.report.setdefault("truncation_error", []).append(self._merged()[1])
-
-    def _merged(self) -> tuple[Point, float]:
-        """The merged adapter and how far it is off."""
+    def merge_all(self) -> Point:
         config = self.config
         if config.method == "average":
-            merged = average(self.adapters)
-        elif config.method == "task_arithmetic":
-            merged = task_arithmetic(self.adapters, config.scale)
-        else:
-            merged = ties(self.adapters, config.density, config.scale)
-        error = 0.0
-        if config.rank is not None:
-            merged, error = truncate(merged, config.rank)
-        return with_one_rank(merged), error
-
-    def save_learner(self, model: LoraModel, learner: str, directory: Any) -> None:
-        model.save(directory, self._merged()[0] if learner == "merged" else None)
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {f"{i}/{k}": v for i, adapter in enumerate(self.adapters) for k, v in adapter.items()}
-        return tensors, {"report": self.report}
-
-    def load_state(self, model: LoraModel, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        self.adapters = []
-        number = len(tensors) // len(model.parameters)
-        for i in range(number):
-            self.adapters.append({k: tensors[f"{i}/{k}"].to(model.device) for k in model.parameters})
-        self.report = dict(values["report"])
+            return average(self.adapters)
+        if config.method == "task_arithmetic":
+            return task_arithmetic(self.adapters, config.scale)
+        return ties(self.adapters, config.density, config.scale)

@@ -16,7 +16,7 @@ from mcanalysis.params.low_rank import concatenate
 from mcanalysis.params.merging import with_one_rank
 from mcanalysis.params.point import Point
 from mcanalysis.params.projected_sum import projected_sum
-from mcanalysis.strategies.strategy import Strategy, StrategyConfig
+from mcanalysis.strategies.strategy import MergedAnswers, StrategyConfig
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class OpcmConfig(StrategyConfig):
             raise UserError(f"Expected alpha in [0, 1], got {self.alpha}; leave it out to use 0.5.")
 
 
-class Opcm(Strategy):
+class Opcm(MergedAnswers):
     """S_1 = ΔW_1, S_t = S_{t−1} + P_{t−1}(ΔW_t); ΔW_merged = S_t·(mean_{i≤t} ‖ΔW_i‖) / ‖S_t‖, which answers.
 
     Every task trains from the same fresh adapter, as the authors' models from one base, so its result does not depend
@@ -53,17 +53,11 @@ class Opcm(Strategy):
     name = "opcm"
     reference = "Tang et al. 2025, arXiv 2501.09522"
     config_class = OpcmConfig
-    learners = ("fast", "merged")
-    resting_learners = ("merged",)
 
     def __init__(self, config: OpcmConfig, seed: int) -> None:
         super().__init__(config, seed)
         self.total: Point = {}
         self.report = {"norms": [], "factors": []}
-
-    @property
-    def answering_learner(self) -> str:
-        return "merged"
 
     def begin_task(self, model: LoraModel, task_index: int, examples: Sequence[EncodedExample]) -> None:
         super().begin_task(model, task_index, examples)
@@ -76,10 +70,7 @@ class Opcm(Strategy):
         size = delta_norm(self.total)
         self.report["factors"].append(sum(norms) / len(norms) / size if size else 1.0)
 
-    def save_learner(self, model: LoraModel, learner: str, directory: Any) -> None:
-        model.save(directory, self._merged() if learner == "merged" else None)
-
-    def _merged(self) -> Point:
+    def merged_point(self) -> Point:
         return with_one_rank(concatenate([self.total], [self.report["factors"][-1]]))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -13,10 +13,10 @@ from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.merging import orthonormal_rows
 from mcanalysis.params.point import Point
-from mcanalysis.strategies.strategy import Strategy
+from mcanalysis.strategies.strategy import MergedAnswers
 
 
-class Slao(Strategy):
+class Slao(MergedAnswers):
     """Train from (Qᵀ, B_{i−1}), Q·R = Aᵀ_{i−1}; then A_merged = A_i, B_merged += (B_i − B_merged)/√i.
 
     i counts tasks from 1; the first is ordinary LoRA. Training goes on from the fine-tuned A and B, not from the merged
@@ -31,16 +31,10 @@ class Slao(Strategy):
 
     name = "slao"
     reference = "Qiao & Mahdavi 2025, arXiv 2512.23017"
-    learners = ("fast", "merged")
-    resting_learners = ("merged",)
 
     def __init__(self, config: Any, seed: int) -> None:
         super().__init__(config, seed)
         self.merged: Point = {}
-
-    @property
-    def answering_learner(self) -> str:
-        return "merged"
 
     def begin(self, model: LoraModel, num_tasks: int) -> None:
         for name, parameter in model.parameters.items():
@@ -62,8 +56,8 @@ class Slao(Strategy):
             tuned |= {k: torch.lerp(self.merged[k], v, weight) for k, v in tuned.items() if ".lora_B." in k}
         self.merged = tuned
 
-    def save_learner(self, model: LoraModel, learner: str, directory: Any) -> None:
-        model.save(directory, self.merged if learner == "merged" else None)
+    def merged_point(self) -> Point:
+        return self.merged
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return self.merged, {}

@@ -6,7 +6,7 @@ keeps is the same everywhere without a word between them; `loss` sees each proce
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from random import Random
@@ -22,6 +22,8 @@ from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import Batch, EncodedExample
 from mcanalysis.models.forward import Forward, forward
 from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.params.low_rank import truncate
+from mcanalysis.params.merging import with_one_rank
 from mcanalysis.params.point import Point
 
 Schedule = Literal["sequence", "joint", "none"]
@@ -272,3 +274,55 @@ class SummedAdapters(Strategy):
     def load_state(self, model: LoraModel, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         self.frozen = {k: v.to(model.device) for k, v in tensors.items()}
         model.freeze(self.frozen)
+
+
+class MergedAnswers(Strategy):
+    """A strategy that trains an adapter, and answers with another one, merged after each task and not trained."""
+
+    learners = ("fast", "merged")
+    resting_learners = ("merged",)
+
+    @property
+    def answering_learner(self) -> str:
+        return "merged"
+
+    @abstractmethod
+    def merged_point(self) -> Point:
+        """The merged adapter, as it is to be saved: of one rank in all modules."""
+
+    def save_learner(self, model: LoraModel, learner: str, directory: Any) -> None:
+        model.save(directory, self.merged_point() if learner == "merged" else None)
+
+
+class MergesAll(MergedAnswers):
+    """One that keeps the adapter of every task, as its low ranks, and merges all of them anew.
+
+    Where the config's `rank` cuts the merged adapter, `report` says how far it is off, ‖ΔW − ΔW_rank‖ / ‖ΔW‖ after each
+    task.
+    """
+
+    def __init__(self, config: StrategyConfig, seed: int) -> None:
+        super().__init__(config, seed)
+        self.adapters: list[Point] = []
+
+    @abstractmethod
+    def merge_all(self) -> Point:
+        """The adapters so far, merged exactly."""
+
+    def end_task(self, model: LoraModel, examples: Sequence[EncodedExample]) -> None:
+        self.adapters.append(model.point())
+        if self.config.rank is not None:
+            self.report.setdefault("truncation_error", []).append(truncate(self.merge_all(), self.config.rank)[1])
+
+    def merged_point(self) -> Point:
+        merged, rank = self.merge_all(), self.config.rank
+        return with_one_rank(merged if rank is None else truncate(merged, rank)[0])
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = {f"{i}/{k}": v for i, adapter in enumerate(self.adapters) for k, v in adapter.items()}
+        return tensors, {"report": self.report}
+
+    def load_state(self, model: LoraModel, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        number = len(tensors) // len(model.parameters)
+        self.adapters = [{k: tensors[f"{i}/{k}"].to(model.device) for k in model.parameters} for i in range(number)]
+        self.report = dict(values["report"])
