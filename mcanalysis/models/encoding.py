@@ -256,7 +256,7 @@ def collate(examples: Sequence[EncodedExample], padding: int) -> Batch:
     ([[5, 6, 7], [0, 8, 9]], [[-100, -100, 7], [-100, -100, 9]])
     """
     length = max(len(e) for e in examples)
-    # In NumPy, which fills rows in a tenth of the time that torch takes.
+    # In NumPy, which fills short rows faster than torch.
     ids = np.full((len(examples), length), padding, dtype=np.int64)
     labels = np.full((len(examples), length), IGNORED, dtype=np.int64)
     for row, e in enumerate(examples):
