@@ -17,14 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcanalysis.connectivity.certificate_search import (
-    BUDGET,
-    QUANTITIES,
-    Bound,
-    CertificateSearch,
-    Examples,
-    Quantity,
-)
+from mcanalysis.connectivity.certificate_band import QUANTITIES, Bound, Quantity
+from mcanalysis.connectivity.certificate_search import BUDGET, CertificateSearch, Examples
 from mcanalysis.connectivity.objective_result import examples_of, has_examples, loss_of, number_of
 from mcanalysis.errors import UnknownNameError, UserError
 

@@ -9,33 +9,24 @@ examples at a point or by a new point, whichever is expected to do more per exam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcanalysis.connectivity.between_points import PLACES, Node, highest_proven, interpolated
+from mcanalysis.connectivity.between_points import PLACES, Node, interpolated
+from mcanalysis.connectivity.certificate_band import MARGIN, Band, Bound, Found, Quantity, bound_on
 from mcanalysis.errors import UserError
 from mcanalysis.metrics.finite_population import Total, bounded_total, drawing_order, regression_total
 
 Array = NDArray[np.float64]
-Quantity = Literal["chord_barrier", "mean_barrier", "max_barrier", "chord_dip", "interpolation_gain"]
-Bound = float | Callable[[float, float], float]
-"""A bound on a derivative of the curve: of all the path, or a function of the ends of the interval it is wanted on."""
-
-QUANTITIES: tuple[Quantity, ...] = ("chord_barrier", "mean_barrier", "max_barrier", "chord_dip", "interpolation_gain")
 BUDGET = 1.1 * 21
 """Evaluations of all examples at one point: a tenth more than the grid that a search replaces."""
-MARGIN = 0.05
-"""How far from the ends `interpolation_gain` looks: as far as the innermost points of that grid."""
 _SMALLEST = 64  # examples of a first look
 _FINEST = 16  # parts of a smooth piece between which points may be measured on a sample
-_DEFINITION = {"chord_dip": -1, "interpolation_gain": -1}  # how far below the reference; the others: above
 _VALUE_ROUNDING = 1e-6  # of values that were computed in float32: it breaks no bound
-_SCALE_ROUNDING = 16 * float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,24 +74,6 @@ class _Point:
     is_proven: bool = True
 
 
-@dataclass(frozen=True)
-class Found:
-    """What is known so far of the quantity searched for: it lies in [low, high].
-
-    `proven_low` and `proven_high`: what no assumption is behind. `estimate`: the highest measured, `t`: where.
-    `t_low` and `t_high`: between which the highest may lie.
-    """
-
-    low: float
-    high: float
-    proven_low: float
-    proven_high: float
-    estimate: float
-    t: float
-    t_low: float
-    t_high: float
-
-
 @dataclass
 class CertificateSearch:
     """Which measurement to make next, for one curve whose ends are measured.
@@ -139,7 +112,7 @@ class CertificateSearch:
     seed: int = 0
     was_tried: bool = False
     points: dict[float, _Point] = field(default_factory=dict, init=False)
-    _seen: _Look | None = field(default=None, init=False, repr=False)
+    _seen: Band | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         e = self.examples
@@ -155,11 +128,11 @@ class CertificateSearch:
         for t, values, slope in zip((0.0, 1.0), (e.start, e.end), self.start_slopes, strict=True):
             self.points[t] = _Point(values[self.order], _exact(values), slope)
         self._plan = self._start()
-        self._is_tried = self._has_bound or self.was_tried
+        self._is_tried = self.has_bound or self.was_tried
         self._check_bounds()
 
     @property
-    def _has_bound(self) -> bool:
+    def has_bound(self) -> bool:
         return self.curvature is not None or self.lipschitz is not None
 
     @property
@@ -182,7 +155,7 @@ class CertificateSearch:
             self._is_tried = True  # an estimate is tried once where nothing was measured
             places = look.counted
             return self._new(max(places, key=lambda j: (look.ts[j + 1] - look.ts[j], look.upper[j])), look)
-        self._is_tried = self._has_bound
+        self._is_tried = self.has_bound
         return self._best(look)
 
     def tell(self, t: float, values: Array, slope: float | None = None) -> None:
@@ -219,7 +192,7 @@ class CertificateSearch:
         parts = []
         for j in range(len(look.ts) - 1):
             a, b = look.ts[j], look.ts[j + 1]
-            nodes, index = self._around(look, j)
+            nodes, index = self.around(look, j)
             values, error = interpolated(nodes, index)
             reference = look.reference[j] + PLACES * (look.reference[j + 1] - look.reference[j])
             middle = look.sign * values + reference
@@ -264,7 +237,7 @@ class CertificateSearch:
     def _start(self) -> list[float]:
         """The first points between the ends: as many as let a bend be seen, knots before others."""
         margins = [MARGIN, 1 - MARGIN] if self.quantity == "interpolation_gain" else []
-        if self._has_bound:
+        if self.has_bound:
             return [*self.knots[1:-1], *margins]
         pieces = len(self.knots) - 1
         parts = 8 if len(self.levels) > 1 else 4
@@ -325,28 +298,28 @@ class CertificateSearch:
             found.append(values - self.examples.on_chord(s))
         return found
 
-    def _look(self) -> _Look:
+    def _look(self) -> Band:
         if self._seen is None:
-            self._seen = _Look(self)
+            self._seen = Band(self)
         return self._seen
 
-    def _around(self, look: _Look, j: int) -> tuple[list[Node], int]:
+    def around(self, look: Band, j: int) -> tuple[list[Node], int]:
         """The measured points of the smooth piece that the j-th interval lies in, and its number among them."""
         a, b = next((a, b) for a, b in _pairs(self.knots) if a <= look.ts[j] and look.ts[j + 1] <= b)
         inside = [i for i, t in enumerate(look.ts) if a <= t <= b]
         return [look.nodes[i] for i in inside], inside.index(j)
 
-    def _new(self, j: int, look: _Look) -> Wanted | None:
+    def _new(self, j: int, look: Band) -> Wanted | None:
         t = float((look.ts[j] + look.ts[j + 1]) / 2)
         return self._affordable(t, self._level_of_new(t, j, look))
 
-    def _level_of_new(self, t: float, j: int, look: _Look) -> int:
+    def _level_of_new(self, t: float, j: int, look: Band) -> int:
         if not self._may_be_sampled(t):
             return self.number
         inner = [len(self.points[s].values) for s in (look.ts[j], look.ts[j + 1]) if 0 < s < 1]
         return min(inner, default=self.levels[0])
 
-    def _best(self, look: _Look) -> Wanted | None:
+    def _best(self, look: Band) -> Wanted | None:
         """Of what can be done about the highest point of the band, or for the lower end, the most per example."""
         options: list[tuple[float, Wanted]] = []
 
@@ -383,7 +356,7 @@ class CertificateSearch:
         if not np.isfinite(scale):
             return
         for (a, x), (b, y) in _pairs(exact):
-            bound = _bound(self.lipschitz, a, b)
+            bound = bound_on(self.lipschitz, a, b)
             slope = abs(y - x) / (b - a)
             if bound is not None and slope > bound * (1 + 1e-6) + _VALUE_ROUNDING * scale / (b - a):
                 raise UserError(
@@ -391,7 +364,7 @@ class CertificateSearch:
                     f"t = {a:g} to {b:g}; raise the bound, or leave it out."
                 )
         for (a, x), (b, y), (c, z) in zip(exact[:-2], exact[1:-1], exact[2:], strict=True):
-            bound = _bound(self.curvature, a, c)
+            bound = bound_on(self.curvature, a, c)
             if bound is None or any(a < knot < c for knot in self.knots[1:-1]):
                 continue
             bent = 2 * abs((z - y) / (c - b) - (y - x) / (b - a)) / (c - a)
@@ -400,125 +373,6 @@ class CertificateSearch:
                     f"Expected values that a curvature of at most {bound:g} allows, got {bent:g} from t = {a:g} to "
                     f"{c:g}; raise the bound, or leave it out."
                 )
-
-
-class _Look:
-    """The band as it is: heights above (below) the reference at measured points, and the highest between them."""
-
-    def __init__(self, search: CertificateSearch) -> None:
-        points = search.points
-        self.ts = np.array(sorted(points))
-        totals = np.array([points[float(t)].total for t in self.ts])
-        self.sign = _DEFINITION.get(search.quantity, 1)
-        first, last = totals[0, 0], totals[-1, 0]
-        self.reference = _reference(search.quantity, self.ts, float(first), float(last))
-        heights = self.sign * (totals - self.reference[:, None])
-        self.height = heights[:, 0]
-        low, high = heights[:, 1:].min(axis=1), heights[:, 1:].max(axis=1)
-        self.half = high - self.height
-        self.scale = float(np.abs(totals[:, 0]).max())
-        rise = float(self.reference[-1] - self.reference[0])
-        slopes = [points[float(t)].slope for t in self.ts]
-        self.nodes = [
-            Node(float(t), float(h), None if s is None else self.sign * (s - rise))
-            for t, h, s in zip(self.ts, self.height, slopes, strict=True)
-        ]
-        inner = search.quantity == "interpolation_gain"
-        intervals = range(len(self.ts) - 1)
-        self.counted = [j for j in intervals if not inner or _is_inner(self.ts[j], self.ts[j + 1])]
-        is_counted = np.array([not inner or MARGIN <= t <= 1 - MARGIN for t in self.ts])
-        self.lows = lows = np.where(is_counted, low, -np.inf)
-        self.upper = np.full(len(self.ts) - 1, -np.inf)
-        places = np.zeros(len(self.upper))
-        for j in self.counted:
-            self.upper[j], places[j] = self._highest(search, j, high)
-        rounding = _SCALE_ROUNDING * self.scale
-        self.low = float(lows.max()) - rounding
-        self.floor = floor = 0.0 if search.quantity in ("chord_barrier", "max_barrier", "chord_dip") else -np.inf
-        self.low = max(self.low, floor)
-        self.worst = int(np.argmax(self.upper))
-        self.worst_place = float(places[self.worst])
-        highs = np.where(is_counted, high, -np.inf)
-        top = int(np.argmax(highs))
-        self.worst_node = top if highs[top] >= self.upper[self.worst] else None
-        self.high = max(float(highs[top]), float(self.upper[self.worst]), self.low) + rounding
-        best = np.where(is_counted, self.height, -np.inf)
-        self.best = int(np.argmax(best))
-        may = [float(t) for t, h in zip(self.ts, highs, strict=True) if h >= self.low]
-        may += [float(t) for j in self.counted if self.upper[j] >= self.low for t in self.ts[j : j + 2]]
-        self.found = Found(
-            self.low, self.high, *self._proven(search, lows, high, floor),
-            float(self.height[self.best]), float(self.ts[self.best]), min(may), max(may),
-        )  # fmt: skip
-
-    def _highest(self, search: CertificateSearch, j: int, high: Array) -> tuple[float, float]:
-        """The highest that the band reaches in the j-th interval, and where, from 0 to 1."""
-        if search._has_bound:
-            highest = self._bounded(search, j, j + 1, high)
-            w = self.ts[j + 1] - self.ts[j]
-            bent = (_bound(search.curvature, *self.ts[j : j + 2]) or 0.0) * w * w
-            rise = high[j + 1] - high[j]
-            return highest, float(np.clip(0.5 + rise / bent, 0.0, 1.0)) if bent > 0 else 0.5
-        values, error = interpolated(*search._around(self, j))
-        if np.isinf(error).any():
-            return np.inf, 0.5
-        with np.errstate(invalid="ignore"):
-            band = values + error + (1 - PLACES) * self.half[j] + PLACES * self.half[j + 1]
-        band = np.where(np.isnan(band), np.inf, band)
-        place = int(np.argmax(band))
-        return float(band[place]), float(PLACES[place])
-
-    def _bounded(self, search: CertificateSearch, i: int, k: int, high: Array) -> float:
-        a, b = float(self.ts[i]), float(self.ts[k])
-        slopes = [search.points[t].slope for t in (a, b)]
-        nodes = [
-            Node(t, float(high[n] + self.sign * self.reference[n]), None if s is None else self.sign * s)
-            for t, n, s in zip((a, b), (i, k), slopes, strict=True)
-        ]
-        references = self.sign * float(self.reference[i]), self.sign * float(self.reference[k])
-        curvature, lipschitz = _bound(search.curvature, a, b), _bound(search.lipschitz, a, b)
-        if any(a < knot < b for knot in search.knots):
-            curvature = None  # the curve may turn sharply there
-        return highest_proven(nodes[0], nodes[1], references, curvature, lipschitz)
-
-    def _proven(self, search: CertificateSearch, lows: Array, high: Array, floor: float) -> tuple[float, float]:
-        """What no assumption is behind: of points measured on all examples, or bounded, and between them of a bound."""
-        kept = [i for i, t in enumerate(self.ts) if search.points[float(t)].is_proven]
-        rounding = _SCALE_ROUNDING * self.scale
-        low = max(float(lows[kept].max()) - rounding, floor)
-        e, extreme = search.examples, np.inf
-        if e.least is not None and e.most is not None:
-            total = float((e.most if self.sign == 1 else e.least).sum())
-            extreme = float((self.sign * (total - self.reference[[0, -1]])).max())
-        if not search._has_bound:
-            return low, extreme
-        between = max(
-            self._bounded(search, i, k, high)
-            for i, k in _pairs(kept)
-            if search.quantity != "interpolation_gain" or _is_inner(self.ts[i], self.ts[k])
-        )
-        return low, min(max(between + rounding, low), max(extreme, low))
-
-
-def _reference(quantity: Quantity, ts: Array, first: float, last: float) -> Array:
-    """What a height is measured from at each t, (points,)."""
-    level = {
-        "mean_barrier": (first + last) / 2,
-        "max_barrier": max(first, last),
-        "interpolation_gain": min(first, last),
-    }.get(quantity)
-    if level is not None:
-        return np.full(len(ts), level)
-    return np.where(ts < 0.5, first + ts * (last - first), last - (1 - ts) * (last - first))
-
-
-def _is_inner(a: Any, b: Any) -> bool:
-    """Whether a part of [a, b] lies where `interpolation_gain` looks."""
-    return bool(b > MARGIN and a < 1 - MARGIN)
-
-
-def _bound(bound: Bound | None, a: float, b: float) -> float | None:
-    return float(bound(float(a), float(b))) if callable(bound) else bound
 
 
 def _exact(values: Array) -> Total:

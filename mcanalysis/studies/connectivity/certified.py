@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mcanalysis.connectivity.certificate import certificate_of, check_rounding
-from mcanalysis.connectivity.certificate_search import CertificateSearch, Examples, Quantity
+from mcanalysis.connectivity.certificate_band import Quantity
+from mcanalysis.connectivity.certificate_search import CertificateSearch, Examples
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.studies.connectivity.stored_path import StoredPath
