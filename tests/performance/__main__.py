@@ -1,4 +1,4 @@
-"""Measure speed and memory, and write BENCHMARKS.md: one section per `bench_<name>.py` of this folder."""
+"""Measure speed and memory: BENCHMARKS.md, a section per `bench_<name>.py` of this folder, and BENCHMARKS.json."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def main() -> int:
     import peers
     import torch
     import transformers
-    from report import section_text, write_sections
+    from raw_numbers import write_raw_numbers
+    from report import circumstances, section_text, write_sections
+    from timing import recording
 
     peers.may_install = not args.quick
     torch.set_num_threads(1)
@@ -53,15 +55,18 @@ def main() -> int:
         started = time.monotonic()
         try:
             workload = get_workload(name)
-            section = workload.measure(options)
+            with recording() as turns:
+                section = workload.measure(options)
         except Exception:
             traceback.print_exc()
             failed.append(name)
             continue
-        text = section_text(workload, section, time.monotonic() - started, command)
+        measured = circumstances(section)
+        text = section_text(workload, section, measured, time.monotonic() - started, command)
         sys.stdout.write(text + "\n\n")
         sys.stdout.flush()
         write_sections(args.output, {name: text})  # at once: what is measured is not lost to what fails later
+        write_raw_numbers(args.output.with_suffix(".json"), workload, section, measured, turns)
     if failed:
         sys.stderr.write(f"failed: {', '.join(failed)}; their sections are as they were\n")
     return 1 if failed else 0

@@ -18,7 +18,7 @@ from scipy.sparse.linalg import LinearOperator
 from timing import take_turns
 from workload import Aim, Options, Section, Table
 
-TITLE = "W11: memory of ten eigenvalues of a real model's Hessian, SmolLM2-135M-Instruct"
+TITLE = "W12: memory of ten eigenvalues of a real model's Hessian, SmolLM2-135M-Instruct"
 STEP, VALUES, PLAIN = (
     "a training step, 8 examples",
     "ten eigenvalues, 100 examples",

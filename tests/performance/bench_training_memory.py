@@ -15,7 +15,7 @@ import numpy as np
 from timing import take_turns
 from workload import Aim, Options, Section, Table
 
-TITLE = "Training memory of a real model, SmolLM2-135M-Instruct"
+TITLE = "W13: training memory of a real model, SmolLM2-135M-Instruct"
 OURS, BY_HAND, WHOLE = "this trainer", "PEFT and transformers.Trainer by hand", "train.py, scoring included"
 _MB = 1e6
 _SIZE, _STEPS = 8, 3

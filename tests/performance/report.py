@@ -21,6 +21,7 @@ _HEAD = """# Benchmarks
 Output of `make bench`, unedited: a section per workload, each with its machine, versions and date. Seconds are of that
 machine, which may have been shared; compare the **ratios**, whose two sides took turns within one run.
 `python tests/performance --only NAME` measures one workload again and replaces its section.
+What every turn measured is in `BENCHMARKS.json`, for plots of your own.
 """
 
 
@@ -39,11 +40,11 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rest])
 
 
-def section_text(workload: Workload, section: Section, seconds: float, command: str) -> str:
-    """A section of the file."""
+def section_text(workload: Workload, section: Section, measured: str, seconds: float, command: str) -> str:
+    """A section of the file; `measured`: its `circumstances`."""
     parts = [
         f"## {workload.title}",
-        f"{_circumstances(section)} Workload `{workload.name}`, {seconds / 60:.1f} min, `{command}`.",
+        f"{measured} Workload `{workload.name}`, {seconds / 60:.1f} min, `{command}`.",
         markdown_table([_AIMS, *(a.cells() for a in section.aims)]),
     ]
     for table in section.tables:
@@ -91,7 +92,8 @@ def _place(section: str) -> tuple[int, str]:
     return (int(found.group(1)), found.group(0)) if found else (100, "")
 
 
-def _circumstances(section: Section) -> str:
+def circumstances(section: Section) -> str:
+    """When, of which commit and on what a workload was measured, in one line."""
     manifest = new_manifest({})
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items() if name != "mcanalysis")
     commit = (manifest["git_commit"] or "none")[:10] + (" with local changes" if _is_changed() else "")
@@ -111,7 +113,7 @@ def _processor() -> str:
 
 def _is_changed() -> bool:
     """Whether tracked files other than this report differ from the commit."""
-    command = ["git", "-C", str(REPOSITORY), "status", "--porcelain", "--untracked-files=no", "--", ":!BENCHMARKS.md"]
+    command = ["git", "-C", str(REPOSITORY), "status", "--porcelain", "--untracked-files=no", "--", ":!BENCHMARKS.*"]
     try:
         return bool(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
     except (OSError, subprocess.CalledProcessError):

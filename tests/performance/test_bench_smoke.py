@@ -1,5 +1,6 @@
 """Every workload runs at its least size; what it measures then means nothing and is not looked at."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,11 @@ import pytest
 import torch
 from engine_way import engine_way
 from matrix_products import Products, floor_seconds, record
+from raw_numbers import write_raw_numbers
 from report import section_text, summary, write_sections
 from setups import embedded_examples, embedded_model, in_mid_sequence
 from step_parts import ENGINE, MLP, TEACHER, exclusive_seconds
-from timing import train_steps
+from timing import StepCosts, recording, take_turns, train_steps
 from workload import Aim, Section, Table, Workload, workload_names
 
 from mcanalysis.models.encoding import collate
@@ -45,6 +47,7 @@ def test_every_workload_writes_its_section(tmp_path):
         section = text.partition(f"<!-- begin {name} -->")[2].partition(f"<!-- end {name} -->")[0]
         assert "| aim | limit | measured |  |" in section, name
         assert "nan" not in section, name
+    assert list(json.loads((tmp_path / "B.json").read_text(encoding="utf-8"))) == workload_names()
 
 
 def test_quick_leaves_the_report_alone():
@@ -66,7 +69,7 @@ def test_a_section_takes_the_place_of_its_older_one(tmp_path):
 def test_all_aims_stand_in_one_table_on_top(tmp_path):
     def text(title, *aims):
         section = Section(aims, [Table("More.", [["aim", "x"], ["1", "2"]])])
-        return section_text(Workload("w", title, lambda _: section), section, 1.0, "make bench")
+        return section_text(Workload("w", title, lambda _: section), section, "Now, here.", 1.0, "make bench")
 
     one = text("W2: one", Aim("speed", 2.0, 3.0, at_most=False, detail="(2.9 to 3.1)"), Aim("memory", 1.0, 1.5))
     file = tmp_path / "B.md"
@@ -80,6 +83,23 @@ def test_all_aims_stand_in_one_table_on_top(tmp_path):
         "| Another | time | ≤ 1.00 | – | not measured |",
     ]
     assert "Aims: 0 met" in summary([])
+
+
+def test_the_numbers_of_every_turn_are_kept(tmp_path):
+    file = tmp_path / "B.json"
+    section = Section([Aim("speed", 2.0, 3.0, at_most=False)], [Table("More.", [["a"], ["1"]])])
+    ways = {"ours": iter([1.0, 2.0]).__next__, "theirs": lambda: StepCosts(*np.ones((4, 2)))}
+    for name in ("a", "b", "a"):  # the second "a" takes the place of the first
+        with recording() as turns:
+            take_turns(ways, 1 if name == "b" else 0)
+        write_raw_numbers(file, Workload(name, f"Of {name}", lambda _: section), section, "Now, here.", turns)
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert list(found) == ["a", "b"]
+    assert found["a"]["turns"] == [{"ours": [], "theirs": []}]
+    assert found["b"]["turns"][0]["ours"] == [1.0]
+    assert found["b"]["turns"][0]["theirs"][0]["wall"] == [1.0, 1.0]
+    assert (found["b"]["title"], found["b"]["aims"][0]["verdict"]) == ("Of b", "met")
+    assert found["b"]["tables"] == [{"caption": "More.", "rows": [["a"], ["1"]]}]
 
 
 def test_every_way_along_a_path_measures_the_same():

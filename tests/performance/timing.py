@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,10 +93,32 @@ def take_turns(ways: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[
     {'a': [1, 1], 'b': [2, 2]}
     """
     results: dict[str, list[Any]] = {name: [] for name in ways}
+    for kept in _RECORDS:
+        kept.append(results)
     for _ in range(repetitions):
         for name, way in ways.items():
             results[name].append(way())
     return results
+
+
+_RECORDS: list[list[dict[str, list[Any]]]] = []
+
+
+@contextmanager
+def recording() -> Iterator[list[dict[str, list[Any]]]]:
+    """What every `take_turns` in the block found, in order.
+
+    >>> with recording() as turns:
+    ...     _ = take_turns({"a": lambda: 1}, 2)
+    >>> turns
+    [{'a': [1, 1]}]
+    """
+    turns: list[dict[str, list[Any]]] = []
+    _RECORDS.append(turns)
+    try:
+        yield turns
+    finally:
+        _RECORDS.remove(turns)
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, str]:
