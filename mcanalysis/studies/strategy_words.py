@@ -14,7 +14,7 @@ from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.studies.strategy_comparisons import CONFIDENCE, compared_summary, comparisons, over_all_runs
 from mcanalysis.studies.strategy_tables import comparison_notes, comparison_table, summary_cells
 
-_IN_LATEX = re.compile(r"strategy|learner|average accuracy|minus .*|rank|forgetting|backward transfer|cost.*|memory.*")
+_IN_LATEX = re.compile("strategy|learner|average accuracy|minus .*|rank|forgetting|backward transfer|cost|kept")
 _ESCAPED = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}

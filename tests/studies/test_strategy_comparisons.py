@@ -48,11 +48,9 @@ def test_differences_are_paired_by_seed_and_corrected_for_their_number():
         assert (row.seeds, row.orders, row.pairs, row.degrees) == (3, 1, 3, 2)
         assert row.difference == pytest.approx(np.mean(THREE[row.strategy]) - np.mean(THREE[row.against]))
         assert row.p == pytest.approx(expected.pvalue)
-        for ends, risk in (
-            ((row.low, row.high), 1),
-            ((row.low_together, row.high_together), [2, 3][row.family == "all"]),
-        ):
-            interval = expected.confidence_interval(1 - 0.05 / risk)
+        number = 3 if row.family == "all" else 2
+        for ends, together in (((row.low, row.high), 1), ((row.low_together, row.high_together), number)):
+            interval = expected.confidence_interval(1 - 0.05 / together)
             assert ends == pytest.approx((interval.low, interval.high))
     p = stats.ttest_rel(THREE["sequential"], THREE["er"]).pvalue
     assert found.p_holm[0] == pytest.approx(2 * p) and found.p_holm[1] == pytest.approx(found.p[1])
