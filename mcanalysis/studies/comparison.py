@@ -27,8 +27,8 @@ class Comparison:
     seed: Annotated[tuple[int, ...], "one run per strategy and seed", Flag(metavar="0,1,2")] = (0, 1, 2)
     order: Annotated[tuple[str, ...] | None, "orders of the tasks: published ones, shuffledN"] = None
     num_orders: Annotated[int | None, "in place of names: the published orders, then shuffled ones"] = None
-    full: Annotated[bool, "all tasks and 120 steps on the embedded benchmark, too, not four and 100"] = False
     against: Annotated[str | None, "the strategy that others are compared with (default: er, or sequential)"] = None
+    full: Annotated[bool, "all tasks and 120 steps on the embedded benchmark, too, not four and 100"] = False
     output_dir: Annotated[str | None, "holds run directories and comparison/ (default: runs/compare, or runs)"] = None
 
     def is_short(self, benchmark: str) -> bool:
