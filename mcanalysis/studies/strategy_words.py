@@ -52,25 +52,27 @@ def what_is_compared(metrics: pd.DataFrame, against: str | None = None) -> str:
     found = found[found.family != "all"]
     if found.empty:
         return ""
-    of = f"`minus {found.against.iloc[0]}`: difference of average accuracy between answering learners, paired by run"
     rows = found.to_dict("records")
+    of = f"`minus {found.against.iloc[0]}`: difference of average accuracy between answering learners, paired by run"
+    ranks = "`rank`: mean over the runs that all have"
+    if found.error.isna().all():
+        of += "; no intervals, for which it takes several seeds or orders with different results"
+    else:
+        degrees = sorted({f"{value:.0f}" for value in found.degrees.dropna()})
+        varied = " and ".join(name for name in ("seeds", "orders") if (found[name] > 1).any())
+        of += (
+            f", with 95 % intervals over {varied} that hold together for all {len(found)} (Bonferroni, Student's t, "
+            f"degrees of freedom {', '.join(degrees)})"
+        )
+        ranks += ", and the ranks that tests of all pairs leave open, at 95 % together (Holm)"
+        same = [row["strategy"] for row in rows if row["pairs"] > 1 and math.isnan(row["error"])]
+        if same:
+            of += f"; none where it is the same in all runs, which does not show how it varies ({', '.join(same)})"
     runs = len(metrics.drop_duplicates([name for name in ("seed", "order") if name in metrics]))
     fewer = [f"{row['strategy']} {row['pairs']} of {runs}" for row in rows if row["pairs"] < runs]
     if fewer:
         of += f"; only runs that both have count ({', '.join(fewer)})"
-    same = [row["strategy"] for row in rows if row["pairs"] > 1 and math.isnan(row["error"])]
-    if same:
-        of += f"; no interval where it is the same in all runs, which does not show how it varies ({', '.join(same)})"
-    ranks = "`rank`: mean over the runs that all have"
-    if found.error.isna().all():
-        return f"{of}; no intervals, for which it takes several seeds or orders; {ranks}."
-    degrees = sorted({f"{value:.0f}" for value in found.degrees.dropna()})
-    varied = [name for name in ("seeds", "orders") if (found[name] > 1).any()]
-    return (
-        f"{of}, with 95 % intervals over {' and '.join(varied)} that hold together for all {len(found)} (Bonferroni, "
-        f"Student's t, degrees of freedom {', '.join(degrees)}); {ranks}, and the ranks that tests of all pairs leave "
-        "open, at 95 % together (Holm)."
-    )
+    return f"{of}; {ranks}."
 
 
 def strategy_words(metrics: pd.DataFrame, against: str | None = None) -> Iterator[str | list[list[str]]]:

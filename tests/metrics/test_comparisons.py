@@ -142,3 +142,14 @@ def test_intervals_over_seeds_and_orders_hold_whatever_is_shared(seeds, orders, 
     risk = 0.05 / together
     missed = ((low > 0) | (high < 0)).mean()
     assert missed <= risk + 4 * np.sqrt(risk / 40_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sds", [(1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 1, 1)])
+@pytest.mark.parametrize("missing", [[(0, 0)], [(0, 0), (1, 2)]])
+def test_intervals_hold_where_runs_are_missing(missing, sds):
+    values = drawn(np.random.default_rng(5), 40_000, 1, 3, 3, (sds[0], sds[1], sds[2] + 1e-3))[:, 0]
+    for seed, order in missing:
+        values[:, seed, order] = NAN
+    low, high = student_intervals(*crossed_mean(values))
+    assert ((low > 0) | (high < 0)).mean() <= 0.05 + 4 * np.sqrt(0.05 / 40_000)

@@ -125,7 +125,7 @@ def test_runs_that_are_missing_and_scores_that_are_equal_are_named():
     table = metrics({**THREE, "gem": THREE["er"], "lwf": [0.8, NAN, 0.7]})
     _, meaning = told(table)
     assert "only runs that both have count (lwf 2 of 3)" in meaning
-    assert "same in all runs, which does not show how it varies (gem)" in meaning
+    assert "none where it is the same in all runs, which does not show how it varies (gem)" in meaning
     found = comparisons(table).set_index(["family", "strategy"])
     assert found.difference["er", "gem"] == 0 and np.isnan(found.p_holm["er", "gem"])
     assert found.difference["er", "lwf"] == pytest.approx(np.mean([0.0, 0.7 - 0.86])) and found.pairs["er", "lwf"] == 2
