@@ -241,6 +241,18 @@ SHAPES: dict[str, dict[str, Any]] = {
     "metrics.continual.intransigence": {**matrix, "reference": size("T"), "returns": float},
     "metrics.continual.relative_gain": {**matrix, "reference": size("T"), "returns": float},
     "metrics.continual.continual_metrics": {**matrix, "reference": size("T"), "returns": dict[str, float | int | None]},
+    "metrics.comparisons.crossed_mean": {
+        "values": size("*b seeds orders"),
+        "returns": tuple[f64("*b"), f64("*b"), f64("*b")],
+    },
+    "metrics.comparisons.holm": {"p_values": size("n"), "returns": f64("n")},
+    "metrics.comparisons.rank_sets": {
+        "mean": size("k k"),
+        "error": size("k k"),
+        "degrees": size("k k"),
+        "returns": tuple[i64("k"), i64("k")],
+    },
+    "metrics.comparisons.mean_ranks": {"scores": size("k runs"), "returns": f64("k")},
     "metrics.front.non_dominated": {"stability": size("n"), "plasticity": size("n"), "returns": Bool[Any, "n"]},
     "metrics.front.hypervolume": {"stability": size("*b n"), "plasticity": size("*b n"), "returns": f64("*b")},
     "metrics.front.hypervolume_of_three": {

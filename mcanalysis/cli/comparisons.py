@@ -41,16 +41,19 @@ def run_comparison(description: str | None) -> None:
         _shorten(args)
     quiet_libraries()
     from mcanalysis.studies.strategies import run_directories
-    from mcanalysis.studies.strategy_tables import summary_table, write_comparison
+    from mcanalysis.studies.strategy_comparisons import compared_summary, comparisons
+    from mcanalysis.studies.strategy_words import write_comparison
 
     configs = comparison.configs(
         run_config(args, "sequential", comparison.seed[0], {}, order=None), typed(args.settings)
     )
     folder = comparison.folder(args.benchmark)
     runs = _trained(args, configs, run_directories(configs, folder))
-    metrics = write_comparison(runs, folder)
+    metrics = write_comparison(runs, folder, comparison.against)
     speak(comparison.words(runs, metrics, folder))
-    answer({"strategies": metrics, "summary": summary_table(metrics)}, runs=[str(run.directory) for run in runs])
+    tables = {"strategies": metrics, "summary": compared_summary(metrics, comparison.against)}
+    tables["comparisons"] = comparisons(metrics, comparison.against)
+    answer(tables, runs=[str(run.directory) for run in runs])
 
 
 def run_ablations(description: str | None) -> None:

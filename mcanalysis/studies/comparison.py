@@ -27,6 +27,7 @@ class Comparison:
     seed: Annotated[tuple[int, ...], "one run per strategy and seed", Flag(metavar="0,1,2")] = (0, 1, 2)
     order: Annotated[tuple[str, ...] | None, "orders of the tasks: published ones, shuffledN"] = None
     num_orders: Annotated[int | None, "in place of names: the published orders, then shuffled ones"] = None
+    against: Annotated[str | None, "the strategy that others are compared with (default: er, or sequential)"] = None
     full: Annotated[bool, "all tasks and 120 steps on the embedded benchmark, too, not four and 100"] = False
     output_dir: Annotated[str | None, "holds run directories and comparison/ (default: runs/compare, or runs)"] = None
 
@@ -42,6 +43,7 @@ class Comparison:
         """The runs, as `study_configs` makes them, for each order; raises `UserError` for orders that do not exist."""
         from mcanalysis.benchmarks import get_benchmark
         from mcanalysis.benchmarks.orders import order_names, tasks_to_load
+        from mcanalysis.studies.strategy_comparisons import reference_of
 
         if self.order is not None and self.num_orders is not None:
             raise UserError("Expected --order or --num-orders, got both; leave one out.")
@@ -51,12 +53,14 @@ class Comparison:
         for order in orders:
             tasks_to_load(get_benchmark(base.benchmark), order, base.tasks)
         runs = study_configs(base, self.strategy, self.seed, settings)
+        reference_of(list(dict.fromkeys(run.strategy for run in runs)), self.against)
         return [replace(run, order=order) for order in dict.fromkeys(orders) for run in runs]
 
     def words(self, runs: Sequence[FinishedRun], metrics: pd.DataFrame, folder: Path) -> Iterator[str | Rows]:
         """The table of all strategies, what its numbers are, and where it lies."""
-        from mcanalysis.studies.strategy_tables import comparison_notes, strategy_words
+        from mcanalysis.studies.strategy_tables import comparison_notes
+        from mcanalysis.studies.strategy_words import strategy_words
 
-        yield from strategy_words(metrics)
+        yield from strategy_words(metrics, self.against)
         yield comparison_notes(runs, metrics)
-        yield f"tables: {folder / 'comparison'}/strategies.csv, summary.csv, summary.md"
+        yield f"tables: {folder / 'comparison'}/strategies.csv, comparisons.csv, summary.csv, summary.md, summary.tex"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
-from mcanalysis.errors import UserError
 from mcanalysis.metrics.continual import intransigence, relative_gain
 from mcanalysis.runs.finished import FinishedRun
-from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.training.config import steps_in_words
 
 METRICS = ("average_accuracy", "backward_transfer", "forgetting", "learning_accuracy")
@@ -130,20 +126,6 @@ def summary_cells(summary: pd.DataFrame) -> list[list[str]]:
     return rows
 
 
-def write_comparison(runs: Sequence[FinishedRun], output_dir: str | Path) -> pd.DataFrame:
-    """Write `comparison/strategies.csv` (per run and learner), `summary.csv` and `summary.md`; returns the former."""
-    table = comparison_table(runs)
-    summary = summary_table(table)
-    folder = Path(output_dir) / "comparison"
-    write_text_atomic(folder / "strategies.csv", table.to_csv(index=False))
-    write_text_atomic(folder / "summary.csv", summary.to_csv(index=False))
-    header, *rows = summary_cells(summary)
-    lines = [header, ["---"] * len(header), *rows]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    write_text_atomic(folder / "summary.md", f"{text}\n\n{comparison_notes(runs, table)}\n")
-    return table
-
-
 def comparison_notes(runs: Sequence[FinishedRun], table: pd.DataFrame) -> str:
     """What the numbers of a comparison are, in one line."""
     config = runs[0].config
@@ -159,38 +141,3 @@ def comparison_notes(runs: Sequence[FinishedRun], table: pd.DataFrame) -> str:
     if "order" in table and table["order"].nunique() > 1:
         notes.append("the row `mean` is the mean ± standard deviation over the orders of their means")
     return "; ".join(notes) + "."
-
-
-def difference(
-    metrics: pd.DataFrame, first: tuple[str, str], second: tuple[str, str], metric: str = "average_accuracy"
-) -> tuple[float, float, float]:
-    """First minus second (strategy, learner), paired by seed: mean and 95 % interval of Student's t over the seeds.
-
-    Runs of several orders are paired by seed and order. The interval covers the randomness of training, and of the
-    order; with one pair it is NaN. Raises `UserError` without a common seed.
-    """
-    values = []
-    for strategy, learner in (first, second):
-        chosen = metrics[(metrics.strategy == strategy) & (metrics.learner == learner)]
-        values.append(chosen.set_index(["seed", "order"] if "order" in chosen else ["seed"])[metric])
-    gaps = (values[0] - values[1]).dropna()
-    if gaps.empty:
-        raise UserError(f"Expected a seed that both {first} and {second} were run with, got none; run both.")
-    mean, n = float(gaps.mean()), len(gaps)
-    half = float(stdtrit(n - 1, 0.975) * gaps.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-    return mean, mean - half, mean + half
-
-
-def strategy_words(metrics: pd.DataFrame) -> Iterator[str | list[list[str]]]:
-    """What is said of the metrics: mean over seeds per strategy and learner; I-LoRA against replay and sequential."""
-    yield ""
-    yield summary_cells(summary_table(metrics))
-    present = set(zip(metrics.strategy, metrics.learner, strict=True))
-    contrasts = [(("er", "fast"), ("sequential", "fast")), (("ilora", "slow"), ("sequential", "fast"))]
-    contrasts += [(("ilora", learner), ("er", "fast")) for learner in ("slow", "fast")]
-    for first, second in contrasts:
-        if first in present and second in present:
-            mean, low, high = difference(metrics, first, second)
-            over = "seeds and orders" if "order" in metrics and metrics["order"].nunique() > 1 else "seeds"
-            ends = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}] (95 %, Student's t over {over})"
-            yield f"average accuracy, {' '.join(first)} minus {' '.join(second)}: {mean:+.3f}{ends}"

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from mcanalysis.benchmarks import get_benchmark
 from mcanalysis.benchmarks.orders import in_order
@@ -21,11 +20,10 @@ from mcanalysis.studies.strategies import run_directories, study_configs, train_
 from mcanalysis.studies.strategy_tables import (
     METRICS,
     comparison_table,
-    difference,
     summary_cells,
     summary_table,
-    write_comparison,
 )
+from mcanalysis.studies.strategy_words import write_comparison
 from mcanalysis.studies.study import carry_out
 from mcanalysis.training.config import RunConfig
 
@@ -47,22 +45,6 @@ def metrics(values):
                 }
             )
     return pd.DataFrame(rows)
-
-
-def test_difference_is_the_paired_t_interval():
-    a, b = [0.9, 0.8, 0.95], [0.7, 0.75, 0.6]
-    table = metrics({("ilora", "slow"): a, ("er", "fast"): b})
-    mean, low, high = difference(table, ("ilora", "slow"), ("er", "fast"))
-    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
-    assert (mean, low, high) == pytest.approx((np.mean(a) - np.mean(b), expected.low, expected.high))
-
-
-def test_one_seed_has_no_interval_and_no_common_seed_is_refused():
-    table = metrics({("ilora", "slow"): [0.9], ("er", "fast"): [0.7]})
-    mean, low, high = difference(table, ("ilora", "slow"), ("er", "fast"))
-    assert mean == pytest.approx(0.2) and np.isnan(low) and np.isnan(high)
-    with pytest.raises(UserError, match="run both"):
-        difference(table, ("ilora", "fast"), ("er", "fast"))
 
 
 def test_summary_is_over_seeds():
@@ -208,16 +190,6 @@ def test_orders_are_told_apart_and_averaged(fake_run, tmp_path):
     text = (tmp_path / "comparison" / "summary.md").read_text()
     assert text.startswith("| strategy | learner | order | seeds |") and "over the orders of their means" in text
     assert "| er | fast | mean | 3 |" in text  # no star: there is one learner
-
-
-def test_differences_are_paired_by_seed_and_order():
-    tables = [
-        metrics({("ilora", "slow"): values, ("er", "fast"): [0.5, 0.5]}).assign(order=order)
-        for order, values in (("order1", [0.9, 0.8]), ("order2", [0.6, 0.7]))
-    ]
-    mean, low, high = difference(pd.concat(tables), ("ilora", "slow"), ("er", "fast"))
-    expected = stats.ttest_1samp([0.4, 0.3, 0.1, 0.2], 0).confidence_interval(0.95)
-    assert (mean, low, high) == pytest.approx((0.25, expected.low, expected.high))
 
 
 def test_what_has_no_orders_has_no_column_for_them(fake_run):

@@ -16,7 +16,7 @@ from mcanalysis.studies.connectivity.summaries import (
     seeds_summary,
     simplex_summary,
 )
-from mcanalysis.studies.strategy_tables import strategy_words
+from mcanalysis.studies.strategy_words import strategy_words
 from mcanalysis.studies.study import Rows, Tables
 from mcanalysis.studies.task_scores import score_words
 
