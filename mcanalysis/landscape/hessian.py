@@ -152,9 +152,6 @@ class HessianOperator(LinearOperator):
         self.num_products += 1
         return total
 
-    def _rmatvec(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
-        return self._matvec(x)
-
     def _adjoint(self) -> HessianOperator:
         return self
 

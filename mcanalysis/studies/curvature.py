@@ -169,9 +169,7 @@ class Curvature(Study):
         from mcanalysis.studies import curvature_tables as make
 
         rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _OF_KIND}
-        of_kind = {
-            "eigenvalues": make.eigenvalue_rows, "spectrum": make.density_rows, "forgetting": make.forgetting_rows
-        }  # fmt: skip
+        of_kind = {"eigenvalues": make.eigenvalue_rows, "spectrum": make.density_rows}
         for unit, result in zip(units, found, strict=True):
             labels: dict[str, Any] = {"strategy": run.strategy, "learner": unit.minimum.learner, "seed": run.seed}
             if unit.transition is None:
@@ -180,7 +178,7 @@ class Curvature(Study):
                 labels |= {"start": unit.transition.start, "end": unit.transition.end}
             objectives = [run.task_objective(task, SPLIT, unit.num_examples(self)) for task in unit.tasks]
             labels |= {"task": unit.task, "split": SPLIT, "num_examples": sum(len(o.examples) for o in objectives)}
-            rows[unit.kind] += of_kind[unit.kind](result, labels)
+            rows[unit.kind] += of_kind[unit.kind](result, labels) if unit.kind in of_kind else [labels | result]
         forgetting = make.with_means(rows["forgetting"])
         return {
             "curvature": pd.DataFrame(rows["eigenvalues"]),
