@@ -58,10 +58,7 @@ class HessianOperator(LinearOperator):
     """
 
     def __init__(
-        self,
-        losses: BatchLoss | Iterable[BatchLoss],
-        point: Mapping[str, Tensor],
-        memory_budget: int = MEMORY_BUDGET,
+        self, losses: BatchLoss | Iterable[BatchLoss], point: Mapping[str, Tensor], memory_budget: int = MEMORY_BUDGET
     ) -> None:
         check_point(point)
         parts: Any = getattr(losses, "batch_losses", None)

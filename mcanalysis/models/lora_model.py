@@ -229,10 +229,7 @@ class LoraModel(AdaptedModel):
         raw = {self._parameter_names[k]: v.to(self.device) for k, v in self._raw(point).items()}
         with self._without_frozen(), _activations_kept(self.peft):
             return forward(
-                self.peft,
-                batch,
-                hidden_states,
-                call=lambda **inputs: functional_call(self.peft, raw, kwargs=inputs),
+                self.peft, batch, hidden_states, call=lambda **inputs: functional_call(self.peft, raw, kwargs=inputs)
             )
 
     @contextmanager

@@ -319,11 +319,7 @@ def _git_commit() -> str | None:
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(here.parent), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
+            ["git", "-C", str(here.parent), *arguments], capture_output=True, text=True, timeout=10, check=True
         ).stdout.strip()
 
     try:
