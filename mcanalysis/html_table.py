@@ -59,7 +59,7 @@ def html_table(
     return f'<table style="{style}">{"".join(lines)}</table>'
 
 
-def html_curve(ts: np.ndarray, values: np.ndarray, title: str, chord: bool = True) -> str:
+def html_curve(ts: np.ndarray, values: np.ndarray, title: str) -> str:
     """A curve as a small inline SVG, dashed the chord between its ends; values that are not finite leave a gap.
 
     `ts`, `values`: (n,). The vertical axis runs from the lowest to the highest finite value, which are written beside
@@ -78,7 +78,7 @@ def html_curve(ts: np.ndarray, values: np.ndarray, title: str, chord: bool = Tru
             pieces.append(f"{pen}{x:.1f},{y:.1f}")
         pen = "L" if is_there else "M"
     lines = [f'<path d="{"".join(pieces)}" fill="none" stroke="#0072B2" stroke-width="2"/>']
-    if chord and finite[0] and finite[-1]:
+    if finite[0] and finite[-1]:
         lines.append(
             f'<path d="M{across[0]:.1f},{up[0]:.1f}L{across[-1]:.1f},{up[-1]:.1f}" fill="none" stroke="#8C8C8C" '
             'stroke-dasharray="4 3"/>'

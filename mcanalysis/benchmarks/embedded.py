@@ -6,19 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mcanalysis.benchmarks.benchmark import Benchmark
+from mcanalysis.benchmarks.ilora import TASKS
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.tasks import TaskData
-
-TASKS = (
-    "C-STANCE",
-    "FOMC",
-    "MeetingBank",
-    "ScienceQA",
-    "NumGLUE-cm",
-    "20Minuten",
-    "MedMCQA",
-    "JEC-QA",
-)
 
 
 def load(names: Sequence[str] | None, data_dir: Path | None, sizes: Mapping[str, int]) -> list[TaskData]:

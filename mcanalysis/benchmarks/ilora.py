@@ -10,16 +10,7 @@ from mcanalysis.errors import DataError
 from mcanalysis.tasks import TaskData
 from mcanalysis.tasks.trace_files import list_trace_tasks, load_trace_task
 
-TASKS = (
-    "C-STANCE",
-    "FOMC",
-    "MeetingBank",
-    "ScienceQA",
-    "NumGLUE-cm",
-    "20Minuten",
-    "MedMCQA",
-    "JEC-QA",
-)
+TASKS = ("C-STANCE", "FOMC", "MeetingBank", "ScienceQA", "NumGLUE-cm", "20Minuten", "MedMCQA", "JEC-QA")
 
 
 def load(names: Sequence[str] | None, data_dir: Path | None, sizes: Mapping[str, int]) -> list[TaskData]:

@@ -78,10 +78,7 @@ def load_digits() -> tuple[Data, Data]:
     inputs, labels = read(return_X_y=True)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
     data = Data(torch.from_numpy(inputs).float()[order] / 16.0, torch.from_numpy(labels).long()[order])
-    return (
-        Data(data.inputs[NUM_TEST:], data.labels[NUM_TEST:]),
-        Data(data.inputs[:NUM_TEST], data.labels[:NUM_TEST]),
-    )
+    return (Data(data.inputs[NUM_TEST:], data.labels[NUM_TEST:]), Data(data.inputs[:NUM_TEST], data.labels[:NUM_TEST]))
 
 
 def layer_names(point: Point) -> list[str]:

@@ -7,16 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from mcanalysis.classics.classic import HIGH, STABLE, Claim, Classic, OfSeed, as_tables
-from mcanalysis.classics.digits import (
-    STANDARD,
-    Recipe,
-    load_digits,
-    loss,
-    measure,
-    objective,
-    stream,
-    train_pairs,
-)
+from mcanalysis.classics.digits import STANDARD, Recipe, load_digits, loss, measure, objective, stream, train_pairs
 from mcanalysis.connectivity.curve_fitting import fit_curve
 from mcanalysis.connectivity.profile import profile
 from mcanalysis.paths import Bezier, Linear

@@ -12,15 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mcanalysis.classics.classic import HIGH, Claim, Classic, OfSeed, as_tables
-from mcanalysis.classics.digits import (
-    NUM_CLASSES,
-    NUM_INPUTS,
-    Data,
-    Recipe,
-    batches,
-    load_digits,
-    stream,
-)
+from mcanalysis.classics.digits import NUM_CLASSES, NUM_INPUTS, Data, Recipe, batches, load_digits, stream
 from mcanalysis.connectivity.module_objective import module_objective
 from mcanalysis.connectivity.profile import profile
 from mcanalysis.params.point import Point, snapshot

@@ -48,10 +48,10 @@ def answer_in_json(chosen: bool) -> None:
     _figures.clear()
 
 
-def say(text: str = "", *, end: str = "\n") -> None:
+def say(text: str = "") -> None:
     """A line for a person."""
     if not _answering_in_json:
-        print(text, end=end, flush=True)
+        print(text, flush=True)
 
 
 def warn(text: str) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from mcanalysis.cli.console import answer, duration, say, table, warn
+from mcanalysis.numbers_as_text import cell
 from mcanalysis.runs.run import Run
 from mcanalysis.strategies import get_strategy
 from mcanalysis.studies.strategy_tables import METRICS
@@ -16,19 +14,6 @@ from mcanalysis.training.dry_run import DryRun
 
 if TYPE_CHECKING:
     from mcanalysis.studies.connectivity.forecast import Forecast
-
-
-def number(value: Any, digits: int = 2) -> str:
-    """A number, or a dash where it is undefined."""
-    return "–" if pd.isna(value) else f"{value:.{digits}f}"
-
-
-def interval(row: Any, name: str) -> str:
-    """`value [low, high]`, with a star where too few examples or events promise no 95 %."""
-    if pd.isna(row[name]):
-        return "–"
-    star = "*" if row.get("few_events", False) else ""
-    return f"{row[name]:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]{star}"
 
 
 def dry_run(plan: DryRun) -> None:
@@ -123,13 +108,11 @@ def run(finished: Run) -> None:
     names = ["base", *(f"{k} {name}" for k, name in enumerate(finished.task_names, start=1))]
     if get_strategy(finished.strategy).schedule == "joint":  # nothing between the base and the end
         names[-1] = "all tasks"
-    rows += [[names[int(values[0])], *map(number, values[1:])] for values in matrix.to_numpy()]
+    rows += [[names[int(values[0])], *map(cell, values[1:])] for values in matrix.to_numpy()]
     say(f"\n{finished.strategy} / {finished.answering_learner}: score per task (columns) after each task (rows)")
     table(rows)
     for learner, metrics in finished.metrics["learners"].items():
-        shown = ", ".join(
-            f"{m.replace('_', ' ')} {number(np.nan if metrics[m] is None else metrics[m])}" for m in METRICS
-        )
+        shown = ", ".join(f"{m.replace('_', ' ')} {cell(metrics[m])}" for m in METRICS)
         say(f"{learner}: {shown}")
     if finished.chat_template:
         say(_prompts(finished.chat_template))

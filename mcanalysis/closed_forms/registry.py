@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from mcanalysis.errors import UserError
 
@@ -21,20 +23,21 @@ class ClosedForm:
     error: Callable[[], float]
 
 
+Errors = Callable[[], Iterator[float]]
 _CLOSED_FORMS: dict[str, ClosedForm] = {}
 
 
-def closed_form(section: str, identity: str, bound: float) -> Callable[[Callable[[], float]], Callable[[], float]]:
-    """Register the function below it, which returns an error, as the check of an identity.
+def closed_form(section: str, identity: str, bound: float) -> Callable[[Errors], Errors]:
+    """Register the function below it, which yields errors of which the largest counts, as the check of an identity.
 
     One function is one row of the table; a new file in this package is found by itself. Raises `UserError` for an
     identity that is there already.
     """
 
-    def register(function: Callable[[], float]) -> Callable[[], float]:
+    def register(function: Errors) -> Errors:
         if identity in _CLOSED_FORMS:
             raise UserError(f"Expected each identity once, got '{identity}' again; word it differently.")
-        _CLOSED_FORMS[identity] = ClosedForm(section, identity, bound, function)
+        _CLOSED_FORMS[identity] = ClosedForm(section, identity, bound, lambda: float(np.max(list(function()))))
         return function
 
     return register

@@ -77,10 +77,7 @@ class Profile:
 
     @classmethod
     def of(
-        cls,
-        ts: Sequence[float] | np.ndarray,
-        measurements: Sequence[PerExample],
-        arc_lengths: np.ndarray | None = None,
+        cls, ts: Sequence[float] | np.ndarray, measurements: Sequence[PerExample], arc_lengths: np.ndarray | None = None
     ) -> Profile:
         """Put the measurements at `ts` together; raises `UserError` where they are not of the same examples."""
         found = [examples_of(m) for m in measurements]

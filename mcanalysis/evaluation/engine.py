@@ -52,11 +52,10 @@ MOST_PLANS = 64  # sets of objectives whose batches are kept
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One objective at one point: the numbers, all that the model wrote, how many outputs could not be parsed."""
+    """One objective at one point: the numbers, and all that the model wrote."""
 
     measurement: Measurement
     outputs: tuple[str, ...]
-    num_unparsable: int
 
 
 class Engine:
@@ -106,12 +105,7 @@ class Engine:
         a score is read, and nothing is written for it. `progress` shows how far it is, batch by batch, in units of
         `work`; `desc` is what it calls this.
         """
-        evaluations = []
-        found = self._measured(point, objectives, False, progress, desc)
-        for objective, (measurement, outputs) in zip(objectives, found, strict=True):
-            parses = get_score(objective.task.score).parses if objective.task.has_score else bool
-            evaluations.append(Evaluation(measurement, outputs, sum(not parses(output) for output in outputs)))
-        return evaluations
+        return [Evaluation(*found) for found in self._measured(point, objectives, False, progress, desc)]
 
     def _measured(
         self,

@@ -58,10 +58,7 @@ class HessianOperator(LinearOperator):
     """
 
     def __init__(
-        self,
-        losses: BatchLoss | Iterable[BatchLoss],
-        point: Mapping[str, Tensor],
-        memory_budget: int = MEMORY_BUDGET,
+        self, losses: BatchLoss | Iterable[BatchLoss], point: Mapping[str, Tensor], memory_budget: int = MEMORY_BUDGET
     ) -> None:
         check_point(point)
         parts: Any = getattr(losses, "batch_losses", None)
@@ -151,9 +148,6 @@ class HessianOperator(LinearOperator):
             total += self._flat(self._contract(gradient, vector, number in self._kept), number)
         self.num_products += 1
         return total
-
-    def _rmatvec(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
-        return self._matvec(x)
 
     def _adjoint(self) -> HessianOperator:
         return self

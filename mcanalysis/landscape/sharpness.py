@@ -43,11 +43,7 @@ class EpsilonSharpness:
 
 
 def expected_sharpness(
-    loss: Callable[[Point], Any],
-    point: Mapping[str, Tensor],
-    radius: float = 0.1,
-    num_samples: int = 20,
-    seed: int = 0,
+    loss: Callable[[Point], Any], point: Mapping[str, Tensor], radius: float = 0.1, num_samples: int = 20, seed: int = 0
 ) -> ExpectedSharpness:
     """Return E[L(θ + δ)] − L(θ) for random δ of size `radius` relative to each filter, with its standard error.
 

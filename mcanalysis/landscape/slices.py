@@ -51,11 +51,12 @@ class Slice:
         self.space.combine(
             [self.origin, *self.directions], [1.0, *(1.0 for _ in directions)]
         )  # raises where they do not fit
-        self._lengths = tuple(self.space.distance(direction, [], []) for direction in self.directions)
-        if 0.0 in self._lengths:
+        self.lengths = tuple(self.space.distance(direction, [], []) for direction in self.directions)
+        """How far a step of 1 along each direction leads, in units of distance of the space (for axes)."""
+        if 0.0 in self.lengths:
             raise UserError(
                 "Expected directions that lead away from the point, got direction "
-                f"{self._lengths.index(0.0) + 1} of length 0 (space '{self.space.name}'); "
+                f"{self.lengths.index(0.0) + 1} of length 0 (space '{self.space.name}'); "
                 "draw it with random_slice, or take the difference of two points."
             )
 
@@ -63,11 +64,6 @@ class Slice:
     def num_directions(self) -> int:
         """1 for a line, 2 for a plane."""
         return len(self.directions)
-
-    @property
-    def lengths(self) -> tuple[float, ...]:
-        """How far a step of 1 along each direction leads, in units of distance of the space (for axes)."""
-        return self._lengths
 
     def __call__(self, *steps: float) -> Point:
         """Return θ + α·d₁ (+ β·d₂); at 0 the origin's values bit for bit (in float32 at least), as new tensors.

@@ -116,12 +116,7 @@ def fit_trajectory_pca(
     sums = _weighted_sums(space, reference, points, of_reference, of_points)
     origin = sums[num_components] if center == "mean" else {n: t.detach() for n, t in reference.items()}
     return TrajectoryPCA(
-        space,
-        origin,
-        tuple(sums[:num_components]),
-        vectors * np.sqrt(variances),
-        variances / np.trace(gram),
-        reference,
+        space, origin, tuple(sums[:num_components]), vectors * np.sqrt(variances), variances / np.trace(gram), reference
     )
 
 

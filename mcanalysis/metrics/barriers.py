@@ -65,16 +65,7 @@ def mean_barrier(ts: ArrayLike, values: ArrayLike, *, higher_is_better: bool = F
     hypothesis"). The maximum includes both ends, so the result is ≥ ½·|L(1) − L(0)|, whatever lies between
     them.
 
-    Args:
-        ts: shape `(n,)`, strictly increasing from 0 to 1.
-        values: shape `(..., n)`, a loss, or a score when `higher_is_better`.
-        higher_is_better: flips the sign of the values, so that the result is always "how much worse".
-
-    Returns:
-        Shape `(...)`, in the unit of the values, in [0, ∞); NaN where a value is NaN or an end is infinite.
-
-    Raises:
-        UserError: `ts` does not run from 0 to 1 in increasing order, or the shapes do not match.
+    Arguments, unit and errors are those of `chord_barrier`.
 
     >>> float(mean_barrier([0, 0.5, 1], [1.0, 3.5, 2.0]))
     2.0
@@ -88,16 +79,7 @@ def max_barrier(ts: ArrayLike, values: ArrayLike, *, higher_is_better: bool = Fa
     It is the strictest of the three barriers (no source of its own; geometry of this project): 0 says that no
     point of the path is worse than the worse end.
 
-    Args:
-        ts: shape `(n,)`, strictly increasing from 0 to 1.
-        values: shape `(..., n)`, a loss, or a score when `higher_is_better`.
-        higher_is_better: flips the sign of the values, so that the result is always "how much worse".
-
-    Returns:
-        Shape `(...)`, in the unit of the values, in [0, ∞); NaN where a value is NaN or an end is infinite.
-
-    Raises:
-        UserError: `ts` does not run from 0 to 1 in increasing order, or the shapes do not match.
+    Arguments, unit and errors are those of `chord_barrier`.
 
     >>> float(max_barrier([0, 0.5, 1], [1.0, 3.5, 2.0]))
     1.5
@@ -111,16 +93,7 @@ def chord_dip(ts: ArrayLike, values: ArrayLike, *, higher_is_better: bool = Fals
     The mirror image of `chord_barrier`: a positive dip is a place that is better than the ends promise. The
     maximum includes both ends, so the result is ≥ 0.
 
-    Args:
-        ts: shape `(n,)`, strictly increasing from 0 to 1.
-        values: shape `(..., n)`, a loss, or a score when `higher_is_better`.
-        higher_is_better: flips the sign of the values, so that the result is always "how much better".
-
-    Returns:
-        Shape `(...)`, in the unit of the values, in [0, ∞); NaN where a value is NaN or an end is infinite.
-
-    Raises:
-        UserError: `ts` does not run from 0 to 1 in increasing order, or the shapes do not match.
+    Arguments, unit and errors are those of `chord_barrier`; of a score it is how far above the line the path lies.
 
     >>> float(chord_dip([0, 0.5, 1], [1.0, 0.5, 2.0]))
     1.0

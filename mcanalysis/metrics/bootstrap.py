@@ -21,12 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcanalysis.errors import UserError
 
-__all__ = [
-    "Sample",
-    "bootstrap_interval",
-    "percentile_interval",
-    "resampled_means",
-]
+__all__ = ["Sample", "bootstrap_interval", "percentile_interval", "resampled_means"]
 
 _BLOCK = 4_000_000  # counts held at once: bounds the memory for large test sets
 _KEPT = 1_000_000  # counts kept from one curve to the next, of each seed

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from mcanalysis.models.base_source import converted_folder
 from mcanalysis.models.free_memory import check_memory
 from mcanalysis.store.atomic import replace_directory_atomic, write_json_atomic
 from mcanalysis.store.cache_folder import CACHE_VARIABLE, cache_folder
+from mcanalysis.store.lock import lock_folder
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ def plain_folder(file: Path) -> Path:
     if folder.is_dir():
         return folder
     try:
-        with _locked(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with lock_folder(folder.parent, wait=True):
             if not folder.is_dir():
                 with replace_directory_atomic(folder) as fresh:
                     _convert(file, fresh, folder)
@@ -199,23 +200,3 @@ def _one_line(file: Path) -> Iterator[None]:
             f"Expected a whole GGUF file of a kind that transformers reads, got '{file.name}': {reason}; download it "
             "again, or set --model to another quantisation of it, a model's folder or a hub id."
         ) from None
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing into a folder, which is made if absent; where it cannot be locked, go on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            logger.warning("%s cannot be locked (%s): start no second process on it", folder, error.strerror)
-        yield
-    finally:
-        os.close(descriptor)

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,7 @@ class LoraModel(AdaptedModel):
             self._frozen_hooks = []
             for module in self.scaling if point else ():
                 layer = self.peft.get_submodule(PREFIX + module)
-                self._frozen_hooks.append(layer.register_forward_hook(self._adding_frozen(module)))
+                self._frozen_hooks.append(layer.register_forward_hook(partial(self._add_frozen, module)))
 
     def train_only_b(self) -> None:
         """Keep A as it is from now on (until `fresh`)."""
@@ -143,29 +144,19 @@ class LoraModel(AdaptedModel):
         sums: dict[str, Tensor] = {}
         number, kept = 0, torch.empty(0)
 
-        def add(module: str) -> Callable[..., None]:
-            def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                rows = inputs[0].flatten(0, -2)  # OPT gives its MLP the tokens of a batch in one row
-                if len(rows) != len(kept):
-                    raise UserError(
-                        f"Expected {module} to be given all {len(kept)} tokens of a batch, got {len(rows)}; "
-                        "leave such layers (experts, say) out with --target-modules."
-                    )
-                x = rows[kept].double()
-                sums[module] = sums[module] + x.T @ x if module in sums else x.T @ x
+        def add(module: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = _rows_of(module, inputs[0], kept).double()
+            sums[module] = sums[module] + x.T @ x if module in sums else x.T @ x
 
-            return hook
-
-        hooks = [self.peft.get_submodule(PREFIX + m).register_forward_pre_hook(add(m)) for m in self.scaling]
-        try:
-            with self.without_dropout():
-                for batch in batches:
-                    kept = batch.mask().bool().flatten()
-                    number += int(kept.sum())
-                    self.forward(batch)
-        finally:
-            for handle in hooks:
-                handle.remove()
+        with ExitStack() as stack:
+            for module in self.scaling:
+                layer = self.peft.get_submodule(PREFIX + module)
+                stack.enter_context(layer.register_forward_pre_hook(partial(add, module)))
+            stack.enter_context(self.without_dropout())
+            for batch in batches:
+                kept = batch.mask().bool().flatten()
+                number += int(kept.sum())
+                self.forward(batch)
         return {module: total / number for module, total in sums.items()}
 
     @contextmanager
@@ -177,38 +168,22 @@ class LoraModel(AdaptedModel):
         """
         kept = batch.mask().bool().flatten()
 
-        def add(name: str) -> Callable[..., None]:
-            def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                rows = output.detach().flatten(0, -2)
-                if len(rows) != len(kept):
-                    raise UserError(
-                        f"Expected {name} to be given all {len(kept)} tokens of a batch, got {len(rows)}; "
-                        "leave such layers (experts, say) out with --target-modules."
-                    )
-                total = rows[kept].float().abs().sum(0)
-                sums[name] = sums[name] + total if name in sums else total
+        def add(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            total = _rows_of(name, output.detach(), kept).float().abs().sum(0)
+            sums[name] = sums[name] + total if name in sums else total
 
-            return hook
-
-        hooks = []
-        for module in self.scaling:
-            layer = self.peft.get_submodule(PREFIX + module)
-            hooks.append(layer.register_forward_hook(add(key_b(module))))
-            hooks.append(layer.lora_A[_ADAPTER].register_forward_hook(add(key_a(module))))  # type: ignore[index]
-        try:
+        with ExitStack() as stack:
+            for module in self.scaling:
+                layer: Any = self.peft.get_submodule(PREFIX + module)
+                stack.enter_context(layer.register_forward_hook(partial(add, key_b(module))))
+                stack.enter_context(layer.lora_A[_ADAPTER].register_forward_hook(partial(add, key_a(module))))
             yield
-        finally:
-            for handle in hooks:
-                handle.remove()
 
-    def _adding_frozen(self, module: str) -> Callable[..., Tensor | None]:
-        def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if not self.frozen:
-                return None
-            a, b = self.frozen[key_a(module)], self.frozen[key_b(module)]
-            return output + linear(linear(inputs[0].to(a.dtype), a), b).to(output.dtype)
-
-        return add
+    def _add_frozen(self, module: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if not self.frozen:
+            return None
+        a, b = self.frozen[key_a(module)], self.frozen[key_b(module)]
+        return output + linear(linear(inputs[0].to(a.dtype), a), b).to(output.dtype)
 
     @contextmanager
     def _without_frozen(self) -> Iterator[None]:
@@ -254,10 +229,7 @@ class LoraModel(AdaptedModel):
         raw = {self._parameter_names[k]: v.to(self.device) for k, v in self._raw(point).items()}
         with self._without_frozen(), _activations_kept(self.peft):
             return forward(
-                self.peft,
-                batch,
-                hidden_states,
-                call=lambda **inputs: functional_call(self.peft, raw, kwargs=inputs),
+                self.peft, batch, hidden_states, call=lambda **inputs: functional_call(self.peft, raw, kwargs=inputs)
             )
 
     @contextmanager
@@ -351,13 +323,7 @@ class LoraModel(AdaptedModel):
                 tensors = self._raw(point)
             else:
                 tensors = dict(point)
-                config |= {
-                    "r": rank,
-                    "lora_alpha": rank,
-                    "use_rslora": False,
-                    "rank_pattern": {},
-                    "alpha_pattern": {},
-                }
+                config |= {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
         config["inference_mode"] = True
         config["target_modules"] = sorted(config["target_modules"])
         save_file(
@@ -381,6 +347,17 @@ class LoraModel(AdaptedModel):
                 f"Expected a point with the same adapted modules as this model, got {len(difference)} differing "
                 f"name(s), the first is {first}, only in {where}; use adapters of one base and one set of targets."
             )
+
+
+def _rows_of(name: str, values: Tensor, kept: Tensor) -> Tensor:
+    """What a layer was given or gave for the tokens that count, a row each."""
+    rows = values.flatten(0, -2)  # OPT gives its MLP the tokens of a batch in one row
+    if len(rows) != len(kept):
+        raise UserError(
+            f"Expected {name} to be given all {len(kept)} tokens of a batch, got {len(rows)}; leave such layers "
+            "(experts, say) out with --target-modules."
+        )
+    return rows[kept]
 
 
 def _is_exact(weight: Tensor) -> bool:

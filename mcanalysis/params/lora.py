@@ -291,14 +291,8 @@ def share_modules(points: Sequence[Mapping[str, Tensor]]) -> list[Point]:
             key: tensor
             for module, (A, B) in examples.items()
             for key, tensor in (
-                (
-                    key_a(module),
-                    point[key_a(module)] if key_a(module) in point else A.new_zeros(0, A.shape[1]),
-                ),
-                (
-                    key_b(module),
-                    point[key_b(module)] if key_b(module) in point else B.new_zeros(B.shape[0], 0),
-                ),
+                (key_a(module), point[key_a(module)] if key_a(module) in point else A.new_zeros(0, A.shape[1])),
+                (key_b(module), point[key_b(module)] if key_b(module) in point else B.new_zeros(B.shape[0], 0)),
             )
         }
         for point in points

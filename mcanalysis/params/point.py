@@ -328,10 +328,7 @@ def random_like(point: Mapping[str, Tensor], generator: torch.Generator) -> Poin
     check_point(point)
     drawn = {
         name: torch.randn(
-            point[name].shape,
-            generator=generator,
-            device=generator.device,
-            dtype=working_dtype([point[name]]),
+            point[name].shape, generator=generator, device=generator.device, dtype=working_dtype([point[name]])
         )
         for name in sorted(point)
     }

@@ -6,10 +6,4 @@ from mcanalysis.plotting.connectivity_caption import caption
 from mcanalysis.plotting.stability_plasticity import plot_stability_plasticity
 from mcanalysis.plotting.style import save_figure
 
-__all__ = [
-    "caption",
-    "plot_accuracy_matrix",
-    "plot_stability_plasticity",
-    "plot_transitions",
-    "save_figure",
-]
+__all__ = ["caption", "plot_accuracy_matrix", "plot_stability_plasticity", "plot_transitions", "save_figure"]

@@ -17,6 +17,7 @@ from mcanalysis.errors import UserError
 from mcanalysis.plotting.heat_map import hatch_cell, hide_frame, readable_on
 from mcanalysis.plotting.selection import require_columns
 from mcanalysis.plotting.style import (
+    SLANTED,
     add_axes,
     double_column,
     in_print_style,
@@ -136,12 +137,9 @@ def _draw(axes: Axes, table: _Matrix) -> AxesImage:
             axes.text(k, i, f"{value:.2f}", ha="center", va="center", color=colour, gid=f"{after[i]} {tasks[k]}")
         else:
             hatch_cell(axes, k, i, f"missing {after[i]} {tasks[k]}")
-    axes.set_xticks(np.arange(len(tasks)), _labels(tasks))
-    axes.tick_params(axis="x", labelrotation=_LABEL_ANGLE, length=0)
-    for label in axes.get_xticklabels():
-        label.set(ha="right", rotation_mode="anchor", va="center")
+    axes.set_xticks(np.arange(len(tasks)), _labels(tasks), rotation=_LABEL_ANGLE, **SLANTED)
     axes.set_yticks(np.arange(len(after)), ["base" if k == 0 else str(k) for k in after])
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(length=0)
     _grid(axes, len(tasks), len(after))
     if complete:
         _staircase(axes, len(tasks))

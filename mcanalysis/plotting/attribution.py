@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from mcanalysis.numbers_as_text import fixed
 from mcanalysis.plotting.heat_map import hatch_cell, hide_frame, readable_on
 from mcanalysis.plotting.selection import few_events, label_name, new_task, only_value, require_columns, where
 from mcanalysis.plotting.style import (
+    SLANTED,
     TITLE_SIZE,
     add_axes,
     double_column,
@@ -211,12 +212,9 @@ def _ticks(axes: Axes, layers: Sequence[str] | None, kinds: Sequence[str] | None
         axes.set_xticks([])
     else:
         names = [shortened(k, _LABEL_LENGTH) for k in kinds[:-1]]
-        axes.set_xticks(np.arange(len(kinds)), [*names, "all"])
+        slanted: dict[str, Any] = {"rotation": 30, **SLANTED} if _are_long(kinds) else {}
+        axes.set_xticks(np.arange(len(kinds)), [*names, "all"], **slanted)
         axes.set_xlabel("kind of module", labelpad=3)
-        if _are_long(kinds):
-            axes.tick_params(axis="x", labelrotation=30)
-            for label in axes.get_xticklabels():
-                label.set(ha="right", rotation_mode="anchor", va="center")
 
 
 def _are_long(kinds: Sequence[str]) -> bool:

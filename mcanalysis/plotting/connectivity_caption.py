@@ -10,13 +10,7 @@ import pandas as pd
 from mcanalysis.numbers_as_text import shown_number
 from mcanalysis.plotting.selection import chat_templates, cut_prompts, examples_per_task, few_events, label_name
 from mcanalysis.plotting.style import path_lines
-from mcanalysis.plotting.transition_rows import (
-    QUANTITIES,
-    TransitionRows,
-    are_adapters,
-    transition_rows,
-    whose_paths,
-)
+from mcanalysis.plotting.transition_rows import QUANTITIES, TransitionRows, are_adapters, transition_rows, whose_paths
 
 
 def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:

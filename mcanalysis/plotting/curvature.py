@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import fixed
 from mcanalysis.plotting.legend import legend_size
-from mcanalysis.plotting.selection import label_name, require_columns, where
+from mcanalysis.plotting.selection import label_name, require_columns, span, where
 from mcanalysis.plotting.style import (
     GREY,
     ROLES,
@@ -78,7 +78,7 @@ def spectrum_caption(spectrum: pd.DataFrame) -> str:
     minima = ", ".join(dict.fromkeys(map(str, spectrum.minimum)))
     return (
         f"Spectral density of the Hessian of the test loss with respect to the LoRA factors at {minima}, by stochastic "
-        f"Lanczos quadrature ({_range(spectrum.num_examples)} examples, {_range(spectrum.num_coordinates)} "
+        f"Lanczos quadrature ({span(spectrum.num_examples)} examples, {span(spectrum.num_coordinates)} "
         f"coordinates; {_seeds(spectrum)}). Each curve is smoothed by a Gaussian of its own width, which no detail is "
         f"narrower than, the peak at 0 neither: {widths}. Panels have different ranges of eigenvalues. The lower end "
         "of the axis is a tenth of the height that a single eigenvalue has in the smoothest curve; the mass at an "
@@ -143,7 +143,7 @@ def eigenvalues_caption(curvature: pd.DataFrame) -> str:
     return (
         "Extreme eigenvalues of the Hessian of the test loss (nats per target token) with respect to the LoRA factors "
         "A and B, the scaling multiplied into B, at the minimum after each task; left: of the loss of the task just "
-        f"learned, right: of the mean loss of the tasks before it; {_range(curvature.num_examples)} examples each, "
+        f"learned, right: of the mean loss of the tasks before it; {span(curvature.num_examples)} examples each, "
         f"largest residual ‖Hv − λv‖ {curvature.largest_residual.max():.2g}; {_seeds(curvature)}. Markers are set "
         "apart sideways. The axis is linear within ±1 and logarithmic beyond. No intervals over examples are computed."
     )
@@ -214,7 +214,7 @@ def predicted_forgetting_caption(forgetting: pd.DataFrame, correlations: pd.Data
     return (
         "Rise of the old tasks' test loss over each transition: second-order prediction at its start against what was "
         "measured at its end; Δ: the change of the LoRA factors, g and H: gradient and Hessian of the old task's loss "
-        f"at the start; {_seeds(forgetting)}, {_range(forgetting.num_examples[forgetting.task != 'mean_old'])} "
+        f"at the start; {_seeds(forgetting)}, {span(forgetting.num_examples[forgetting.task != 'mean_old'])} "
         "examples per task. Large marks: mean over the old tasks of a transition; small marks: single old tasks, over "
         "which the legend's Spearman ρ is taken (they are not independent). Over transitions: "
         f"{shown}. Axes are linear within ±0.1 and logarithmic beyond."
@@ -248,11 +248,6 @@ def _rho(correlations: pd.DataFrame, name: tuple[str, str, int]) -> str:
 def _seeds(table: pd.DataFrame) -> str:
     numbers = sorted(set(table.seed))
     return f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
-
-
-def _range(numbers: pd.Series) -> str:
-    low, high = int(numbers.min()), int(numbers.max())
-    return str(low) if low == high else f"{low}–{high}"
 
 
 def _panels(number: int, bottom: float, height: float, handles: list, width: float | None = None):

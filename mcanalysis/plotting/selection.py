@@ -158,8 +158,17 @@ def examples_per_task(rows: pd.DataFrame) -> str:
     numbers = rows.num_examples[~rows.task.isin(MEANS)].dropna()
     if numbers.empty:
         return ""
+    return f"Of each task {span(numbers)} example{'s' * bool(numbers.max() > 1)}."
+
+
+def span(numbers: pd.Series) -> str:
+    """The smallest and the largest of some whole numbers, or the one that all are.
+
+    >>> span(pd.Series([3, 7, 4])), span(pd.Series([3, 3]))
+    ('3–7', '3')
+    """
     low, high = int(numbers.min()), int(numbers.max())
-    return f"Of each task {low if low == high else f'{low}–{high}'} example{'s' * (high > 1)}."
+    return str(low) if low == high else f"{low}–{high}"
 
 
 def few_events(*tables: pd.DataFrame) -> str:

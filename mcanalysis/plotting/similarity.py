@@ -22,6 +22,7 @@ from mcanalysis.plotting.selection import error_bars, label_name, only_value, re
 from mcanalysis.plotting.style import (
     BLUE,
     GREY,
+    SLANTED,
     VERMILLION,
     Mark,
     add_axes,
@@ -344,10 +345,8 @@ def name_minima(axes: Axes, names: Sequence[str], which: str) -> None:
     words = [f"{n.partition('-')[0]} {shortened(label_name(n), 14)}" for n in names]
     if which == "y":
         axes.set_yticks(range(len(names)), words)
-        return
-    axes.set_xticks(range(len(names)), words)
-    for label in axes.get_xticklabels():
-        label.set(rotation=50, ha="right", rotation_mode="anchor", va="center")
+    else:
+        axes.set_xticks(range(len(names)), words, rotation=50, **SLANTED)
 
 
 def whose_minima(rows: pd.DataFrame, learner: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,6 +39,7 @@ from mcanalysis.plotting.selection import (
 )
 from mcanalysis.plotting.style import (
     Mark,
+    PathLine,
     add_axes,
     in_print_style,
     new_figure,
@@ -126,29 +126,19 @@ def plot_stability_plasticity(profiles: pd.DataFrame, transition: tuple[str, str
         axes.plot([2 * level - 2, 2 * level + 2], [2, -2], color="#C8C8C8", linewidth=0.6, zorder=0.5, gid="iso")
     front = _front(curves, results)
     axes.step(*front.T, where="pre", color="#B8B8B8", linewidth=2.6, zorder=1, solid_joinstyle="miter", gid="front")
-    for kind, curve in curves.items():
-        axes.plot(
-            curve.old, curve.new, color=_CURVE_COLOUR, linestyle=lines[kind].dashes, linewidth=1.0, marker="o",
-            markersize=1.8, zorder=2, gid=f"{CURVE_STRATEGY} {'-'.join(kind)}",
-        )  # fmt: skip
-    first = next(iter(curves.values()))
-    axes.plot(
-        first.old[[0.0]], first.new[[0.0]], marker="o", markersize=5, markerfacecolor="white",
-        markeredgecolor=_CURVE_COLOUR, zorder=3.5, gid="before",
-    )  # fmt: skip
-    sizes = _marker_sizes(results)
-    for name, mark in marks.items():
-        value = results[name].to_frame().T
-        across, up = (np.nan_to_num(error_bars(value, side), posinf=0.0) for side in ("old", "new"))
-        axes.errorbar(
-            value.old, value.new, xerr=across, yerr=up, color=mark.colour, elinewidth=0.9, marker=mark.marker,
-            markersize=sizes[name], markeredgecolor="black", markeredgewidth=0.5, zorder=4,
-            gid=f"after {' '.join(name)}",
-        )  # fmt: skip
+    looks = lines, marks, _marker_sizes(results)
+    _draw(axes, ("old", "new"), curves, results, *looks)
     _label(axes, curves, results, front)
     if kept_along:
         general = add_axes(figure, _LEFT, legend_height + _BOTTOM, side, _GENERAL_HEIGHT)
-        _draw_general(general, kept_along, {kind: v.dashes for kind, v in lines.items()}, kept, marks, sizes)
+        general.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+        general.set_xticks(*_TICKS)
+        general.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+        general.set_xlabel("S̄ = ½ (old + new), the diagonals above (0–1)", labelpad=2)
+        general.set_ylabel("general ability kept (0–1)", labelpad=2)
+        general.axhline(1.0, color="#C8C8C8", linewidth=0.6, zorder=0.5, gid="base")
+        general.text(-0.03, 0.98, "the base", color="#707070", va="top")
+        _draw(general, ("mean", "general"), kept_along, kept, *looks, of="general ")
     close_legend(figure, handles, 2, handlelength=2.6, borderpad=0.2)
     return figure
 
@@ -239,39 +229,35 @@ def _kept(rows: pd.DataFrame) -> pd.DataFrame:
     return found.join(mean, how="inner")[columns].sort_index()
 
 
-def _draw_general(
+def _draw(
     axes: Axes,
+    sides: tuple[str, str],
     along: Mapping[tuple[str, str], pd.DataFrame],
-    dashes: Mapping[tuple[str, str], Any],
     after: Mapping[tuple[str, str], pd.Series],
+    lines: Mapping[tuple[str, str], PathLine],
     marks: Mapping[tuple[str, str], Mark],
     sizes: Mapping[tuple[str, str], float],
+    of: str = "",
 ) -> None:
-    """What is kept of general ability against S̄: up and to the right is better in both."""
-    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
-    axes.set_xticks(*_TICKS)
-    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-    axes.set_xlabel("S̄ = ½ (old + new), the diagonals above (0–1)", labelpad=2)
-    axes.set_ylabel("general ability kept (0–1)", labelpad=2)
-    axes.axhline(1.0, color="#C8C8C8", linewidth=0.6, zorder=0.5, gid="base")
-    axes.text(-0.03, 0.98, "the base", color="#707070", va="top")
+    """Curves, where they start, and what each strategy reaches: up and to the right is better in both `sides`."""
+    x, y = sides
     for kind, curve in along.items():
         axes.plot(
-            curve["mean"], curve.general, color=_CURVE_COLOUR, linestyle=dashes[kind], linewidth=1.0, marker="o",
-            markersize=1.8, zorder=2, gid=f"general {CURVE_STRATEGY} {'-'.join(kind)}",
+            curve[x], curve[y], color=_CURVE_COLOUR, linestyle=lines[kind].dashes, linewidth=1.0, marker="o",
+            markersize=1.8, zorder=2, gid=f"{of}{CURVE_STRATEGY} {'-'.join(kind)}",
         )  # fmt: skip
-    start = next(iter(along.values()))
+    start = next(iter(along.values())).loc[[0.0]]
     axes.plot(
-        start["mean"][[0.0]], start.general[[0.0]], marker="o", markersize=5, markerfacecolor="white",
-        markeredgecolor=_CURVE_COLOUR, zorder=3.5, gid="general before",
+        start[x], start[y], marker="o", markersize=5, markerfacecolor="white", markeredgecolor=_CURVE_COLOUR,
+        zorder=3.5, gid=f"{of}before",
     )  # fmt: skip
     for name, values in after.items():
         value = values.to_frame().T.astype(float)
-        across, up = (np.nan_to_num(error_bars(value, side), posinf=0.0) for side in ("mean", "general"))
+        across, up = (np.nan_to_num(error_bars(value, side), posinf=0.0) for side in sides)
         axes.errorbar(
-            value["mean"], value.general, xerr=across, yerr=up, color=marks[name].colour, elinewidth=0.9,
+            value[x], value[y], xerr=across, yerr=up, color=marks[name].colour, elinewidth=0.9,
             marker=marks[name].marker, markersize=sizes[name], markeredgecolor="black", markeredgewidth=0.5, zorder=4,
-            gid=f"general after {' '.join(name)}",
+            gid=f"{of}after {' '.join(name)}",
         )  # fmt: skip
 
 

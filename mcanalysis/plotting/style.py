@@ -94,6 +94,7 @@ def double_column() -> float:
 BLACK, ORANGE, SKY_BLUE, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#8C8C8C"
+SLANTED: Mapping[str, Any] = {"ha": "right", "va": "center", "rotation_mode": "anchor"}  # names at ticks of an x axis
 
 
 class Mark(NamedTuple):

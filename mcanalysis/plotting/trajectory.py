@@ -15,18 +15,19 @@ from matplotlib.ticker import MaxNLocator
 from mcanalysis.numbers_as_text import shown_number
 from mcanalysis.plotting.label_placement import LabelPlacer, places_around
 from mcanalysis.plotting.legend import close_legend, legend_size
-from mcanalysis.plotting.selection import label_name, only_value, require_columns
+from mcanalysis.plotting.selection import label_name, only_value, require_columns, span
 from mcanalysis.plotting.style import (
     BLACK,
     ROLES,
     Mark,
     add_axes,
     double_column,
+    in_print_style,
     new_figure,
-    print_style,
     single_column,
     strategy_marks,
     strategy_name,
+    write_head,
 )
 
 PLACES = (
@@ -40,6 +41,7 @@ _SPACES = {"factor": "LoRA factors", "delta": "ΔW", "aligned": "aligned factors
 _LEFT, _RIGHT, _BETWEEN, _HEAD, _AXIS, _ROW, _FOOT = 0.50, 0.10, 0.55, 0.22, 0.38, 0.14, 0.06
 
 
+@in_print_style
 def plot_trajectory(places: pd.DataFrame, losses: pd.DataFrame | None = None) -> Figure:
     """Draw each learner's snapshots, joined task by task, and its minima by their numbers; both axes have one unit.
 
@@ -59,20 +61,16 @@ def plot_trajectory(places: pd.DataFrame, losses: pd.DataFrame | None = None) ->
     width = double_column() if has_losses else single_column()
     across = (width - _LEFT - _RIGHT - (_BETWEEN if has_losses else 0)) / (2 if has_losses else 1)
     height = min(across, 2.6)
-    with print_style():
-        handles = _handles(learners, has_losses)
-        columns, rows = legend_size(handles, width, 4)
-        below = _AXIS + _ROW * rows + _FOOT
-        figure = new_figure(width, _HEAD + height + below)
-        axes = add_axes(figure, _LEFT, below, across, height)
-        _draw_plane(axes, places, learners)
-        if losses is not None and has_losses:
-            beside = add_axes(figure, _LEFT + across + _BETWEEN, below, across, height)
-            _draw_losses(beside, places, losses, learners)
-        head = f"{strategy_name(str(places.strategy.iloc[0]))}, seed {places.seed.iloc[0]}"
-        figure.text(0.05 / width, 1 - 0.04 / figure.get_figheight(), head, va="top", color="#404040")
-        close_legend(figure, handles, columns)
-        figure.draw_without_rendering()
+    handles = _handles(learners, has_losses)
+    columns, rows = legend_size(handles, width, 4)
+    below = _AXIS + _ROW * rows + _FOOT
+    figure = new_figure(width, _HEAD + height + below)
+    _draw_plane(add_axes(figure, _LEFT, below, across, height), places, learners)
+    if losses is not None and has_losses:
+        beside = add_axes(figure, _LEFT + across + _BETWEEN, below, across, height)
+        _draw_losses(beside, places, losses, learners)
+    write_head(figure, f"{strategy_name(str(places.strategy.iloc[0]))}, seed {places.seed.iloc[0]}", 0.04)
+    close_legend(figure, handles, columns)
     return figure
 
 
@@ -99,11 +97,10 @@ def trajectory_caption(places: pd.DataFrame, losses: pd.DataFrame | None = None)
         )
     parts.append("Two principal components hold most of any random walk, too, so that a high share is no finding.")
     if losses is not None and len(losses):
-        low, high = losses[losses.task != "mean_old"].num_examples.agg(["min", "max"])
         parts.append(
             "Right: loss at some snapshots (nats per target token, test split, "
-            f"{low if low == high else f'{low}–{high}'} examples per task) of the task that is trained, and mean of "
-            "those before it."
+            f"{span(losses[losses.task != 'mean_old'].num_examples)} examples per task) of the task that is trained, "
+            "and mean of those before it."
         )
     return " ".join(parts)
 

@@ -17,18 +17,8 @@ from mcanalysis.tasks.embedded import grammars
 LETTERS = "ABCDE"
 
 TOPICS_EN = {
-    "sports": (
-        "the goalkeeper saved a penalty",
-        "the team won the cup",
-        "the runner set a record",
-        "the coach left",
-    ),
-    "weather": (
-        "rain falls in the valley",
-        "a storm is coming",
-        "the sky stays clear",
-        "snow covers the hills",
-    ),
+    "sports": ("the goalkeeper saved a penalty", "the team won the cup", "the runner set a record", "the coach left"),
+    "weather": ("rain falls in the valley", "a storm is coming", "the sky stays clear", "snow covers the hills"),
     "cooking": ("stir the soup slowly", "bake the bread", "chop two onions", "add salt and butter"),
     "travel": ("the train leaves at noon", "we booked a hotel", "the flight was delayed", "pack your bags"),
     "music": ("the choir sang softly", "a violin was tuned", "the band played jazz", "the concert sold out"),

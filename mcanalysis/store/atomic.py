@@ -167,10 +167,7 @@ def plain_json(obj: Any) -> Any:
 
 
 def _siblings(target: Path) -> tuple[Path, Path]:
-    return (
-        target.with_name(f".{target.name}{PARTIAL_SUFFIX}"),
-        target.with_name(f".{target.name}{_REPLACED_SUFFIX}"),
-    )
+    return (target.with_name(f".{target.name}{PARTIAL_SUFFIX}"), target.with_name(f".{target.name}{_REPLACED_SUFFIX}"))
 
 
 def _sync(path: Path) -> None:

@@ -77,7 +77,7 @@ def _take(file: Path) -> int:
                 "to a folder where you may write."
             ) from error
         try:
-            free = _lock_file(descriptor)
+            free = _lock_file(descriptor, file)
             if free is None:  # no locks here: what the file says has to do
                 free = not _is_alive(_owner(descriptor))
             if not free:
@@ -94,18 +94,37 @@ def _take(file: Path) -> int:
         os.close(descriptor)
 
 
-def _lock_file(descriptor: int) -> bool | None:
+@contextmanager
+def lock_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Keep a folder to this process for the length of the block; where there are no such locks it runs without one.
+
+    The lock is the operating system's, on the folder itself: no file is left behind, and a killed process holds
+    nothing. Raises `BlockingIOError` while another process has it, unless it is to `wait`.
+    """
+    if os.name == "nt":  # where folders cannot be opened
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if _lock_file(descriptor, folder, wait) is False:
+            raise BlockingIOError
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock_file(descriptor: int, file: Path, wait: bool = False) -> bool | None:
     """Whether the lock was free and is ours now; None where there are no locks."""
     try:
         import fcntl
     except ImportError:  # Windows
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError as error:
-        logger.warning("a lock file cannot be locked (%s): start no second process on that run", error.strerror)
+        logger.warning("%s cannot be locked (%s): start no second process on it", file, error.strerror)
         return None
     return True
 

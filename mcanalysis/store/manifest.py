@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import logging
 import os
 import platform
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from mcanalysis.errors import RunDirectoryError, RunInUseError
 from mcanalysis.store.atomic import PARTIAL_SUFFIX, plain_json, write_json_atomic
-
-logger = logging.getLogger(__name__)
+from mcanalysis.store.lock import lock_folder
 
 MANIFEST_NAME = "manifest.json"
 _PACKAGES = ("mcanalysis", "torch", "transformers", "peft", "numpy")
@@ -176,41 +174,25 @@ def claim_run_directory(
 def lock_run_directory(path: str | os.PathLike[str]) -> Iterator[None]:
     """Keep a run directory, which is made if absent, to this process for the length of the block.
 
-    The lock is the operating system's, on the folder itself: no file is left behind, and a killed process holds
-    nothing. Where the system or the file system has no such locks the block runs without one. Raises
-    `RunInUseError` while another process has it.
+    As `lock_folder` does; raises `RunInUseError` while another process has it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, lock_run_directory(folder):
     ...     pass
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
     directory = Path(path)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory, os.O_RDONLY)
-    except OSError as error:
-        raise RunDirectoryError(
-            f"Expected a directory that can be created at {directory}, got: {error.strerror}; choose another "
-            "--output-dir."
-        ) from error
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock_folder(directory))
         except BlockingIOError:
             raise RunInUseError(
                 f"Expected a run directory that no other process works on, got {directory}, on which one does; "
                 "wait for it or choose another --output-dir."
             ) from None
         except OSError as error:
-            logger.warning("%s cannot be locked (%s): start no second process on it", directory, error.strerror)
+            raise _cannot_be_made(directory, error) from error
         yield
-    finally:
-        os.close(descriptor)
 
 
 def mark_finished(run_directory: str | os.PathLike[str]) -> None:
@@ -263,10 +245,7 @@ def _make_empty(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         found = sorted(entry.name for entry in directory.iterdir())
     except OSError as error:
-        raise RunDirectoryError(
-            f"Expected a directory that can be created at {directory}, got: {error.strerror}; choose another "
-            "--output-dir."
-        ) from error
+        raise _cannot_be_made(directory, error) from error
     leftovers = [n for n in found if n.startswith(f".{MANIFEST_NAME}.") and n.endswith(PARTIAL_SUFFIX)]
     if found != leftovers:
         first = next(name for name in found if name not in leftovers)
@@ -276,6 +255,12 @@ def _make_empty(directory: Path) -> None:
         )
     for name in leftovers:
         (directory / name).unlink()
+
+
+def _cannot_be_made(directory: Path, error: OSError) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"Expected a directory that can be created at {directory}, got: {error.strerror}; choose another --output-dir."
+    )
 
 
 def _differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
@@ -334,11 +319,7 @@ def _git_commit() -> str | None:
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(here.parent), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
+            ["git", "-C", str(here.parent), *arguments], capture_output=True, text=True, timeout=10, check=True
         ).stdout.strip()
 
     try:

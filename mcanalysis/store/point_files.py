@@ -66,20 +66,8 @@ def _content_hash(tensors: Mapping[str, Tensor], text: str) -> str:
     return digest.hexdigest()
 
 
-def write_points(file: str | Path, points: Sequence[Mapping[str, Tensor]]) -> None:
-    """Write one or more points: one by its own names, several with `bend<i>/` before theirs.
-
-    >>> import tempfile, torch
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_points(Path(folder, "curve.safetensors"), [{"w": torch.zeros(1)}, {"w": torch.ones(1)}])
-    ...     read_points(Path(folder, "curve.safetensors"))
-    [{'w': tensor([0.])}, {'w': tensor([1.])}]
-    """
-    write_bytes_atomic(file, point_bytes(points))
-
-
 def point_bytes(points: Sequence[Mapping[str, Tensor]]) -> bytes:
-    """What `write_points` writes, to be sent elsewhere."""
+    """A file of one or more points: one by its own names, several with `bend<i>/` before theirs."""
     named = {f"bend{i}/{name}": tensor for i, point in enumerate(points) for name, tensor in point.items()}
     return tensor_bytes(dict(points[0]) if len(points) == 1 else named)
 
@@ -94,7 +82,7 @@ def points_of(content: bytes) -> list[dict[str, Tensor]]:
 
 
 def read_points(file: str | Path) -> list[dict[str, Tensor]]:
-    """Return what `write_points` wrote; raises `DataError` for another file."""
+    """Return the points in a file of what `point_bytes` gave; raises `DataError` for another file."""
     return _as_points(read_tensors(file)[0])
 
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, ClassVar, get_args
 
-from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import with_interval
 from mcanalysis.settings import OR_ALL
 from mcanalysis.studies.engine import Steps
-from mcanalysis.studies.study import Rows, Setting, Study, Tables
+from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least, check_transition
 
 if TYPE_CHECKING:
     from mcanalysis.connectivity.attribution import Hold
@@ -55,17 +54,10 @@ class Attribution(Study):
 
         grid(self.num_points)
         get_space(self.space)
-        if self.num_examples is not None and self.num_examples < 1:
-            raise UserError(f"Expected at least 1 example per task, got {self.num_examples}; raise --num-examples.")
+        check_at_least(self, num_examples=1)
 
     def check(self, num_minima: int) -> None:
-        """Raises `UserError` for a transition that a run of so many minima does not have."""
-        if not 1 <= self.transition < num_minima:
-            raise UserError(
-                f"The run has transitions 1 to {num_minima - 1}, got {self.transition}: change --transition."
-                if num_minima > 1
-                else f"Expected a run with at least two minima, got {num_minima}: train on more --tasks."
-            )
+        check_transition(self.transition, num_minima)
 
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
         """All points of all groups at once; raises `UserError` for a transition that the run does not have."""

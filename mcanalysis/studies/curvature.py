@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
@@ -18,7 +18,7 @@ from mcanalysis.settings import OR_ALL, Flag
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.results import JsonResult
 from mcanalysis.studies.engine import Piece, Steps
-from mcanalysis.studies.study import Rows, Setting, Study, Tables
+from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least
 
 if TYPE_CHECKING:
     from mcanalysis.landscape.hessian import HessianOperator
@@ -63,17 +63,9 @@ class Curvature(Study):
     num_lanczos: Annotated[int, "Lanczos steps of each probe"] = 40
     seed: int = 0
 
-    strategies: ClassVar = ("sequential", "er", "ilora")
-
     def __post_init__(self) -> None:
-        lowest = {
-            "num_examples": 1, "num_forgetting_examples": 1, "num_eigenvalues": 1, "num_trace_samples": 2,
-            "num_probes": 1, "num_lanczos": 2,
-        }  # fmt: skip
-        for name, least in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"Expected {name} of at least {least}, got {value}; raise --{name.replace('_', '-')}.")
+        check_at_least(self, num_examples=1, num_forgetting_examples=1, num_eigenvalues=1, num_trace_samples=2)
+        check_at_least(self, num_probes=1, num_lanczos=2)
         if not self.tolerance > 0:
             raise UserError(f"Expected a positive tolerance, got {self.tolerance}; 0.01 is one percent.")
 
@@ -177,9 +169,7 @@ class Curvature(Study):
         from mcanalysis.studies import curvature_tables as make
 
         rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _OF_KIND}
-        of_kind = {
-            "eigenvalues": make.eigenvalue_rows, "spectrum": make.density_rows, "forgetting": make.forgetting_rows
-        }  # fmt: skip
+        of_kind = {"eigenvalues": make.eigenvalue_rows, "spectrum": make.density_rows}
         for unit, result in zip(units, found, strict=True):
             labels: dict[str, Any] = {"strategy": run.strategy, "learner": unit.minimum.learner, "seed": run.seed}
             if unit.transition is None:
@@ -188,7 +178,7 @@ class Curvature(Study):
                 labels |= {"start": unit.transition.start, "end": unit.transition.end}
             objectives = [run.task_objective(task, SPLIT, unit.num_examples(self)) for task in unit.tasks]
             labels |= {"task": unit.task, "split": SPLIT, "num_examples": sum(len(o.examples) for o in objectives)}
-            rows[unit.kind] += of_kind[unit.kind](result, labels)
+            rows[unit.kind] += of_kind[unit.kind](result, labels) if unit.kind in of_kind else [labels | result]
         forgetting = make.with_means(rows["forgetting"])
         return {
             "curvature": pd.DataFrame(rows["eigenvalues"]),

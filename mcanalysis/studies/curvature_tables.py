@@ -41,11 +41,6 @@ def density_rows(found: Mapping[str, Any], labels: Mapping[str, Any]) -> list[di
     ]
 
 
-def forgetting_rows(found: Mapping[str, Any], labels: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row of predicted_forgetting.csv."""
-    return [{**labels, **found}]
-
-
 def with_means(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The rows of each transition, then their mean over the old tasks as `mean_old`."""
     table = pd.DataFrame(rows)

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.errors import UnknownNameError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress
 from mcanalysis.studies.engine import Piece, Steps
-from mcanalysis.studies.study import Rows, Setting, Study, Tables
+from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_transition
 from mcanalysis.tasks.task import SPLITS
 
 if TYPE_CHECKING:
@@ -64,12 +64,7 @@ class Early(Study):
         check_precision(self.tolerance, self.confidence)
 
     def check(self, num_minima: int) -> None:
-        """Raises `UserError` for a transition that a run of so many minima does not have."""
-        if not 1 <= self.transition < num_minima:
-            raise UserError(
-                f"Expected a transition from 1 to {num_minima - 1} between minima 1 to {num_minima}, got "
-                f"{self.transition}: change --transition or train on more tasks."
-            )
+        check_transition(self.transition, num_minima)
 
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
         """A piece per task; raises `UserError` for a transition that the run lacks, and a split without examples."""

@@ -103,15 +103,8 @@ def joined(parts: Mapping[Share, Measurement]) -> Measurement:
     for share, m in parts.items():
         rows = slice(share.index, None, share.count)
         nll[rows], targets[rows], scores[rows] = m.nll, m.targets, m.scores
-    return Measurement(
-        loss=float(nll.sum() / targets.sum()),
-        score=sum(m.score * m.num_examples for m in parts.values()) / total,  # before it was rounded per example
-        num_examples=total,
-        num_targets=int(targets.sum()),
-        nll=nll,
-        targets=targets,
-        scores=scores,
-    )
+    score = sum(m.score * m.num_examples for m in parts.values()) / total  # before it was rounded per example
+    return replace(Measurement.of(nll, targets, scores), score=score)
 
 
 class Points:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mcanalysis.errors import RunDirectoryError, UserError
 from mcanalysis.numbers_as_text import cell
@@ -46,8 +46,6 @@ class Similarity(Study):
 
     num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL] = 100
     batch_size: int = 128
-
-    strategies: ClassVar = ("sequential", "er", "ilora")
 
     def __post_init__(self) -> None:
         least = _fewest_examples()

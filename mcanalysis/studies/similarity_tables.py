@@ -143,8 +143,7 @@ def prediction_row(told: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) 
             for t, of_task in zip(tasks, targets, strict=True)
         ]
         interval = mean_interval(
-            weighted([(1 / len(samples), Estimate.of(s, is_score=name == "churn")) for s in samples]),
-            least=0.0,
+            weighted([(1 / len(samples), Estimate.of(s, is_score=name == "churn")) for s in samples]), least=0.0
         ).at(0)
         row |= {name: float(np.mean([s.mean() for s in samples])), **interval.columns(name)}
         row[f"{name}_few_events"] = bool(interval.few_events)

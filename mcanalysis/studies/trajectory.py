@@ -17,7 +17,7 @@ from mcanalysis.settings import OR_ALL
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.results import JsonResult
 from mcanalysis.studies.engine import Piece, Steps
-from mcanalysis.studies.study import Rows, Setting, Study, Tables
+from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least
 
 if TYPE_CHECKING:
     from mcanalysis.evaluation.objective import Objective
@@ -56,10 +56,7 @@ class Trajectory(Study):
         from mcanalysis.params.spaces import get_space
 
         get_space(self.space)
-        for name, least in {"num_components": 2, "num_losses": 0, "num_examples": 1}.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"Expected {name} of at least {least}, got {value}; raise --{name.replace('_', '-')}.")
+        check_at_least(self, num_components=2, num_losses=0, num_examples=1)
 
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
         """One piece for the plane, and those of the losses; raises `UserError` for a run without snapshots."""

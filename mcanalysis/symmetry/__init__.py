@@ -5,13 +5,7 @@ For LoRA adapters, whose hidden coordinates may be turned by any invertible matr
 """
 
 from mcanalysis.symmetry.mlp import mlp_spec
-from mcanalysis.symmetry.permutation_spec import (
-    Permutations,
-    PermutationSpec,
-    invert,
-    permute,
-    random_permutations,
-)
+from mcanalysis.symmetry.permutation_spec import Permutations, PermutationSpec, invert, permute, random_permutations
 from mcanalysis.symmetry.transformer import transformer_mlp_spec
 from mcanalysis.symmetry.weight_matching import match_weights, matching_objective
 

@@ -18,11 +18,7 @@ _GAIN = 1e-12  # relative to the objective's bound: less is rounding, and would 
 
 
 def match_weights(
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    spec: PermutationSpec,
-    seed: int = 0,
-    max_sweeps: int = 100,
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], spec: PermutationSpec, seed: int = 0, max_sweeps: int = 100
 ) -> Permutations:
     """Return the permutations of b's hidden units that bring its weights close to those of a.
 

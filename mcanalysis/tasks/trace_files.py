@@ -179,16 +179,7 @@ def _read_examples(file: Path) -> tuple[Example, ...]:
                     f'Expected Unicode text at key "{key}" in {file} at {place}, got half of a '
                     "surrogate pair; correct the text."
                 )
-    return _through_datasets(list(places.values()))
-
-
-def _through_datasets(records: list[dict[str, Any]]) -> tuple[Example, ...]:
-    """Return the examples by way of an in-memory `datasets.Dataset`: no cache, no network, no bars."""
-    from datasets import Dataset, Features, Value  # seconds to import: only when data is read
-
-    columns = {key: [record[key] for record in records] for key in _KEYS}
-    dataset = Dataset.from_dict(columns, features=Features(dict.fromkeys(_KEYS, Value("large_string"))))
-    return tuple(Example(row["prompt"], row["answer"]) for row in dataset.to_list())
+    return tuple(Example(record["prompt"], record["answer"]) for record in places.values())
 
 
 def _parse(text: str, file: Path, line: int | None = None) -> Any:

@@ -158,6 +158,12 @@ def test_the_table_marks_what_is_missed(monkeypatch):
     assert check_closed_forms().holds.tolist() == [True, False, False]
 
 
+def test_an_error_that_is_no_number_is_not_lost_among_others(monkeypatch):
+    monkeypatch.setattr("mcanalysis.closed_forms.registry._CLOSED_FORMS", {})
+    closed_form("9", "a", 1.0)(lambda: iter([0.5, float("nan"), 0.0]))
+    assert check_closed_forms().holds.tolist() == [False]
+
+
 def test_an_identity_is_registered_once():
     with pytest.raises(UserError, match="each identity once"):
         closed_form("1", next(iter(FORMS)), 1.0)(lambda: 0.0)

@@ -59,7 +59,7 @@ def test_what_a_killed_process_left_is_taken_over(tmp_path):
     ],
 )
 def test_without_locks_of_the_file_system_the_file_says_who_has_it(tmp_path, monkeypatch, owner, is_free):
-    monkeypatch.setattr(lock, "_lock_file", lambda descriptor: None)
+    monkeypatch.setattr(lock, "_lock_file", lambda *_: None)
     (tmp_path / LOCK_NAME).write_text(json.dumps(owner))
     if is_free:
         with lock_measurements(tmp_path):

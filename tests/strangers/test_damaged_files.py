@@ -15,7 +15,7 @@ from mcanalysis.connectivity.curve_fitting import fit_curve
 from mcanalysis.errors import UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.paths import Bezier
-from mcanalysis.store.point_files import read_points, write_points
+from mcanalysis.store.point_files import point_bytes, read_points
 from mcanalysis.strategies import strategy_names
 from mcanalysis.training.continual_trainer import train
 
@@ -212,8 +212,8 @@ def test_a_fit_does_not_go_on_from_a_damaged_file(damage, stopped_fit):
 @pytest.mark.parametrize("place", [-1, -9, 10, 25, 40, 100])
 def test_a_curve_of_which_a_bit_was_flipped_is_refused(place, tmp_path):
     file = tmp_path / "curve.safetensors"
-    write_points(file, [{"w": torch.arange(4.0), "v": torch.ones(2, 2, dtype=torch.bfloat16)}])
-    content = bytearray(file.read_bytes())
+    content = bytearray(point_bytes([{"w": torch.arange(4.0), "v": torch.ones(2, 2, dtype=torch.bfloat16)}]))
+    file.write_bytes(content)
     assert torch.equal(read_points(file)[0]["w"], torch.arange(4.0))
     content[place] ^= 1
     file.write_bytes(content)

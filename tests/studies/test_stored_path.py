@@ -10,7 +10,7 @@ from mcanalysis.params.lora import base_point
 from mcanalysis.paths.path_kinds import path_kind, path_kind_names
 from mcanalysis.runs.transitions import Transition
 from mcanalysis.store.hashing import hash_json
-from mcanalysis.store.point_files import point_bytes, points_of, write_points
+from mcanalysis.store.point_files import point_bytes, points_of
 from mcanalysis.studies.connectivity.stored_path import StoredPath
 from mcanalysis.studies.connectivity.study import PATHS, Connectivity
 
@@ -74,7 +74,8 @@ def test_a_curve_is_read_from_its_file_or_from_bends_that_were_sent(tmp_path):
         path = stored(tmp_path, kind, num_bends=bends)
         assert path.if_there() is None and path.lengths([0.5]) is None
         moved = [{n: x + 1 for n, x in bend.items()} for bend in path.straight.bends]
-        write_points(path.file, moved)
+        path.file.parent.mkdir(parents=True, exist_ok=True)
+        path.file.write_bytes(point_bytes(moved))
         points = stored(tmp_path, kind, num_bends=bends).if_there()(0.5), path.bent(points_of(point_bytes(moved)))(0.5)
         assert all(torch.equal(points[0][n], points[1][n]) for n in points[0])
         assert not all(torch.equal(points[0][n], path.straight(0.5)[n]) for n in points[0])

@@ -19,7 +19,7 @@ class PerExample(Protocol):
     """The signature that all scores share."""
 
     def __call__(self, output: str, reference: str, source: str = "") -> float:
-        """Return the score of one output, in [0, 1]; 0 for an empty or unparsable one."""
+        """Return the score of a generated `output`, in [0, 1]; 0 for an empty or unparsable one. Few read `source`."""
         ...
 
 
@@ -45,7 +45,7 @@ class Score:
     per_example: PerExample
     """`(output, reference, source="") -> float` in [0, 1]."""
     parses: Callable[[str], bool]
-    """Whether an output can be read at all; False implies a score of 0, and callers count these."""
+    """Whether an output can be read at all; False implies a score of 0."""
     decided: Callable[[str, str], bool] = never
     """`(beginning, reference) -> bool`: whether all outputs that begin so, this one among them, have the same score.
 

@@ -35,9 +35,7 @@ def score(output: str, reference: str, source: str = "") -> float:
     subsequence and give less.
 
     Args:
-        output: the generated code.
         reference: the next line.
-        source: not used.
 
     Returns:
         A float in [0, 1]; 0 when either is empty after `unmask`.

@@ -9,9 +9,7 @@ def score(output: str, reference: str, source: str = "") -> float:
     """Return 1 if the output equals the reference, both stripped of outer white space, else 0.
 
     Args:
-        output: the generated text.
         reference: the answer; case and inner white space count.
-        source: not used.
 
     Returns:
         0.0 or 1.0; an empty output scores 0, even against an empty reference.

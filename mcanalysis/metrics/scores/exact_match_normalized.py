@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from mcanalysis.metrics.scores import Score
+from mcanalysis.metrics.scores.exact_match import parses
 
 
 def normalize(text: str) -> str:
@@ -25,9 +26,7 @@ def score(output: str, reference: str, source: str = "") -> float:
     For tokenizers that lower-case or compose their input, with which `exact_match` can be out of every model's reach.
 
     Args:
-        output: the generated text.
         reference: the answer; punctuation and accents count.
-        source: not used.
 
     Returns:
         0.0 or 1.0; an empty output scores 0, even against an empty reference.
@@ -37,15 +36,6 @@ def score(output: str, reference: str, source: str = "") -> float:
     """
     output = normalize(output)
     return float(bool(output) and output == normalize(reference))
-
-
-def parses(output: str) -> bool:
-    """Return whether the output is not empty.
-
-    >>> parses("x"), parses(" ")
-    (True, False)
-    """
-    return bool(output.strip())
 
 
 def decided(beginning: str, reference: str) -> bool:

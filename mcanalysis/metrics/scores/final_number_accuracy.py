@@ -35,9 +35,7 @@ def score(output: str, reference: str, source: str = "") -> float:
     Both are read by `final_number` and must lie within 1e-6 of each other, absolute.
 
     Args:
-        output: the generated text.
         reference: a worked solution, or a number.
-        source: not used.
 
     Returns:
         0.0 or 1.0; an output without a number scores 0.

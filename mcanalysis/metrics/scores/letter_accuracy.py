@@ -33,9 +33,7 @@ def score(output: str, reference: str, source: str = "") -> float:
     Both are read by `answer_letter`: what follows the letter (a reason, the option's text) does not count.
 
     Args:
-        output: the generated text.
         reference: starts with the right letter, such as "A" or "A\\nreason".
-        source: not used.
 
     Returns:
         0.0 or 1.0; an output that starts with no letter scores 0.

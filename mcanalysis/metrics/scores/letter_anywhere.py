@@ -79,9 +79,7 @@ def score(output: str, reference: str, source: str = "") -> float:
     for models that were trained to give it, and never takes a letter out of a sentence.
 
     Args:
-        output: the generated text.
         reference: states the right letter, such as "B", "(B)" or "B\\nreason".
-        source: not used.
 
     Returns:
         0.0 or 1.0; an output that states no letter scores 0.

@@ -8,6 +8,7 @@ import re
 from mcanalysis.errors import DataError
 from mcanalysis.metrics.scores import Score
 from mcanalysis.metrics.scores.exact_match import decided as has_left
+from mcanalysis.metrics.scores.exact_match import parses  # a word can be an answer, too
 
 TOLERANCE = 1e-6
 """Largest absolute difference that still counts as the same number (the project's method notes, §3)."""
@@ -74,9 +75,7 @@ def score(output: str, reference: str, source: str = "") -> float:
     and the first number of a solution is seldom its result.
 
     Args:
-        output: the generated text.
         reference: a number, now and then a word.
-        source: not used.
 
     Returns:
         0.0 or 1.0; an empty output, or one without a number where the reference is one, scores 0.
@@ -96,15 +95,6 @@ def score(output: str, reference: str, source: str = "") -> float:
     if _NUMBER.fullmatch(reference):
         return float(same_number(first_number(output), _value(reference)))
     return float(bool(output.strip()) and output.strip().casefold() == reference.casefold())
-
-
-def parses(output: str) -> bool:
-    """Return whether the output is not empty: a word can be an answer too.
-
-    >>> parses("7"), parses("Friday"), parses(" ")
-    (True, True, False)
-    """
-    return bool(output.strip())
 
 
 def decided(beginning: str, reference: str) -> bool:

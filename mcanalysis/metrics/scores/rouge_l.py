@@ -50,9 +50,7 @@ def score(output: str, reference: str, source: str = "") -> float:
     evaluation of summaries"), computed by `rouge_score` on the tokens of `tokenize`, without stemming.
 
     Args:
-        output: the generated text.
         reference: the summary it is compared with.
-        source: not used.
 
     Returns:
         A float in [0, 1]; 0 when either has no token.

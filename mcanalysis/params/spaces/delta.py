@@ -67,12 +67,7 @@ class DeltaSpace(Space):
     def chord_lengths(self, anchors: Sequence[Mapping[str, Tensor]], weights: Tensor) -> Tensor:
         """Return the distances between successive points Σ cᵢ·anchorᵢ, as norms of differences of ΔW.
 
-        Args:
-            anchors: `k` points of the same names and shapes.
-            weights: shape (n, k), float64, rows summing to one.
-
-        Returns:
-            shape (n − 1,), float64. For plain points the Euclidean distances.
+        For plain points the Euclidean distances. Arguments and shape as in `Space`.
         """
         if not any(holds_lora_tensors(anchor) for anchor in anchors):
             return super().chord_lengths(anchors, weights)
@@ -111,18 +106,8 @@ class DeltaSpace(Space):
         """Return ⟨ΔW(pᵢ) − ΔW(origin), ΔW(qⱼ) − ΔW(origin)⟩, without building a matrix of shape (out, in).
 
         Ranks and targets may differ; (B·R, R⁻¹·A) gives the same numbers for every R. Computed in orthonormal bases
-        of what the factors span (`compress`). For plain points the Euclidean products.
-
-        Args:
-            origin: a point.
-            points: `n` points p.
-            others: `m` points q.
-
-        Returns:
-            shape (n, m), float64, on the CPU.
-
-        Raises:
-            PointMismatchError: if a point is not a LoRA point, or a module has other dimensions in two of them.
+        of what the factors span (`compress`). For plain points the Euclidean products. Arguments, shape and errors as
+        in `Space`.
 
         >>> o = {"q.lora_A.weight": torch.tensor([[3.0, 4.0]]), "q.lora_B.weight": torch.tensor([[1.0]])}
         >>> p = {"q.lora_A.weight": torch.tensor([[6.0, 8.0]]), "q.lora_B.weight": torch.tensor([[1.0]])}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from mcanalysis.errors import UserError
 from mcanalysis.settings import OR_ALL, Flag
 from mcanalysis.studies.engine import FIRST, FIRST_TRAINING, TRAINING, Steps
-from mcanalysis.studies.study import Rows, Setting, Study, Tables
+from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,10 +93,7 @@ class Connectivity(Study):
             raise UserError(f"Expected at least one path, got none; choose some, such as {', '.join(PATHS)}.")
         if len(set(self.paths)) < len(self.paths):
             raise UserError(f"Expected each path once, got {', '.join(self.paths)}; leave out the repeated one.")
-        if self.num_examples is not None and self.num_examples < 1:
-            raise UserError(f"Expected at least 1 example per task, got {self.num_examples}; raise --num-examples.")
-        if self.num_bends < 1:
-            raise UserError(f"Expected at least 1 bend, got {self.num_bends}; raise --num-bends or fit no curve.")
+        check_at_least(self, num_examples=1, num_bends=1)
         if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance >= _LEAST_TOLERANCE):
             raise UserError(
                 f"Expected a tolerance of at least {_LEAST_TOLERANCE:g} nats, below which losses are rounding, got "

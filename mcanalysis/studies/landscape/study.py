@@ -14,7 +14,7 @@ from mcanalysis.numbers_as_text import cell
 from mcanalysis.settings import OR_ALL, Flag
 from mcanalysis.store import base_minimum
 from mcanalysis.studies.engine import Steps
-from mcanalysis.studies.study import Rows, Setting, Study, Tables
+from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least, check_transition
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,8 +78,7 @@ class Landscape(Study):
             raise UserError(f"Expected one or two numbers of nodes, got {len(self.grid)}; give --grid N or N,M.")
         for number in self.grid:
             Axis(0.0, 1.0, number)
-        if self.num_examples is not None and self.num_examples < 1:
-            raise UserError(f"Expected at least 1 example per task, got {self.num_examples}; raise --num-examples.")
+        check_at_least(self, num_examples=1)
         if self.num_directions < 0:
             raise UserError(f"Expected at least 0 directions, got {self.num_directions}; 0 leaves slices out.")
         if self.num_directions:
@@ -110,12 +109,7 @@ class Landscape(Study):
         return [run.task_objective(t, "test", self.num_examples) for t in run.task_names[: self.transition + 1]]
 
     def check(self, num_minima: int) -> None:
-        """Raises `UserError` for a transition that a run of so many minima does not have."""
-        if not 1 <= self.transition < num_minima:
-            raise UserError(
-                f"Expected a transition from 1 to {num_minima - 1} between minima 1 to {num_minima}, got "
-                f"{self.transition}: change --transition or train on more tasks."
-            )
+        check_transition(self.transition, num_minima)
 
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
         """One piece per node and one per minimum's sharpness; raises what `plane_corners`, `Plane`, `random_slice` do.

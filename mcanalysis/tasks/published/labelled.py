@@ -10,7 +10,7 @@ from typing import Any
 
 from mcanalysis.errors import DataError
 from mcanalysis.tasks.published.hub import HubFile, rows_from_hub
-from mcanalysis.tasks.published.splits import apart, eval_of_test
+from mcanalysis.tasks.published.splits import apart, eval_of_test, files_of
 from mcanalysis.tasks.raw.rows import NamedRows, Rows, read_file, read_files, split_files
 from mcanalysis.tasks.task import SPLITS, Example, Task, TaskData
 
@@ -81,7 +81,7 @@ class Labelled:
         public = split_files(folder, "test", self.test)  # GLUE's test labels are not, nor are SuperGLUE's
         if not public and self.test != "test":
             public = split_files(folder, "eval")
-        train, test = _files(folder, "train"), public or _files(folder, "test")
+        train, test = files_of(folder, "train"), public or files_of(folder, "test")
         return self._drawn(read_files(train), read_files(test), str(folder))
 
     def from_hub(self, commit: str | None = None) -> TaskData:
@@ -141,7 +141,7 @@ class Labelled:
     def _of_olora(self, folder: Path, split: str) -> list[Example]:
         """The rows of a file in O-LoRA's form whose label is one of the task's; MNLI has some without one."""
         found = []
-        for file in _files(folder, split) if split != "eval" or split_files(folder, split) else []:
+        for file in files_of(folder, split) if split != "eval" or split_files(folder, split) else []:
             for n, row in enumerate(read_file(file)[0]):
                 text, label = row.get("sentence"), row.get("label")
                 if not isinstance(text, str) or not isinstance(label, str):
@@ -157,13 +157,3 @@ class Labelled:
                         f"{file} at index {n}, got {label!r}; give O-LoRA's file."
                     )
         return found
-
-
-def _files(folder: Path, split: str) -> list[Path]:
-    found = split_files(folder, split)
-    if not found:
-        raise DataError(
-            f"Expected a file of {split} examples in {folder}, such as {split}.json or {split}.parquet, got none; add "
-            "it."
-        )
-    return found

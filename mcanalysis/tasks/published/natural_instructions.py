@@ -14,8 +14,8 @@ from random import Random
 
 from mcanalysis.errors import DataError
 from mcanalysis.tasks.published.hub import HubFile, rows_from_hub
-from mcanalysis.tasks.published.splits import apart, eval_of_test
-from mcanalysis.tasks.raw.rows import NamedRows, Values, read_file, split_files
+from mcanalysis.tasks.published.splits import apart, eval_of_test, files_of
+from mcanalysis.tasks.raw.rows import NamedRows, Values, read_file
 from mcanalysis.tasks.task import SPLITS, Example, Task, TaskData
 
 SIZES = {"train": 1000, "eval": 100, "test": 100}
@@ -46,12 +46,7 @@ class Instructed:
         """
         splits = {}
         for split in SPLITS:
-            files = split_files(folder, split)
-            if not files:
-                raise DataError(
-                    f"Expected a file of {split} examples in {folder}, such as {split}.json, got none; add it."
-                )
-            splits[split] = list(self._of_files(files))
+            splits[split] = list(self._of_files(files_of(folder, split)))
         if splits["eval"] == splits["test"]:
             splits["eval"], splits["test"] = eval_of_test(splits["test"], self.task.name)
         return apart(self.task, splits, str(folder))

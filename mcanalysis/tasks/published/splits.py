@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from random import Random
 
 from mcanalysis.errors import DataError
+from mcanalysis.tasks.raw.rows import split_files
 from mcanalysis.tasks.task import SPLITS, Example, Task, TaskData
 
 logger = logging.getLogger(__name__)
 
 NUM_EVAL = 50
 """The fewest eval examples that are drawn of a test split, unless that is more than half of it."""
+
+
+def files_of(folder: Path, split: str) -> list[Path]:
+    """The files of a split in a folder; raises `DataError` where there are none."""
+    found = split_files(folder, split)
+    if not found:
+        raise DataError(
+            f"Expected a file of {split} examples in {folder}, such as {split}.json or {split}.parquet, got none; add "
+            "it."
+        )
+    return found
 
 
 def eval_of_test(examples: Sequence[Example], name: str) -> tuple[list[Example], list[Example]]:
