@@ -321,7 +321,7 @@ def test_the_command_of_your_own_path(as_package, empty_folder, monkeypatch):
 
 
 def test_your_own_score(empty_folder, as_package, capsys):
-    from mcanalysis.metrics.scores import get_score
+    from mcanalysis.metrics import get_score
 
     page = "docs/your-own-score.md"
     name, _ = as_package(page)

@@ -38,14 +38,8 @@ def certificates(found: pd.DataFrame, output_dir: str) -> None:
 
 def coverage(found: pd.DataFrame, output_dir: str) -> pd.DataFrame:
     """Per interval and kind of population how often it holds the truth; writes tables, returns what misses a bar."""
-    from mcanalysis.coverage.study import (
-        FROM,
-        cells_of_others,
-        missed_bars,
-        missed_words,
-        summary_cells,
-        summary_markdown,
-    )  # fmt: skip
+    from mcanalysis.coverage import cells_of_others, missed_bars, summary_cells, summary_markdown
+    from mcanalysis.coverage.study import FROM, missed_words
 
     say("\nLowest coverage of 95 % intervals over the true values, at each number of examples; then of the percentile")
     say("bootstrap from 50 on, the largest ratio of widths, and how often a barrier of three standard errors is seen")

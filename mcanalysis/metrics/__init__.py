@@ -1,1 +1,71 @@
 """Barriers, intervals, continual-learning metrics, text scores: pure functions on arrays and strings."""
+
+from mcanalysis.metrics.barriers import (
+    balanced_score,
+    barrier_interval,
+    chord_barrier,
+    chord_dip,
+    gain_interval,
+    interpolation_gain,
+    max_barrier,
+    mean_barrier,
+    t_star,
+    t_star_interval,
+)
+from mcanalysis.metrics.bootstrap import (
+    Sample,
+    bootstrap_interval,
+    percentile_interval,
+    resampled_means,
+)
+from mcanalysis.metrics.continual import (
+    average_accuracy,
+    average_anytime_accuracy,
+    backward_transfer,
+    continual_metrics,
+    forgetting,
+    forward_transfer,
+    intransigence,
+    learning_accuracy,
+    relative_gain,
+    stability,
+    stability_skipped,
+)
+from mcanalysis.metrics.intervals import Estimate, Interval, mean_interval, paired_difference_interval, weighted
+from mcanalysis.metrics.scores import SCORES, Score, get_score
+
+__all__ = [
+    "SCORES",
+    "Estimate",
+    "Interval",
+    "Sample",
+    "Score",
+    "average_accuracy",
+    "average_anytime_accuracy",
+    "backward_transfer",
+    "balanced_score",
+    "barrier_interval",
+    "bootstrap_interval",
+    "chord_barrier",
+    "chord_dip",
+    "continual_metrics",
+    "forgetting",
+    "forward_transfer",
+    "gain_interval",
+    "get_score",
+    "interpolation_gain",
+    "intransigence",
+    "learning_accuracy",
+    "max_barrier",
+    "mean_barrier",
+    "mean_interval",
+    "paired_difference_interval",
+    "percentile_interval",
+    "relative_gain",
+    "resampled_means",
+    "stability",
+    "stability_skipped",
+    "t_star",
+    "t_star_interval",
+    "weighted",
+]

@@ -12,7 +12,7 @@ from mcanalysis.connectivity.module_objective import module_objective
 from mcanalysis.connectivity.profile import profile
 from mcanalysis.coverage.certificates import population
 from mcanalysis.errors import UserError
-from mcanalysis.metrics.barriers import chord_barrier, chord_dip, max_barrier, mean_barrier
+from mcanalysis.metrics import chord_barrier, chord_dip, max_barrier, mean_barrier
 from mcanalysis.params.point import snapshot
 from mcanalysis.paths import Linear, PolyChain
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from mcanalysis.coverage.populations import OTHERS, TS, losses, of_size, others, scores
-from mcanalysis.coverage.study import (
+from mcanalysis.coverage import (
     cells_of_others,
     coverage_table,
     missed_bars,
     summary_cells,
     summary_markdown,
 )
+from mcanalysis.coverage.populations import OTHERS, TS, losses, of_size, others, scores
 from mcanalysis.coverage.trials import cases
 
 KNOWN = {

@@ -8,7 +8,7 @@ from tokenizers import decoders
 from mcanalysis.benchmarks import load_benchmark
 from mcanalysis.evaluation.engine import Engine, EngineSettings
 from mcanalysis.evaluation.objective import make_objective
-from mcanalysis.metrics.scores import SCORES
+from mcanalysis.metrics import SCORES
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.loading import load_base
 from mcanalysis.models.lora_model import LoraModel

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mcanalysis.errors import UserError
-from mcanalysis.metrics.barriers import (
+from mcanalysis.metrics import (
     balanced_score,
     chord_barrier,
     chord_dip,

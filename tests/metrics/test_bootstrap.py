@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 
 from mcanalysis.errors import UserError
+from mcanalysis.metrics import (
+    Sample,
+    balanced_score,
+    bootstrap_interval,
+    chord_barrier,
+    interpolation_gain,
+    paired_difference_interval,
+    percentile_interval,
+    resampled_means,
+)
 from mcanalysis.metrics import bootstrap as bootstrap_module
-from mcanalysis.metrics.barriers import balanced_score, chord_barrier, interpolation_gain
-from mcanalysis.metrics.bootstrap import Sample, bootstrap_interval, percentile_interval, resampled_means
-from mcanalysis.metrics.intervals import paired_difference_interval
 
 TS = np.linspace(0, 1, 5)
 

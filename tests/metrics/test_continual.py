@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mcanalysis.errors import UserError
-from mcanalysis.metrics.continual import (
+from mcanalysis.metrics import (
     average_accuracy,
     average_anytime_accuracy,
     backward_transfer,

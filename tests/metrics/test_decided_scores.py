@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcanalysis.metrics.scores import SCORES, Score, get_score, never
+from mcanalysis.metrics import SCORES, get_score
+from mcanalysis.metrics.scores import Score, never
 
 WHOLE = ["edit_similarity", "final_number_accuracy", "rouge_l", "sari"]  # they read the end
 

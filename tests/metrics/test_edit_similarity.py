@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcanalysis.metrics.scores import get_score
+from mcanalysis.metrics import get_score
 from mcanalysis.metrics.scores.edit_similarity import parses, score, unmask
 
 

@@ -7,17 +7,22 @@ from scipy import stats
 from mcanalysis.connectivity.profile import Profile
 from mcanalysis.coverage.populations import TS, losses, of_size, scores
 from mcanalysis.errors import UserError
-from mcanalysis.metrics.barriers import (
-    BY_NAME,
+from mcanalysis.metrics import (
+    Estimate,
+    Sample,
     barrier_interval,
     chord_barrier,
     gain_interval,
     mean_barrier,
+    mean_interval,
+    resampled_means,
     t_star_interval,
+    weighted,
 )
-from mcanalysis.metrics.bootstrap import Sample, percentile_interval, resampled_means
+from mcanalysis.metrics.barriers import BY_NAME
+from mcanalysis.metrics.bootstrap import percentile_interval
 from mcanalysis.metrics.front import hypervolume, hypervolume_intervals
-from mcanalysis.metrics.intervals import Estimate, contrast_intervals, maximum_interval, mean_interval, weighted
+from mcanalysis.metrics.intervals import contrast_intervals, maximum_interval
 
 THREE = [0.0, 0.5, 1.0]
 SLACK = 0.04  # two standard errors of a coverage of 0.93 in 160 samples

@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mcanalysis.errors import UserError
-from mcanalysis.metrics.barriers import balanced_score
-from mcanalysis.metrics.bootstrap import Sample
-from mcanalysis.metrics.intervals import Estimate, mean_interval
+from mcanalysis.metrics import Estimate, Sample, balanced_score, mean_interval
 from mcanalysis.metrics.task_means import MEANS, role, tasks_behind, with_means
 
 CURVES = {"A": [1.0, 2.0, 6.0], "B": [3.0, 0.0, 0.0], "C": [0.0, 10.0, 1.0], "general": [50.0, 50.0, 50.0]}

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from mcanalysis.store.atomic import (
+from mcanalysis.store import (
     plain_json,
     recover_directory,
     replace_directory_atomic,
@@ -135,7 +135,7 @@ def test_recovery_after_a_kill_at_each_step(tmp_path, there, after):
 WRITER = """
 import sys
 from pathlib import Path
-from mcanalysis.store.atomic import replace_directory_atomic, write_text_atomic
+from mcanalysis.store import replace_directory_atomic, write_text_atomic
 
 root = Path(sys.argv[1])
 for i in range(10**9):

@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from mcanalysis.store.hashing import hash_file, hash_files, hash_json
+from mcanalysis.store import hash_file, hash_files, hash_json
 
 
 def test_json_hash_is_the_sha256_of_sorted_compact_json():

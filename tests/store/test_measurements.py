@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mcanalysis.errors import UserError
-from mcanalysis.store.measurements import Measurement, MeasurementKey, MeasurementStore
+from mcanalysis.store import Measurement, MeasurementKey, MeasurementStore
 
 
 def measurement(seed: int = 0, size: int = 4, **changes) -> Measurement:
@@ -159,7 +159,7 @@ def test_a_folder_that_does_not_exist_is_one_line(tmp_path):
 WRITER = """
 import sys
 import numpy as np
-from mcanalysis.store.measurements import Measurement, MeasurementKey, MeasurementStore
+from mcanalysis.store import Measurement, MeasurementKey, MeasurementStore
 
 path, name, batch, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 store = MeasurementStore(path)

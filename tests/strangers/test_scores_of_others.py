@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from mcanalysis.metrics.continual import backward_transfer
-from mcanalysis.metrics.scores import get_score
+from mcanalysis.metrics import backward_transfer, get_score
 from mcanalysis.metrics.scores.letter_anywhere import stated_letter
 from mcanalysis.metrics.scores.sari import sari
 from mcanalysis.tasks import get_task

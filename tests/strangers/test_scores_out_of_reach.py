@@ -16,7 +16,7 @@ from mcanalysis.errors import DataError, UnknownNameError, UserError
 from mcanalysis.evaluation import reach as reach_module
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.evaluation.reach import reach
-from mcanalysis.metrics.scores import get_score
+from mcanalysis.metrics import get_score
 from mcanalysis.models.encoding import encode_all
 from mcanalysis.runs.run import Run
 from mcanalysis.tasks.task import Example, Task, TaskData
