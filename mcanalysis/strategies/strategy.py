@@ -156,11 +156,13 @@ class Strategy(ABC):
     `has_factors`: whether the A and B of its minima were trained, so that their own paths mean something.
     `resting_learners`: those that change between tasks only, hence have no trajectory within one.
     `edits_gradient`: whether `edit_gradient` is to be called; it needs whole gradients, which DeepSpeed shards.
+    `searched`: values by setting that `tune.py` tries, beside learning rates; none where there is nothing but these.
     """
 
     name: ClassVar[str]
     reference: ClassVar[str]
     config_class: ClassVar[type[StrategyConfig]] = StrategyConfig
+    searched: ClassVar[Mapping[str, Sequence[Any]]] = {}
     learners: ClassVar[tuple[str, ...]] = ("fast",)
     resting_learners: ClassVar[tuple[str, ...]] = ()
     schedule: ClassVar[Schedule] = "sequence"
