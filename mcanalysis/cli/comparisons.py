@@ -52,8 +52,8 @@ def run_comparison(description: str | None) -> None:
     metrics = write_comparison(runs, folder)
     note = comparison.note_tuned(runs, folder)
     speak([*comparison.words(runs, metrics, folder), *([note] if note else [])])
-    facts = {"tuned": note} if note else {}
-    answer({"strategies": metrics, "summary": summary_table(metrics)}, runs=[str(r.directory) for r in runs], **facts)
+    facts: dict[str, Any] = {"runs": [str(run.directory) for run in runs]} | ({"tuned": note} if note else {})
+    answer({"strategies": metrics, "summary": summary_table(metrics)}, **facts)
 
 
 def run_tuning(description: str | None) -> None:

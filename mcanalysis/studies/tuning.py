@@ -56,7 +56,7 @@ def trials_of(base: RunConfig, number: int) -> list[Trial]:
     more trials go on where fewer ended. Raises `UserError` for a grid of settings that the strategy refuses.
 
     >>> [(t.config.training.learning_rate, t.of) for t in trials_of(RunConfig(strategy="er"), 2)]
-    [(0.003, 3), (0.001, 3)]
+    [(0.003, 3), (0.009, 3)]
     """
     kind, given = get_strategy(base.strategy), base.strategy_settings
     rate = base.training.rate_for(base.model)
