@@ -172,9 +172,12 @@ class Strategy(ABC):
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
+        name = getattr(cls, "name", cls.__name__)
         if cls.schedule not in get_args(Schedule):
-            name, known = getattr(cls, "name", cls.__name__), ", ".join(get_args(Schedule))
+            known = ", ".join(get_args(Schedule))
             raise UserError(f"Expected schedule of {name} to be one of {known}, got {cls.schedule!r}; change it.")
+        if not all(isinstance(values, list | tuple) and values for values in cls.searched.values()):
+            raise UserError(f"Expected a list of values for each setting in searched of {name}, got {cls.searched}.")
 
     def __init__(self, config: StrategyConfig, seed: int) -> None:
         self.config: Any = config

@@ -10,6 +10,7 @@ import yaml
 from mcanalysis.errors import DataError, DivergedError, RunDirectoryError, UnknownNameError, UserError
 from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.strategies import get_strategy, make_strategy, strategy_names
+from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.studies.engine import Engine, Here
 from mcanalysis.studies.tuned import Chosen, Tuned
 from mcanalysis.studies.tuning import Search, Trial, Tuning, _or_diverged, trials_of
@@ -88,6 +89,9 @@ def test_a_strangers_strategy_is_searched_over_what_it_declares(install_package)
     assert len(found["rich"]) == 6
     with pytest.raises(UnknownNameError, match=r"Unknown setting of wrong 'wieght'\. Did you mean 'weight'"):
         trials_of(RunConfig(strategy="wrong"), 99)
+    for values in (2.0, "abc", ()):
+        with pytest.raises(UserError, match="Expected a list of values for each setting in searched of mine"):
+            type("Mine", (Strategy,), {"name": "mine", "searched": {"weight": values}})
 
 
 def run(score, learning=1.0, seconds=2.0):
