@@ -56,30 +56,6 @@ def run_comparison(description: str | None) -> None:
     answer({"strategies": metrics, "summary": summary_table(metrics)}, **facts)
 
 
-def run_tuning(description: str | None) -> None:
-    """The main of `tune.py`; `description`: the first lines of `--help`."""
-    parser = Parser(description)
-    add_run_flags(parser)
-    parser.add_settings(Tuning)
-    parser.add_argument("--dry-run", action="store_true", help="say what is searched and what it costs, and end")
-    add_workers_flags(parser)
-    args = parser.parse()
-    tuning = parser.settings(Tuning, args)
-    if args.benchmark == "embedded" and not tuning.full:
-        _shorten(args)
-    quiet_libraries()
-    base = run_config(args, "sequential", tuning.seed[0], {})
-    search = tuning.search(base, typed(args.settings), resume=args.resume or args.dry_run, execution=execution(args))
-    speak(search.plan())
-    if args.dry_run:
-        answer({}, runs=[str(training.directory) for training in search.trainings])
-        return
-    with workers(args) as those:
-        table = search.carry_out(those, bar)
-    speak(search.words(table))
-    answer({"trials": table})
-
-
 def run_ablations(description: str | None) -> None:
     """The main of `ablations.py`; `description`: the first lines of `--help`."""
     parser = Parser(description)
@@ -102,6 +78,30 @@ def run_ablations(description: str | None) -> None:
     table = ablations.table(_trained(args, configs, directories))
     speak(ablations.words(table))
     answer({"ablations": table})
+
+
+def run_tuning(description: str | None) -> None:
+    """The main of `tune.py`; `description`: the first lines of `--help`."""
+    parser = Parser(description)
+    add_run_flags(parser)
+    parser.add_settings(Tuning)
+    parser.add_argument("--dry-run", action="store_true", help="say what is searched and what it costs, and end")
+    add_workers_flags(parser)
+    args = parser.parse()
+    tuning = parser.settings(Tuning, args)
+    if args.benchmark == "embedded" and not tuning.full:
+        _shorten(args)
+    quiet_libraries()
+    base = run_config(args, "sequential", tuning.seed[0], {})
+    search = tuning.search(base, typed(args.settings), resume=args.resume or args.dry_run, execution=execution(args))
+    speak(search.plan())
+    if args.dry_run:
+        answer({}, runs=[str(training.directory) for training in search.trainings])
+        return
+    with workers(args) as those:
+        table = search.carry_out(those, bar)
+    speak(search.words(table))
+    answer({"trials": table})
 
 
 def _shorten(args: argparse.Namespace) -> None:
