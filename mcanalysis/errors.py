@@ -63,6 +63,10 @@ class RunDirectoryError(UserError):
     """A run directory that is unfinished, belongs to another configuration or is not a run."""
 
 
+class DivergedError(UserError):
+    """A training whose loss or parameters are no longer finite."""
+
+
 class RunInUseError(RunDirectoryError):
     """A run directory that another process works on at the moment."""
 

@@ -22,6 +22,7 @@ from mcanalysis.cli.studies import speak
 from mcanalysis.cli.workers import add_workers_flags, workers
 from mcanalysis.studies.ablations import Ablations
 from mcanalysis.studies.comparison import Comparison
+from mcanalysis.studies.tuning import Tuning
 
 if TYPE_CHECKING:
     from mcanalysis.runs.run import Run
@@ -50,10 +51,12 @@ def run_comparison(description: str | None) -> None:
     folder = comparison.folder(args.benchmark)
     runs = _trained(args, configs, run_directories(configs, folder))
     metrics = write_comparison(runs, folder, comparison.against)
-    speak(comparison.words(runs, metrics, folder))
+    note = comparison.note_tuned(runs, folder)
+    speak([*comparison.words(runs, metrics, folder), *([note] if note else [])])
     tables = {"strategies": metrics, "summary": compared_summary(metrics, comparison.against)}
     tables["comparisons"] = comparisons(metrics, comparison.against)
-    answer(tables, runs=[str(run.directory) for run in runs])
+    facts: dict[str, Any] = {"runs": [str(run.directory) for run in runs]} | ({"tuned": note} if note else {})
+    answer(tables, **facts)
 
 
 def run_ablations(description: str | None) -> None:
@@ -78,6 +81,30 @@ def run_ablations(description: str | None) -> None:
     table = ablations.table(_trained(args, configs, directories))
     speak(ablations.words(table))
     answer({"ablations": table})
+
+
+def run_tuning(description: str | None) -> None:
+    """The main of `tune.py`; `description`: the first lines of `--help`."""
+    parser = Parser(description)
+    add_run_flags(parser)
+    parser.add_settings(Tuning)
+    parser.add_argument("--dry-run", action="store_true", help="say what is searched and what it costs, and end")
+    add_workers_flags(parser)
+    args = parser.parse()
+    tuning = parser.settings(Tuning, args)
+    if args.benchmark == "embedded" and not tuning.full:
+        _shorten(args)
+    quiet_libraries()
+    base = run_config(args, "sequential", tuning.seed[0], {})
+    search = tuning.search(base, typed(args.settings), resume=args.resume or args.dry_run, execution=execution(args))
+    speak(search.plan())
+    if args.dry_run:
+        answer({}, runs=[str(training.directory) for training in search.trainings])
+        return
+    with workers(args) as those:
+        table = search.carry_out(those, bar)
+    speak(search.words(table))
+    answer({"trials": table})
 
 
 def _shorten(args: argparse.Namespace) -> None:

@@ -28,16 +28,23 @@ logger = logging.getLogger(__name__)
 class FinishedRun:
     """A run directory that training has finished. Each file is read when it is asked for, and is whole or refused.
 
-    Raises `RunDirectoryError` for an unfinished run and a folder that is no run; what reads a file that is missing,
-    damaged or cut raises `DataError`.
+    Raises `RunDirectoryError` for an unfinished run, a folder that is no run, and one whose scores are of another split
+    than `scored_split`: nobody is to take those that settings were chosen by for test scores. What reads a file that is
+    missing, damaged or cut raises `DataError`.
     """
 
     has_ended = True
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], scored_split: str = "test") -> None:
         self.directory = Path(directory)
         self.manifest = read_manifest(self.directory)
         self.config: dict[str, Any] = self.manifest["config"]
+        found = self.config.get("scored_split", "test")
+        if found != scored_split:
+            raise RunDirectoryError(
+                f"Expected a run scored on the {scored_split} split, got '{directory}', scored on {found} to choose "
+                "settings; train one with these settings (compare.py --tuned)."
+            )
         if self.has_ended and self.manifest.get("status") != "finished":
             raise RunDirectoryError(
                 f"Expected a finished run in '{directory}', got an unfinished one (its manifest says "

@@ -118,8 +118,14 @@ class Run(FinishedRun):
 
     num_tasks: int | None = None  # see `Opening`
 
-    def __init__(self, directory: str | FilePath, device: str | None = None, engine: EngineSettings = AUTO) -> None:
-        super().__init__(directory)
+    def __init__(
+        self,
+        directory: str | FilePath,
+        device: str | None = None,
+        engine: EngineSettings = AUTO,
+        scored_split: str = "test",
+    ) -> None:
+        super().__init__(directory, scored_split)
         self.device = device
         self.engine_settings = engine
         self._objectives: dict[tuple, Objective] = {}
@@ -418,9 +424,14 @@ def _opened(opening: Opening) -> Run:
     return RunSoFar(directory, device, engine, num_tasks)
 
 
-def load_run(directory: str | FilePath, device: str | None = None, engine: EngineSettings = AUTO) -> Run:
+def load_run(
+    directory: str | FilePath,
+    device: str | None = None,
+    engine: EngineSettings = AUTO,
+    scored_split: str = "test",
+) -> Run:
     """Read a finished run, to be evaluated as `engine` says.
 
-    Raises `RunDirectoryError` for an unfinished one or a folder that is no run.
+    Raises `RunDirectoryError` for an unfinished one, one that is scored on another split, or a folder that is no run.
     """
-    return Run(directory, device, engine)
+    return Run(directory, device, engine, scored_split)

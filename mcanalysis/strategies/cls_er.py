@@ -77,6 +77,10 @@ class ClsEr(Strategy):
     name = "cls_er"
     reference = "Arani et al. 2022, arXiv 2201.12604"
     config_class = ClsErConfig
+    # 0.1 and 0.999 are the authors'. A decay λ acts from step λ/(1 − λ) on: 0.9, 0.95 and 0.99, ours, do in short runs.
+    searched = {
+        "consistency_weight": (0.1, 1.0), "plastic_decay": (0.95, 0.999), "stable_decay": (0.9, 0.95, 0.99, 0.999)
+    }  # fmt: skip
     learners = ("fast", "slow", "plastic")
 
     def __init__(self, config: ClsErConfig, seed: int) -> None:

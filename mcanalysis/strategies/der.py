@@ -66,6 +66,8 @@ class Der(Strategy):
     name = "der"
     reference = "Buzzega et al. 2020, arXiv 2004.07211"
     config_class = DerConfig
+    # 0.3 and 0.5 are mammoth's, for images; what is about them is ours.
+    searched = {"alpha": (0.1, 0.3, 1.0), "beta": (0.5, 1.0)}
 
     def __init__(self, config: DerConfig, seed: int) -> None:
         super().__init__(config, seed)

@@ -82,6 +82,8 @@ class Ewc(Strategy):
     name = "ewc"
     reference = "Kirkpatrick et al. 2017, arXiv 1612.00796; online: Schwarz et al. 2018, arXiv 1805.06370"
     config_class = EwcConfig
+    # The decades over which published values are scattered; no one of them has authority.
+    searched = {"ewc_lambda": (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)}
 
     def __init__(self, config: EwcConfig, seed: int) -> None:
         super().__init__(config, seed)

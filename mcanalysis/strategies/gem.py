@@ -90,6 +90,8 @@ class Gem(Strategy):
     name = "gem"
     reference = "Lopez-Paz & Ranzato 2017, arXiv 1706.08840"
     config_class = GemConfig
+    # 0.5 is the authors', 0.1 LLMCL's, 0 the rule without a margin; 1 is ours.
+    searched = {"margin": (0.0, 0.1, 0.5, 1.0)}
     edits_gradient = True
 
     def __init__(self, config: GemConfig, seed: int) -> None:

@@ -118,6 +118,8 @@ class Ilora(Strategy):
     name = "ilora"
     reference = "Ren et al. 2024, arXiv 2402.18865; ancestor: CLS-ER, Arani et al. 2022, arXiv 2201.12604"
     config_class = IloraConfig
+    # 0.25 is LLMCL's; the other decays and the decades of the weight, which the paper does not state, are ours.
+    searched = {"ema_decay": (0.25, 0.9, 0.95, 0.99), "consistency_weight": (0.1, 1.0, 10.0)}
     learners = ("fast", "slow")
 
     def __init__(self, config: IloraConfig, seed: int) -> None:

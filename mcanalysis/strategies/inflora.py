@@ -84,6 +84,8 @@ class InfLora(Strategy):
     name = "inflora"
     reference = "Liang & Li 2024, arXiv 2404.00228"
     config_class = InfLoraConfig
+    # The authors' for images, and theirs for T5-Large.
+    searched = {"threshold_start": (0.95, 0.995), "design": ("covariance", "random")}
 
     def __init__(self, config: InfLoraConfig, seed: int) -> None:
         super().__init__(config, seed)

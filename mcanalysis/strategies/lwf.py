@@ -53,6 +53,8 @@ class Lwf(Strategy):
     name = "lwf"
     reference = "Li & Hoiem 2016, arXiv 1606.09282"
     config_class = LwfConfig
+    # 0.125 is mammoth's strength (see the config); the powers of 2 above it are ours.
+    searched = {"alpha": (0.125, 0.25, 0.5, 1.0, 2.0)}
 
     def __init__(self, config: LwfConfig, seed: int) -> None:
         super().__init__(config, seed)

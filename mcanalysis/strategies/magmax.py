@@ -49,6 +49,8 @@ class MagMax(MergesAll):
     name = "magmax"
     reference = "Marczak et al. 2024, arXiv 2407.06322"
     config_class = MagMaxConfig
+    # 0.5 is the authors', for images; the others are ours, up to the merged change itself.
+    searched = {"scale": (0.25, 0.5, 0.75, 1.0)}
 
     def merge_all(self) -> Point:
         return magmax(self.adapters, self.config.scale)

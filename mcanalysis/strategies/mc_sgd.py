@@ -80,6 +80,8 @@ class McSgd(Strategy):
     name = "mc_sgd"
     reference = "Mirzadeh et al. 2021, arXiv 2010.04495"
     config_class = McSgdConfig
+    # Of the research code and of CL-Gym, the authors' both.
+    searched = {"init_position": (0.05, 0.25), "start_from": ("fast", "task_minimum")}
     learners = ("fast", "task_minimum")
     resting_learners = ("task_minimum",)
 

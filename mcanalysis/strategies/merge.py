@@ -56,6 +56,8 @@ class Merge(MergesAll):
     name = "merge"
     reference = "task arithmetic: Ilharco et al. 2023, arXiv 2212.04089; TIES: Yadav et al. 2023, arXiv 2306.01708"
     config_class = MergeConfig
+    # The papers choose scales of 0.1 to 1 (task arithmetic) and 0.8 to 2.5 (TIES). The average is the default.
+    searched = {"method": ("task_arithmetic", "ties"), "scale": (0.25, 0.5, 1.0, 2.0)}
 
     def begin_task(self, model: LoraModel, task_index: int, examples: Sequence[EncodedExample]) -> None:
         super().begin_task(model, task_index, examples)

@@ -51,6 +51,8 @@ class Migu(Strategy):
     name = "migu"
     reference = "Du et al. 2024, arXiv 2406.17245"
     config_class = MiguConfig
+    # 0.7 is the paper's and its scripts'; the others are ours.
+    searched = {"threshold": (0.3, 0.5, 0.7, 0.9)}
     edits_gradient = True
 
     def __init__(self, config: MiguConfig, seed: int) -> None:

@@ -54,6 +54,8 @@ class NLora(SummedAdapters):
     name = "n_lora"
     reference = "Yang et al. 2025, arXiv 2410.10179"
     config_class = NLoraConfig
+    # Decades about our default: the authors' values are of another quantity.
+    searched = {"lambda1": (1e-6, 1e-5, 1e-4, 1e-3)}
 
     def loss(self, step: Step) -> Tensor:
         loss = step.current_loss(step.forward())

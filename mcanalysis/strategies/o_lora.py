@@ -55,6 +55,8 @@ class OLora(SummedAdapters):
     name = "o_lora"
     reference = "Wang et al. 2023, arXiv 2310.14152"
     config_class = OLoraConfig
+    # 0.5 is the authors' (scripts/order_1.sh); the decades about it are ours, and 0, which is IncLoRA.
+    searched = {"lambda1": (0.0, 0.05, 0.5, 5.0)}
 
     def loss(self, step: Step) -> Tensor:
         loss = step.current_loss(step.forward())

@@ -53,6 +53,8 @@ class Opcm(MergedAnswers):
     name = "opcm"
     reference = "Tang et al. 2025, arXiv 2501.09522"
     config_class = OpcmConfig
+    # 0.5 is the authors'; the others are ours.
+    searched = {"alpha": (0.25, 0.5, 0.75)}
 
     def __init__(self, config: OpcmConfig, seed: int) -> None:
         super().__init__(config, seed)

@@ -57,6 +57,8 @@ class Osf(Strategy):
     name = "osf"
     reference = "Nayak et al. 2025, arXiv 2504.07097"
     config_class = OsfConfig
+    # Ours: about PEFT's 0.5, and rates from PEFT's guide's to that of the other strategies here.
+    searched = {"preserved": (0.25, 0.5, 0.75), "learning_rate_factor": (0.1, 0.3, 1.0)}
     has_factors = False
 
     def attach(self, base: torch.nn.Module, tokenizer: Any, lora: LoraSettings, name: str) -> OsfModel:

@@ -78,6 +78,8 @@ class SelfReplay(Strategy):
     name = "self_replay"
     reference = "LAMOL: Sun et al. 2020, arXiv 1909.03329"
     config_class = SelfReplayConfig
+    # Shares: LAMOL's code and its published commands. Weights: 0.25 is its code's; those about it are ours.
+    searched = {"lm_weight": (0.1, 0.25, 1.0), "generated_share": (0.05, 0.2)}
 
     def __init__(self, config: SelfReplayConfig, seed: int) -> None:
         super().__init__(config, seed)

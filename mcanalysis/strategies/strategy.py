@@ -156,11 +156,13 @@ class Strategy(ABC):
     `has_factors`: whether the A and B of its minima were trained, so that their own paths mean something.
     `resting_learners`: those that change between tasks only, hence have no trajectory within one.
     `edits_gradient`: whether `edit_gradient` is to be called; it needs whole gradients, which DeepSpeed shards.
+    `searched`: values by setting that `tune.py` tries, beside learning rates; none where there is nothing but these.
     """
 
     name: ClassVar[str]
     reference: ClassVar[str]
     config_class: ClassVar[type[StrategyConfig]] = StrategyConfig
+    searched: ClassVar[Mapping[str, Sequence[Any]]] = {}
     learners: ClassVar[tuple[str, ...]] = ("fast",)
     resting_learners: ClassVar[tuple[str, ...]] = ()
     schedule: ClassVar[Schedule] = "sequence"
@@ -170,9 +172,12 @@ class Strategy(ABC):
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
+        name = getattr(cls, "name", cls.__name__)
         if cls.schedule not in get_args(Schedule):
-            name, known = getattr(cls, "name", cls.__name__), ", ".join(get_args(Schedule))
+            known = ", ".join(get_args(Schedule))
             raise UserError(f"Expected schedule of {name} to be one of {known}, got {cls.schedule!r}; change it.")
+        if not all(isinstance(values, list | tuple) and values for values in cls.searched.values()):
+            raise UserError(f"Expected a list of values for each setting in searched of {name}, got {cls.searched}.")
 
     def __init__(self, config: StrategyConfig, seed: int) -> None:
         self.config: Any = config

@@ -88,6 +88,8 @@ class Sure(Strategy):
     name = "sure"
     reference = "Hazard et al. 2025, arXiv 2511.22367"
     config_class = SureConfig
+    # 0.999 is the authors', and fits thousands of steps; the decays for shorter runs are ours. Both surprises are too.
+    searched = {"ema_decay": (0.9, 0.95, 0.99, 0.999), "surprise_of": ("sequence", "answer")}
     learners = ("fast", "slow")
 
     def __init__(self, config: SureConfig, seed: int) -> None:

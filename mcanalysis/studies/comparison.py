@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from mcanalysis.errors import UserError
 from mcanalysis.settings import Flag
+from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.studies.strategies import study_configs
 from mcanalysis.studies.study import Rows
 from mcanalysis.training.config import RunConfig
@@ -29,6 +30,7 @@ class Comparison:
     num_orders: Annotated[int | None, "in place of names: the published orders, then shuffled ones"] = None
     against: Annotated[str | None, "the strategy that others are compared with (default: er, or sequential)"] = None
     full: Annotated[bool, "all tasks and 120 steps on the embedded benchmark, too, not four and 100"] = False
+    tuned: Annotated[str | None, "tune.py's settings, whose runs lie in tuned/", Flag(metavar="FILE")] = None
     output_dir: Annotated[str | None, "holds run directories and comparison/ (default: runs/compare, or runs)"] = None
 
     def is_short(self, benchmark: str) -> bool:
@@ -36,8 +38,9 @@ class Comparison:
         return benchmark == "embedded" and not self.full
 
     def folder(self, benchmark: str) -> Path:
-        """What holds the runs."""
-        return Path(self.output_dir or ("runs/compare" if self.is_short(benchmark) else "runs"))
+        """What holds the runs: tuned ones a folder `tuned` in it, where they meet no others."""
+        folder = Path(self.output_dir or ("runs/compare" if self.is_short(benchmark) else "runs"))
+        return folder if self.tuned is None else folder / "tuned"
 
     def configs(self, base: RunConfig, settings: Mapping[str, Any]) -> list[RunConfig]:
         """The runs, as `study_configs` makes them, for each order; raises `UserError` for orders that do not exist."""
@@ -54,7 +57,30 @@ class Comparison:
             tasks_to_load(get_benchmark(base.benchmark), order, base.tasks)
         runs = study_configs(base, self.strategy, self.seed, settings)
         reference_of(list(dict.fromkeys(run.strategy for run in runs)), self.against)
-        return [replace(run, order=order) for order in dict.fromkeys(orders) for run in runs]
+        runs = [replace(run, order=order) for order in dict.fromkeys(orders) for run in runs]
+        return runs if self.tuned is None else self._tuned(self.tuned, runs)
+
+    def _tuned(self, file: str, runs: Sequence[RunConfig]) -> list[RunConfig]:
+        """Runs as the file has them; raises `UserError` where it is of others, or beside a learning rate."""
+        from mcanalysis.studies.tuned import Tuned
+        from mcanalysis.training.continual_trainer import load_tasks
+
+        if (rate := runs[0].training.learning_rate) is not None:
+            raise UserError(f"Expected --learning-rate or --tuned, got both, {rate:g} and '{file}'; leave one out.")
+        found = Tuned.read(file)
+        found.check(runs[0], [data.task.name for data in load_tasks(runs[0])])
+        return [found.applied(run) for run in runs]
+
+    def note_tuned(self, runs: Sequence[FinishedRun], folder: Path) -> str:
+        """Write at the end of `summary.md` where the settings are from, and return it; "" for those of the flags."""
+        if self.tuned is None:
+            return ""
+        from mcanalysis.studies.tuned import Tuned
+
+        note = Tuned.read(self.tuned).note(list(dict.fromkeys(run.strategy for run in runs)))
+        summary = folder / "comparison" / "summary.md"
+        write_text_atomic(summary, f"{summary.read_text('utf-8')}\n{note}\n")
+        return note
 
     def words(self, runs: Sequence[FinishedRun], metrics: pd.DataFrame, folder: Path) -> Iterator[str | Rows]:
         """The table of all strategies, what its numbers are, and where it lies."""

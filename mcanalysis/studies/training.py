@@ -61,7 +61,7 @@ class Training:
         """Train it where it is not there; gives the finished run."""
         if not self.is_there:
             yield [self._piece(turn)]
-        return load_run(self.directory, self.execution.device, self.execution.engine)
+        return load_run(self.directory, self.execution.device, self.execution.engine, self.config.scored_split)
 
     def first_steps(self, num_tasks: int, turn: int = TRAINING) -> Steps[RunSoFar | None]:
         """Train no more than the first tasks; gives the run so far, None where there would be nothing more to train."""

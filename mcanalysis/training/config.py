@@ -157,6 +157,7 @@ class RunConfig:
     `scores` and `max_new_tokens` replace a task's own score and limit of generated tokens, by its name. `sizes`:
     examples per split, where it is not to be the benchmark's own. `quantization` is that of bitsandbytes.
     `chat_template`: `auto`, `none` or a Jinja text; a run's own configuration never has `auto`, but what it came to.
+    `scored_split`: whose examples the accuracy matrix is of; "eval" for runs that settings are chosen by.
     """
 
     strategy: str = "ilora"
@@ -192,6 +193,7 @@ class RunConfig:
         "a Jinja file for prompts; auto: the tokenizer's own where the model was trained to answer in it",
         Flag(metavar="auto|none|FILE"),
     ] = AUTO_TEMPLATE
+    scored_split: Literal["test", "eval"] = "test"
 
     def __post_init__(self) -> None:
         if self.lora_rank < 1:
@@ -216,6 +218,8 @@ class RunConfig:
             del resolved["order"]  # likewise
         if self.chat_template in (AUTO_TEMPLATE, NO_TEMPLATE):
             del resolved["chat_template"]  # as well
+        if self.scored_split == "test":
+            del resolved["scored_split"]  # as well
         strategy = make_strategy(self.strategy, self.seed, **self.strategy_settings)
         resolved["strategy_settings"] = strategy.config.recorded()
         resolved["training"] = self.training.resolved(self.model)

@@ -69,7 +69,7 @@ logger = logging.getLogger(__name__)
 class ContinualTrainer:
     """Trains with a strategy on a sequence of tasks and writes the run directory.
 
-    Every task trains on its `train` split only; `test` fills the accuracy matrix (`num_test` examples per task).
+    Every task trains on its `train` split only; `scored_split` fills the accuracy matrix (`num_test` examples of each).
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class ContinualTrainer:
         *,
         seed: int = 0,
         num_test: int | None = None,
+        scored_split: str = "test",
         general: Sequence[TaskData] = (),
         base_marker: str = "",
         execution: Execution | None = None,
@@ -105,10 +106,10 @@ class ContinualTrainer:
         self._stages = self._make_stages()
         objectives, others = (
             [
-                make_objective(t, "test", model.tokenizer, config.max_length, num_test, base_marker=base_marker)
+                make_objective(t, split, model.tokenizer, config.max_length, num_test, base_marker=base_marker)
                 for t in data
             ]
-            for data in (tasks, general)
+            for data, split in ((tasks, scored_split), (general, "test"))
         )
         check_run_positions(
             model.network, model.tokenizer, strategy, self._stages, [*objectives, *others], tasks, config.max_length
@@ -397,6 +398,7 @@ def train(
         directory,
         seed=config.seed,
         num_test=config.num_test,
+        scored_split=config.scored_split,
         general=general,
         base_marker="" if recorded is None else identity_marker(recorded, config.model, directory),
         execution=execution,

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from mcanalysis.errors import DataError, UserError
+from mcanalysis.errors import DataError, DivergedError, UserError
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.encoding import EncodedExample, collate, pad_id
 from mcanalysis.models.forward import forward
@@ -177,7 +177,7 @@ class TaskTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; raises `UserError` for a loss, or in the end an adapter, that is not finite."""
+        """Train; raises `DivergedError` for a loss, or in the end an adapter, that is not finite."""
         output = super().train(*args, **kwargs)
         if not self.stop:
             self._check_finite()
@@ -230,11 +230,11 @@ class TaskTrainer(Trainer):
         return loss
 
     def _note_loss(self) -> None:
-        """The loss of a step whose passes are over; raises `UserError` where it is not finite."""
+        """The loss of a step whose passes are over; raises `DivergedError` where it is not finite."""
         self.losses[-1] = sum(map(float, self._parts))  # the parts of one step add up to its loss
         self._parts.clear()
         if not math.isfinite(self.losses[-1]):
-            raise UserError(
+            raise DivergedError(
                 f"Expected a finite loss, got {self.losses[-1]} at step {self.state.global_step + 1} of task "
                 f"{self.task_name}; lower --learning-rate. What was saved before is kept."
             )
@@ -291,7 +291,7 @@ class TaskTrainer(Trainer):
 
     def _check_finite(self) -> None:
         if not all(bool(p.isfinite().all()) for p in self.adapted.parameters.values()):
-            raise UserError(
+            raise DivergedError(
                 f"Expected finite parameters at step {self.state.global_step} of task {self.task_name}, got NaN or "
                 "infinity in them; lower --learning-rate. What was saved before is kept."
             )

@@ -70,6 +70,30 @@ def test_settings_for_one_strategy(asked):
     assert [dict(c.strategy_settings) for c in configs] == [{"memory_size": 9}, {"ema_decay": 0.5}]
 
 
+TUNED = {
+    "format": 1, "mcanalysis": "0.1.0", "benchmark": "embedded", "tasks": ["FOMC", "MedMCQA"], "model": "embedded",
+    "steps": "7 steps each of 16 examples", "trials": 8, "seeds": [100], "strategies": {
+        "er": {"learning_rate": 0.009, "settings": {"memory_size": 9}, "score": 0.5, "default_score": 0.4, "trials": 8},
+    },
+}  # fmt: skip
+
+
+def test_tuned_runs_have_the_files_settings_and_a_folder_of_their_own(asked, script, tmp_path):
+    (tmp_path / "tuned.yaml").write_text(json.dumps(TUNED))  # JSON is YAML
+    flags = ("--strategy", "er,ilora", "--seed", 0, "--tasks", "MedMCQA,FOMC", "--steps", 7, "--tuned", "tuned.yaml")
+    configs, output_dir = asked(*flags)
+    found = [(c.training.learning_rate, dict(c.strategy_settings)) for c in configs]
+    assert found == [(0.009, {"memory_size": 9}), (None, {})] and output_dir == "runs/compare/tuned"
+    configs, output_dir = asked(*flags, "--settings", "memory_size=5", "--output-dir", "out")
+    assert [c.strategy_settings["memory_size"] for c in configs] == [5, 5] and output_dir == "out/tuned"
+    for more, reason in (
+        (("--learning-rate", "0.1"), "Expected --learning-rate or --tuned, got both"),
+        (("--batch-size", "4"), "tuned for the steps of this comparison, 7 steps each of 4 examples"),
+    ):
+        code, out, err = script("compare", *flags, *more)
+        assert code == 2 and not out and reason in err and err.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
 def in_session(session):
     """The living processes of a session (Linux)."""
     found = []
