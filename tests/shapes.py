@@ -240,6 +240,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "metrics.continual.stability_skipped": {**matrix, "returns": int},
     "metrics.continual.intransigence": {**matrix, "reference": size("T"), "returns": float},
     "metrics.continual.relative_gain": {**matrix, "reference": size("T"), "returns": float},
+    "metrics.continual.with_task_identity": {**matrix, "returns": f64("_ T")},
     "metrics.continual.continual_metrics": {**matrix, "reference": size("T"), "returns": dict[str, float | int | None]},
     "metrics.front.non_dominated": {"stability": size("n"), "plasticity": size("n"), "returns": Bool[Any, "n"]},
     "metrics.front.hypervolume": {"stability": size("*b n"), "plasticity": size("*b n"), "returns": f64("*b")},

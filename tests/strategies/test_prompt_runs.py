@@ -57,6 +57,8 @@ def test_a_run_holds_a_minimum_and_a_row_per_task(name, whole):
     assert np.isfinite(losses).all() and np.shape(losses) == (2, NUM_STEPS)
     run = load_run(whole / name)
     assert run.answering_learner == "prompts"
+    learners = ["prompts", "own_prompts"] if name == "progressive_prompts" else ["prompts"]
+    assert list(run.metrics_by_learner) == learners and run.learners == ["prompts"]
     with pytest.raises(UserError, match=f"{name}, which has none"):
         run.path(1, 2)
 
