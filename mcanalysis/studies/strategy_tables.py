@@ -21,9 +21,10 @@ AGAINST_REFERENCE = ("intransigence", "relative_gain")
 COSTS = ("train_seconds", "evaluation_seconds", "peak_memory_bytes")
 COUNTED = ("cost_ratio", "forward_examples", "backward_examples", "memory_examples", "memory_bytes")
 MORE_METRICS = ("average_anytime_accuracy", "forward_transfer", "general_retention")
-"""Of MORE_METRICS and COUNTED the CSV files have all, tables for the eye those of SHOWN."""
-SHOWN = ("general_retention", "cost_ratio", "memory_examples")
-DIGITS = {"train_seconds": 1, "evaluation_seconds": 1, "memory_examples": 0}
+NUMBERS = (*METRICS, *MORE_METRICS, *AGAINST_REFERENCE, *COSTS, *COUNTED)
+LEFT_TO_FILES = {*MORE_METRICS[:2], *COUNTED, "evaluation_seconds"} - {"cost_ratio", "memory_examples"}
+"""What is in the CSV files alone: a table of all numbers would be too wide to be read."""
+DIGITS = {"train_seconds": 1, "memory_examples": 0}
 REFERENCES = ("joint", "individual")  # the first that was run is what intransigence and relative gain refer to
 
 
@@ -58,7 +59,8 @@ def general_retention(run: FinishedRun, learner: str) -> float:
     if not run.has("general"):
         return np.nan
     table = run.table("general", ["after", "learner", "retention"])
-    return float(table[(table.learner == learner) & (table.after == len(run.task_names))].retention.mean())
+    own = table[table.learner == learner]
+    return float(own[own.after == own.after.max()].retention.mean())  # without training there is the base alone
 
 
 def num_passes(run: FinishedRun | None) -> float:
@@ -110,8 +112,7 @@ def summary_table(metrics: pd.DataFrame) -> pd.DataFrame:
     Where runs have several orders of the tasks, a row per order, and one whose `order` is "mean": the mean over the
     orders of their means, and the standard deviation of these.
     """
-    numbers = (*METRICS, *MORE_METRICS, *AGAINST_REFERENCE, *COSTS, *COUNTED)
-    names = [n for n in numbers if n in metrics and not metrics[n].isna().all()]
+    names = [n for n in NUMBERS if n in metrics and not metrics[n].isna().all()]
     rows = []
     for (strategy, learner), group in metrics.groupby(["strategy", "learner"], sort=False):
         answers = bool(group.answers.iloc[0])
@@ -141,10 +142,9 @@ def summary_cells(summary: pd.DataFrame) -> list[list[str]]:
 
     A dash where a value is undefined, memory in MB; of several learners the one that answers has a star.
     """
-    chosen = (*METRICS, *MORE_METRICS, *AGAINST_REFERENCE, *COSTS, *COUNTED)
-    shown = [n for n in chosen if n in summary and (n in SHOWN or n not in (*MORE_METRICS, *COUNTED))]
-    titles = {"train_seconds": "train s", "evaluation_seconds": "evaluation s", "peak_memory_bytes": "peak MB"}
-    titles |= {"cost_ratio": "cost", "memory_examples": "kept"}
+    shown = [n for n in NUMBERS if n in summary and n not in LEFT_TO_FILES]
+    titles = {"train_seconds": "train s", "peak_memory_bytes": "peak MB", "cost_ratio": "cost"}
+    titles |= {"memory_examples": "kept"}
     orders = ["order"] if "order" in summary else []
     rows = [["strategy", "learner", *orders, "seeds", *(titles.get(n, n.replace("_", " ")) for n in shown)]]
     learners = summary.groupby("strategy").learner.transform("nunique")
