@@ -196,6 +196,7 @@ def test_a_tolerance_takes_fewer_points_and_says_what_is_known(script, runs, mon
 
 
 def test_losses_of_some_examples_are_those_of_all_and_are_stored(runs, monkeypatch):
+    from mcanalysis.evaluation.measuring import measurement_key
     from mcanalysis.studies.connectivity.measuring import OnPath, PathName
     from mcanalysis.studies.engine import Engine as Studies
     from mcanalysis.studies.engine import Here
@@ -215,6 +216,10 @@ def test_losses_of_some_examples_are_those_of_all_and_are_stored(runs, monkeypat
     assert sampled(where.point(run), [4, 0, 2]).nll == pytest.approx(found[0].nll, rel=1e-5)
     monkeypatch.setattr(Engine, "losses", None)
     assert Studies(Here()).run([Points(run).losses_of_some("some point", where, chosen)]) == [found]
+    with points.store() as store:
+        store.put_many((measurement_key("a grid's", o), m) for (o, _), m in zip(chosen, whole, strict=True))
+    (taken,) = Studies(Here()).run([points.losses_of_some("a grid's", where, chosen)])
+    assert [m.nll.tolist() for m in taken] == [m.nll[[*r]].tolist() for (_, r), m in zip(chosen, whole, strict=True)]
 
 
 def test_adapters_of_other_ranks_and_modules_meet_in_delta_and_aligned(script, runs, base_folder):

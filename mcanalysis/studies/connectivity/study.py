@@ -37,7 +37,7 @@ class Connectivity(Study):
     `curve_batch_size` train examples of the old tasks and as many of the new; one through all minima takes so many
     steps per segment, each on as many examples, of all tasks alike.
 
-    `tolerance`: in nats per target. After a coarse grid, points are then chosen, and measured on as many test examples
+    `tolerance`: in nats per target. Beside ends and middle, points are chosen, and measured on as many test examples
     as it takes, until the loss barriers of the new task and of the mean over the old ones are known to it, for at most
     1.1 times the evaluations of `num_points` (see `mcanalysis.connectivity.certificate`). `ensemble`: over how many
     points of each path predictions are averaged; 0 for none. `simplex`: the numbers (from 1; 0 is the base) of minima
