@@ -16,6 +16,8 @@ from mcanalysis.studies.engine import FIRST, FIRST_TRAINING, TRAINING, Steps
 from mcanalysis.studies.study import Rows, Setting, Study, Tables
 
 if TYPE_CHECKING:
+    from pathlib import Path as FilePath
+
     import pandas as pd
 
     from mcanalysis.plotting.picture import Picture
@@ -181,7 +183,7 @@ class Connectivity(Study):
             wanted.append(measure_simplex(points, learner, study, turn))
         found = yield wanted
         number = len(study.paths) + 1
-        return tables_of(paths, found[:number], found[number:])
+        return tables_of(paths, found[:number], found[number:], run.directory / "tables" / ".Connectivity.json")
 
     def begin(self, run: RunSoFar, setting: Setting) -> Steps[None]:
         """The first transition, along the kind of path that is named first."""
@@ -255,17 +257,27 @@ class Connectivity(Study):
         yield from words(tables)
 
 
-def tables_of(paths: RunPaths, of_kinds: Sequence[Sequence[Measured]], simplexes: Sequence[list] = ()) -> Tables:
+def tables_of(
+    paths: RunPaths,
+    of_kinds: Sequence[Sequence[Measured]],
+    simplexes: Sequence[list] = (),
+    kept: FilePath | None = None,
+) -> Tables:
     """The tables of a run: by transition, in the order of the kinds; then the whole run, and last what starts at the
-    base."""
+    base. Their rows are taken from the file `kept`, where it has them."""
     from mcanalysis.studies.connectivity.result_tables import ResultTables
+    from mcanalysis.studies.connectivity.stored_rows import stored_rows
 
     run = paths.run
     labels: Mapping[str, Any] = {"strategy": run.strategy, "learner": paths.learner, "seed": run.seed}
     of_paths = [(number, m) for kind in of_kinds for number, m in enumerate(kind)]
-    made = ResultTables()
-    for _, measured in sorted(of_paths, key=lambda each: (*_rank(each[1]), each[0])):
-        made.add(measured, labels)
+    in_order = [m for _, m in sorted(of_paths, key=lambda each: (*_rank(each[1]), each[0]))]
+    if kept is None:
+        made = ResultTables()
+        for measured in in_order:
+            made.add(measured, labels)
+    else:
+        made = stored_rows(kept, in_order, labels)
     made.simplex = [{**labels, **row} for rows in simplexes for row in rows]
     return made.frames()
 
