@@ -211,10 +211,14 @@ def test_a_second_call_takes_rows_that_rest_on_the_same_values(script, runs, mon
     store.close()
     assert script("connectivity", *flags)[0] == 0
     assert made
-    made.clear()
-    (runs / "seed0/tables/.Connectivity.json").write_text("{")
-    assert script("connectivity", *flags)[0] == 0
-    assert made
+    kept = runs / "seed0/tables/.Connectivity.json"
+    whole = json.loads(kept.read_text())
+    whole["rows"]["profiles"][0]["loss"] += 1  # a number that nobody measured
+    for damaged in ("{", json.dumps(whole)):
+        made.clear()
+        kept.write_text(damaged)
+        assert script("connectivity", *flags)[0] == 0
+        assert made
 
 
 def test_losses_of_some_examples_are_those_of_all_and_are_stored(runs, monkeypatch):

@@ -13,7 +13,7 @@ import numpy as np
 
 from mcanalysis.errors import DataError
 from mcanalysis.store.atomic import write_text_atomic
-from mcanalysis.store.hashing import hash_file
+from mcanalysis.store.hashing import hash_file, hash_json
 from mcanalysis.store.small_files import read_json
 from mcanalysis.studies.connectivity.measuring import Measured
 from mcanalysis.studies.connectivity.result_tables import ResultTables
@@ -29,16 +29,16 @@ def stored_rows(file: Path, measured: Sequence[Measured], labels: Mapping[str, A
     key = _key(measured, labels)
     try:
         found = read_json(file) if file.exists() else {}
-        if found.get("key") == key:
+        if found.get("key") == key and found["sum"] == hash_json(found["rows"]):
             return ResultTables(**found["rows"])
     except (DataError, AttributeError, KeyError, TypeError):  # damaged, or of another version
         pass
     made = ResultTables()
     for of_path in measured:
         made.add(of_path, labels)
-    text = json.dumps({"key": key, "rows": vars(made)}, default=lambda number: number.item())
-    write_text_atomic(file, text)
-    return ResultTables(**json.loads(text)["rows"])
+    rows = json.loads(json.dumps(vars(made), default=lambda number: number.item()))
+    write_text_atomic(file, json.dumps({"key": key, "sum": hash_json(rows), "rows": rows}))
+    return ResultTables(**rows)
 
 
 def _key(measured: Sequence[Measured], labels: Mapping[str, Any]) -> str:
@@ -66,5 +66,7 @@ def _parts(value: Any) -> Iterator[bytes]:
             yield from _parts(each)
     elif is_dataclass(value):
         yield from _parts({field.name: getattr(value, field.name) for field in fields(value)})
-    else:
+    elif value is None or isinstance(value, (str, int, float, np.generic)):
         yield f"{value!r};".encode()
+    else:  # whose text might leave something out
+        raise TypeError(f"no key of a {type(value).__name__}")
