@@ -157,6 +157,8 @@ def _fitting(name: str, strategy: str, value: Any, hint: Any) -> Any:
         if fits:
             return one(value) if one in (int, float) else value
         expected.append(words)
+    if "a number" in expected:  # of which whole ones are some
+        expected = [words for words in expected if words != "a whole number"]
     raise UserError(f"Expected {' or '.join(expected)} for {name} of {strategy}, got {value!r}; change --settings.")
 
 
