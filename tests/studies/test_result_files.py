@@ -1,6 +1,7 @@
 """Result files: what a finished run leaves for machines that have no runs/, and what of it is refused."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -146,35 +147,25 @@ def refused(kind, match, configs, tmp_path, results, **options):
 
 
 def test_a_file_of_another_run_is_refused_by_what_differs(configs, results, tmp_path, started):
-    er = configs[0]
-    (results / ER).rename(results / "embedded-er-seed1.json")
-    where = rf"Result file {results}.* belongs to another run: "
-    remedy = "; give the recorded values and data, or choose another --results."
-    refused(RunDirectoryError, f"{where}expected seed 0, got 1{remedy}", [replace(er, seed=1)], tmp_path, results)
-    (results / "embedded-er-seed1.json").rename(results / ER)
-    other = replace(er, strategy_settings={"memory_size": 7})
-    refused(
-        RunDirectoryError,
-        rf"{where}expected strategy_settings.memory_size \d+, got 7{remedy}",
-        [other],
-        tmp_path,
-        results,
-    )
+    er, ilora, alone = configs
+    shutil.copy(results / ER, results / "embedded-er-seed1.json")
+    changed(results / ILORA, lambda values: values["manifest"]["hashes"]["data"].update(FOMC="sha256:" + "0" * 64))
+    changed(results / ALONE, lambda values: values["manifest"]["hashes"].update(base="files-2:" + "1" * 64))
     faster = replace(er, training=replace(er.training, learning_rate=0.5))
-    refused(
-        RunDirectoryError, f"{where}expected training.learning_rate 0.003, got 0.5{remedy}", [faster], tmp_path, results
-    )
-    changed(results / ER, lambda values: values["manifest"]["hashes"]["data"].update(FOMC="sha256:" + "0" * 64))
-    refused(
-        RunDirectoryError, f"{where}expected FOMC with content hash 0000.*, got .*{remedy}", [er], tmp_path, results
-    )
-    changed(results / ILORA, lambda values: values["manifest"]["hashes"].update(base="sha256:" + "1" * 64))
-    refused(RunDirectoryError, f"{where}expected base model with content hash", [configs[1]], tmp_path, results)
-    held_out = {"general": General(PRETRAINING)}
-    wanted = f"{where}expected general tasks as measured, none, got pretraining-text{remedy}"
-    refused(RunDirectoryError, wanted, configs[2:], tmp_path, results, **held_out)
-    of_eval = replace(configs[2], scored_split="eval")
-    refused(RunDirectoryError, "Expected a run scored on the eval split, got .* on test", [of_eval], tmp_path, results)
+    general = General(PRETRAINING)
+    for config, differs, options in (
+        (replace(er, seed=1), "expected seed 0, got 1", {}),
+        (replace(er, strategy_settings={"memory_size": 7}), r"expected strategy_settings.memory_size \d+, got 7", {}),
+        (faster, "expected training.learning_rate 0.003, got 0.5", {}),
+        (replace(er, scored_split="eval"), "on the eval split, got .* scored on test", {}),
+        (er, "expected general tasks as measured, none, got pretraining-text", {"general": general}),
+        (ilora, "expected FOMC with content hash 0000.*, got ", {}),
+        (alone, "expected base model with content hash 1111.*, got ", {}),
+    ):
+        refused(RunDirectoryError, differs, [config], tmp_path, results, **options)
+    ends = "give the recorded values and data, or choose another --results."
+    where = f"Result file {results / ER} belongs to another run: expected training.learning_rate 0.003, got 0.5; {ends}"
+    refused(RunDirectoryError, f"^{re.escape(where)}$", [faster], tmp_path, results)
     assert not started
 
 
