@@ -240,6 +240,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "metrics.continual.stability_skipped": {**matrix, "returns": int},
     "metrics.continual.intransigence": {**matrix, "reference": size("T"), "returns": float},
     "metrics.continual.relative_gain": {**matrix, "reference": size("T"), "returns": float},
+    "metrics.continual.with_task_identity": {**matrix, "returns": f64("_ T")},
     "metrics.continual.continual_metrics": {**matrix, "reference": size("T"), "returns": dict[str, float | int | None]},
     "metrics.comparisons.crossed_mean": {
         "values": size("*b seeds orders"),

@@ -67,7 +67,7 @@ def tasks_to_load(benchmark: Benchmark, order: str | None, tasks: Sequence[str] 
         if name not in published:
             raise UserError(
                 f"Expected tasks of the order '{order}' ({', '.join(published)}), got {name}; leave it out, or leave "
-                "out --order: --tasks alone sets the order."
+                "out --order and --num-orders: --tasks alone sets the order."
             )
     return published if tasks is None else tuple(name for name in published if name in tasks)
 

@@ -20,11 +20,12 @@ from mcanalysis.connectivity.between_points import PLACES, Node, interpolated
 from mcanalysis.connectivity.certificate_band import MARGIN, Band, Bound, Found, Quantity, bound_on
 from mcanalysis.errors import UserError
 from mcanalysis.metrics.finite_population import Total, bounded_total, drawing_order, regression_total
+from mcanalysis.metrics.intervals import FEWEST_EXAMPLES
 
 Array = NDArray[np.float64]
 BUDGET = 1.1 * 21
 """Evaluations of all examples at one point: a tenth more than the grid that a search replaces."""
-_SMALLEST = 64  # examples of a first look
+_SMALLEST = 64  # examples of a first look; of fewer than 256 a quarter, as long as an interval is promised
 _FINEST = 16  # parts of a smooth piece between which points may be measured on a sample
 _VALUE_ROUNDING = 1e-6  # of values that were computed in float32: it breaks no bound
 
@@ -118,7 +119,7 @@ class CertificateSearch:
         e = self.examples
         self.number = len(e.start)
         self.order = drawing_order(e.sizes, self.seed)
-        first = max(_SMALLEST, -(-self.number // 16))
+        first = max(FEWEST_EXAMPLES, min(_SMALLEST, self.number // 4), -(-self.number // 16))
         self.levels = [self.number]
         if self.can_sample and not self.derivatives:
             self.levels = [first * 2**i for i in range(5) if 2 * first * 2**i <= self.number] + [self.number]

@@ -28,6 +28,7 @@ __all__ = [
     "relative_gain",
     "stability",
     "stability_skipped",
+    "with_task_identity",
 ]
 
 
@@ -228,6 +229,28 @@ def relative_gain(accuracy_matrix: ArrayLike, reference: ArrayLike) -> float:
     if (best == 0).any():
         return math.nan
     return _mean(R[-1] / best)
+
+
+def with_task_identity(accuracy_matrix: ArrayLike) -> NDArray[np.float64]:
+    """Return the scores where each task is answered by what had just learned it, once it is learned: R[min(t, i), i].
+
+    So a method is evaluated that keeps what it had after each task and is told the task of a question.
+
+    Args:
+        accuracy_matrix: shape `(T + 1, T)`.
+
+    Returns:
+        shape `(T + 1, T)`, constant below the diagonal.
+
+    Raises:
+        UserError: the shape is not `(T + 1, T)`.
+
+    >>> with_task_identity([[0, 0], [0.5, 0], [0.25, 0.75]]).tolist()
+    [[0.0, 0.0], [0.5, 0.0], [0.5, 0.75]]
+    """
+    R = _checked(accuracy_matrix)
+    number = R.shape[1]
+    return R[np.minimum.outer(np.arange(number + 1), np.arange(1, number + 1)), np.arange(number)]
 
 
 def continual_metrics(accuracy_matrix: ArrayLike, reference: ArrayLike | None = None) -> dict[str, float | None]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mcanalysis.models.causal_lm import causal_lm
 from mcanalysis.models.encoding import IGNORED, Batch
 from mcanalysis.models.output_layer import Predictions, predictions
+from mcanalysis.models.passes import count_pass
 from mcanalysis.models.positions import check_length
 
 
@@ -68,6 +69,7 @@ def forward(
     nll = found.losses(targets)
     nll = nll.new_zeros(len(labels)).index_add(0, rows, nll)
     states = tuple(output.hidden_states[1:]) if hidden_states else ()
+    count_pass(len(labels), batch.input_ids.numel(), (found.source, *states))
     return Forward(nll, kept.sum(1), states, found, rows)
 
 

@@ -30,7 +30,9 @@ FEWEST_ROWS = 128  # at once, however many columns there are: fewer would read t
 
 
 class Predictions(ABC):
-    """What a pass predicts at its places."""
+    """What a pass predicts at its places; all of it is computed from `source`."""
+
+    source: Tensor
 
     @property
     @abstractmethod
@@ -50,11 +52,11 @@ class Predictions(ABC):
 class _AtOnce(Predictions):
     """All logits, as the pass has made them."""
 
-    made: Tensor
+    source: Tensor
 
     @property
     def logits(self) -> Tensor:
-        return _wide(self.made)
+        return _wide(self.source)
 
     def losses(self, targets: Tensor) -> Tensor:
         return cross_entropy(self.logits, targets, reduction="none")
@@ -65,24 +67,24 @@ class _AtOnce(Predictions):
 
 @dataclass(frozen=True)
 class _PartByPart(Predictions):
-    """The hidden states and the layer that makes logits of them, a few rows at a time; all of them where asked for."""
+    """Hidden states, and the layer that makes logits of them, a few rows at a time; all of them where asked for."""
 
-    hidden: Tensor
+    source: Tensor
     layer: nn.Linear
 
     @property
     def logits(self) -> Tensor:
-        return _wide(self.layer(self.hidden))
+        return _wide(self.layer(self.source))
 
     def losses(self, targets: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and self.hidden.requires_grad:
-            losses, _ = _Losses.apply(self.hidden, self.layer.weight, self.layer.bias, targets)  # type: ignore[misc]
+        if torch.is_grad_enabled() and self.source.requires_grad:
+            losses, _ = _Losses.apply(self.source, self.layer.weight, self.layer.bias, targets)  # type: ignore[misc]
             return losses
         return self.losses_and_greedy(targets)[0]
 
     def losses_and_greedy(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         found = []
-        for hidden, of_rows in zip(*_parts(self.layer.weight, self.hidden, targets), strict=True):
+        for hidden, of_rows in zip(*_parts(self.layer.weight, self.source, targets), strict=True):
             part = _AtOnce(self.layer(hidden))
             found.append(part.losses_and_greedy(of_rows))
             del part  # before the next one is made

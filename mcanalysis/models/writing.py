@@ -14,6 +14,7 @@ from torch import Tensor
 from mcanalysis.models.encoding import cut_by_length, pad_id
 from mcanalysis.models.forward import accepts_logits_to_keep
 from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.models.passes import count_pass
 
 Choice = Callable[[Tensor], Tensor]
 """From logits (rows, vocabulary), float32 on the CPU, to the next token of each row, (rows,)."""
@@ -77,6 +78,7 @@ def _write(
         output = model.network(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True, **last
         )
+        count_pass(0 if past else len(starts), ids.numel())
         past = output.past_key_values
         tokens = choose(output.logits[going, -1].float().cpu()).tolist()
         for row, token in zip(going, tokens, strict=True):

@@ -20,8 +20,23 @@ class ReplayItem:
     task_index: int
 
 
+def check_memory_size(size: float) -> None:
+    """Raise `UserError` unless it is a number of examples, or a share of them that is a number once the data are known.
+
+    >>> check_memory_size(500), check_memory_size(0.02)
+    (None, None)
+    """
+    if not (0 < size < 1 or (size >= 1 and size == int(size))):
+        raise UserError(
+            "Expected memory_size as a whole number of at least 1, or a share of the train examples in (0, 1), got "
+            f"{size}; choose the strategy sequential to train without replay."
+        )
+
+
 class ReservoirBuffer:
     """Algorithm R (Vitter 1985): after n items each of them is kept with probability min(1, capacity / n).
+
+    A capacity in (0, 1) is a share of a stream whose length is not known yet: to be replaced before the first item.
 
     Its random state is its own, so that what is replayed depends on nothing else.
 
@@ -32,12 +47,8 @@ class ReservoirBuffer:
     (2, 10)
     """
 
-    def __init__(self, capacity: int, seed: int) -> None:
-        if capacity < 1:
-            raise UserError(
-                f"Expected a memory_size of at least 1, got {capacity}; choose the strategy sequential to train "
-                "without replay."
-            )
+    def __init__(self, capacity: float, seed: int) -> None:
+        check_memory_size(capacity)
         self.capacity = capacity
         self.items: list[ReplayItem] = []
         self.num_seen = 0
@@ -48,6 +59,8 @@ class ReservoirBuffer:
 
     def add(self, item: ReplayItem) -> None:
         """Show the buffer one item of the stream; it may replace an older one or be passed over."""
+        if self.capacity < 1:
+            raise UserError(f"Expected a number of examples as memory, got the share {self.capacity}; settle it first.")
         self.num_seen += 1
         if len(self.items) < self.capacity:
             self.items.append(item)
@@ -85,7 +98,7 @@ class Rehearsal:
     fill the reservoir with copies.
     """
 
-    def __init__(self, capacity: int, seed: int, from_first_step: bool = False) -> None:
+    def __init__(self, capacity: float, seed: int, from_first_step: bool = False) -> None:
         self.buffer = ReservoirBuffer(capacity, seed)
         self.from_first_step = from_first_step
 

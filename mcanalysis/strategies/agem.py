@@ -26,7 +26,7 @@ class AgemConfig(StrategyConfig):
     there are if they are fewer (256, the authors' code). Each costs as much as a training example.
     """
 
-    memory_size: int = 256
+    memory_size: int | float = 256
     reference_batch_size: int = 256
 
     def __post_init__(self) -> None:

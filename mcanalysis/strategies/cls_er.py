@@ -41,7 +41,7 @@ class ClsErConfig(StrategyConfig):
     stable_decay: float = 0.999
     plastic_probability: float = 0.9
     stable_probability: float = 0.7
-    memory_size: int = 500
+    memory_size: int | float = 500
     replay_from_first_step: bool = False
 
     def __post_init__(self) -> None:

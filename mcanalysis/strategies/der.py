@@ -33,7 +33,7 @@ class DerConfig(StrategyConfig):
 
     alpha: float = 0.3
     beta: float = 0.5
-    memory_size: int = 500
+    memory_size: int | float = 500
     replay_from_first_step: bool = False
 
     def __post_init__(self) -> None:

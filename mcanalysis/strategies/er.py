@@ -18,7 +18,7 @@ from mcanalysis.strategies.strategy import Step, Strategy, StrategyConfig
 class ErConfig(StrategyConfig):
     """`memory_size`: examples remembered over the whole stream (500, as for I-LoRA, so that both see the same)."""
 
-    memory_size: int = 500
+    memory_size: int | float = 500
     replay_from_first_step: bool = False
 
 

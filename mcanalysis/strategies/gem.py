@@ -112,6 +112,9 @@ class Gem(Strategy):
             edited = {name: e.add(g[name], alpha=float(v)) for name, e in edited.items()}
         return edited
 
+    def kept_examples(self) -> list[EncodedExample]:
+        return [example for memory in self.memory.examples.values() for example in memory]
+
     def _draw(self) -> list[list[EncodedExample]]:
         """Examples of each past task; by seed and step alone, so that there is no random state to save."""
         number = self.config.examples_per_step

@@ -57,7 +57,7 @@ class IloraConfig(StrategyConfig):
     consistency_on: Literal["hidden_states", "logits"] = "hidden_states"
     consistency_layers: int | None = None
     consistency_form: Literal["two_sided", "one_sided"] = "two_sided"
-    memory_size: int = 500
+    memory_size: int | float = 500
     replay_from_first_step: bool = False
     reset_at_task: bool = False
     answering: Literal["slow", "fast"] | float = "slow"

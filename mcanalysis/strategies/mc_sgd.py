@@ -36,7 +36,7 @@ class McSgdConfig(StrategyConfig):
     num_alphas: int = 5
     init_position: float = 0.25
     start_from: Literal["fast", "task_minimum"] = "fast"
-    memory_size: int = 500
+    memory_size: int | float = 500
 
     def __post_init__(self) -> None:
         if self.num_alphas < 1:

@@ -46,8 +46,8 @@ class ProgressivePrompts(Strategy):
     MLP_k at zero output.
 
     After task k *every* task is answered with the whole prefix of k prompts: nobody says which task a question belongs
-    to. The paper's "no forgetting" is about each task with its own prefix [P'_i; …; P'_1], that is the diagonal of the
-    accuracy matrix; below it later prompts stand before x, and may harm.
+    to, and prompts of later tasks may harm. The paper's "no forgetting" is about each task with its own prefix
+    [P'_i; …; P'_1]: the tables have it as the learner `own_prompts`, whose rows below the diagonal repeat it.
 
     >>> ProgressivePrompts.config_class()
     ProgressivePromptsConfig(prompt_length=20, bottleneck=128, learning_rate_factor=100.0)
@@ -59,6 +59,7 @@ class ProgressivePrompts(Strategy):
     # Length: the authors' and LLMCL's. Factor: on the embedded base 100 gives the authors' rate, 0.3; 10 is ours.
     searched = {"prompt_length": (10, 20), "learning_rate_factor": (10.0, 100.0)}
     learners = ("prompts",)
+    own_task_learner = "own_prompts"
     has_paths = False
 
     def attach(self, base: torch.nn.Module, tokenizer: Any, lora: LoraSettings, name: str) -> StackModel:

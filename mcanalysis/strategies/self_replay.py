@@ -139,6 +139,9 @@ class SelfReplay(Strategy):
                 number, self.task_index + 1,
             )  # fmt: skip
 
+    def kept_examples(self) -> list[EncodedExample]:
+        return self.written
+
     def draw_replay(self, number: int) -> list[EncodedExample]:
         if not self.written:
             return []

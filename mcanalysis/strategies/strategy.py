@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from random import Random
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -111,6 +111,23 @@ class StrategyConfig:
         hints = get_type_hints(cls)
         return cls(**{name: _fitting(name, strategy, value, hints[name]) for name, value in settings.items()})
 
+    def num_remembered(self, num_examples: Sequence[int]) -> int | None:
+        """How many examples `memory_size` is, a number or a share in (0, 1) of all tasks' train examples; None without.
+
+        `num_examples`: of each task. Raises `UserError` where that is less than one for each of them.
+        """
+        size = getattr(self, "memory_size", None)
+        if size is None:
+            return None
+        number = size if size >= 1 else round(size * sum(num_examples))
+        if number < len(num_examples):
+            share = "" if size >= 1 else f", {size:g} of {sum(num_examples)} train examples"
+            raise UserError(
+                f"Expected a memory_size of at least one example for each of {len(num_examples)} tasks, got "
+                f"{number}{share}; raise it."
+            )
+        return number
+
     def recorded(self) -> dict[str, Any]:
         """The settings as a run's manifest keeps them, by name: what two runs must share to be the same run.
 
@@ -140,6 +157,8 @@ def _fitting(name: str, strategy: str, value: Any, hint: Any) -> Any:
         if fits:
             return one(value) if one in (int, float) else value
         expected.append(words)
+    if "a number" in expected:  # of which whole ones are some
+        expected = [words for words in expected if words != "a whole number"]
     raise UserError(f"Expected {' or '.join(expected)} for {name} of {strategy}, got {value!r}; change --settings.")
 
 
@@ -155,6 +174,8 @@ class Strategy(ABC):
     together ("joint"); or no training at all ("none"). `has_paths`: whether its minima lie in one parameter space.
     `has_factors`: whether the A and B of its minima were trained, so that their own paths mean something.
     `resting_learners`: those that change between tasks only, hence have no trajectory within one.
+    `own_task_learner`: a name for the scores with task identity, where the paper has them: each task is answered by
+    what answered when it had just been learned, which the strategy keeps. `rehearsal`: the reservoir, where it has one.
     `edits_gradient`: whether `edit_gradient` is to be called; it needs whole gradients, which DeepSpeed shards.
     `searched`: values by setting that `tune.py` tries, beside learning rates; none where there is nothing but these.
     """
@@ -169,6 +190,8 @@ class Strategy(ABC):
     has_paths: ClassVar[bool] = True
     has_factors: ClassVar[bool] = True
     edits_gradient: ClassVar[bool] = False
+    own_task_learner: ClassVar[str | None] = None
+    rehearsal: Any = None  # a `Rehearsal`
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -198,6 +221,17 @@ class Strategy(ABC):
     def attach(self, base: torch.nn.Module, tokenizer: Any, lora: LoraSettings, name: str) -> AdaptedModel:
         """Put what is trained about the base; by default one LoRA adapter."""
         return LoraModel.attach(base, tokenizer, lora, self.seed, name)
+
+    def settle_memory(self, num_examples: Sequence[int]) -> None:
+        """Make a `memory_size` that is a share a number, given each task's train examples; before `begin`."""
+        if getattr(self.config, "memory_size", 1) < 1:
+            self.config = replace(self.config, memory_size=self.config.num_remembered(num_examples))
+            if self.rehearsal is not None:
+                self.rehearsal.buffer.capacity = self.config.memory_size
+
+    def kept_examples(self) -> Sequence[EncodedExample]:
+        """The examples that are remembered, for the account of what is kept; their ids only, tensors are in `state`."""
+        return [] if self.rehearsal is None else [item.example for item in self.rehearsal.buffer.items]
 
     def begin(self, model: Any, num_tasks: int) -> None:
         """Called once, when the model has just been attached."""

@@ -16,6 +16,7 @@ from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.ema import ema_update_
 from mcanalysis.params.lora import key_b
 from mcanalysis.params.point import Point
+from mcanalysis.replay.reservoir import check_memory_size
 from mcanalysis.strategies.strategy import Step, Strategy, StrategyConfig
 
 _TOKENS = 1024  # per pass that measures surprise, each with logits over the vocabulary; changes nothing but memory
@@ -39,7 +40,7 @@ class SureConfig(StrategyConfig):
     `answering`: the learner whose scores count.
     """
 
-    memory_size: int = 500
+    memory_size: int | float = 500
     surprise_of: Literal["sequence", "answer"] = "sequence"
     surprise_at: Literal["start", "end"] = "start"
     replay_every: int = 2
@@ -48,12 +49,12 @@ class SureConfig(StrategyConfig):
     answering: Literal["slow", "fast"] = "slow"
 
     def __post_init__(self) -> None:
-        for name in ("memory_size", "replay_every"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"Expected {name} of at least 1, got {getattr(self, name)}; choose the strategy sequential to "
-                    "train without replay."
-                )
+        check_memory_size(self.memory_size)
+        if self.replay_every < 1:
+            raise UserError(
+                f"Expected replay_every of at least 1, got {self.replay_every}; choose the strategy sequential to "
+                "train without replay."
+            )
         for name, choices in (
             ("surprise_of", ("sequence", "answer")),
             ("surprise_at", ("start", "end")),
@@ -104,11 +105,6 @@ class Sure(Strategy):
         return self.config.answering
 
     def begin(self, model: LoraModel, num_tasks: int) -> None:
-        if self.config.memory_size < num_tasks:
-            raise UserError(
-                f"Expected a memory_size of at least one example for each of {num_tasks} tasks, got "
-                f"{self.config.memory_size}; raise it."
-            )
         self.slow = model.point()
         self._scale = {key_b(module): scaling for module, scaling in model.scaling.items()}
 
@@ -127,8 +123,11 @@ class Sure(Strategy):
         room = self.config.memory_size // len(self.memory)
         self.memory = {task: memory[:room] for task, memory in self.memory.items()}
 
+    def kept_examples(self) -> list[EncodedExample]:
+        return [example for memory in self.memory.values() for example in memory]
+
     def draw_replay(self, number: int) -> list[EncodedExample]:
-        pool = [example for memory in self.memory.values() for example in memory]
+        pool = self.kept_examples()
         is_early = self.task_index == 0 and not self.config.replay_from_first_step
         if is_early or not pool or (self.num_steps + 1) % self.config.replay_every:
             return []

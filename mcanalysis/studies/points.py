@@ -141,11 +141,11 @@ class Points:
         self, point_key: str, where: Where, chosen: Sequence[tuple[Objective, tuple[int, ...]]], turn: int = 0
     ) -> Steps[list[Measurement]]:
         """The losses at a point of the examples of these numbers of each objective, in the order of the numbers; from
-        the store where it has them."""
+        the store where it has them, or all examples of each."""
         parts = tuple(Some(o.name, o.split, len(o.encoded), rows) for o, rows in chosen)
         keys = [measurement_key(point_key, some_of(o, rows)) for o, rows in chosen]
         name = f"some losses at a point of {self.run.directory.name}, {point_key}"
-        kept = _SomeLosses(self, keys)
+        kept = _SomeLosses(self, keys, [(measurement_key(point_key, o), rows) for o, rows in chosen])
         key = "|".join([str(self.run.directory), *map(str, keys)])
         (found,) = yield [Piece(key, evaluate_some, (self.run.opening, where, parts), kept, turn, name)]
         return found
@@ -196,14 +196,18 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class _SomeLosses:
-    """Losses of some examples, under keys of their own."""
+    """Losses of some examples, under keys of their own; `wholes`: the keys of all examples, and which of them."""
 
     points: Points
     keys: Sequence[MeasurementKey]
+    wholes: Sequence[tuple[MeasurementKey, tuple[int, ...]]]
 
     def find(self) -> list[Measurement] | None:
         with self.points.store() as store:
             found = [store.get(key) for key in self.keys]
+            if None in found:  # all were measured there, as on a grid, perhaps
+                of_all = [(store.get(key), list(rows)) for key, rows in self.wholes]
+                found = [None if m is None else Measurement.of(m.nll[rows], m.targets[rows]) for m, rows in of_all]
         there = [m for m in found if m is not None]
         return there if len(there) == len(self.keys) else None
 

@@ -15,6 +15,12 @@ from mcanalysis.training.config import steps_in_words
 METRICS = ("average_accuracy", "backward_transfer", "forgetting", "learning_accuracy")
 AGAINST_REFERENCE = ("intransigence", "relative_gain")
 COSTS = ("train_seconds", "evaluation_seconds", "peak_memory_bytes")
+COUNTED = ("cost_ratio", "forward_examples", "backward_examples", "memory_examples", "memory_bytes")
+MORE_METRICS = ("average_anytime_accuracy", "forward_transfer", "general_retention")
+NUMBERS = (*METRICS, *MORE_METRICS, *AGAINST_REFERENCE, *COSTS, *COUNTED)
+LEFT_TO_FILES = {*MORE_METRICS[:2], *COUNTED, "evaluation_seconds"} - {"cost_ratio", "memory_examples"}
+"""What is in the CSV files alone: a table of all numbers would be too wide to be read."""
+DIGITS = {"train_seconds": 1, "memory_examples": 0}
 REFERENCES = ("joint", "individual")  # the first that was run is what intransigence and relative gain refer to
 
 
@@ -32,16 +38,39 @@ def metrics_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
                     **({"order": run.order or ""} if has_orders else {}),
                     "answers": learner == run.answering_learner,
                 }
-                | {name: np.nan if metrics.get(name) is None else metrics[name] for name in METRICS}
+                | {
+                    name: np.nan if metrics.get(name) is None else metrics[name]
+                    for name in (*METRICS, *MORE_METRICS[:2])
+                }
+                | {"general_retention": general_retention(run, learner)}
             )
     return pd.DataFrame(rows)
+
+
+def general_retention(run: FinishedRun, learner: str) -> float:
+    """The mean over general tasks of what is left of the base's ability after the last task, in [0, 1].
+
+    Tasks on which the base scores 0 are left out; NaN where none were measured.
+    """
+    if not run.has("general"):
+        return np.nan
+    table = run.table("general", ["after", "learner", "retention"])
+    own = table[table.learner == learner]
+    return float(own[own.after == own.after.max()].retention.mean())  # without training there is the base alone
+
+
+def num_passes(run: FinishedRun | None) -> float:
+    """What a run's training cost in examples forward, one backward counted as two; NaN where it was not counted."""
+    cost = {} if run is None else run.cost
+    return cost.get("forward_examples", np.nan) + 2 * cost.get("backward_examples", np.nan)  # type: ignore[operator]
 
 
 def comparison_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
     """`metrics_table` with intransigence and relative gain, their `reference`, and what each run cost.
 
     The reference R* is `joint` where it was run, else `individual`, of the same seed and order: the score of each task
-    at the end of joint training, or with an adapter of its own. Without either the columns are empty.
+    at the end of joint training, or with an adapter of its own. Without either the columns are empty. `cost_ratio`:
+    `num_passes` over that of `sequential` of the same seed and order.
     """
     table = metrics_table(runs)
     by_run = {(run.strategy, run.seed, run.order or ""): run for run in runs}
@@ -54,7 +83,8 @@ def comparison_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
         if best is not None:
             matrix, scores = whole_matrix(run, str(row.learner)), _reference_scores(best)
             values |= {"intransigence": intransigence(matrix, scores), "relative_gain": relative_gain(matrix, scores)}
-        cost = run.cost or dict.fromkeys(COSTS)
+        cost = dict.fromkeys((*COSTS, *COUNTED)) | run.cost
+        cost["cost_ratio"] = num_passes(run) / num_passes(by_run.get(("sequential", run.seed, run.order or "")))
         rows.append(values | {name: np.nan if v is None else v for name, v in cost.items()})
     return pd.concat([table, pd.DataFrame(rows)], axis=1)
 
@@ -78,7 +108,7 @@ def summary_table(metrics: pd.DataFrame) -> pd.DataFrame:
     Where runs have several orders of the tasks, a row per order, and one whose `order` is "mean": the mean over the
     orders of their means, and the standard deviation of these.
     """
-    names = [n for n in (*METRICS, *AGAINST_REFERENCE, *COSTS) if n in metrics and not metrics[n].isna().all()]
+    names = [n for n in NUMBERS if n in metrics and not metrics[n].isna().all()]
     rows = []
     for (strategy, learner), group in metrics.groupby(["strategy", "learner"], sort=False):
         answers = bool(group.answers.iloc[0])
@@ -108,8 +138,9 @@ def summary_cells(summary: pd.DataFrame) -> list[list[str]]:
 
     A dash where a value is undefined, memory in MB; of several learners the one that answers has a star.
     """
-    shown = [n for n in (*METRICS, *AGAINST_REFERENCE, *COSTS) if n in summary]
-    titles = {"train_seconds": "train s", "evaluation_seconds": "evaluation s", "peak_memory_bytes": "peak MB"}
+    shown = [n for n in NUMBERS if n in summary and n not in LEFT_TO_FILES]
+    titles = {"train_seconds": "train s", "peak_memory_bytes": "peak MB", "cost_ratio": "cost"}
+    titles |= {"memory_examples": "kept"}
     orders = ["order"] if "order" in summary else []
     rows = [["strategy", "learner", *orders, "seeds", *(titles.get(n, n.replace("_", " ")) for n in shown)]]
     learners = summary.groupby("strategy").learner.transform("nunique")
@@ -118,7 +149,7 @@ def summary_cells(summary: pd.DataFrame) -> list[list[str]]:
         star = " *" if one_of_several and row.answers else ""
         cells = [str(row.strategy), f"{row.learner}{star}", *(str(row[name]) for name in orders), str(row.seeds)]
         for name in shown:
-            scale, digits = (1e-6, 0) if name == "peak_memory_bytes" else (1.0, 1 if name in COSTS else 2)
+            scale, digits = (1e-6, 0) if name == "peak_memory_bytes" else (1.0, DIGITS.get(name, 2))
             value, spread = float(row[name]) * scale, float(row[f"{name}_sd"]) * scale
             text = "–" if np.isnan(value) else f"{value:.{digits}f}"
             cells.append(text if np.isnan(spread) else f"{text} ± {spread:.{digits}f}")
@@ -135,6 +166,10 @@ def comparison_notes(runs: Sequence[FinishedRun], table: pd.DataFrame) -> str:
         "* the learner that answers",
         "seconds and peak memory are those of whole runs, which may have shared the machine",
     ]
+    if table.cost_ratio.notna().any():
+        notes.append("cost: examples forward and, twice, backward in training, as a multiple of `sequential`'s")
+    if table.memory_examples.notna().any():
+        notes.append("kept: examples remembered at the end")
     reference = table.reference[0]
     if isinstance(reference, str):
         notes.append(f"intransigence and relative gain refer to `{reference}` of the same seed")

@@ -29,6 +29,7 @@ from mcanalysis.training.continual_trainer import (
     load_tasks,
     settled_for,
     train,
+    train_sizes,
 )
 
 logger = logging.getLogger(__name__)
@@ -149,6 +150,10 @@ def trainings(
             "in the others; train all in another --output-dir to compare like with like",
             sum(from_zero), len(from_zero),
         )  # fmt: skip
+    for config, manifest in zip(configs, manifests, strict=True):
+        if manifest is None:  # a run of before may have a smaller memory
+            own = get_strategy(config.strategy).config_class.of(config.strategy, config.strategy_settings)
+            own.num_remembered(train_sizes(tasks[config.order]))
     configs = _with_one_template(configs, directories, manifests)
     for config, run in zip(configs, filed, strict=True):
         if run is not None:

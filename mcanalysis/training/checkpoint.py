@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from mcanalysis.errors import RunDirectoryError, UserError
 from mcanalysis.models.adapted_model import AdaptedModel
+from mcanalysis.models.passes import Passes
 from mcanalysis.store.atomic import recover_directory, replace_directory_atomic
 from mcanalysis.store.parts import PARTS_NAME, write_parts, wrong_part
 from mcanalysis.strategies.strategy import Strategy
@@ -39,7 +40,8 @@ class Position:
     """How far a run has come.
 
     `stage`: finished stages; `phase`: of the one after them; `within`: whether the engine's state in that phase was
-    saved, too. `losses`: of that stage so far; `seconds`: spent so far, by what they were spent on.
+    saved, too. `losses`: of that stage so far; `seconds`: spent so far, by what they were spent on. `passes`: so far,
+    of all processes, as `Passes` counts them; None where the run began before they were counted.
     """
 
     stage: int = 0
@@ -47,6 +49,7 @@ class Position:
     within: bool = False
     losses: list[float] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluation": 0.0})
+    passes: dict[str, int] | None = field(default_factory=lambda: asdict(Passes()))
 
 
 def write_checkpoint(
@@ -93,7 +96,7 @@ def read_checkpoint(folder: Path, model: AdaptedModel, strategy: Strategy, proce
         strategy.task_index = state.pop("task_index")
         strategy.load_state(model, load_file(folder / "strategy.safetensors"), state.pop("strategy"))
         state.pop("format", None)
-        return Position(**state)
+        return Position(**{"passes": None, **state})
     except UserError:
         raise
     except (AttributeError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as error:

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from mcanalysis.models.base_identity import accepted_identities, identity_marker
 from mcanalysis.models.base_source import recorded_source
 from mcanalysis.models.chat_template import choose_template, use_template
 from mcanalysis.models.loading import default_device, load_base
+from mcanalysis.models.passes import Passes, counting
 from mcanalysis.models.positions import Texts, check_positions, positions_of
 from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.general import General, general_hashes, told_apart
@@ -65,6 +66,9 @@ from mcanalysis.training.stopping import Stopped, listening
 from mcanalysis.training.trajectory import TrajectoryWriter
 
 logger = logging.getLogger(__name__)
+
+BYTES_OF_ID = 4
+"""What a token of a remembered example is counted as, whatever holds it."""
 
 
 class ContinualTrainer:
@@ -104,6 +108,7 @@ class ContinualTrainer:
         every = self.execution.save_trajectory if self.processes.is_main else 0
         self._trajectory = TrajectoryWriter(self.directory, every, model, strategy)
         self.num_cut: dict[str, int] = {}
+        strategy.settle_memory(train_sizes(tasks))
         self._stages = self._make_stages()
         objectives, others = (
             [
@@ -119,6 +124,7 @@ class ContinualTrainer:
             self.directory, model, strategy, objectives, others, self.processes, self.execution.engine, self.progress
         )
         self._seconds = Position().seconds
+        self._passes: Passes | None = Passes()  # of this process; None where the run began before they were counted
 
     def _make_stages(self) -> list[Stage]:
         train = []
@@ -160,6 +166,10 @@ class ContinualTrainer:
         if position == Position() and self.processes.is_main and (self.directory / "minima").exists():
             logger.warning("no checkpoint in '%s': training starts again from the first task", self.directory)
         self._seconds = position.seconds
+        if position.passes is None:
+            self._passes = None
+        elif self.processes.is_main:  # they are those of all processes, and added up again when they are written
+            self._passes = Passes(**position.passes)
         stages, first = self._stages[:until], position.stage
         goes_on = not is_trained and (first or position.losses)
         resumed = f", from step {len(position.losses)} of task {first + 1}" if goes_on else ""
@@ -178,9 +188,10 @@ class ContinualTrainer:
                 desc=f"{'tables of' if is_trained else 'train'} {self.strategy.name} (seed {self.seed}){resumed}",
             )
             for number, stage in enumerate(stages[first:], start=first):
-                self._train_stage(stage, position if number == first else Position(number), bar.update)
+                with counting(self._passes or Passes()):
+                    self._train_stage(stage, position if number == first else Position(number), bar.update)
                 self._save_minima(stage)
-                self._checkpoint(Position(number + 1, seconds=self._seconds))
+                self._checkpoint(Position(number + 1, seconds=self._seconds, passes=self._all_passes()))
                 if until is None:
                     self._score(store, stage.row, stage.label)
                     self._write_tables()  # rewritten as rows come in: a long run can be looked at
@@ -218,7 +229,8 @@ class ContinualTrainer:
 
         def write(engine: Callable[[Path], None]) -> None:
             seconds = {**self._seconds, "train": self._seconds["train"] + time.monotonic() - started}
-            position = Position(start.stage, start.phase, True, start.losses + trainer.losses, seconds)
+            losses = start.losses + trainer.losses
+            position = Position(start.stage, start.phase, True, losses, seconds, self._all_passes())
             self._checkpoint(position, engine)
 
         def step_done() -> None:
@@ -264,13 +276,29 @@ class ContinualTrainer:
         self._scoring.fill_row(store, row, label)
         self._seconds["evaluation"] += time.monotonic() - started
 
+    def _all_passes(self) -> dict[str, int] | None:
+        """The passes so far, summed over the processes: what each of them computes for itself counts each time."""
+        if self._passes is None:
+            return None
+        counts = {name: torch.tensor(n, device=self.processes.device) for name, n in asdict(self._passes).items()}
+        return {name: int(total) for name, total in self.processes.sum(counts).items()}
+
+    def _memory(self) -> dict[str, int]:
+        """What is kept of the tasks so far: examples, and bytes of these and of all tensors beside those trained."""
+        examples, (tensors, _) = self.strategy.kept_examples(), self.strategy.state()
+        beside = [t for name, t in self.model.raw().items() if name not in self.model.parameters]
+        size = sum(t.nbytes for t in (*tensors.values(), *beside)) + BYTES_OF_ID * sum(map(len, examples))
+        return {"memory_examples": len(examples), "memory_bytes": size}
+
     def _write_tables(self) -> None:
+        passes = self._all_passes()
         if not self.processes.is_main:
             return
         self._scoring.write_tables()
         trained = sum(p.numel() for p in self.model.parameters.values() if p.requires_grad)
         cost = {f"{k}_seconds": v for k, v in self._seconds.items()}
         cost |= {"peak_memory_bytes": peak_memory_bytes(), "num_trained": trained, "processes": self.processes.count}
+        cost |= {**(passes or {}), **self._memory()}
         write_json_atomic(self.directory / "tables" / "cost.json", cost)
         if self.strategy.report:
             write_json_atomic(self.directory / "tables" / "strategy.json", self.strategy.report)
@@ -348,6 +376,11 @@ def is_general_measured(run_directory: str | Path, general: Sequence[TaskData]) 
     return read_manifest(directory).get("hashes", {}).get("general") == general_hashes(general)
 
 
+def train_sizes(tasks: Sequence[TaskData]) -> list[int]:
+    """The number of train examples of each task."""
+    return [len(task.splits.get("train", ())) for task in tasks]
+
+
 def load_tasks(config: RunConfig) -> list[TaskData]:
     """The data that a configuration names."""
     from mcanalysis.benchmarks import get_benchmark, load_benchmark
@@ -393,6 +426,8 @@ def train(
     manifest = manifest_in(directory)
     config = settled_for(config, manifest)
     strategy = make_strategy(config.strategy, config.seed, **config.strategy_settings)
+    if manifest is None:  # a run of before may have a smaller memory
+        strategy.config.num_remembered(train_sizes(tasks))
     recorded = recorded_base(manifest, config.model)
     revision = recorded_commit(recorded) or config.revision
     base, tokenizer = load_base(config.model, config.dtype, processes.device, config.quantization, revision)

@@ -24,7 +24,7 @@ from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
 from mcanalysis.training.config import Execution, RunConfig, TrainingConfig
-from mcanalysis.training.continual_trainer import check_run_positions, load_tasks
+from mcanalysis.training.continual_trainer import check_run_positions, load_tasks, train_sizes
 from mcanalysis.training.data_order import steps_of_examples
 from mcanalysis.training.stages import Stage, make_stages
 
@@ -131,6 +131,7 @@ def dry_run(
     check_distinct([task.task.name for task in tasks])
     general = told_apart(general, [task.task.name for task in tasks])
     strategy = make_strategy(config.strategy, config.seed, **config.strategy_settings)
+    strategy.config.num_remembered(train_sizes(tasks))
     base, tokenizer, base_bytes = _without_weights(config)
     template = choose_template(config.chat_template, tokenizer, tasks)
     use_template(tokenizer, template)

@@ -12,7 +12,7 @@ from mcanalysis.evaluation.engine import Engine, Evaluation
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.measuring import measurement_key
 from mcanalysis.evaluation.objective import Objective
-from mcanalysis.metrics.continual import continual_metrics
+from mcanalysis.metrics.continual import continual_metrics, with_task_identity
 from mcanalysis.metrics.retention import loss_retention, score_retention
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.params.point import Point, content_hash
@@ -133,7 +133,12 @@ class Scoring:
     @property
     def table_names(self) -> list[str]:
         """What `write_tables` writes."""
-        return [*(self._matrix_name(learner) for learner in self._matrices), "metrics.json"]
+        return [*(self._matrix_name(learner) for learner in self._tabled()), "metrics.json"]
+
+    def _tabled(self) -> dict[str, np.ndarray]:
+        """The matrices by learner, and the one with task identity where the strategy has it."""
+        own, answering = self.strategy.own_task_learner, self._matrices[self.strategy.answering_learner]
+        return {**self._matrices, own: with_task_identity(answering)} if own else self._matrices
 
     def _matrix_name(self, learner: str) -> str:
         return f"accuracy_matrix{'' if learner == self.strategy.answering_learner else f'_{learner}'}.csv"
@@ -143,7 +148,7 @@ class Scoring:
         answering = self.strategy.answering_learner
         names = [o.name for o in self._objectives]
         metrics: dict = {}
-        for learner, matrix in self._matrices.items():
+        for learner, matrix in self._tabled().items():
             table = pd.DataFrame(matrix, columns=names)
             table.insert(0, "after", range(len(matrix)))
             if self.strategy.schedule == "joint":

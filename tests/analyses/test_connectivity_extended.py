@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from mcanalysis.evaluation.engine import Engine
 from mcanalysis.params import content_hash
 from mcanalysis.paths import SegmentedBezier, Simplex
 from mcanalysis.store.point_files import read_points
+from mcanalysis.studies.connectivity.result_tables import ResultTables
 from mcanalysis.studies.connectivity.study import Connectivity
 
 SMALL = ("--num-points", 3, "--num-examples", 4, "--curve-steps", 2)
@@ -195,7 +197,32 @@ def test_a_tolerance_takes_fewer_points_and_says_what_is_known(script, runs, mon
     assert pd.read_csv(runs / "seed1/tables/paths.csv").barrier_remaining.isna().all()
 
 
+def test_a_second_call_takes_rows_that_rest_on_the_same_values(script, runs, monkeypatch):
+    monkeypatch.setattr(Connectivity, "pictures", lambda *_: ())
+    flags = ("--run", "seed0", *SMALL, "--paths", "linear-factor,linear-delta")
+    assert script("connectivity", *flags)[0] == 0
+    tables = {file: file.read_bytes() for file in (runs / "seed0/tables").glob("*.csv")}
+    made, make = [], ResultTables._make
+    monkeypatch.setattr(ResultTables, "_make", lambda *given: (made.append(given), make(*given)))
+    assert script("connectivity", *flags)[0] == 0
+    assert not made and {file: file.read_bytes() for file in tables} == tables
+    with sqlite3.connect(runs / "seed0/measurements.sqlite") as store:  # other values under the same keys
+        store.execute("UPDATE measurements SET loss = loss + 1 WHERE split = 'test'")
+    store.close()
+    assert script("connectivity", *flags)[0] == 0
+    assert made
+    kept = runs / "seed0/tables/.Connectivity.json"
+    whole = json.loads(kept.read_text())
+    whole["rows"]["profiles"][0]["loss"] += 1  # a number that nobody measured
+    for damaged in ("{", json.dumps(whole)):
+        made.clear()
+        kept.write_text(damaged)
+        assert script("connectivity", *flags)[0] == 0
+        assert made
+
+
 def test_losses_of_some_examples_are_those_of_all_and_are_stored(runs, monkeypatch):
+    from mcanalysis.evaluation.measuring import measurement_key
     from mcanalysis.studies.connectivity.measuring import OnPath, PathName
     from mcanalysis.studies.engine import Engine as Studies
     from mcanalysis.studies.engine import Here
@@ -215,6 +242,10 @@ def test_losses_of_some_examples_are_those_of_all_and_are_stored(runs, monkeypat
     assert sampled(where.point(run), [4, 0, 2]).nll == pytest.approx(found[0].nll, rel=1e-5)
     monkeypatch.setattr(Engine, "losses", None)
     assert Studies(Here()).run([Points(run).losses_of_some("some point", where, chosen)]) == [found]
+    with points.store() as store:
+        store.put_many((measurement_key("a grid's", o), m) for (o, _), m in zip(chosen, whole, strict=True))
+    (taken,) = Studies(Here()).run([points.losses_of_some("a grid's", where, chosen)])
+    assert [m.nll.tolist() for m in taken] == [m.nll[[*r]].tolist() for (_, r), m in zip(chosen, whole, strict=True)]
 
 
 def test_adapters_of_other_ranks_and_modules_meet_in_delta_and_aligned(script, runs, base_folder):

@@ -48,7 +48,7 @@ def test_runs_tables_trajectories_and_figures_and_nothing_is_computed_twice(scri
         (("--space", "delt"), ("Unknown space 'delt'", "Did you mean 'delta'?")),
         (("--third", "/no/such/run"), ("/no/such/run",)),
         (("--run", "/no/such/run"), ("/no/such/run",)),
-        (("--num-examples", 0), ("at least 1 example",)),
+        (("--num-examples", 0), ("num_examples of at least 1",)),
         (("--save-trajectory", -1), ("save_trajectory of at least 0, got -1",)),
         (("--strategy", "ilorra"), ("Did you mean 'ilora'?",)),
         (("--tasks", "FOMC,MedMCQA"), ("transition from 1 to 1 between minima 1 to 2, got 2", "--transition")),

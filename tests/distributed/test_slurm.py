@@ -76,6 +76,7 @@ def batch(tmp_path):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_a_study_runs_on_the_tasks_of_a_job_and_leaves_nothing(batch, tmp_path):
     process = batch(tmp_path / "study.py")
     out, err = process.communicate(timeout=200)
@@ -84,6 +85,7 @@ def test_a_study_runs_on_the_tasks_of_a_job_and_leaves_nothing(batch, tmp_path):
     assert not (tmp_path / ".dask-7").exists()
 
 
+@pytest.mark.slow
 def test_before_the_job_ends_training_saves(batch, tmp_path, until):
     (tmp_path / "run").mkdir()
     process = batch(tmp_path / "study.py", "--train", tmp_path / "run")

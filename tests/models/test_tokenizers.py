@@ -83,7 +83,9 @@ HARMLESS = {
 }
 
 
-@pytest.mark.parametrize("habit", HARMLESS)
+@pytest.mark.parametrize(
+    "habit", [h if h in ("no pad token", "pads left") else pytest.param(h, marks=pytest.mark.slow) for h in HARMLESS]
+)
 def test_pad_token_sides_and_limits_change_no_number(habit, base_with, base_folder, make_examples, train_task):
     examples = make_examples(8)
     encoded, losses, evaluation = trained(str(base_folder), examples, train_task)

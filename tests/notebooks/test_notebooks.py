@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 # The first trains a run per strategy and seed, the second fits curves and a plane: `quick_start` has an explorer, too,
 # and what they call is called by the tests of the studies.
-LONG = {"comparing_strategies", "geometry_of_one_transition"}
+LONG = {"comparing_strategies", "geometry_of_one_transition", "quick_start"}
 
 
 @pytest.mark.parametrize(

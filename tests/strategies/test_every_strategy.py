@@ -63,6 +63,9 @@ def test_a_run_stopped_within_a_task_ends_with_the_very_same_bytes(name, config_
     assert minima(tmp_path / "run") == minima(tmp_path / "whole") != {}
     for table in ("accuracy_matrix.csv", "metrics.json"):
         assert (tmp_path / "run" / "tables" / table).read_text() == (tmp_path / "whole" / "tables" / table).read_text()
+    costs = [load_run(tmp_path / name).cost for name in ("whole", "run")]
+    for key in ("forward_examples", "backward_examples", "memory_examples", "memory_bytes"):
+        assert costs[0][key] == costs[1][key]
     run, strategy = load_run(tmp_path / "run"), make_strategy(name, 0, **SETTINGS.get(name, {}))
     assert run.answering_learner == strategy.answering_learner and run.has_paths == strategy.has_paths
     assert run.is_joint == (strategy.schedule == "joint") and run.is_sequential == (strategy.schedule == "sequence")

@@ -57,6 +57,11 @@ def test_a_run_holds_a_minimum_and_a_row_per_task(name, whole):
     assert np.isfinite(losses).all() and np.shape(losses) == (2, NUM_STEPS)
     run = load_run(whole / name)
     assert run.answering_learner == "prompts"
+    learners = ["prompts", "own_prompts"] if name == "progressive_prompts" else ["prompts"]
+    assert list(run.metrics_by_learner) == learners and run.learners == ["prompts"]
+    if name == "progressive_prompts":  # each task keeps the score that its own prefix had when it was learned
+        answered, own = matrix.to_numpy(), run.accuracy_matrix_of("own_prompts").to_numpy()
+        assert (own[:2] == answered[:2]).all() and own[2].tolist() == [2, answered[1, 1], answered[2, 2]]
     with pytest.raises(UserError, match=f"{name}, which has none"):
         run.path(1, 2)
 

@@ -36,6 +36,7 @@ def test_an_unknown_setting_suggests_the_nearest():
         ("ilora", {"memory_size": 0}),
         ("er", {"memory_size": 0}),
         ("er", {"memory_size": -3}),
+        ("er", {"memory_size": 1.5}),
     ],
 )
 def test_impossible_settings_are_refused_by_name(strategy, settings):
@@ -46,9 +47,9 @@ def test_impossible_settings_are_refused_by_name(strategy, settings):
 @pytest.mark.parametrize(
     ("strategy", "setting", "value", "expected"),
     [
-        ("er", "memory_size", "x", "a whole number"),
-        ("er", "memory_size", 1.5, "a whole number"),
-        ("er", "memory_size", True, "a whole number"),
+        ("er", "memory_size", "x", "a whole number or a number"),
+        ("er", "memory_size", True, "a whole number or a number"),
+        ("gem", "memory_per_task", 1.5, "a whole number"),
         ("er", "replay_from_first_step", "maybe", "true or false"),
         ("ilora", "warm_up", 0, "true or false"),
         ("ilora", "ema_decay", "x", "a number"),

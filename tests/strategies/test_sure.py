@@ -123,11 +123,6 @@ def test_the_state_goes_through_files(model, encode_examples):
     assert other.draw_replay(4) == strategy.draw_replay(4) != []
 
 
-def test_a_memory_without_room_for_every_task_is_refused(make_model):
-    with pytest.raises(UserError, match="each of 3 tasks, got 2"):
-        make_strategy("sure", 0, memory_size=2).begin(make_model(), 3)
-
-
 @pytest.mark.parametrize(
     "settings",
     [

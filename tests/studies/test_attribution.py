@@ -186,7 +186,7 @@ def test_pieces_that_were_sent_give_the_same_numbers(studied, trained, tmp_path)
     ("settings", "error", "message"),
     [
         ({"num_points": 1}, UserError, "at least 2"),
-        ({"num_examples": 0}, UserError, "at least 1 example"),
+        ({"num_examples": 0}, UserError, "num_examples of at least 1"),
         ({"space": "factors"}, UnknownNameError, "Did you mean 'factor'"),
     ],
 )

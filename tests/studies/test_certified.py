@@ -101,6 +101,30 @@ def test_what_was_measured_is_taken_from_the_store_by_a_tighter_search():
     assert 0 < sum(n for *_, n in tighter) < 0.6 * sum(n for *_, n in fresh.evaluated)
 
 
+class Dip:
+    """Losses of 200 examples that fall far below their chords, each in waves of its own."""
+
+    waves = np.random.default_rng(0).normal(0, 0.1, (2, 200))
+
+    def __call__(self, point, rows):
+        t, (second, third) = point["t"], self.waves[:, rows]
+        nll = 2 - 2 * t * (1 - t) + second * np.sin(2 * np.pi * t) + third * np.sin(3 * np.pi * t)
+        return SimpleNamespace(nll=nll + np.asarray(rows) / 400, targets=np.ones(len(rows)))
+
+
+def test_a_plain_dip_takes_three_points_and_seven_samples(monkeypatch):
+    monkeypatch.setitem(globals(), "NUM", 200)
+    path = Path(0.04, old=())
+    evaluations = Evaluations(path)
+    evaluations.people["C"] = Dip()
+    found = run(path, evaluations).columns["C"]
+    assert found["tolerance_reached"] and found["chord_barrier_at_most"] < 1e-9
+    inside = [(t, n) for _, t, n in evaluations.evaluated if 0 < t < 1]
+    assert sorted(t for t, n in inside if n == 200) == [0.5]  # ends and the middle on all examples
+    assert [n for _, n in inside if n < 200] == [50] * 7  # six eighths, and one more that tries the estimate, once
+    assert found["evaluations"] == pytest.approx(3 + 7 * 50 / 200)
+
+
 def test_the_highest_point_was_measured_on_all_examples():
     path = Path(0.05, old=())
     evaluations = Evaluations(path)

@@ -334,7 +334,7 @@ def test_nan_is_measured_and_what_is_absent_is_not():
         ({"grid": (5, 1)}, "at least 2 points"),
         ({"grid": (5, 5, 5)}, "one or two numbers of nodes, got 3; give --grid N or N,M"),
         ({"space": "facto"}, "Did you mean 'factor'"),
-        ({"num_examples": 0}, "at least 1 example"),
+        ({"num_examples": 0}, "num_examples of at least 1"),
         ({"num_directions": -1}, "at least 0 directions"),
         ({"slice_points": 1}, "at least 2 points"),
         ({"sharpness_samples": 1}, "0 or at least 2 directions for sharpness"),

@@ -197,6 +197,45 @@ def test_what_has_no_orders_has_no_column_for_them(fake_run):
     assert "order" not in table and "order" not in summary_table(table)
 
 
+def test_cost_is_a_multiple_of_sequential_of_the_same_seed_and_order(fake_run, tmp_path):
+    """By hand: (48 + 2 · 36) / (24 + 2 · 24), of order1; runs of before passes were counted have empty cells."""
+    er = {"forward_examples": 48, "backward_examples": 36, "memory_examples": 7, "memory_bytes": 99}
+    runs = [
+        fake_run("er", 0, {"fast": ER}, order="order1", **er),
+        fake_run("sequential", 0, {"fast": ER}, order="order1", forward_examples=24, backward_examples=24),
+        fake_run("sequential", 0, {"fast": ER}, order="order2", forward_examples=9, backward_examples=9),
+        fake_run("ewc", 0, {"fast": ER}, order="order1"),
+        fake_run("er", 0, {"fast": ER}, order="order3", **er),
+    ]
+    table = write_comparison(runs, tmp_path)
+    assert table.cost_ratio[:3].tolist() == pytest.approx([120 / 72, 1, 1]) and table.cost_ratio[3:].isna().all()
+    summary = pd.read_csv(tmp_path / "comparison" / "summary.csv")
+    wanted = {"cost_ratio", "forward_examples", "backward_examples", "memory_examples", "memory_bytes"}
+    assert wanted < set(summary) and summary.memory_bytes[0] == 99
+    header, row, *_ = summary_cells(summary)
+    shown = dict(zip(header, row, strict=True))
+    assert (shown["cost"], shown["kept"]) == ("1.67", "7") and "memory bytes" not in header
+    assert "backward in training, as a multiple of `sequential`'s" in (tmp_path / "comparison/summary.md").read_text()
+    before = comparison_table(runs[3:4])
+    assert before[sorted(wanted)].isna().all(axis=None) and "cost" not in summary_cells(summary_table(before))[0]
+
+
+def test_general_ability_is_the_mean_retention_after_the_last_task_by_learner(fake_run):
+    run = fake_run("ilora", 0, {"fast": ER, "slow": ER}, "slow")
+    rows = [
+        (2, "fast", "a", 0.5),
+        (2, "fast", "b", 1.0),
+        (2, "slow", "a", 0.25),
+        (2, "slow", "b", NAN),
+        (1, "fast", "a", 0.9),
+    ]
+    table = pd.DataFrame(rows, columns=["after", "learner", "task", "retention"])
+    table.to_csv(run.directory / "tables" / "general.csv", index=False)
+    found = comparison_table([run, fake_run("er", 0, {"fast": ER})])
+    assert found.general_retention[:2].tolist() == [0.75, 0.25] and np.isnan(found.general_retention[2])
+    assert {"average_anytime_accuracy", "forward_transfer"} < set(found)
+
+
 @pytest.fixture
 def config(run_config):
     return run_config("sequential", num_steps=1, tasks=("FOMC",), sizes={"train": 4}, num_test=1)

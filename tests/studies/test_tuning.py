@@ -243,7 +243,7 @@ def test_a_file_comes_back_as_it_was_and_goes_to_the_runs_it_is_of(tuned, tmp_pa
         ({"er": {"learning_rate": "fast"}}, "er has no settings or no learning rate"),
         ({"er": {"settings": [1]}}, "er has no settings or no learning rate"),
         ({"er": {"settings": {"memory_sise": 3}}}, "Unknown setting of er 'memory_sise'.*tuned.yaml"),
-        ({"er": {"settings": {"memory_size": "many"}}}, "a whole number for memory_size of er"),
+        ({"er": {"settings": {"memory_size": "many"}}}, "a number for memory_size of er"),
         ({"ert": {}}, "Unknown strategy 'ert'. Did you mean 'er'.*tuned.yaml"),
     ],
 )

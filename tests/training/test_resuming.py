@@ -115,9 +115,16 @@ def test_a_run_killed_at_random_moments_ends_with_the_very_same_bytes(name, kill
         assert not [p for p in run.rglob("*") if p.name.startswith(".")]
 
 
-@pytest.mark.parametrize("name", KILLED_STRATEGIES)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("steps", [1, NUM_STEPS + 3, 2 * NUM_STEPS])
+# Each strategy, signal and moment once; what is left of their product is slow.
+@pytest.mark.parametrize(
+    ("name", "number", "steps"),
+    [
+        pytest.param(name, number, steps, marks=() if k == i and j == i % 2 else pytest.mark.slow)
+        for i, name in enumerate(KILLED_STRATEGIES)
+        for j, number in enumerate((signal.SIGTERM, signal.SIGINT))
+        for k, steps in enumerate((1, NUM_STEPS + 3, 2 * NUM_STEPS))
+    ],
+)
 def test_a_signal_saves_the_step_and_leaves(
     name, number, steps, uninterrupted, run_config, three_tasks, adapter_bytes, stop_after, tmp_path
 ):

@@ -127,7 +127,15 @@ def test_a_kill_while_a_snapshot_is_written_leaves_the_old_one_and_resuming_comp
 
 
 # joint trains all tasks in one stage; the others are those whose learners are not simply the trained adapter
-@pytest.mark.parametrize("name", ["cls_er", "mc_sgd", "merge", "slao", "o_lora", "inflora", "joint", "individual"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cls_er",
+        "slao",
+        "joint",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("mc_sgd", "merge", "o_lora", "inflora", "individual")),
+    ],
+)
 def test_every_lora_strategy_has_a_trajectory_that_ends_at_its_minima(name, run_config, two_tasks, tmp_path):
     train(
         run_config(name, num_steps=3), tmp_path, device="cpu", tasks=two_tasks, execution=Execution(save_trajectory=2)

@@ -48,13 +48,13 @@ class Certified:
 
 
 def coarse(knots: Sequence[float]) -> list[float]:
-    """The t that are measured on all examples in any case: quarters of a path, halves of the pieces of one with knots.
+    """The t that are measured on all examples in any case: the knots, and the middle of the path or, with knots inside,
+    of each of its pieces, since scores, t* and the gain are of such points alone.
 
     >>> coarse([0.0, 1.0]), coarse([0.0, 0.5, 1.0])
-    ([0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 0.25, 0.5, 0.75, 1.0])
+    ([0.0, 0.5, 1.0], [0.0, 0.25, 0.5, 0.75, 1.0])
     """
-    parts = 4 if len(knots) == 2 else 2
-    return [*(a + (b - a) * i / parts for a, b in pairwise(knots) for i in range(parts)), float(knots[-1])]
+    return [*(t for a, b in pairwise(knots) for t in (a, (a + b) / 2)), float(knots[-1])]
 
 
 def certified(
@@ -64,7 +64,7 @@ def certified(
     some: Some,
     measured: Mapping[float, Sequence[Measurement]],
 ) -> Steps[Certified]:
-    """Measure a coarse grid on all examples, then what the searches ask for; `measured` grows as `at` is called.
+    """Measure ends and middle on all examples, then what the searches ask for; `measured` grows as `at` is called.
 
     Where a barrier is highest is measured on all examples at last, so that what the tables call a barrier was attained.
     """
@@ -135,18 +135,22 @@ class _Curve:
         check_rounding(tolerance, max(ends), _EPS)
         spent = float(len(self._measured)) if before is None else before.spent
         most = _MORE * max(settings.num_points, len(coarse(knots)))
-        search = CertificateSearch(self._examples, tolerance, barrier, confidence, most - _RESERVED, spent, knots)
+        search = CertificateSearch(
+            self._examples, tolerance, barrier, confidence, most - _RESERVED, spent, knots,
+            was_tried=before is not None,  # the same curve, whatever is sought of it
+        )  # fmt: skip
         for t in self._measured:
             search.give(t, self._whole(t)[search.order])
         for t, point in () if before is None else before.points.items():
             search.give(t, point.values)
-        while (wanted := search.next()) is not None:
-            yield from self._tell(search, wanted.t, len(wanted.rows), at, some)
-        best = search.found().t
-        is_sampled = np.isfinite(best) and len(search.points[best].values) < self.number
-        if is_sampled and search.spent + 1 <= most:
-            yield from self._tell(search, best, self.number - len(search.points[best].values), at, some)
-        return search
+        while True:
+            while (wanted := search.next()) is not None:
+                yield from self._tell(search, wanted.t, len(wanted.rows), at, some)
+            best = search.found().t
+            lacking = self.number - len(search.points[best].values) if np.isfinite(best) else 0
+            if not lacking or search.spent + 1 > most:
+                return search
+            yield from self._tell(search, best, lacking, at, some)  # which moves the intervals of its neighbours
 
     def _tell(
         self, search: CertificateSearch, t: float, more: int, at: Callable[[Sequence[float]], Steps[None]], some: Some

@@ -16,6 +16,8 @@ from mcanalysis.studies.engine import FIRST, FIRST_TRAINING, TRAINING, Steps
 from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least
 
 if TYPE_CHECKING:
+    from pathlib import Path as FilePath
+
     import pandas as pd
 
     from mcanalysis.plotting.picture import Picture
@@ -37,7 +39,7 @@ class Connectivity(Study):
     `curve_batch_size` train examples of the old tasks and as many of the new; one through all minima takes so many
     steps per segment, each on as many examples, of all tasks alike.
 
-    `tolerance`: in nats per target. After a coarse grid, points are then chosen, and measured on as many test examples
+    `tolerance`: in nats per target. Beside ends and middle, points are chosen, and measured on as many test examples
     as it takes, until the loss barriers of the new task and of the mean over the old ones are known to it, for at most
     1.1 times the evaluations of `num_points` (see `mcanalysis.connectivity.certificate`). `ensemble`: over how many
     points of each path predictions are averaged; 0 for none. `simplex`: the numbers (from 1; 0 is the base) of minima
@@ -178,7 +180,7 @@ class Connectivity(Study):
             wanted.append(measure_simplex(points, learner, study, turn))
         found = yield wanted
         number = len(study.paths) + 1
-        return tables_of(paths, found[:number], found[number:])
+        return tables_of(paths, found[:number], found[number:], run.directory / "tables" / ".Connectivity.json")
 
     def begin(self, run: RunSoFar, setting: Setting) -> Steps[None]:
         """The first transition, along the kind of path that is named first."""
@@ -252,17 +254,27 @@ class Connectivity(Study):
         yield from words(tables)
 
 
-def tables_of(paths: RunPaths, of_kinds: Sequence[Sequence[Measured]], simplexes: Sequence[list] = ()) -> Tables:
+def tables_of(
+    paths: RunPaths,
+    of_kinds: Sequence[Sequence[Measured]],
+    simplexes: Sequence[list] = (),
+    kept: FilePath | None = None,
+) -> Tables:
     """The tables of a run: by transition, in the order of the kinds; then the whole run, and last what starts at the
-    base."""
+    base. Their rows are taken from the file `kept`, where it has them."""
     from mcanalysis.studies.connectivity.result_tables import ResultTables
+    from mcanalysis.studies.connectivity.stored_rows import stored_rows
 
     run = paths.run
     labels: Mapping[str, Any] = {"strategy": run.strategy, "learner": paths.learner, "seed": run.seed}
     of_paths = [(number, m) for kind in of_kinds for number, m in enumerate(kind)]
-    made = ResultTables()
-    for _, measured in sorted(of_paths, key=lambda each: (*_rank(each[1]), each[0])):
-        made.add(measured, labels)
+    in_order = [m for _, m in sorted(of_paths, key=lambda each: (*_rank(each[1]), each[0]))]
+    if kept is None:
+        made = ResultTables()
+        for measured in in_order:
+            made.add(measured, labels)
+    else:
+        made = stored_rows(kept, in_order, labels)
     made.simplex = [{**labels, **row} for rows in simplexes for row in rows]
     return made.frames()
 
