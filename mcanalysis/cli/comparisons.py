@@ -25,7 +25,7 @@ from mcanalysis.studies.comparison import Comparison
 from mcanalysis.studies.tuning import Tuning
 
 if TYPE_CHECKING:
-    from mcanalysis.runs.run import Run
+    from mcanalysis.runs.finished import FinishedRun
     from mcanalysis.training.config import RunConfig
 
 
@@ -49,7 +49,7 @@ def run_comparison(description: str | None) -> None:
         run_config(args, "sequential", comparison.seed[0], {}, order=None), typed(args.settings)
     )
     folder = comparison.folder(args.benchmark)
-    runs = _trained(args, configs, run_directories(configs, folder))
+    runs = _trained(args, configs, run_directories(configs, folder), comparison.results)
     metrics = write_comparison(runs, folder, comparison.against)
     note = comparison.note_tuned(runs, folder)
     speak([*comparison.words(runs, metrics, folder), *([note] if note else [])])
@@ -128,7 +128,9 @@ def _varied(texts: Sequence[str]) -> dict[str, list[Any]]:
     return found
 
 
-def _trained(args: argparse.Namespace, configs: Sequence[RunConfig], directories: Sequence[Path]) -> list[Run]:
+def _trained(
+    args: argparse.Namespace, configs: Sequence[RunConfig], directories: Sequence[Path], results: str | None = None
+) -> list[FinishedRun]:
     """The finished runs of several configurations, trained as the flags say where they are not there."""
     from mcanalysis.studies.strategies import train_runs
 
@@ -136,5 +138,5 @@ def _trained(args: argparse.Namespace, configs: Sequence[RunConfig], directories
     with workers(args) as those:
         return train_runs(
             configs, directories, those,
-            resume=args.resume, execution=execution(args), general=held_out, progress=bar,
+            resume=args.resume, execution=execution(args), general=held_out, results=results, progress=bar,
         )  # fmt: skip

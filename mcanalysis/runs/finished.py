@@ -37,13 +37,12 @@ class FinishedRun:
 
     def __init__(self, directory: str | os.PathLike[str], scored_split: str = "test") -> None:
         self.directory = Path(directory)
-        self.manifest = read_manifest(self.directory)
+        self.manifest = self._read_manifest()
         self.config: dict[str, Any] = self.manifest["config"]
-        found = self.config.get("scored_split", "test")
-        if found != scored_split:
+        if self.scored_split != scored_split:
             raise RunDirectoryError(
-                f"Expected a run scored on the {scored_split} split, got '{directory}', scored on {found} to choose "
-                "settings; train one with these settings (compare.py --tuned)."
+                f"Expected a run scored on the {scored_split} split, got '{directory}', scored on "
+                f"{self.scored_split} to choose settings; train one with these settings (compare.py --tuned)."
             )
         if self.has_ended and self.manifest.get("status") != "finished":
             raise RunDirectoryError(
@@ -59,6 +58,9 @@ class FinishedRun:
             raise RunDirectoryError(
                 f"Expected the config's {' and '.join(missing)} in '{directory}/manifest.json', got none; restore it."
             )
+
+    def _read_manifest(self) -> dict[str, Any]:
+        return read_manifest(self.directory)
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -90,6 +92,11 @@ class FinishedRun:
     def order(self) -> str | None:
         """The name of the order of its tasks; None where it was not asked for by a name."""
         return self.config.get("order")
+
+    @property
+    def scored_split(self) -> str:
+        """The split whose examples its accuracy matrix is of."""
+        return self.config.get("scored_split", "test")
 
     @property
     def task_names(self) -> list[str]:
@@ -270,12 +277,15 @@ class FinishedRun:
 
     def table(self, table: str, columns: Sequence[str] = ()) -> pd.DataFrame:
         """`tables/<table>.csv` as `read_table` gives it; raises `DataError` where it lacks one of `columns`."""
-        file = self.directory / "tables" / f"{table}.csv"
-        found = read_table(file)
+        found = self._read_table(table)
         missing = [column for column in columns if column not in found]
         if missing:
+            file = self.directory / "tables" / f"{table}.csv"
             raise DataError(f"Expected the column(s) {', '.join(missing)} in '{file}', got none; measure it again.")
         return found
+
+    def _read_table(self, table: str) -> pd.DataFrame:
+        return read_table(self.directory / "tables" / f"{table}.csv")
 
 
 def runs_in(folder: str | os.PathLike[str]) -> tuple[list[FinishedRun], list[str]]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from mcanalysis.errors import RunDirectoryError, RunInUseError
 from mcanalysis.store.atomic import PARTIAL_SUFFIX, plain_json, write_json_atomic
+from mcanalysis.store.code_key import code_key
 from mcanalysis.store.lock import lock_folder
 
 MANIFEST_NAME = "manifest.json"
@@ -31,9 +32,9 @@ def new_manifest(
     """Return the manifest of a run that starts now, with `status` "running".
 
     `config` is the resolved configuration, `data_hashes` maps a task to its content hash. `git_commit` is
-    that of the checkout this package lies in, None when it lies in none. Versions of absent packages are
-    None; no package is imported to learn them. `execution` (threads, device, …) is recorded, not compared. Raises
-    `TypeError` for a configuration that JSON cannot hold.
+    that of the checkout this package lies in, None when it lies in none, `code` its `code_key`. Versions of absent
+    packages are None; no package is imported to learn them. `execution` (threads, device, …) is recorded, not compared.
+    Raises `TypeError` for a configuration that JSON cannot hold.
 
     >>> manifest = new_manifest({"strategy": "ilora"}, seed=0)
     >>> manifest["status"], sorted(manifest["versions"])
@@ -48,6 +49,7 @@ def new_manifest(
         "hashes": {"base": base_hash, "data": dict(data_hashes or {})},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "git_commit": _git_commit(),
+        "code": code_key(),
         "execution": plain_json(execution or {}),
     }
 
@@ -86,34 +88,32 @@ def read_manifest(run_directory: str | os.PathLike[str]) -> dict[str, Any]:
     return manifest
 
 
-def recorded_base(run_directory: str | os.PathLike[str], model: str) -> str | None:
+def manifest_in(run_directory: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The manifest of a directory, None where there is none; raises as `read_manifest` does for a malformed one."""
+    return read_manifest(run_directory) if (Path(run_directory) / MANIFEST_NAME).exists() else None
+
+
+def recorded_base(manifest: Mapping[str, Any] | None, model: str) -> str | None:
     """The identity of the base in a run's manifest; None where there is no manifest, or one of another model.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_manifest(folder, new_manifest({"model": "my/base"}, base_hash="ab"))
-    ...     recorded_base(folder, "my/base"), recorded_base(folder, "another/base")
+    >>> manifest = new_manifest({"model": "my/base"}, base_hash="ab")
+    >>> recorded_base(manifest, "my/base"), recorded_base(manifest, "another/base")
     ('ab', None)
     """
-    if not (Path(run_directory) / MANIFEST_NAME).exists():
+    if manifest is None:
         return None
-    manifest = read_manifest(run_directory)
     return manifest.get("hashes", {}).get("base") if manifest["config"].get("model") == model else None
 
 
-def open_template(asked: str, run_directory: str | os.PathLike[str]) -> str:
+def open_template(asked: str, manifest: Mapping[str, Any] | None) -> str:
     """The chat template that is asked for; for `auto` that of the manifest, if there is one: `none` where it has none.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     before = open_template("auto", folder)
-    ...     write_manifest(folder, new_manifest({"model": "my/base"}))
-    ...     before, open_template("auto", folder)
+    >>> open_template("auto", None), open_template("auto", new_manifest({"model": "my/base"}))
     ('auto', 'none')
     """
-    if asked != "auto" or not (Path(run_directory) / MANIFEST_NAME).exists():
+    if asked != "auto" or manifest is None:
         return asked
-    return read_manifest(run_directory)["config"].get("chat_template", "none")
+    return manifest["config"].get("chat_template", "none")
 
 
 def claim_run_directory(
@@ -152,12 +152,12 @@ def claim_run_directory(
         write_manifest(directory, manifest)
         return "new"
     recorded = read_manifest(directory)
-    if former_base_hash is not None and recorded.get("hashes", {}).get("base") == former_base_hash:
-        manifest["hashes"]["base"] = former_base_hash
-    differences = list(_differences(recorded, manifest))
-    if differences:
+    found = differences(
+        recorded, config, seed=seed, base_hash=base_hash, former_base_hash=former_base_hash, data_hashes=data_hashes
+    )
+    if found:
         raise RunDirectoryError(
-            f"Run directory {directory} belongs to another configuration: {'; '.join(differences)}; "
+            f"Run directory {directory} belongs to another configuration: {'; '.join(found)}; "
             "give the recorded values and data, or choose another --output-dir."
         )
     if recorded.get("status") == "finished":
@@ -168,6 +168,26 @@ def claim_run_directory(
             "pass --resume to go on with it, or choose another --output-dir."
         )
     return "resume"
+
+
+def differences(
+    recorded: Mapping[str, Any],
+    config: Mapping[str, Any],
+    *,
+    seed: int | None = None,
+    base_hash: str | None = None,
+    former_base_hash: str | None = None,
+    data_hashes: Mapping[str, str] | None = None,
+) -> list[str]:
+    """How a run differs from that of the manifest `recorded`, by the arguments of `claim_run_directory`.
+
+    >>> differences(new_manifest({"seed": 0}), {"seed": 1})
+    ['expected seed 0, got 1']
+    """
+    if former_base_hash is not None and recorded.get("hashes", {}).get("base") == former_base_hash:
+        base_hash = former_base_hash
+    hashes = {"base": base_hash, "data": dict(data_hashes or {})}
+    return list(_differences(recorded, {"config": plain_json(config), "seed": seed, "hashes": hashes}))
 
 
 @contextmanager

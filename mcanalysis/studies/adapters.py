@@ -31,6 +31,7 @@ from mcanalysis.runs.transitions import SavedPoint, Transition, from_base
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.manifest import (
     claim_run_directory,
+    manifest_in,
     mark_finished,
     open_template,
     record_evaluation,
@@ -90,7 +91,7 @@ class AdapterPair:
         base, self.tokenizer = load_base(
             opening.model_name, opening.dtype, opening.device or default_device(), revision=opening.revision
         )
-        asked = open_template(opening.chat_template, self.directory)
+        asked = open_template(opening.chat_template, manifest_in(self.directory))
         template = choose_template(asked, self.tokenizer, self.tasks)
         use_template(self.tokenizer, template)
         self.opening = opening._replace(chat_template=template)  # workers are told, and decide nothing
@@ -110,7 +111,7 @@ class AdapterPair:
     def marker(self) -> str:
         """What keys of stored values bear where the base they were measured on is not established, mostly nothing."""
         name, output = self.opening.model_name, self.directory
-        recorded = recorded_base(output, name)
+        recorded = recorded_base(manifest_in(output), name)
         return "" if recorded is None else identity_marker(recorded, name, output)
 
     def task_objective(self, task: str, split: str = "test", num_examples: int | None = None) -> Objective:

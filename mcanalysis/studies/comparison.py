@@ -31,6 +31,7 @@ class Comparison:
     against: Annotated[str | None, "the strategy that others are compared with (default: er, or sequential)"] = None
     full: Annotated[bool, "all tasks and 120 steps on the embedded benchmark, too, not four and 100"] = False
     tuned: Annotated[str | None, "tune.py's settings, whose runs lie in tuned/", Flag(metavar="FILE")] = None
+    results: Annotated[str | None, "holds a result file of each run; those there are done", Flag(metavar="DIR")] = None
     output_dir: Annotated[str | None, "holds run directories and comparison/ (default: runs/compare, or runs)"] = None
 
     def is_short(self, benchmark: str) -> bool:

@@ -15,8 +15,8 @@ from mcanalysis.studies.engine import Engine, Here, Workers
 from mcanalysis.training.config import Execution, RunConfig
 
 if TYPE_CHECKING:
+    from mcanalysis.runs.finished import FinishedRun
     from mcanalysis.runs.general import General
-    from mcanalysis.runs.run import Run
 
 
 def run_name(config: RunConfig) -> str:
@@ -103,13 +103,16 @@ def train_runs(
     resume: bool = False,
     execution: Execution | None = None,
     general: General | None = None,
+    results: str | Path | None = None,
     progress: Progress = silent,
-) -> list[Run]:
+) -> list[FinishedRun]:
     """The finished runs of several configurations; `workers`, by default this process, train those that are not there.
 
-    Raises as `trainings` does, before anything is trained.
+    `results`: the folder of their result files, in which one that is there counts as finished (then it is a `FiledRun`,
+    all others are a `Run`) and each other leaves its own as soon as it is. Raises as `trainings` does, before
+    anything is trained.
     """
     from mcanalysis.studies.training import trainings
 
-    wanted = trainings(configs, directories, resume=resume, execution=execution, general=general)
-    return Engine(workers or Here(progress), progress).run([training.steps() for training in wanted])
+    wanted = trainings(configs, directories, resume=resume, execution=execution, general=general, results=results)
+    return Engine(workers or Here(progress), progress).run([training.scored_steps() for training in wanted])

@@ -25,7 +25,7 @@ from mcanalysis.training.config import Execution, RunConfig
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mcanalysis.runs.run import Run
+    from mcanalysis.runs.finished import FinishedRun
     from mcanalysis.studies.training import Training
 
 logger = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ class Tuning:
     num_trials: Annotated[int, "of each strategy: its defaults, and others drawn from its grid"] = 8
     seed: Annotated[tuple[int, ...], "of the runs; other than a comparison's", Flag(metavar="100,101")] = (100,)
     full: Annotated[bool, "all tasks and 120 steps on the embedded benchmark, too, not four and 100"] = False
+    results: Annotated[str | None, "holds a result file of each run; those there are done", Flag(metavar="DIR")] = None
     output_dir: Annotated[str, "holds the run directories, trials.csv and tuned.yaml"] = "runs/tuning"
 
     def search(
@@ -121,7 +122,7 @@ class Tuning:
         found = [replace(t, config=replace(t.config, seed=seed)) for t in found for seed in dict.fromkeys(self.seed)]
         configs = [trial.config for trial in found]
         directories = run_directories(configs, self.output_dir, [trial.name for trial in found])
-        wanted = trainings(configs, directories, resume=resume, execution=execution)
+        wanted = trainings(configs, directories, resume=resume, execution=execution, results=self.results)
         return Search(self, base, [data.task.name for data in tasks], found, wanted, left_out)
 
 
@@ -159,35 +160,31 @@ class Search:
 
     def _cost(self) -> str:
         """How many runs, and how long those that are not there may take by those that are."""
-        there = [t for t in self.trainings if t.is_there]
+        there = {training: run for training in self.trainings if (run := training.found())}
         words = f"{len(self.trials)} runs, {len(there)} of them there"
+        if filed := sum(not training.is_there for training in there):
+            words += f" ({filed} as result files)"
         if len(there) == len(self.trials):
             return words
         seconds: dict[str, list[float]] = {}
-        for training in there:
-            cost = self._run(training).cost
+        for training, run in there.items():
+            cost = run.cost
             if "train_seconds" in cost:
                 total = float(cost["train_seconds"] or 0) + float(cost.get("evaluation_seconds") or 0)
                 seconds.setdefault(training.strategy, []).append(total)
         if not seconds:
             return f"{words}; how long they take is not known before one is there"
         known = [s for of in seconds.values() for s in of]
-        means = [seconds.get(t.strategy, known) for t in self.trainings if not t.is_there]
+        means = [seconds.get(t.strategy, known) for t in self.trainings if t not in there]
         minutes = sum(sum(of) / len(of) for of in means) / 60
         return f"{words}; the others take about {minutes:.0f} minutes of one process, by the {len(known)} known"
-
-    @staticmethod
-    def _run(training: Training) -> Run:
-        from mcanalysis.runs.run import load_run
-
-        return load_run(training.directory, scored_split="eval")
 
     def carry_out(self, workers: Workers | None = None, progress: Progress = silent) -> pd.DataFrame:
         """Train what is not there, write `trials.csv` and `tuned.yaml`, and return the former."""
         runs = Engine(workers or Here(progress), progress).run([_or_diverged(t) for t in self.trainings])
         return self.write(self.table(runs))
 
-    def table(self, runs: Sequence[Run | None]) -> pd.DataFrame:
+    def table(self, runs: Sequence[FinishedRun | None]) -> pd.DataFrame:
         """A row per strategy and trial; scores are of the eval split. `runs`: one per trial and seed, None: diverged.
 
         `score` is the mean over the seeds of the average accuracy of the answering learner (of `individual`, which has
@@ -276,10 +273,10 @@ def answering_score(metrics: Mapping[str, Any]) -> float:
     return float(metrics["learning_accuracy"] if average is None else average)
 
 
-def _or_diverged(training: Training) -> Steps[Run | None]:
+def _or_diverged(training: Training) -> Steps[FinishedRun | None]:
     """Train a trial; None, and a warning, where its loss is no longer finite: it is one that is not chosen."""
     try:
-        return (yield from training.steps())
+        return (yield from training.scored_steps())
     except DivergedError as error:
         logger.warning("%s diverged, and is not chosen: %s", training.directory.name, error)
         return None

@@ -11,7 +11,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -40,9 +40,10 @@ from mcanalysis.store.atomic import (
 )
 from mcanalysis.store.lock import lock_training
 from mcanalysis.store.manifest import (
-    MANIFEST_NAME,
     claim_run_directory,
+    differences,
     lock_run_directory,
+    manifest_in,
     mark_finished,
     open_template,
     read_manifest,
@@ -329,23 +330,32 @@ def is_finished(config: RunConfig, run_directory: str | Path, tasks: Sequence[Ta
 
     Loads no model and writes nothing. Raises `RunDirectoryError` as `train` would.
     """
-    directory = Path(run_directory)
-    if not (directory / MANIFEST_NAME).exists():
+    manifest = manifest_in(run_directory)
+    if manifest is None:
         return False
-    config = replace(config, chat_template=open_template(config.chat_template, directory))
-    return claim_run_directory(directory, resume=resume, **_identity(config, tasks, directory)) == "finished"
+    return claim_run_directory(run_directory, resume=resume, **_identity(config, tasks, manifest)) == "finished"
 
 
-def settled_for(config: RunConfig, directory: Path) -> RunConfig:
-    """A configuration with a value for every setting that was not given, as `RunConfig.settled` chooses them."""
-    has_run = (directory / MANIFEST_NAME).exists()
-    return config.settled(read_manifest(directory)["config"] if has_run else None)
+def differs_from(manifest: Mapping[str, Any], config: RunConfig, tasks: Sequence[TaskData]) -> list[str]:
+    """How a run of this configuration on these data differs from that of a manifest: "expected …, got …" each.
+
+    Where the data lie does not count: they may have been read on another machine.
+    """
+    identity = _identity(config, tasks, manifest)
+    identity["config"]["data_dir"] = manifest["config"].get("data_dir")
+    return differences(manifest, **identity)
 
 
-def _identity(config: RunConfig, tasks: Sequence[TaskData], directory: Path) -> dict[str, Any]:
+def settled_for(config: RunConfig, manifest: Mapping[str, Any] | None) -> RunConfig:
+    """A configuration with a value for every setting that was not given, by the manifest of the run that is there."""
+    settled = config.settled(None if manifest is None else manifest["config"])
+    return replace(settled, chat_template=open_template(config.chat_template, manifest))
+
+
+def _identity(config: RunConfig, tasks: Sequence[TaskData], manifest: Mapping[str, Any] | None) -> dict[str, Any]:
     """What makes two runs the same run, as `claim_run_directory` takes it."""
-    config = settled_for(config, directory)
-    recorded = recorded_base(directory, config.model)
+    config = settled_for(config, manifest)
+    recorded = recorded_base(manifest, config.model)
     bases = accepted_identities(config.model, recorded, config.revision) or [None, None]
     return {
         "config": {**config.resolved(), "tasks": [t.task.name for t in tasks]},
@@ -413,14 +423,15 @@ def train(
     directory = Path(run_directory)
     place = {"general": general.record()} if isinstance(general, General) else {}
     general = general.load() if isinstance(general, General) else list(general)
-    config = settled_for(config, directory)
+    manifest = manifest_in(directory)
+    config = settled_for(config, manifest)
     strategy = make_strategy(config.strategy, config.seed, **config.strategy_settings)
-    if not (directory / MANIFEST_NAME).exists():  # a run of before may have a smaller memory
+    if manifest is None:  # a run of before may have a smaller memory
         strategy.config.num_remembered(train_sizes(tasks))
-    recorded = recorded_base(directory, config.model)
+    recorded = recorded_base(manifest, config.model)
     revision = recorded_commit(recorded) or config.revision
     base, tokenizer = load_base(config.model, config.dtype, processes.device, config.quantization, revision)
-    template = choose_template(open_template(config.chat_template, directory), tokenizer, tasks)
+    template = choose_template(config.chat_template, tokenizer, tasks)
     use_template(tokenizer, template)
     config = replace(config, chat_template=template)
     settings = LoraSettings(config.lora_rank, config.lora_alpha, config.lora_dropout, config.target_modules)
@@ -446,7 +457,7 @@ def train(
             with ExitStack() as locks:
                 locks.enter_context(lock_run_directory(directory))
                 how = {"threads": torch.get_num_threads(), "processes": processes.count, "device": processes.device}
-                identity = _identity(config, tasks, directory)
+                identity = _identity(config, tasks, manifest_in(directory))
                 status = claim_run_directory(directory, resume=resume, execution=how, **identity)
                 if status == "new":
                     record_hashes(directory, "base_source", recorded_source(config.model))

@@ -94,6 +94,15 @@ def test_tuned_runs_have_the_files_settings_and_a_folder_of_their_own(asked, scr
         assert code == 2 and not out and reason in err and err.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("name", ["compare", "tune"])
+def test_result_files_are_looked_for_before_anything_is_trained(script, tmp_path, name):
+    (tmp_path / "results").write_text("")
+    code, out, err = script(name, "--strategy", "er", "--results", "results")
+    assert code == 2 and not out and err.count("\n") == 1
+    assert "Expected a folder of result files, got the file 'results'; change --results." in err
+    assert not (tmp_path / "runs").exists()
+
+
 def in_session(session):
     """The living processes of a session (Linux)."""
     found = []

@@ -154,7 +154,7 @@ def test_only_divergence_is_survived(tmp_path):
         def __init__(self, error):
             self.error = error
 
-        def steps(self):
+        def scored_steps(self):
             raise self.error
             yield
 

@@ -1,0 +1,24 @@
+"""A key of the code that the numbers of a run depend on."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from mcanalysis.store.hashing import hash_files
+
+PARTS = ("benchmarks", "evaluation", "metrics", "models", "params", "replay", "strategies", "tasks", "training")
+
+
+@cache
+def code_key() -> str:
+    """The SHA-256 (64 hex digits) of all source in `PARTS`: another one may train or score otherwise, and need not.
+
+    Comments count. Strategies and tasks of other packages do not, nor do torch and the others, whose versions a
+    manifest has.
+
+    >>> len(code_key())
+    64
+    """
+    package = Path(__file__).parents[1]
+    return hash_files(file for part in PARTS for file in (package / part).rglob("*.py"))
