@@ -241,6 +241,16 @@ SHAPES: dict[str, dict[str, Any]] = {
     "metrics.continual.intransigence": {**matrix, "reference": size("T"), "returns": float},
     "metrics.continual.relative_gain": {**matrix, "reference": size("T"), "returns": float},
     "metrics.continual.continual_metrics": {**matrix, "reference": size("T"), "returns": dict[str, float | int | None]},
+    "metrics.flips.corrected_share": {"returns": tuple[f64("*b"), f64("*b")]},
+    "metrics.flips.mcnemar": {"lost": size("*b"), "gained": size("*b"), "returns": f64("*b")},
+    "metrics.format_share.score_change": {
+        "parsable": size("*b"),
+        "skill": size("*b"),
+        "parsable_before": size("*b"),
+        "skill_before": size("*b"),
+        "returns.by_format": f64("*b"),
+        "returns.by_skill": f64("*b"),
+    },
     "metrics.front.non_dominated": {"stability": size("n"), "plasticity": size("n"), "returns": Bool[Any, "n"]},
     "metrics.front.hypervolume": {"stability": size("*b n"), "plasticity": size("*b n"), "returns": f64("*b")},
     "metrics.front.hypervolume_of_three": {

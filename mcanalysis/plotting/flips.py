@@ -102,7 +102,7 @@ def plot_flips(flips: pd.DataFrame) -> Figure:
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axes.set_ylim(-reach, reach)
         if column == 0:
-            axes.set_ylabel("share of the questions\nlost ↓     ↑ gained", labelpad=2)
+            axes.set_ylabel("share of questions (0–1)\nlost ↓     ↑ gained", labelpad=2)
         else:
             axes.tick_params(labelleft=False)
     first = flips.iloc[0]
@@ -116,7 +116,9 @@ def plot_flips(flips: pd.DataFrame) -> Figure:
         ncols=3,
         borderaxespad=0.2,
     )
-    figure.text(1 - _RIGHT / width, 0.27 / figure.get_figheight(), "t from start to end", ha="right", va="bottom")
+    figure.text(
+        1 - _RIGHT / width, 0.27 / figure.get_figheight(), "position t from start to end", ha="right", va="bottom"
+    )
     return figure
 
 
@@ -132,8 +134,8 @@ def flips_caption(flips: pd.DataFrame) -> str:
     ]
     return (
         "Answers that turn along the path of each transition, against those at its start (t = 0): shares of the test "
-        "questions that turn right (up) and wrong (down). Lines: as counted; dotted: less what guesses that are "
-        "independent from point to point would turn, the most that guessing can, and not below zero. Old "
-        "tasks: mean over those with exact scores. Dashed: right at t and wrong at both ends, mean over old and new. "
+        "questions that turn right (up) and wrong (down). Lines: as counted; dotted: corrected for "
+        "guesses, independent from point to point, and not below zero. Old tasks: mean over those with exact scores. "
+        "Dashed: right at t and wrong at both ends, mean over old and new. "
         f"At t = 1, mean over the transitions: {'; '.join(numbers)}."
     )

@@ -1,4 +1,4 @@
-"""Rows of flips.csv and kept_questions.csv by hand, what is left out, the figure, and skill or format of a tiny model."""
+"""Rows of flips.csv and kept_questions.csv by hand, what is left out, their summary and their figure."""
 
 import numpy as np
 import pandas as pd
