@@ -25,7 +25,7 @@ from mcanalysis.plotting.style import (
 )
 
 PANELS_PER_ROW = 4
-_LEFT, _RIGHT, _BETWEEN, _HEAD, _HEIGHT, _TITLE, _TICKS, _FOOT = 0.55, 0.08, 0.14, 0.22, 1.2, 0.2, 0.2, 0.42
+_LEFT, _RIGHT, _BETWEEN, _HEAD, _HEIGHT, _TITLE, _TICKS, _FOOT, _ROW = 0.55, 0.08, 0.14, 0.22, 1.2, 0.2, 0.2, 0.42, 0.15
 _WHOSE = ["strategy", "learner", "seed", "path", "space"]
 _KEYS = ["start", "end", "role", "t"]
 _SHARES = [f"{name}_{end}" for name in ("lost", "gained") for end in ("rate", "corrected")]
@@ -72,7 +72,8 @@ def plot_flips(flips: pd.DataFrame) -> Figure:
     width = single_column() if per_row == 1 else double_column()
     lines = math.ceil(len(panels) / per_row)
     panel, block = (width - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row, _TITLE + _HEIGHT + _TICKS
-    figure = new_figure(width, _HEAD + lines * block + _FOOT)
+    foot = _FOOT if per_row > 1 else _FOOT + 2 * _ROW
+    figure = new_figure(width, _HEAD + lines * block + foot)
     reach = 1.08 * max(0.05, float(np.nanmax(rows.drop(columns=[*_KEYS, "num_tasks"]).abs().to_numpy(), initial=0.0)))
     for i, (start, end) in enumerate(panels):
         line, column = divmod(i, per_row)
@@ -113,11 +114,15 @@ def plot_flips(flips: pd.DataFrame) -> Figure:
         handles.keys(),
         loc="lower left",
         bbox_to_anchor=(_LEFT / width, 0.0),
-        ncols=3,
+        ncols=3 if per_row > 1 else 1,
         borderaxespad=0.2,
     )
     figure.text(
-        1 - _RIGHT / width, 0.27 / figure.get_figheight(), "position t from start to end", ha="right", va="bottom"
+        1 - _RIGHT / width,
+        (foot - _ROW) / figure.get_figheight(),
+        "position t from start to end",
+        ha="right",
+        va="bottom",
     )
     return figure
 

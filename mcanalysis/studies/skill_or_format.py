@@ -90,7 +90,8 @@ class SkillOrFormat(Study):
         own = {"strategy": run.strategy, "learner": run.answering_learner, "seed": run.seed, "space": self.space}
         rows = [
             {**own, **{k: label[k] for k in ("start", "end", "t")}, "task": task, "split": SPLIT,
-             "role": "new" if task == label["tasks"][-1] else "old", **values}
+             "role": "new" if task == label["tasks"][-1] else "old",
+             **{name: float("nan") if value is None else value for name, value in values.items()}}
             for label, of_point in zip(labels, found, strict=True)
             for task, values in zip(label["tasks"], of_point, strict=True)
         ]  # fmt: skip
@@ -111,16 +112,20 @@ class SkillOrFormat(Study):
 
 def changes(table: Any) -> Any:
     """The table with what changed against the row of t = 0 of the same transition and task, in parts."""
+    import numpy as np
+
     from mcanalysis.metrics.format_share import score_change
 
     keys = ["start", "end", "task"]
     start = table[table.t == 0].set_index(keys).loc[[tuple(row) for row in table[keys].to_numpy()]]
     before = start.set_axis(table.index)
     share = table.num_examples / table.num_targets  # of the tokens that are first ones
-    by_format, by_skill = score_change(table.parsable, table.skill, before.parsable, before.skill)
+    parts = score_change(table.parsable, table.skill, before.parsable, before.skill)
+    is_scored = (table.score.notna() & before.score.notna()).to_numpy()  # not where logits are no numbers
+    by_format, by_skill = (np.where(is_scored, part, np.nan) for part in parts)
     return table.assign(
         loss_change_first=share * (table.loss_first - before.loss_first),
-        loss_change_rest=((1 - share) * (table.loss_rest - before.loss_rest)).fillna(0.0).where(table.loss.notna()),
+        loss_change_rest=((1 - share) * (table.loss_rest - before.loss_rest)).where(share < 1, 0.0),
         score_change_format=by_format,
         score_change_skill=by_skill,
     )

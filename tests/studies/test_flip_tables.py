@@ -107,6 +107,8 @@ def test_summary_and_figure_take_means_over_tasks_of_what_is_at_least_zero():
     (line,) = [each for each in figure.axes[0].lines if each.get_gid() == "lost old 0"]
     assert line.get_ydata() == pytest.approx(-drawn[drawn.role == "old"].lost_rate)
     assert "corrected" in flips_caption(flips)
+    edges = figure.get_tightbbox()
+    assert edges.x0 > -0.05 and edges.x1 < figure.get_figwidth() + 0.05, "a single panel is a column wide"
     with pytest.raises(UserError, match="space"):
         plot_flips(pd.concat([flips, flips.assign(space="delta")]))
     with pytest.raises(UserError, match="exact scores"):

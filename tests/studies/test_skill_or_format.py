@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 import torch
 
@@ -63,6 +64,19 @@ def test_the_parts_add_up(table):
         parts = row["score_change_format"] + row["score_change_skill"]
         assert parts == pytest.approx(row["score"] - before.score, abs=1e-6)
     assert (table[table.t == 1.0].loss_change_first != 0).any()
+
+
+def test_what_is_no_number_stays_none_and_answers_of_one_token_have_no_rest():
+    place = {"start": "1-A", "end": "2-B", "num_examples": 4}
+    whole = place | {"task": "A", "num_targets": 10, "loss": 1.0, "loss_first": 1.0, "loss_rest": 1.0}
+    short = place | {"task": "B", "num_targets": 4, "loss": 1.0, "loss_first": 1.0, "loss_rest": float("nan")}
+    read = {"score": 0.5, "parsable": 1.0, "skill": 0.5}
+    lost = dict.fromkeys(("loss", "loss_first", "loss_rest", "score", "skill"), float("nan")) | {"parsable": 0.0}
+    rows = [whole | read | {"t": 0.0}, short | read | {"t": 0.0}, whole | lost | {"t": 1.0},
+            short | read | {"t": 1.0, "loss": 3.0, "loss_first": 3.0}]  # fmt: skip
+    found = skill_or_format.changes(pd.DataFrame(rows)).filter(regex="_change_")
+    assert (found.iloc[:2] == 0).all(axis=None) and found.iloc[2].isna().all()
+    assert found.iloc[3].tolist() == [2.0, 0.0, 0.0, 0.0]
 
 
 def test_the_second_call_writes_nothing_anew(run, table, monkeypatch):

@@ -38,8 +38,7 @@ def flip_rows(
     `flips`: per t and `against` (`start`, `end`, `both`) how many answers are `lost` (right there, wrong at t) and
     `gained`; of `both` what is right at both ends and at t not, and what at t alone. `<name>_rate`: of `num_examples`,
     `<name>_corrected` the same of what is known (`mcanalysis.metrics.flips`) with its standard error, NaN where t is an
-    end that it is compared with. `p_value`: of
-    McNemar's exact test, one per row, not corrected for the number of rows.
+    end that it is compared with. `p_value`: of McNemar's exact test, one per row, not corrected for the number of rows.
 
     `kept_questions`: per question that both ends answer wrong and a point between them right: `example`, its number in
     the split from 0, `num_right` of the `num_points` between the ends that answer it right, from `first_t` to `last_t`.
@@ -113,8 +112,7 @@ def excerpt(text: str, length: int = _EXCERPT) -> str:
     """
     line = " ".join(text.split())
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    if len(line) > length:
-        half = length // 2
-        line = f"{line[: length - half - 1]}…{line[-half:]}"
-    is_formula = line[:1] in tuple("=+-@") and not line[1:].replace(".", "", 1).replace(",", "").isdigit()
-    return f"'{line}" if is_formula else line
+    if line[:1] in tuple("=+-@") and not line[1:].replace(".", "", 1).replace(",", "").isdigit():
+        line = f"'{line}"
+    half = length // 2
+    return line if len(line) <= length else f"{line[: length - half - 1]}…{line[-half:]}"

@@ -110,7 +110,7 @@ def _flips(tables: Tables) -> Iterator[str | Rows]:
         yield shown
     absent = [str(task) for task in dict.fromkeys(single.task) if task not in set(flips.task)]
     if absent:
-        yield f"No answers are counted of {', '.join(absent)}: their scores are graded, or not kept per example"
+        yield f"No answers are counted of {', '.join(absent)}: graded scores (not `is_exact`), or not kept per example"
 
 
 def _of_transitions(table: pd.DataFrame) -> pd.DataFrame:
