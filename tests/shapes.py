@@ -254,6 +254,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "returns": tuple[i64("k"), i64("k")],
     },
     "metrics.comparisons.mean_ranks": {"scores": size("k runs"), "returns": f64("k")},
+    "metrics.flips.corrected_share": {"returns": tuple[f64("*b"), f64("*b")]},
+    "metrics.flips.mcnemar": {"lost": size("*b"), "gained": size("*b"), "returns": f64("*b")},
+    "metrics.format_share.score_change": {
+        "parsable": size("*b"),
+        "skill": size("*b"),
+        "parsable_before": size("*b"),
+        "skill_before": size("*b"),
+        "returns.by_format": f64("*b"),
+        "returns.by_skill": f64("*b"),
+    },
     "metrics.front.non_dominated": {"stability": size("n"), "plasticity": size("n"), "returns": Bool[Any, "n"]},
     "metrics.front.hypervolume": {"stability": size("*b n"), "plasticity": size("*b n"), "returns": f64("*b")},
     "metrics.front.hypervolume_of_three": {

@@ -40,7 +40,14 @@ def path_tables(told):
             row = place | {"task": task, "split": "test", "quantity": quantity}
             row |= interval("chord_barrier", k / 10) | interval("interpolation_gain", gain)
             barriers.append(row | interval("t_star", 0.5 if gain == gain else np.nan))
-    return {"profiles": profiles, "barriers": barriers}
+    flips = [
+        told | {"path": path, "space": space, "start": MINIMA[k - 1], "end": MINIMA[k], "task": task, "role": role,
+                "split": "test", "t": t, "against": against, "num_examples": 5, "lost_rate": 0.4 * t,
+                "gained_rate": 0.2 * t, "lost_corrected": 0.3 * t, "gained_corrected": 0.1 * t}
+        for k, (path, space), t, against in itertools.product((1, 2), kinds, TS, ("start", "end", "both"))
+        for task, role in ((TASKS[k - 1], "old"), (TASKS[k], "new"))
+    ]  # fmt: skip
+    return {"profiles": profiles, "barriers": barriers, "flips": flips}
 
 
 def landscape_tables(told):

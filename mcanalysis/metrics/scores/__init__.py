@@ -50,6 +50,8 @@ class Score:
     """`(beginning, reference) -> bool`: whether all outputs that begin so, this one among them, have the same score.
 
     Where it is True nothing more is written for an example whose score alone is wanted. False is always right."""
+    is_exact: bool = False
+    """Whether an output is right (1) or wrong (0) and nothing between: answers that turn are counted of such scores."""
 
 
 def get_score(name: str) -> Score:

@@ -43,4 +43,4 @@ def decided(beginning: str, reference: str) -> bool:
     return not reference or beginning[:common] != reference[:common] or bool(beginning[common:].strip())
 
 
-SCORE = Score("exact_match", score, parses, decided)
+SCORE = Score("exact_match", score, parses, decided, is_exact=True)

@@ -53,4 +53,4 @@ def decided(beginning: str, reference: str) -> bool:
     return not reference or not reference.startswith(normalize(composed[:last]))
 
 
-SCORE = Score("exact_match_normalized", score, parses, decided)
+SCORE = Score("exact_match_normalized", score, parses, decided, is_exact=True)

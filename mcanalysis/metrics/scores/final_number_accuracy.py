@@ -64,4 +64,4 @@ def parses(output: str) -> bool:
     return last_number(output) is not None
 
 
-SCORE = Score("final_number_accuracy", score, parses)
+SCORE = Score("final_number_accuracy", score, parses, is_exact=True)

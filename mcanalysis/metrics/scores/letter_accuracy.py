@@ -75,4 +75,4 @@ def decided(beginning: str, reference: str) -> bool:
     return bool(beginning) and (len(beginning) > 1 or beginning != answer_letter(reference))
 
 
-SCORE = Score("accuracy", score, parses, decided)
+SCORE = Score("accuracy", score, parses, decided, is_exact=True)

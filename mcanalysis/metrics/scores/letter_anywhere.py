@@ -134,4 +134,4 @@ def _is_article(text: str, match: re.Match[str]) -> bool:
     return match[1] == "A" and bool(_ARTICLE.match(text, end) and _SENTENCE.search(text, 0, start))
 
 
-SCORE = Score("letter_anywhere", score, parses, decided)
+SCORE = Score("letter_anywhere", score, parses, decided, is_exact=True)

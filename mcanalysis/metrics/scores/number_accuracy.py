@@ -140,4 +140,4 @@ def _value(number: str) -> float:
     return float(number.replace(",", "").replace("\u2212", "-"))
 
 
-SCORE = Score("number_accuracy", score, parses, decided)
+SCORE = Score("number_accuracy", score, parses, decided, is_exact=True)

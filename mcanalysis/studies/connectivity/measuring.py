@@ -50,7 +50,8 @@ class Measured:
     `num_cut`: by split, then by task, how many prompts lost their middle. `templates`: by task, the name of the chat
     template of its prompts, empty where there is none. `ensemble`: rows without labels. `beyond`: what was measured
     beyond the ends of a straight path; none without `extrapolate`. `general`: what was measured, on the test split, of
-    tasks that were never trained; `general_beyond`: the same beyond the ends.
+    tasks that were never trained; `general_beyond`: the same beyond the ends. `tested`: by task, general ones too, what
+    was measured on the test split.
     """
 
     path: StoredPath
@@ -62,6 +63,7 @@ class Measured:
     beyond: Profiles | None = None
     general: GeneralTasks | None = None
     general_beyond: GeneralTasks | None = None
+    tested: Mapping[str, Objective] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,8 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
     templates = {o.name: o.template for o in objectives}
     outside = profiles(beyond) if beyond else None
     kept = ability(inside), ability(beyond)
-    return Measured(path, profiles(inside), known, num_cut, templates, ensemble, outside, *kept)
+    tested = {o.name: o for o in objectives if o.split == "test"}
+    return Measured(path, profiles(inside), known, num_cut, templates, ensemble, outside, *kept, tested)
 
 
 def measure_simplex(points: Points, learner: str, study: Connectivity, turn: int) -> Steps[list[dict[str, Any]]]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from mcanalysis.metrics.task_means import MEANS
 from mcanalysis.studies.connectivity.certified import COLUMNS
+from mcanalysis.studies.connectivity.flip_tables import flip_rows
 from mcanalysis.studies.connectivity.general_tables import general_barriers, general_rows
 from mcanalysis.studies.connectivity.measuring import Measured
 from mcanalysis.studies.connectivity.path_tables import front_rows, summary_rows
@@ -21,13 +22,15 @@ Rows = list[dict[str, Any]]
 
 @dataclass
 class ResultTables:
-    """Rows of `profiles.csv`, `barriers.csv`, `paths.csv`, `front.csv`, and of `ensemble.csv`, `simplex.csv` and
-    `certificates.csv` where these were asked for."""
+    """Rows of `profiles.csv`, `barriers.csv`, `paths.csv`, `front.csv`, of `flips.csv` and `kept_questions.csv` where
+    scores are exact, and of `ensemble.csv`, `simplex.csv` and `certificates.csv` where these were asked for."""
 
     profiles: Rows = field(default_factory=list)
     barriers: Rows = field(default_factory=list)
     paths: Rows = field(default_factory=list)
     front: Rows = field(default_factory=list)
+    flips: Rows = field(default_factory=list)
+    kept_questions: Rows = field(default_factory=list)
     ensemble: Rows = field(default_factory=list)
     simplex: Rows = field(default_factory=list)
     certificates: Rows = field(default_factory=list)
@@ -73,6 +76,8 @@ class ResultTables:
         )
         axis = None if measured.general is None else measured.general.axis
         self.front += front_rows(measured.profiles, t.old, t.new, labels, axis)
+        tested = {**measured.profiles["test"], **({} if measured.general is None else measured.general.profiles)}
+        self.flips, self.kept_questions = flip_rows(tested, measured.tested, t.old, t.new, labels)
         self.ensemble += [{**labels, **row} for row in measured.ensemble]
 
     def frames(self) -> dict[str, pd.DataFrame]:

@@ -44,6 +44,33 @@ def front_summary(front: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def flip_summary(flips: pd.DataFrame) -> pd.DataFrame:
+    """Per path, means over transitions, seeds and tasks (each pair of transition and task weighs the same).
+
+    Each is there as `<name>_rate`, what was counted, and `<name>_corrected`: `lost_middle` and `lost_end` of old tasks
+    against the start, at the point nearest t = ½ and at t = 1; `gained_middle` and `gained_end` of the new task;
+    `middle_alone` of all, at that point, against both ends. Of a corrected share below 0 the mean takes 0.
+    """
+    trained = flips[flips.role != "general"]
+    trained = trained.assign(**{f"{n}_corrected": trained[f"{n}_corrected"].clip(lower=0) for n in ("lost", "gained")})
+    away = (trained.t - 0.5).abs()
+    middle = trained[away == away.groupby([trained[c] for c in (*_PATH, "seed", "start", "end")]).transform("min")]
+    end = trained[trained.t == 1.0]
+    parts = {
+        "lost_middle": ("lost", where(middle, role="old", against="start")),
+        "lost_end": ("lost", where(end, role="old", against="start")),
+        "gained_middle": ("gained", where(middle, role="new", against="start")),
+        "gained_end": ("gained", where(end, role="new", against="start")),
+        "middle_alone": ("gained", where(middle, against="both")),
+    }
+    means = {
+        f"{name}_{kind}": rows.groupby(_PATH, sort=False)[f"{column}_{kind}"].mean()
+        for name, (column, rows) in parts.items()
+        for kind in ("rate", "corrected")
+    }
+    return flips[_PATH].drop_duplicates().join(pd.DataFrame(means), on=_PATH).reset_index(drop=True)
+
+
 def ensemble_summary(ensemble: pd.DataFrame) -> pd.DataFrame:
     """Per path, over transitions and seeds: what the two ends, the points and the ensemble reach.
 

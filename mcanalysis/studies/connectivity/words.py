@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from mcanalysis.metrics.task_means import MEANS
 from mcanalysis.numbers_as_text import cell, with_interval
 from mcanalysis.plotting.selection import trained_tasks
 from mcanalysis.store import base_minimum
 from mcanalysis.studies.connectivity.summaries import (
     ensemble_summary,
+    flip_summary,
     front_summary,
     seeds_summary,
     simplex_summary,
@@ -63,6 +65,7 @@ def words(tables: Tables) -> Iterator[str | Rows]:
         yield "* under 50 examples, or under five of them make most of the variance: no 95 % is promised"
     yield from _certificates(tests)
     yield from _gains(_of_transitions(tests))
+    yield from _flips(tables)
     for name, of_table in (("front", _front), ("ensemble", _ensembles), ("simplex", _simplexes)):
         if name in tables and len(rows := _of_transitions(tables[name])):
             yield from of_table(rows)
@@ -88,6 +91,26 @@ def _certificates(tests: pd.DataFrame) -> Iterator[str | Rows]:
         rows.append([transition, path, row["task"], *numbers, cell(row["evaluations"], 1) + words])
     yield "\nBarriers of the loss, all test examples, to a tolerance; estimates (95 %): bumps between points go unseen"
     yield rows
+
+
+def _flips(tables: Tables) -> Iterator[str | Rows]:
+    """How many answers turn along each kind of path, and what tasks say nothing of it."""
+    profiles = tables["profiles"]
+    single = profiles[(profiles["split"] == "test") & ~profiles.task.isin(MEANS) & profiles.score.notna()]
+    flips = tables.get("flips", pd.DataFrame(columns=["task", "start"]))
+    if len(rows := _of_transitions(flips)):
+        shown = [["strategy", "learner", "path", "old: lost, t = ½", "lost, t = 1", "new: gained, t = ½", "t = 1"]]
+        shown[0] += ["right in the middle alone"]
+        names = ("lost_middle", "lost_end", "gained_middle", "gained_end", "middle_alone")
+        for _, row in flip_summary(rows).iterrows():
+            cells = [f"{cell(row[f'{name}_rate'], 3)} ({cell(row[f'{name}_corrected'], 3)})" for name in names]
+            shown.append([row.strategy, row.learner, f"{row.path} {row.space}", *cells])
+        yield "\nAnswers that turn against the start, shares of the questions, mean over transitions and tasks; in"
+        yield "brackets corrected for guessing; middle alone: right at t = ½, wrong at both ends (kept_questions.csv)"
+        yield shown
+    absent = [str(task) for task in dict.fromkeys(single.task) if task not in set(flips.task)]
+    if absent:
+        yield f"No answers are counted of {', '.join(absent)}: graded scores (not `is_exact`), or not kept per example"
 
 
 def _of_transitions(table: pd.DataFrame) -> pd.DataFrame:
