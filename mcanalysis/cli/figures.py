@@ -32,6 +32,7 @@ COMMANDS = {  # what writes a table
     "barriers": "connectivity.py",
     "cka": "similarity.py",
     "curvature": "curvature.py",
+    "finders": "finders.py",
     "forgetting_correlations": "curvature.py",
     "landscape": "landscape.py",
     "predicted_forgetting": "curvature.py",
