@@ -369,7 +369,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "connectivity.curve_fitting.fit_curve": {
         "curve.anchors": POINTS,
         "returns.anchors": POINTS,
-        "range(num_steps // (len(curve.bends) if finder == 'neb' else 1))": size("steps"),
+        "range(num_steps if finder == 'mean' else len(returns.history))": size("steps"),
         "returns.history": size("steps"),
     },
     "connectivity.simplex_grid.simplex_weights": {"range(len(simplex.anchors))": size("k"), "returns": size("n k")},

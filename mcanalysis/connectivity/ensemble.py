@@ -137,7 +137,10 @@ def ensemble_along(
         raise UserError("Expected at least one batch to predict, got none; pass (inputs, labels) tuples.")
     joint = np.concatenate(all_rows)
     columns = [[np.concatenate(column) for column in zip(*part, strict=True)] for part in parts]
-    made = [Predictions(*of_targets, joint, entropy) for *of_targets, entropy in columns]
+    made = [
+        Predictions(nll, confidence, correct, brier, joint, entropy)
+        for nll, confidence, correct, brier, entropy in columns
+    ]
     return Ensemble(places, tuple(made[:-1]), made[-1])
 
 
