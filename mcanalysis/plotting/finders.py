@@ -66,7 +66,8 @@ def plot_finders(success: pd.DataFrame) -> Figure:
             )  # fmt: skip
         axes.set(xlabel="gradients of the loss (number)", ylabel=words, xlim=(-0.5, len(budgets) - 0.5))
         axes.set_xticks(range(len(budgets)), [f"{g}" for g in budgets])
-        axes.set_ylim(*((-0.03, 1.03) if quantity == "success" else (0.0, None)))
+        top = 1.0 if quantity == "success" else max(float(success.median_barrier.max()), 1e-3)
+        axes.set_ylim(-0.03 * top, 1.03 * top)
     handles, labels = figure.axes[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="center right", borderaxespad=0.3)
     return figure
