@@ -365,6 +365,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "self.correct": Bool[Any, "n"],
         "self.brier": f64("n"),
         "self.rows": i64("n"),
+        "self.entropy": f64("n"),
     },
     "connectivity.ensemble.Ensemble.__init__": {
         "self.ts": f64("k"),
@@ -373,6 +374,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "self.together.nll": size("n"),
     },
     "connectivity.ensemble.ensemble_along": {"ts": size("k"), "returns.ts": size("k")},
+    "connectivity.finders.neb.forces": {
+        "places": size("places p"),
+        "values": size("places"),
+        "slopes": size("bends p"),
+        "returns": size("bends p"),
+    },
+    "connectivity.finders.neb.tangent": {"behind": size("p"), "ahead": size("p"), "returns": size("p")},
     "connectivity.attribution.barrier_values": {
         "ts": size("n"),
         "values": size("*b n"),
@@ -384,7 +392,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "connectivity.curve_fitting.fit_curve": {
         "curve.anchors": POINTS,
         "returns.anchors": POINTS,
-        "range(num_steps)": size("steps"),
+        "range(num_steps if finder == 'mean' else len(returns.history))": size("steps"),
         "returns.history": size("steps"),
     },
     "connectivity.simplex_grid.simplex_weights": {"range(len(simplex.anchors))": size("k"), "returns": size("n k")},

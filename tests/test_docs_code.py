@@ -415,6 +415,20 @@ def test_classics(empty_folder):
     assert after <= before
 
 
+def test_finders(empty_folder, capsys):
+    """The first block prints the table's columns of 70 gradients."""
+    names = python_of("docs/finders.md")
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = [line.strip("| ").split(" | ") for line in read("docs/finders.md").splitlines() if line.count(" | ") == 6]
+    rows = rows[2:]  # head and rule
+    assert len(rows) == 8 and [row[0].replace("`", "").replace(",", "").split() for row in rows] == [
+        words[:3] for words in printed[:8]
+    ]
+    for row, words in zip(rows, printed, strict=False):
+        assert [float(row[i]) for i in (1, 3, 5)] == pytest.approx([float(w) for w in words[3:]], abs=0.05)
+    assert names["Falling"].name == "falling"
+
+
 def test_every_python_block_is_in_a_test_above():
     """A page with Python that no test names would be shown and never run."""
     source = Path(__file__).read_text(encoding="utf-8")

@@ -33,6 +33,7 @@ COMMANDS = {  # what writes a table
     "cka": "similarity.py",
     "curvature": "curvature.py",
     "flips": "connectivity.py",
+    "finders": "finders.py",
     "forgetting_correlations": "curvature.py",
     "landscape": "landscape.py",
     "predicted_forgetting": "curvature.py",

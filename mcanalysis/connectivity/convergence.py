@@ -35,10 +35,10 @@ class Convergence:
         self.history.append(loss)
         if len(self.history) <= self._num_steps - self._num_steps // 4:
             return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        for total, gradient in zip(self._total, gradients, strict=True):
+        moved = [(total, p.grad) for total, p in zip(self._total, parameters, strict=True) if p.grad is not None]
+        for total, gradient in moved:
             total.add_(gradient)
-        self._squares += _squared(gradients)
+        self._squares += _squared([gradient for _, gradient in moved])
         self._num += 1
 
     def slope(self) -> float:

@@ -1,4 +1,4 @@
-"""Curve finding: train the bends of a curve so that the mean loss along it is small, the ends being fixed."""
+"""Curve finding: train the bends of a curve so that the loss along it is small, the ends being fixed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from mcanalysis.connectivity.convergence import Convergence
+from mcanalysis.connectivity.finders import Fit, get_finder
 from mcanalysis.connectivity.fit_checkpoint import FitCheckpoint
-from mcanalysis.connectivity.losses import held_names, terms_of
+from mcanalysis.connectivity.losses import held_names
 from mcanalysis.errors import UserError
 from mcanalysis.params.point import Point, content_hash, norm, random_like, working_dtype
 from mcanalysis.params.spaces import FactorSpace
@@ -35,6 +36,7 @@ def fit_curve(
     curve: CurveT,
     loss: Callable[[Point], Tensor | Iterator[Tensor]],
     *,
+    finder: str = "mean",
     num_steps: int = 200,
     learning_rate: float | None = None,
     seed: int = 0,
@@ -47,10 +49,11 @@ def fit_curve(
     checkpoint: str | Path | None = None,
     checkpoint_steps: int = 10,
 ) -> CurveT:
-    """Return a curve with the same ends, its bends trained to minimise the mean of the loss over t.
+    """Return a curve with the same ends, its bends trained to minimise the mean of the loss over t, or by a `finder`.
 
     E_{t~U(0,1)}[loss(curve(t))] is the objective of Garipov et al. 2018 (arXiv 1802.10026). Each step draws
-    one t uniformly in each of `ts_per_step` equal strata of [0, 1] and averages the losses there. The
+    one t uniformly in each of `ts_per_step` equal strata of [0, 1] and averages the losses there. Other finders move
+    the bends of a `PolyChain`, points of the path, by other rules (`mcanalysis.connectivity.finders`, a file each). The
     learning rate rises linearly over the first steps and then falls along a cosine to zero (Loshchilov &
     Hutter 2017, arXiv 1608.03983). There is no weight decay unless the given optimizer brings one. Bends are
     trained in float32 at least. The given curve, its tensors, the gradients of the model behind `loss` and
@@ -65,7 +68,7 @@ def fit_curve(
     of the distance between the ends would change the loss by at most 0.1 % of what it was over the first tenth of the
     steps. Noise of t and of minibatches is left out of it without bias. False, with a warning, where that is not so or
     there were fewer than 8 steps; such a curve may be a good one all the same, which `profile` tells. True says nothing
-    about a better curve elsewhere, or one with more bends.
+    about a better curve elsewhere, or one with more bends. None where bends are found one after another.
 
     Args:
         curve: a path with bends, such as `Bezier(a, b)`; it is trained from the bends it has.
@@ -73,12 +76,15 @@ def fit_curve(
             or something with it as `loss`), or yields several whose sum is the loss and which are differentiated one at
             a time: the whole of a large objective in the memory of one batch. It may draw a minibatch per call;
             `mcanalysis.connectivity.losses.WeightedSum` joins several objectives.
-        num_steps: optimizer steps, at least 1.
+        finder: `mean`, or for chains `bisection` (midpoints one after another), `neb` (nudged elastic band), or
+            `layerwise` (a walk that moves layer after layer), or one of yours.
+        num_steps: optimizer steps, at least 1: gradients of the loss, of which `mean` takes `ts_per_step` a step. `neb`
+            takes one per bend in each step, and makes as many steps as these suffice for.
         learning_rate: the largest learning rate, positive, in the units of the optimizer. None: 0.03 times the root
             mean square by which the ends differ (in coordinates in which they do), 0.01 at least. Made for Adam: give
             one for another optimizer.
         seed: of the draws of t and the jitter.
-        ts_per_step: strata per step, at least 1 (1 is the classic; k cost k losses and give less
+        ts_per_step: strata per step of the finder `mean`, at least 1 (1 is the classic; k cost k losses and give less
             noise than k steps do).
         jitter: length of a random shift of each bend before the first step, in units of the distance between
             the ends; a start exactly on the straight path can be a saddle. 0 to go on from bends fitted
@@ -97,9 +103,10 @@ def fit_curve(
             bends (with Adam).
 
     Raises:
-        UserError: if the curve has no bends, a number is out of range, or the loss is not one number, is not
-            differentiable with respect to the point, or is not finite at some step (which the message names);
-            if the checkpoint is that of another fit.
+        UnknownNameError: if there is no such finder.
+        UserError: if the curve has no bends or is no chain where the finder needs one, a number is out of range, or the
+            loss is not one number, is not differentiable with respect to the point, or is not finite at some step
+            (which the message names); if the checkpoint is that of another fit.
 
     >>> from mcanalysis.paths import Bezier
     >>> ends = [{"w": torch.tensor([-1.0, 0.0])}, {"w": torch.tensor([1.0, 0.0])}]
@@ -112,6 +119,8 @@ def fit_curve(
     _check_arguments(
         curve, num_steps, learning_rate, ts_per_step, jitter, warmup_fraction, max_grad_norm, checkpoint_steps
     )
+    chosen = get_finder(finder)
+    chosen.check(type(curve), len(curve.bends), num_steps)
     fixed = held_names(loss)
     ends = (curve.anchors[0], curve.anchors[-1])
     start, end = ({name: tensor for name, tensor in point.items() if name not in fixed} for point in ends)
@@ -128,31 +137,31 @@ def fit_curve(
     }
     generator = torch.Generator().manual_seed(seed)
     bends = [_shifted(bend, fixed, jitter * length, generator) for bend in curve.bends]
-    moving = curve.with_bends(bends)
     parameters = [tensor for bend in bends for tensor in bend.values() if tensor.requires_grad]
-    convergence = Convergence(parameters, num_steps, length)
+    fit = Fit(curve.with_bends(bends), curve.bends, bends, loss, num_steps, ts_per_step, warmup_fraction, generator)
+    rule = chosen(fit)
+    total = rule.num_steps
+    convergence = Convergence(parameters, total, length)
     stepper = optimizer(parameters, lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        stepper, lambda step: _warmup_then_cosine(step, num_steps, warmup_fraction)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(stepper, rule.rate)
     saved, done = None, 0
     if checkpoint is not None:
         points = [content_hash(anchor) for anchor in curve.anchors]
         kind = [type(curve).__name__, curve.space.name, getattr(optimizer, "__name__", "")]
+        kind += [finder] if finder != "mean" else []  # absent for the first one: checkpoints of earlier versions go on
         saved = FitCheckpoint(checkpoint, hash_json([*kind, *points, seed, numbers]))
         done = saved.restore(parameters, stepper, schedule, generator, loss, convergence)
-    bar = progress(total=num_steps, desc="fit curve") if progress is not None else None
+    bar = progress(total=total, desc="fit curve") if progress is not None else None
     try:
         if bar is not None and done:
             bar.update(done)
-        for step in range(done + 1, num_steps + 1):
-            value = _set_gradients(parameters, moving, loss, _stratified(ts_per_step, generator), step)
-            convergence.add(value, parameters)
+        for step in range(done + 1, total + 1):
+            convergence.add(rule.set_gradients(step), parameters)
             if max_grad_norm is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
             stepper.step()
             schedule.step()
-            if saved is not None and step % checkpoint_steps == 0 and step < num_steps:
+            if saved is not None and step % checkpoint_steps == 0 and step < total:
                 saved.save(step, parameters, stepper, schedule, generator, loss, convergence)
             if bar is not None:
                 bar.update(1)
@@ -162,9 +171,10 @@ def fit_curve(
     if saved is not None:
         saved.remove()
     fitted = curve.with_bends([{name: tensor.detach() for name, tensor in bend.items()} for bend in bends])
-    fitted.history, fitted.converged = tuple(convergence.history), convergence.converged()
-    if not fitted.converged:
-        _say_once(num_steps)
+    fitted.history = tuple(convergence.history)
+    fitted.converged = convergence.converged() if rule.tells_rest else None
+    if fitted.converged is False:
+        _say_once(total)
     return fitted
 
 
@@ -178,58 +188,6 @@ def _say_once(num_steps: int) -> None:
     )
 
 
-def _set_gradients(
-    parameters: list[Tensor],
-    curve: Curve,
-    loss: Callable[[Point], Tensor | Iterator[Tensor]],
-    ts: list[float],
-    step: int,
-) -> float:
-    """Write the gradient of the mean loss over `ts` into the parameters, and into nothing else; return that mean."""
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    total = 0.0
-    for t in ts:
-        with torch.enable_grad():
-            point = curve(t)
-            terms = terms_of(loss, point)
-        gradients, value = _gradients_of_terms(terms, point, parameters, len(ts), f"step {step} (t = {t:.4f})")
-        total += value / len(ts)
-        if all(gradient is None for gradient in gradients):
-            raise UserError(
-                "Expected a loss that depends on the point it is given, got one that does not use its "
-                "tensors; evaluate the model at them with torch.func.functional_call."
-            )
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None and parameter.grad is not None:
-                parameter.grad += gradient
-    return total
-
-
-def _gradients_of_terms(
-    terms: Iterator[Tensor], point: Point, parameters: list[Tensor], num: int, where: str
-) -> tuple[tuple[Tensor | None, ...], float]:
-    """The gradient of a sum whose terms are differentiated as they come, each graph being freed before the next, and
-    the sum."""
-    value = 0.0
-    outputs = [tensor for tensor in point.values() if tensor.requires_grad]
-    totals: list[Tensor | None] = [None] * len(outputs)
-    with torch.enable_grad():
-        for term in terms:
-            _check_value(term, where)
-            value += term.item()
-            # The graph from the bends to the point is shared by all terms, so only the part above it is freed.
-            for i, gradient in enumerate(torch.autograd.grad(term.reshape(()) / num, outputs, allow_unused=True)):
-                before = totals[i]
-                if gradient is not None:
-                    totals[i] = gradient if before is None else before + gradient
-    used = [(tensor, total) for tensor, total in zip(outputs, totals, strict=True) if total is not None]
-    if not used:
-        return (None,) * len(parameters), value
-    tensors, weights = zip(*used, strict=True)
-    return torch.autograd.grad(tensors, parameters, grad_outputs=weights, allow_unused=True), value
-
-
 def _default_rate(start: Point, end: Point) -> float:
     """A share of how far apart the ends are in a coordinate in which they differ, at least `SMALLEST_RATE`."""
     squares, number = 0.0, 0
@@ -238,35 +196,6 @@ def _default_rate(start: Point, end: Point) -> float:
         squares += float(apart.square().sum())
         number += int(apart.count_nonzero())
     return max(SMALLEST_RATE, RELATIVE_RATE * math.sqrt(squares / max(number, 1)))
-
-
-def _check_value(value: object, where: str) -> None:
-    """Raise `UserError` unless a loss is one finite number that can be differentiated."""
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise UserError(f"Expected the loss to be a tensor with one number, got {got}; return its mean.")
-    if not value.requires_grad:
-        raise UserError(
-            "Expected a loss that is differentiable with respect to the point, got one without a "
-            "gradient; compute it from the given tensors, outside of torch.no_grad()."
-        )
-    if not math.isfinite(value.item()):
-        raise UserError(
-            f"Expected a finite loss, got {value.item()} at {where}; lower learning_rate or set max_grad_norm."
-        )
-
-
-def _stratified(num: int, generator: torch.Generator) -> list[float]:
-    """One uniform draw in each of `num` equal strata of [0, 1]."""
-    return [(i + u) / num for i, u in enumerate(torch.rand(num, generator=generator, dtype=torch.float64).tolist())]
-
-
-def _warmup_then_cosine(step: int, num_steps: int, warmup_fraction: float) -> float:
-    """The factor of the learning rate at a step counted from 0, in [0, 1]."""
-    num_warmup = math.floor(warmup_fraction * num_steps)
-    if step < num_warmup:
-        return (step + 1) / (num_warmup + 1)
-    return 0.5 * (1.0 + math.cos(math.pi * (step - num_warmup) / (num_steps - num_warmup)))
 
 
 def _shifted(bend: Point, fixed: frozenset[str], length: float, generator: torch.Generator) -> Point:

@@ -21,7 +21,7 @@ class Predictions:
     """What one predictor gave for each of n targets, which belong to examples.
 
     `nll` −log p(target) in nats, `confidence` the largest probability, `correct` whether it is the target's, `brier`
-    Σ_c (p_c − [c = target])², `rows` which example a target belongs to; all (n,).
+    Σ_c (p_c − [c = target])², `rows` which example a target belongs to, `entropy` −Σ_c p_c·log p_c in nats; all (n,).
     """
 
     nll: NDArray[np.float64]
@@ -29,6 +29,7 @@ class Predictions:
     correct: NDArray[np.bool_]
     brier: NDArray[np.float64]
     rows: NDArray[np.int64]
+    entropy: NDArray[np.float64]
 
     def summary(self) -> dict[str, float]:
         """`loss` (nats per target), `accuracy` (examples of which every target is right: for a language model what
@@ -53,10 +54,19 @@ class Ensemble:
     members: tuple[Predictions, ...]
     together: Predictions
 
+    @property
+    def mutual_information(self) -> NDArray[np.float64]:
+        """How much the members differ at each target, (n,), in nats from 0 (all say the same) to log k: the entropy of
+        their mean minus the mean of their entropies, which is the Jensen–Shannon divergence of the k members."""
+        return self.together.entropy - np.mean([member.entropy for member in self.members], axis=0)
+
     def rows(self) -> list[dict[str, Any]]:
-        """One row per member (`member` point, with its `t`) and one for the `ensemble` (t NaN)."""
+        """One row per member (`member` point, with its `t`) and one for the `ensemble` (t NaN), which alone has
+        `mutual_information`, the mean over targets."""
         rows = [{"member": "point", "t": float(t), **m.summary()} for t, m in zip(self.ts, self.members, strict=True)]
-        return [*rows, {"member": "ensemble", "t": float("nan"), **self.together.summary()}]
+        diversity = {"mutual_information": float(self.mutual_information.mean())}
+        rows = [{**row, "mutual_information": float("nan")} for row in rows]
+        return [*rows, {"member": "ensemble", "t": float("nan"), **self.together.summary(), **diversity}]
 
 
 Batch = tuple[Any, Tensor] | tuple[Any, Tensor, Tensor]
@@ -73,7 +83,7 @@ def ensemble_along(
     """Average predicted probabilities over the points of a path at `ts`, and compare with each point alone.
 
     Batches are outside, points inside: what is held is one sum of probabilities of one batch and one point, however
-    many points there are; of a finished batch four numbers per target and point are kept. Points are computed anew for
+    many points there are; of a finished batch five numbers per target and point are kept. Points are computed anew for
     every batch.
 
     Args:
@@ -127,7 +137,10 @@ def ensemble_along(
         raise UserError("Expected at least one batch to predict, got none; pass (inputs, labels) tuples.")
     joint = np.concatenate(all_rows)
     columns = [[np.concatenate(column) for column in zip(*part, strict=True)] for part in parts]
-    made = [Predictions(nll, confidence, correct, brier, joint) for nll, confidence, correct, brier in columns]
+    made = [
+        Predictions(nll, confidence, correct, brier, joint, entropy)
+        for nll, confidence, correct, brier, entropy in columns
+    ]
     return Ensemble(places, tuple(made[:-1]), made[-1])
 
 
@@ -158,5 +171,7 @@ def _per_target(log_p: Tensor, labels: Tensor) -> tuple[NDArray, ...]:
     highest, chosen = log_p.max(-1)
     squares = (2 * log_p).logsumexp(-1).exp().double()  # Σ p², without a second copy of p
     brier = squares - 2 * of_label.exp() + 1
-    found = (-of_label, highest.double().exp().clamp(max=1.0), chosen == labels, brier)
+    # A few rows at a time, without a second copy of p; 0 where p is 0, whose logarithm may be −∞.
+    entropy = torch.cat([torch.special.entr(some.exp()).sum(-1) for some in log_p.split(64)]).double()
+    found = (-of_label, highest.double().exp().clamp(max=1.0), chosen == labels, brier, entropy)
     return tuple(x.cpu().numpy() for x in found)

@@ -152,7 +152,8 @@ class Curve(Path):
     """A path with bends: anchors between the minima, which `mcanalysis.fit_curve` trains.
 
     `history`: the loss of each step of the fit that gave the bends, empty where they were not fitted or were read from
-    a file. `converged`: whether that fit came to rest (the rule is in `fit_curve`), None where there was none.
+    a file. `converged`: whether that fit came to rest (the rule is in `fit_curve`), None where there was none or
+    where its finder cannot tell.
     """
 
     history: tuple[float, ...] = ()

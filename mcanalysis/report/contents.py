@@ -235,6 +235,7 @@ _ANALYSES = (  # name, what it says, script, tables
         ("weight_distance", "subspace_overlap", "cka", "prediction_similarity"),
     ),
     ("Attribution", "which layers and modules make a barrier", "attribution", ("attribution", "attribution_barriers")),
+    ("Path finders", "which curve connects the minima, at what cost", "finders", ("finders",)),
 )  # fmt: skip
 
 

@@ -60,6 +60,19 @@ def test_it_is_the_mean_of_probabilities():
     assert found.together.summary()["loss"] <= np.mean([m.summary()["loss"] for m in found.members]) + 1e-12
 
 
+def test_mutual_information_is_the_entropy_of_the_mean_minus_the_mean_entropy():
+    x, y = data()
+    found = ensemble_along(Linear(network(0), network(1)), [0.0, 1.0], predict, [(x[:11], y[:11]), (x[11:], y[11:])])
+    p, q = (softmax(x.numpy() @ n["weight"].numpy().T + n["bias"].numpy()) for n in (network(0), network(1)))
+    H = lambda p: -(p * np.log(p)).sum(axis=1)  # noqa: E731
+    np.testing.assert_allclose(found.together.entropy, H((p + q) / 2), rtol=1e-10)
+    expected = H((p + q) / 2) - (H(p) + H(q)) / 2
+    np.testing.assert_allclose(found.mutual_information, expected, rtol=1e-8, atol=1e-12)
+    *points, together = found.rows()
+    assert together["mutual_information"] == pytest.approx(expected.mean()) and expected.mean() > 0.01
+    assert all(np.isnan(row["mutual_information"]) for row in points)
+
+
 def test_an_ensemble_of_one_point_or_of_equal_points_is_that_point():
     x, y = data()
     alone = ensemble_along(Linear(network(0), network(1)), [0.5], predict, [(x, y)])
@@ -67,6 +80,7 @@ def test_an_ensemble_of_one_point_or_of_equal_points_is_that_point():
     for found in (alone, same):
         np.testing.assert_allclose(found.together.nll, found.members[0].nll, rtol=1e-12)
         np.testing.assert_allclose(found.together.brier, found.members[0].brier, rtol=1e-10)
+        np.testing.assert_allclose(found.mutual_information, 0.0, atol=1e-12)
 
 
 def test_an_example_is_right_where_all_its_targets_are():

@@ -123,7 +123,13 @@ def other_tables(told):
             ("mean_old", TASKS[1]),
         )
     ]  # fmt: skip
-    return {"simplex": simplex, "attribution_barriers": attribution}
+    finders = [
+        told | {"space": "factor", "curve": curve, "gradients": gradients, "fit_seed": 0, "start": MINIMA[k],
+                "end": MINIMA[k + 1], "task": TASKS[0], "chord_barrier": 0.1 * k, "success": k == 0, "threshold": 0.05,
+                "mutual_information": float("nan")}
+        for curve, gradients in (("linear", 0), ("bezier-1", 60), ("polychain-3-neb", 60)) for k in (0, 1)
+    ]  # fmt: skip
+    return {"simplex": simplex, "attribution_barriers": attribution, "finders": finders}
 
 
 def make_run(directory, strategy="sequential", seed=0, status="finished", without=(), **settings):

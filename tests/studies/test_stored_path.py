@@ -51,6 +51,14 @@ def test_an_aligned_path_from_an_adapter_that_changes_nothing_has_a_key_of_its_o
         assert (before.key == now.key) == (kind != "linear-aligned")  # the hashes of the minima are the same here
 
 
+def test_keys_tell_finders_and_seeds_apart_and_are_those_of_before_without_them(tmp_path):
+    settings = [{}, {"finder": "neb"}, {"finder": "bisection"}, {"curve_seed": 0}, {"curve_seed": 1}]
+    keys = [stored(tmp_path, "polychain-factor", paths=("polychain-factor",), **each).key for each in settings]
+    assert len(set(keys)) == 5
+    assert keys[0] == hash_json(["polychain-factor", "hash0", "hash1", ["A"], "B", "", 60, 1e-2, 16])
+    assert len({stored(tmp_path, "linear-factor", paths=("linear-factor",), curve_seed=n).key for n in (0, 1)}) == 1
+
+
 def test_keys_tell_settings_of_curves_apart_and_only_of_curves(tmp_path):
     for kind in path_kind_names():
         keys = {stored(tmp_path, kind, **s).key for s in ({}, {"num_bends": 2}, {"curve_steps": 9}, {"num_points": 3})}
@@ -103,6 +111,9 @@ def test_lengths_in_the_paths_space_and_in_delta(tmp_path):
         ({"paths": ()}, "at least one path"),
         ({"paths": ("linear-delta", "linear-delta")}, "each path once"),
         ({"num_bends": 0}, "--num-bends"),
+        ({"finder": "nudged"}, "Unknown finder 'nudged'"),
+        ({"finder": "neb"}, "Expected a chain for the finder neb, .* got Bezier.*--paths polychain-factor"),
+        ({"finder": "neb", "paths": ("polychain-factor",), "num_bends": 9, "curve_steps": 8}, "--curve-steps"),
         ({"tolerance": 0.0}, "--tolerance"),
         ({"tolerance": float("nan")}, "--tolerance"),
         ({"tolerance": 1e-7}, "rounding"),

@@ -139,7 +139,12 @@ class RunPaths:
         if path.kind.is_of_whole_run:
             groups = [(task,) for task in t.tasks]
             batch_size = max(1, 2 * batch_size // len(groups))
-        return self.run.loss(groups, batch_size, seed=self.run.seed)
+        return self.run.loss(groups, batch_size, seed=self.seed)
+
+    @property
+    def seed(self) -> int:
+        """The seed of curve fits."""
+        return self.run.seed if self.study.curve_seed is None else self.study.curve_seed
 
     def num_steps(self, path: StoredPath) -> int:
         """The steps of a curve's fit."""
@@ -153,9 +158,10 @@ class RunPaths:
         return fit_curve(
             curve,
             self.loss(path),
+            finder=self.study.finder,
             num_steps=self.num_steps(path),
             learning_rate=self.study.curve_learning_rate,
-            seed=self.run.seed,
+            seed=self.seed,
             max_grad_norm=1.0,
             checkpoint=path.file.with_suffix(".checkpoint"),
             checkpoint_steps=CHECKPOINT_STEPS,

@@ -49,7 +49,7 @@ def _predictor(model: LoraModel) -> Callable[[Mapping[str, Tensor], Any], Tensor
 
 
 def _with_means(tables: Sequence[pd.DataFrame], old: Sequence[str]) -> list[dict[str, Any]]:
-    values = ["loss", "accuracy", "target_accuracy", "ece", "brier"]
+    values = ["loss", "accuracy", "target_accuracy", "ece", "brier", "mutual_information"]
     by_task = {t.task.iloc[0]: t for t in tables}
     new = next(name for name in by_task if name not in old)
     found = with_means({name: table[values] for name, table in by_task.items()}, old, new)

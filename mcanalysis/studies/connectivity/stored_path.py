@@ -51,7 +51,10 @@ class StoredPath:
         """A hash of everything that the points of the path depend on, besides the run."""
         t, s = self.transition, self.settings
         fitted = [t.old, t.new, t.data_key, s.curve_steps, s.curve_learning_rate, s.curve_batch_size]
-        fitted += [s.num_bends] if s.num_bends != 1 else []  # absent for one bend: keys of earlier versions stay valid
+        # Absent at their old values, so that keys of earlier versions stay valid.
+        fitted += [s.num_bends] if s.num_bends != 1 else []
+        fitted += [{"finder": s.finder}] if s.finder != "mean" else []
+        fitted += [{"seed": s.curve_seed}] if s.curve_seed is not None else []
         is_one_line = t.is_from_base and self.kind.path == "linear"  # in all spaces
         kind = self.kind.path if is_one_line else str(self.kind)
         parts = [kind, *t.keys, *(fitted if self.kind.is_fitted else [])]

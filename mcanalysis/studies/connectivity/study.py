@@ -37,7 +37,8 @@ class Connectivity(Study):
     comparison and are measured along `other_paths`, without ensembles and simplexes. A curve has `num_bends` bends
     between two minima, fitted by `curve_steps` Adam steps at `curve_learning_rate`, each on one t and
     `curve_batch_size` train examples of the old tasks and as many of the new; one through all minima takes so many
-    steps per segment, each on as many examples, of all tasks alike.
+    steps per segment, each on as many examples, of all tasks alike. `finder`: the rule by which bends are moved
+    (`mcanalysis.connectivity.finders`); `curve_seed`: of jitter, t and minibatches (None: the run's).
 
     `tolerance`: in nats per target. Beside ends and middle, points are chosen, and measured on as many test examples
     as it takes, until the loss barriers of the new task and of the mean over the old ones are known to it, for at most
@@ -62,8 +63,10 @@ class Connectivity(Study):
     other_paths: Annotated[tuple[str, ...], "for all but the first strategy"] = ("linear-factor",)
     num_bends: Annotated[int, "bends of a fitted curve (per segment)"] = 1
     curve_steps: Annotated[int, "optimiser steps of each curve fit (per segment)"] = 60
+    finder: Annotated[str, "how curves are fitted: mean; chains also by bisection, neb or layerwise"] = "mean"
     curve_learning_rate: float = 1e-2
     curve_batch_size: int = 16
+    curve_seed: int | None = None
     tolerance: Annotated[
         float | None,
         "measure where it helps, on as many examples as it takes, until loss barriers are known to X nats",
@@ -85,17 +88,21 @@ class Connectivity(Study):
     ] = ()
 
     def __post_init__(self) -> None:
+        from mcanalysis.connectivity.finders import get_finder
         from mcanalysis.connectivity.profile import grid, grid_beyond
         from mcanalysis.paths.path_kinds import path_kind
 
         grid(self.num_points)
-        for name in (*self.paths, *self.other_paths):
-            path_kind(name)
+        kinds = [path_kind(name) for name in (*self.paths, *self.other_paths)]
+        finder = get_finder(self.finder)
         if not self.paths:
             raise UserError(f"Expected at least one path, got none; choose some, such as {', '.join(PATHS)}.")
         if len(set(self.paths)) < len(self.paths):
             raise UserError(f"Expected each path once, got {', '.join(self.paths)}; leave out the repeated one.")
         check_at_least(self, num_examples=1, num_bends=1)
+        for kind in kinds:
+            if kind.is_fitted:
+                finder.check(kind.path_class, self.num_bends, self.curve_steps)
         if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance >= _LEAST_TOLERANCE):
             raise UserError(
                 f"Expected a tolerance of at least {_LEAST_TOLERANCE:g} nats, below which losses are rounding, got "

@@ -9,7 +9,7 @@ from mcanalysis.plotting.selection import where
 from mcanalysis.studies.connectivity.over_seeds import ALL
 
 _PATH = ["strategy", "learner", "path", "space"]
-_MEASURES = ["loss", "accuracy", "target_accuracy", "ece", "brier"]
+MEASURES = ["loss", "accuracy", "target_accuracy", "ece", "brier", "mutual_information"]
 
 
 def cut_prompts(profiles: pd.DataFrame) -> dict[str, int]:
@@ -78,6 +78,7 @@ def ensemble_summary(ensemble: pd.DataFrame) -> pd.DataFrame:
     (½ old + new) where there is one, else for the only task.
     """
     has_mean = "mean" in set(ensemble.task)
+    ensemble = ensemble.reindex(columns=[*ensemble.columns, *(m for m in MEASURES if m not in ensemble)])  # of before
     chosen = ensemble[ensemble.task == "mean"] if has_mean else ensemble
     points = chosen[chosen.member == "point"]
     groups = {
@@ -86,7 +87,7 @@ def ensemble_summary(ensemble: pd.DataFrame) -> pd.DataFrame:
         "ensemble": chosen[chosen.member == "ensemble"],
     }
     tables = [
-        rows.groupby(_PATH, sort=False)[_MEASURES].mean().reset_index().assign(member=name)
+        rows.groupby(_PATH, sort=False)[MEASURES].mean().reset_index().assign(member=name)
         for name, rows in groups.items()
     ]
     order = {kind: i for i, kind in enumerate(dict.fromkeys(zip(*(chosen[c] for c in _PATH), strict=True)))}

@@ -12,6 +12,7 @@ from mcanalysis.numbers_as_text import cell, with_interval
 from mcanalysis.plotting.selection import trained_tasks
 from mcanalysis.store import base_minimum
 from mcanalysis.studies.connectivity.summaries import (
+    MEASURES,
     ensemble_summary,
     flip_summary,
     front_summary,
@@ -159,11 +160,13 @@ def _nothing_to_keep(profiles: pd.DataFrame) -> Iterator[str]:
 
 def _ensembles(rows: pd.DataFrame) -> Iterator[str | Rows]:
     """Predictions averaged along each kind of path, against single points."""
-    shown = [["strategy", "learner", "path", "predictor", "loss", "exact answers", "tokens right", "ECE", "Brier"]]
+    heads = ["loss", "exact answers", "tokens right", "ECE", "Brier", "MI"]
+    shown = [["strategy", "learner", "path", "predictor", *heads]]
     for _, row in ensemble_summary(rows).iterrows():
-        numbers = [cell(row[name], 3) for name in ("loss", "accuracy", "target_accuracy", "ece", "brier")]
+        numbers = [cell(row[name], 3) for name in MEASURES]
         shown.append([row.strategy, row.learner, f"{row.path} {row.space}", row.member, *numbers])
     yield "\nEnsemble: next-token probabilities averaged over points of a path, teacher-forced, ½ (old + new), test"
+    yield "MI: mutual information (nats), by which the points' predictions differ"
     yield shown
 
 
