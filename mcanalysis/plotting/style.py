@@ -175,7 +175,11 @@ def path_lines(kinds: Iterable[tuple[str, str]]) -> dict[tuple[str, str], PathLi
     for i, (path, space) in enumerate(sorted(present - set(lines))):
         dashes = _SPARE_DASHES[i % len(_SPARE_DASHES)]
         name = path.replace("_", " ")
-        lines[path, space] = PathLine(dashes, f"{name}, {space}", shortened(f"{name} {space}", 9))
+        from mcanalysis.paths import get_path, path_names  # loads torch, which drawing needs for nothing else
+
+        is_merge = path in path_names() and not get_path(path).joins_minima
+        label = f"{name}: base (t = 0) to merged (1)" if is_merge else f"{name}, {space}"
+        lines[path, space] = PathLine(dashes, label, shortened(f"{name} {space}", 9))
     return lines
 
 

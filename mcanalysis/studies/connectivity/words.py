@@ -62,6 +62,7 @@ def words(tables: Tables) -> Iterator[str | Rows]:
     if tests.get("few_events", pd.Series(dtype=bool)).any():
         yield "* under 50 examples, or under five of them make most of the variance: no 95 % is promised"
     yield from _certificates(tests)
+    yield from _gauges(tests)
     yield from _gains(_of_transitions(tests))
     for name, of_table in (("front", _front), ("ensemble", _ensembles), ("simplex", _simplexes)):
         if name in tables and len(rows := _of_transitions(tables[name])):
@@ -87,6 +88,20 @@ def _certificates(tests: pd.DataFrame) -> Iterator[str | Rows]:
         transition, path = f"{row['start']} → {row['end']}", f"{row['path']} {row['space']}"
         rows.append([transition, path, row["task"], *numbers, cell(row["evaluations"], 1) + words])
     yield "\nBarriers of the loss, all test examples, to a tolerance; estimates (95 %): bumps between points go unseen"
+    yield rows
+
+
+def _gauges(tests: pd.DataFrame) -> Iterator[str | Rows]:
+    """The barriers of the loss over random factors of the same adapters, where these were measured."""
+    if "chord_barrier_gauge_most" not in tests:
+        return
+    measured = tests[tests.chord_barrier_gauge_most.notna() & (tests.quantity == "loss")]
+    rows = [["transition", "task", "chord barrier, loss: as stored", "random factors: least", "median", "most"]]
+    for row in measured.to_dict("records"):
+        numbers = [cell(row[f"chord_barrier{end}"], 3) for end in ("", "_gauge_least", "_gauge_median", "_gauge_most")]
+        rows.append([f"{row['start']} → {row['end']}", row["task"], *numbers])
+    yield "\nLinear factor path over random (B·R, R⁻¹·A) of its end: the same ends and the same ΔW, so what differs is"
+    yield "the parametrisation alone"
     yield rows
 
 
