@@ -44,7 +44,8 @@ def check_merge(found: pd.DataFrame) -> None:
 def _cell(row: Mapping[Hashable, Any]) -> str:
     if not row["claimed"]:
         return ""
-    return {"holds": "·", "violated": f"{row['error']:.2g}"}.get(row["result"], row["result"])
+    result = str(row["result"])
+    return {"holds": "·", "violated": f"{row['error']:.2g}"}.get(result, result)
 
 
 def certificates(found: pd.DataFrame, output_dir: str) -> None:

@@ -111,7 +111,7 @@ def gauge_moves_the_inside_alone() -> float:
 
 
 @closed_form(
-    "1", "DARE keeps each entry with probability d, over d: the mean over 4000 draws is ΔW (in errors / 5)", 1.0
+    "2", "DARE keeps each entry with probability d, over d: the mean over 4000 draws is ΔW (in errors / 5)", 1.0
 )
 def dare_keeps_the_mean() -> float:
     p, density, draws = {n: x for n, x in adapter(0).items() if ".v." in n}, 0.25, 4000
