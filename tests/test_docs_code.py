@@ -183,6 +183,10 @@ def test_geometry(empty_folder, capsys):
     assert capsys.readouterr().out
 
 
+def test_merging(empty_folder, monkeypatch):
+    run_page("docs/merging.md", monkeypatch)
+
+
 def test_evaluation(empty_folder, monkeypatch):
     names = run_page("docs/evaluation.md", monkeypatch)
     assert 0 < names["early"].saving < 1

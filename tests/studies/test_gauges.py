@@ -14,6 +14,7 @@ from mcanalysis.params.merging import magmax
 from mcanalysis.paths import Linear
 from mcanalysis.plotting.gauges import caption, plot_gauges
 from mcanalysis.runs.run import load_run
+from mcanalysis.studies.connectivity.forecast import forecast
 from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.studies.study import carry_out
 from mcanalysis.training.continual_trainer import train
@@ -85,6 +86,8 @@ def test_what_is_stored_is_not_measured_again_and_without_the_flag_nothing_is_ad
     assert not calls and "gauges" not in without
     plain = tables["barriers"].drop(columns=tables["barriers"].filter(like="_gauge_").columns)
     assert without["barriers"].equals(plain)
+    told = forecast(STUDY, [copy]).rows.set_index("work")
+    assert told.to_do["points"] == 0 and told.stored["points"] == 3 + 1 + 1 + 3 + 2  # by kind of path; the draws
 
 
 def test_a_merge_from_the_base_has_points_of_its_own_and_no_barriers(made):
