@@ -177,9 +177,11 @@ def path_lines(kinds: Iterable[tuple[str, str]]) -> dict[tuple[str, str], PathLi
         name = path.replace("_", " ")
         from mcanalysis.paths import get_path, path_names  # loads torch, which drawing needs for nothing else
 
-        is_merge = path in path_names() and not get_path(path).joins_minima
-        label = f"{name}: base (t = 0) to merged (1)" if is_merge else f"{name}, {space}"
-        lines[path, space] = PathLine(dashes, label, shortened(f"{name} {space}", 9))
+        kind = get_path(path) if path in path_names() else None
+        from_base = kind is not None and not kind.joins_minima
+        label = f"{name}: base (t = 0) to merged (1)" if from_base else f"{name}, {space}"
+        short = name if kind is not None and len(kind.spaces) == 1 else f"{name} {space}"
+        lines[path, space] = PathLine(dashes, label, shortened(short, 9))
     return lines
 
 

@@ -13,6 +13,7 @@ from mcanalysis.params.gauge import random_gauge
 from mcanalysis.params.merging import magmax
 from mcanalysis.paths import Linear
 from mcanalysis.plotting.gauges import caption, plot_gauges
+from mcanalysis.plotting.style import path_lines
 from mcanalysis.runs.run import load_run
 from mcanalysis.studies.connectivity.forecast import forecast
 from mcanalysis.studies.connectivity.study import Connectivity
@@ -126,6 +127,10 @@ def test_the_figure_shows_every_draw_and_its_words_say_them(made):
         assert marks[f"{space} 1"] == straight[straight.space == space].chord_barrier.item()
     words = caption(tables["gauges"], tables["barriers"])
     assert "2 draws" in words and "FOMC → MedMCQA, new task" in words and "ΔW line" in words
+    said = [line for line in STUDY.words(tables) if isinstance(line, list) and "random factors: least" in line[0]]
+    assert [row[1] for row in said[0][1:]] == ["MedMCQA", "mean_old", "mean"]
+    lines = path_lines({("slerp", "delta"), ("ties", "delta")})
+    assert lines["slerp", "delta"].short == "slerp" and "base (t = 0)" in lines["ties", "delta"].label
     with pytest.raises(UserError, match="--gauges"):
         plot_gauges(tables["gauges"][:0], tables["barriers"])
 

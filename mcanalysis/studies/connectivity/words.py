@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mcanalysis.numbers_as_text import cell, with_interval
-from mcanalysis.plotting.selection import trained_tasks
+from mcanalysis.plotting.selection import rows_of_old_and_new, trained_tasks
 from mcanalysis.store import base_minimum
 from mcanalysis.studies.connectivity.summaries import (
     ensemble_summary,
@@ -96,6 +96,7 @@ def _gauges(tests: pd.DataFrame) -> Iterator[str | Rows]:
     if "chord_barrier_gauge_most" not in tests:
         return
     measured = tests[tests.chord_barrier_gauge_most.notna() & (tests.quantity == "loss")]
+    measured = rows_of_old_and_new(measured) if len(measured) else measured
     rows = [["transition", "task", "chord barrier, loss: as stored", "random factors: least", "median", "most"]]
     for row in measured.to_dict("records"):
         numbers = [cell(row[f"chord_barrier{end}"], 3) for end in ("", "_gauge_least", "_gauge_median", "_gauge_most")]
