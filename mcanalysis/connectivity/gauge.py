@@ -51,7 +51,7 @@ def gauge_spread(
     >>> import torch
     >>> a = {"q.lora_A.weight": torch.tensor([[1.0]]), "q.lora_B.weight": torch.tensor([[1.0]])}
     >>> b = {"q.lora_A.weight": torch.tensor([[2.0]]), "q.lora_B.weight": torch.tensor([[2.0]])}
-    >>> found = gauge_spread(a, b, lambda p: -float(p["q.lora_A.weight"] * p["q.lora_B.weight"]), num_gauges=1)
+    >>> found = gauge_spread(a, b, lambda p: -float(p["q.lora_B.weight"] @ p["q.lora_A.weight"]), num_gauges=1)
     >>> found.set_index("gauge").chord_barrier.round(3)[["stored", "delta"]].tolist()
     [0.25, 0.0]
     """

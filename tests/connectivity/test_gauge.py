@@ -63,3 +63,16 @@ def test_bad_input():
         mc.gauge_spread(A, B, loss, num_gauges=0)
     with pytest.raises(PointMismatchError, match="space='delta'"):
         mc.gauge_spread(A, adapter(1, rank=2), loss)
+
+
+def test_over_the_draws_the_cross_terms_average_out():
+    """E[R] = E[R⁻¹] = 0: the mean of ΔW(t) is (1−t)²·ΔW_a + t²·ΔW_b, nearer to the base than the line."""
+    middles = []
+    for seed in range(400):
+        point = Linear(A, random_gauge(B, seed))(0.5)
+        middles.append((point["q.lora_B.weight"] @ point["q.lora_A.weight"]).numpy())
+    ends = [p["q.lora_B.weight"] @ p["q.lora_A.weight"] for p in (A, B)]
+    expected = (0.25 * (ends[0] + ends[1])).numpy()
+    error = np.std(middles, axis=0) / 20
+    assert (np.abs(np.mean(middles, axis=0) - expected) < 4.5 * error).all()
+    assert (np.abs(0.5 * (ends[0] + ends[1]).numpy() - expected) > 4.5 * error).any()
