@@ -32,10 +32,10 @@ PATHS = "--num-points 2 --num-examples 2 --curve-steps 2 --workers 1"
 SMALLER = {"connectivity": f"{TRAINING} {PATHS}", "train": TRAINING, "benchmark": "--steps 2"}
 SMALLER["early"] = f"{TRAINING} --tasks FOMC,ScienceQA,MedMCQA --num-points 2 --workers 1"
 PUBLIC_MODULES = {  # beside what the packages' `__all__` name
-    "connectivity": "early ensemble losses module_objective simplex_grid",
+    "connectivity": "early ensemble gauge losses module_objective simplex_grid",
     "landscape": "eigenvalues grid hessian predicted_forgetting sharpness slices spectral_density trace trajectory_pca",
     "metrics": "calibration front prediction_similarity representation_similarity",
-    "params": "merging subspace_overlap weight_distance",
+    "params": "gauge merging subspace_overlap weight_distance",
 }
 NEEDS_TWO_RUNS = "docs/report.md", "docs/figures.md"
 
