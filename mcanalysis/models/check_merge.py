@@ -251,15 +251,11 @@ def _of_peft() -> list[Way]:
     """Every `combination_type` of `add_weighted_adapter`; those with an SVD also with a rank that cuts nothing off."""
     named = ("linear", "cat", "svd", "ties", "dare_linear", "dare_ties", "magnitude_prune")
     modes = [*named, *(f"{name}_svd" for name in named[3:])]
-    ways = [(mode, {}) for mode in modes]
-    ways += [(mode, {"svd_rank": 2 * _RANK}) for mode in modes if mode.endswith("svd")]
+    ways = [(mode, mode, {}) for mode in modes]
+    rank = 2 * _RANK
+    ways += [(f"{mode}, svd_rank={rank}", mode, {"svd_rank": rank}) for mode in modes if mode.endswith("svd")]
     source = f"PEFT {version('peft')}"
-    found = []
-    for mode, options in ways:
-        name = mode + "".join(f", {key}={value}" for key, value in options.items())
-        run = partial(_peft_merge, mode, options)
-        found.append(Way(source, name, "ties" not in mode, run))
-    return found
+    return [Way(source, name, "ties" not in mode, partial(_peft_merge, mode, more)) for name, mode, more in ways]
 
 
 def _peft_merge(
@@ -270,7 +266,7 @@ def _peft_merge(
 
     if mode.removesuffix("_svd") not in ("linear", "cat", "svd"):
         options = {**options, "density": 1.0}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # PEFT draws factors, which are then replaced
         warnings.simplefilter("ignore")  # of a density of 1, and of a base without a name
         configs = [
             LoraConfig(

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 
 import mcanalysis as mc
 from mcanalysis.errors import UserError
-from mcanalysis.models.check_merge import _mergekit_merge
+from mcanalysis.models.check_merge import _Adapter, _mergekit_merge, _peft_merge
 from mcanalysis.params.low_rank import concatenate
 from mcanalysis.params.point import combine
 
@@ -84,6 +84,12 @@ def test_ours_hold_and_factors_do_not(found):
         assert set(own[own.claimed].result) == {"holds"} and own[own.claimed].error.max() < 1e-12
     assert cell(found, "factor space", "(B·R", "mcanalysis").result == "violated"
     assert cell(found, "factor space", "one adapter of weight −1", "mcanalysis").error == pytest.approx(2)
+
+
+def test_the_state_of_the_random_numbers_stays():
+    before = torch.random.get_rng_state()
+    _peft_merge("cat", {}, (_Adapter.drawn(0),), (1.0,))
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_every_mode_is_asked_and_what_is_not_installed_is_said(found):
