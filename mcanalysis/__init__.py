@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mcanalysis.connectivity.curve_fitting import fit_curve
     from mcanalysis.connectivity.early import early_profile
     from mcanalysis.connectivity.ensemble import ensemble_along
+    from mcanalysis.connectivity.gauge import gauge_spread
     from mcanalysis.connectivity.module_objective import module_objective
     from mcanalysis.connectivity.profile import Profile, profile
     from mcanalysis.errors import UserError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mcanalysis.landscape.trace import trace
     from mcanalysis.landscape.trajectory_pca import fit_trajectory_pca
     from mcanalysis.models.adapter_files import load_adapter, save_adapter
+    from mcanalysis.models.check_merge import check_merge
     from mcanalysis.params.point import snapshot
     from mcanalysis.paths import Bezier, Linear, Plane, PolyChain, SegmentedBezier, Simplex
     from mcanalysis.runs.run import Run, load_run
@@ -56,6 +58,7 @@ _HOMES = {
     "adapter_objective": "evaluation.adapter_objective",
     "attribute": "connectivity.attribution",
     "barrier_certificate": "connectivity.certificate",
+    "check_merge": "models.check_merge",
     "early_profile": "connectivity.early",
     "eigenvalues": "landscape.eigenvalues",
     "ensemble_along": "connectivity.ensemble",
@@ -63,6 +66,7 @@ _HOMES = {
     "expected_sharpness": "landscape.sharpness",
     "fit_curve": "connectivity.curve_fitting",
     "fit_trajectory_pca": "landscape.trajectory_pca",
+    "gauge_spread": "connectivity.gauge",
     "load_adapter": "models.adapter_files",
     "load_run": "runs.run",
     "module_objective": "connectivity.module_objective",
@@ -79,10 +83,10 @@ _HOMES = {
 __all__ = [
     "Bezier", "Certificate", "ContinualTrainer", "EngineSettings", "HessianOperator", "Linear", "Plane",
     "PolyChain", "Profile", "Run", "RunConfig", "SegmentedBezier", "Simplex", "Slice", "TrainingConfig",
-    "UserError", "adapter_objective", "attribute", "barrier_certificate", "early_profile", "eigenvalues",
-    "ensemble_along", "epsilon_sharpness", "expected_sharpness", "fit_curve", "fit_trajectory_pca", "load_adapter",
-    "load_run", "module_objective", "predicted_forgetting", "profile", "random_slice", "save_adapter", "snapshot",
-    "spectral_density", "trace", "train",
+    "UserError", "adapter_objective", "attribute", "barrier_certificate", "check_merge", "early_profile", "eigenvalues",
+    "ensemble_along", "epsilon_sharpness", "expected_sharpness", "fit_curve", "fit_trajectory_pca", "gauge_spread",
+    "load_adapter", "load_run", "module_objective", "predicted_forgetting", "profile", "random_slice", "save_adapter",
+    "snapshot", "spectral_density", "trace", "train",
 ]  # fmt: skip
 
 

@@ -32,10 +32,10 @@ PATHS = "--num-points 2 --num-examples 2 --curve-steps 2 --workers 1"
 SMALLER = {"connectivity": f"{TRAINING} {PATHS}", "train": TRAINING, "benchmark": "--steps 2"}
 SMALLER["early"] = f"{TRAINING} --tasks FOMC,ScienceQA,MedMCQA --num-points 2 --workers 1"
 PUBLIC_MODULES = {  # beside what the packages' `__all__` name
-    "connectivity": "early ensemble losses module_objective simplex_grid",
+    "connectivity": "early ensemble gauge losses module_objective simplex_grid",
     "landscape": "eigenvalues grid hessian predicted_forgetting sharpness slices spectral_density trace trajectory_pca",
     "metrics": "calibration front prediction_similarity representation_similarity",
-    "params": "merging subspace_overlap weight_distance",
+    "params": "gauge merging subspace_overlap weight_distance",
 }
 NEEDS_TWO_RUNS = "docs/report.md", "docs/figures.md"
 
@@ -183,6 +183,10 @@ def test_geometry(empty_folder, capsys):
     assert capsys.readouterr().out
 
 
+def test_merging(empty_folder, monkeypatch):
+    run_page("docs/merging.md", monkeypatch)
+
+
 def test_evaluation(empty_folder, monkeypatch):
     names = run_page("docs/evaluation.md", monkeypatch)
     assert 0 < names["early"].saving < 1
@@ -280,7 +284,7 @@ def test_your_own_path(empty_folder, as_package):
 
     page = "docs/your-own-path.md"
     name, _ = as_package(page)
-    assert path_kind(f"{name}-delta").path_class.__module__ == "slerp"
+    assert path_kind(f"{name}-delta").path_class.__module__ == "arc"
     names = python_of(page)
     assert [float(names[point]["w"].norm()) for point in ("middle", "straight")] == pytest.approx([3, 3 / 2**0.5])
     generator = torch.Generator().manual_seed(0)
@@ -291,7 +295,7 @@ def test_your_own_path(empty_folder, as_package):
         return point["q.lora_B.weight"] @ point["q.lora_A.weight"]
 
     for space in ("factor", "delta", "aligned"):
-        path = names["Slerp"](a, b, space=space)
+        path = names["Arc"](a, b, space=space)
         for t, end in ((0.0, a), (1.0, b)):
             torch.testing.assert_close(change(path(t)), change(end))
         faster, slope = (
@@ -303,7 +307,7 @@ def test_your_own_path(empty_folder, as_package):
     first, last = change(a), change(b)
     angle = torch.acos((first * last).sum() / first.norm() / last.norm())
     expected = (torch.sin(0.75 * angle) * first + torch.sin(0.25 * angle) * last) / torch.sin(angle)
-    torch.testing.assert_close(change(names["Slerp"](a, b, space="delta")(0.25)), expected)
+    torch.testing.assert_close(change(names["Arc"](a, b, space="delta")(0.25)), expected)
     # The best bend for a quadratic loss with its minimum at the origin (geometry.md).
     torch.testing.assert_close(
         names["curve"].bends[0]["w"], -0.75 * (names["a"]["w"] + names["b"]["w"]), rtol=1e-2, atol=0
@@ -316,8 +320,8 @@ def test_the_command_of_your_own_path(as_package, empty_folder, monkeypatch):
     ((words, _),) = commands("docs/your-own-path.md")
     script, flags = python_script(words)
     run_script(script, with_flags(flags, SMALLER["connectivity"]), monkeypatch)
-    profiles = (empty_folder / "runs/slerp/embedded-sequential-seed0/tables/profiles.csv").read_text()
-    assert ",slerp," in profiles and ",linear," in profiles
+    profiles = (empty_folder / "runs/arc/embedded-sequential-seed0/tables/profiles.csv").read_text()
+    assert ",arc," in profiles and ",linear," in profiles
 
 
 def test_your_own_score(empty_folder, as_package, capsys):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,6 +21,31 @@ def closed_forms(found: pd.DataFrame) -> None:
     table(rows)
     say(f"{int(found.holds.sum())} of {len(found)} hold; errors are the largest over the seeds, § of geometry.md")
     answer({"closed_forms": found})
+
+
+def check_merge(found: pd.DataFrame) -> None:
+    """Each way to combine adapters with what holds (·), what is off by how much, and what does not run."""
+    known = found[found.identity != ""]
+    identities = list(dict.fromkeys(known.identity))
+    rows = [["whose", "mode", *map(str, range(1, len(identities) + 1))]]
+    for (source, mode), way in known.groupby(["source", "mode"], sort=False):
+        cells = {r["identity"]: _cell(r) for r in way.to_dict("records")}
+        rows.append([str(source), str(mode), *(cells[identity] for identity in identities)])
+    table(rows)
+    for number, identity in enumerate(identities, start=1):
+        say(f"{number:>2}  {identity}")
+    say("·: holds to 1e-6; a number: ‖ΔW − expected‖ / ‖expected‖; refused: an error in words; crashed: another error;")
+    say("blank: the method does not claim it. Sparse methods keep every entry (density 1) and are asked for the rest.")
+    for row in found[found.result == "not installed"].itertuples():
+        say(str(row.words))
+    answer({"check_merge": found})
+
+
+def _cell(row: Mapping[Hashable, Any]) -> str:
+    if not row["claimed"]:
+        return ""
+    result = str(row["result"])
+    return {"holds": "·", "violated": f"{row['error']:.2g}"}.get(result, result)
 
 
 def certificates(found: pd.DataFrame, output_dir: str) -> None:

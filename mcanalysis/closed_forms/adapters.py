@@ -11,6 +11,7 @@ import numpy as np
 from mcanalysis.closed_forms.examples import (
     SEEDS,
     SHAPES,
+    TS,
     adapter,
     dense,
     num_different_bits,
@@ -19,8 +20,11 @@ from mcanalysis.closed_forms.examples import (
 )
 from mcanalysis.closed_forms.registry import closed_form
 from mcanalysis.models.adapter_files import absorb_scaling, load_adapter, save_adapter
+from mcanalysis.params.gauge import random_gauge
 from mcanalysis.params.lora import delta_distance, delta_dot, delta_norm, delta_weights, key_a, key_b
 from mcanalysis.params.low_rank import balance, concatenate, truncate
+from mcanalysis.params.merging import dare
+from mcanalysis.paths import Linear
 
 
 @closed_form("1", "concatenated factors: ΔW = Σ wᵢ·sᵢ·BᵢAᵢ for ranks 1, 3, 2, scalings α/r and α/√r", 1e-12)
@@ -79,6 +83,34 @@ def truncation_loses_the_tail() -> Iterator[float]:
 @closed_form("1", "(BR, R⁻¹A) is the same adapter for any invertible R", 1e-12)
 def gauge_freedom_does_not_change_delta() -> Iterator[float]:
     yield from (relative(dense(rotated(adapter(s), s, orthogonal=False)), dense(adapter(s))) for s in SEEDS)
+
+
+@closed_form("1", "random gauge (BR, R⁻¹A), R = U·diag(exp(z/2))·Vᵀ: ΔW stays", 1e-12)
+def random_gauge_keeps_delta() -> float:
+    return max(relative(dense(random_gauge(adapter(s), s)), dense(adapter(s))) for s in SEEDS)
+
+
+@closed_form("1", "factor path to (BR, R⁻¹A) − ΔW line = −t(1−t)·(BR−B₁)(R⁻¹A−A₁)", 1e-12)
+def gauge_moves_the_inside_alone() -> float:
+    worst = 0.0
+    for seed in SEEDS:
+        a, b = adapter(seed), random_gauge(adapter(seed + 10), seed)
+        apart = dense({name: b[name] - a[name] for name in a})
+        for t in TS:
+            line = (1 - t) * dense(a) + t * dense(adapter(seed + 10))
+            worst = max(worst, relative(dense(Linear(a, b)(t)), line - t * (1 - t) * apart))
+    return worst
+
+
+@closed_form(
+    "2", "DARE keeps each entry with probability d, over d: the mean over 4000 draws is ΔW (in errors / 5)", 1.0
+)
+def dare_keeps_the_mean() -> float:
+    p, density, draws = {n: x for n, x in adapter(0).items() if ".v." in n}, 0.25, 4000
+    exact = delta_weights(p)["layers.0.v"].numpy()
+    total = sum(delta_weights(dare([p], density, seed=s))["layers.0.v"].numpy() for s in range(draws))
+    error = np.abs(exact) * math.sqrt((1 / density - 1) / draws)
+    return float((np.abs(total / draws - exact) / error).max()) / 5
 
 
 @closed_form("1", "an adapter saved for PEFT reads back bit for bit (entries that differ)", 0.0)

@@ -29,7 +29,19 @@ from mcanalysis.connectivity.profile import profile
 from mcanalysis.params.groups import by_module
 from mcanalysis.params.lora import delta_weights
 from mcanalysis.params.point import Point, interpolate
-from mcanalysis.paths import Bezier, Linear, PolyChain, SegmentedBezier, Simplex
+from mcanalysis.paths import (
+    Bezier,
+    Dare,
+    Karcher,
+    Linear,
+    MagMax,
+    PolyChain,
+    SegmentedBezier,
+    Simplex,
+    Slerp,
+    TaskArithmetic,
+    Ties,
+)
 
 _SIZE = 12
 
@@ -164,6 +176,37 @@ def length_of_a_parabola() -> Iterator[float]:
     curve = Bezier(a, b, bends=[bend])
     exact = math.sqrt(5) + math.asinh(2) / 2
     yield abs(curve.length(num=4001) - exact) / exact
+
+
+@closed_form(
+    "2", "SLERP and Karcher mean of two = the great circle in NumPy, in ΔW; length of SLERP's quarter circle", 1e-7
+)
+def merges_on_the_sphere() -> float:
+    worst = 0.0
+    for seed in SEEDS:
+        a, b = ({n: x for n, x in adapter(s, rank).items() if ".v." in n} for s, rank in ((seed, 2), (seed + 10, 3)))
+        x, y = (delta_weights(p)["layers.0.v"].numpy().ravel() for p in (a, b))
+        of_x, of_y = np.linalg.norm(x), np.linalg.norm(y)
+        across = y / of_y - (x @ y) / (of_x * of_y) * x / of_x  # the direction at a right angle to x
+        angle, across = math.acos(x @ y / (of_x * of_y)), across / np.linalg.norm(across)
+        for t in TS:
+            turned = math.cos(t * angle) * x / of_x + math.sin(t * angle) * across
+            mean = ((1 - t) * of_x + t * of_y) * turned
+            arc = (math.sin((1 - t) * angle) * x + math.sin(t * angle) * y) / math.sin(angle)
+            for path, exact in ((Karcher(a, b), mean), (Slerp(a, b), arc)):
+                worst = max(worst, relative(delta_weights(path(t))["layers.0.v"].numpy().ravel(), exact))
+    quarter = Slerp(*({"x": torch.tensor(xy, dtype=torch.float64)} for xy in ([2.0, 0.0], [0.0, 2.0])))
+    return max(worst, abs(quarter.length(num=4001) / math.pi - 1))
+
+
+@closed_form("2", "task arithmetic, TIES, DARE and MagMax as paths: ΔW(t) = t·ΔW(1), the base at 0", 1e-12)
+def scaled_merges_are_lines_from_the_base() -> float:
+    a, b = adapter(0, 2), adapter(1, 3)
+    paths = [kind(a, b) for kind in (TaskArithmetic, Ties, Dare, MagMax)]
+    return max(
+        float(np.linalg.norm(dense(path(t)) - t * dense(path(1.0))) / np.linalg.norm(dense(path(1.0))))
+        for path, t in itertools.product(paths, TS)
+    )
 
 
 @closed_form("2", "length of a straight path = distance of its ends; of a delta path, ‖ΔW₂−ΔW₁‖", 1e-12)

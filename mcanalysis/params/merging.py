@@ -1,4 +1,4 @@
-"""Merging adapters into one: averages, task arithmetic, TIES and MagMax of what they do to the weights.
+"""Merging adapters into one: averages, task arithmetic, TIES, DARE and MagMax of what they do to the weights.
 
 Everything here is done in delta space, on ΔW = B·A: the mean of the products, not the product of the mean factors, so
 that (B·R, R⁻¹·A) merges as (B, A) does.
@@ -72,11 +72,7 @@ def ties(points: Sequence[Mapping[str, Tensor]], density: float, scale: float = 
     >>> delta_weights(ties([adapter(4.0, 3.0, 0.1, 0.0), adapter(-1.0, 0.2, 2.0, 0.0)], density=0.5))
     {'q': tensor([[4., 3., 2., 0.]])}
     """
-    if not points:
-        raise UserError("Expected one or more adapters to merge, got none; pass at least one.")
-    if not 0 < density <= 1:
-        raise UserError(f"Expected a density in (0, 1], got {density}; choose the share of the entries to keep.")
-    check_distinct(points)
+    _check_sparse(points, density)
     filled = share_modules(points)
     modules = module_names(filled[0])
     smallest = [_smallest_kept(point, density) for point in filled]
@@ -89,6 +85,42 @@ def ties(points: Sequence[Mapping[str, Tensor]], density: float, scale: float = 
         agrees = trimmed * sign > 0
         delta = scale * (trimmed * agrees).sum(0) / agrees.sum(0).clamp(min=1)
         result |= dense_factors(module, delta)
+    return result
+
+
+@torch.no_grad()
+def dare(points: Sequence[Mapping[str, Tensor]], density: float, scale: float = 1.0, seed: int = 0) -> Point:
+    """Return scale · Σᵢ DARE(ΔWᵢ) (Yu et al. 2024, arXiv 2311.03099), as an adapter with exactly that ΔW.
+
+    Drop and rescale: each entry of ΔWᵢ stays with probability `density`, divided by it, so that its expectation is that
+    of `task_arithmetic`. An entry stays where a uniform float32 number of PyTorch's generator for CPUs, of this seed,
+    is below `density`; they are drawn module by module by name, of each module point after point. (mergekit by default
+    divides by what keeps Σ|ΔWᵢ| instead.) The result has full rank, as that of `ties`.
+
+    Args:
+        points: `k` LoRA points; ranks and targets may differ.
+        density: in (0, 1]; with 1 nothing is dropped.
+        scale: any number.
+        seed: of the draw.
+
+    Raises:
+        PointMismatchError: if a point is not a LoRA point, a module has other dimensions in two of them, or two points
+            are one in memory (`check_distinct`).
+        UserError: if there is no point, or `density` is out of range.
+
+    >>> a = {"q.lora_A.weight": torch.ones(1, 4), "q.lora_B.weight": torch.ones(1, 1)}
+    >>> sorted(set(delta_weights(dare([a], density=0.5))["q"].flatten().tolist()))
+    [0.0, 2.0]
+    """
+    _check_sparse(points, density)
+    filled = share_modules(points)
+    generator = torch.Generator().manual_seed(seed)
+    result: Point = {}
+    for module in sorted(module_names(filled[0])):
+        deltas = [_delta(point, module) for point in filled]
+        kept = [(torch.rand(d.shape, generator=generator) < density).to(d.device) for d in deltas]
+        total = torch.stack([d.to(working_dtype(deltas)) * k for d, k in zip(deltas, kept, strict=True)]).sum(0)
+        result |= dense_factors(module, total * (scale / density))
     return result
 
 
@@ -142,6 +174,14 @@ def dense_factors(module: str, delta: Tensor) -> Point:
     identity = torch.eye(min(rows, columns), dtype=delta.dtype, device=delta.device)
     A, B = (delta, identity) if rows <= columns else (identity, delta)
     return {key_a(module): A, key_b(module): B}
+
+
+def _check_sparse(points: Sequence[Mapping[str, Tensor]], density: float) -> None:
+    if not points:
+        raise UserError("Expected one or more adapters to merge, got none; pass at least one.")
+    if not 0 < density <= 1:
+        raise UserError(f"Expected a density in (0, 1], got {density}; choose the share of the entries to keep.")
+    check_distinct(points)
 
 
 def _delta(point: Mapping[str, Tensor], module: str) -> Tensor:

@@ -6,6 +6,7 @@ So does an installed package that declares one under the entry point group `mcan
 from mcanalysis.paths.base import Curve, Path, get_path, path_names
 from mcanalysis.paths.bezier import Bezier
 from mcanalysis.paths.linear import Linear
+from mcanalysis.paths.merges import Dare, Karcher, MagMax, Merge, Slerp, TaskArithmetic, Ties
 from mcanalysis.paths.plane import Plane
 from mcanalysis.paths.polychain import PolyChain
 from mcanalysis.paths.segmented_bezier import SegmentedBezier
@@ -14,12 +15,19 @@ from mcanalysis.paths.simplex import Simplex
 __all__ = [
     "Bezier",
     "Curve",
+    "Dare",
+    "Karcher",
     "Linear",
+    "MagMax",
+    "Merge",
     "Path",
     "Plane",
     "PolyChain",
     "SegmentedBezier",
     "Simplex",
+    "Slerp",
+    "TaskArithmetic",
+    "Ties",
     "get_path",
     "path_names",
 ]

@@ -42,6 +42,10 @@ class Path(ABC):
     name: ClassVar[str]
     through_many: ClassVar[bool] = False
     """Whether it is built from any number of minima, `cls(*minima)`, and leads through all of them."""
+    spaces: ClassVar[tuple[str, ...]] = ()
+    """The names of the spaces it can be drawn in; () for all."""
+    joins_minima: ClassVar[bool] = True
+    """Whether t = 0 and t = 1 are the minima. Where not, t = 0 is the base: no barrier is that of the minima."""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -106,22 +110,21 @@ class Path(ABC):
         Raises:
             UserError: if a t is outside [0, 1] or `num` is below 2.
         """
+        grid, wanted = self._grid(ts, num)
+        measure = self.space if space is None else get_space(space)
+        steps = measure.chord_lengths(self._anchors, torch.stack([self.weights(float(t)) for t in grid]))
+        return torch.cat([steps.new_zeros(1), steps.cumsum(0)])[torch.searchsorted(grid, wanted)]
+
+    def _grid(self, ts: ArrayLike, num: int) -> tuple[Tensor, Tensor]:
+        """The corners of the polygon that is measured, and the given t among them."""
         given = torch.as_tensor(ts, dtype=torch.float64).reshape(-1).tolist()
         wanted = torch.tensor([at_ends(t) for t in given], dtype=torch.float64)
         if num < 2:
             raise UserError(f"Expected at least 2 points to measure a length, got num={num}; use the default of 201.")
         if not bool(((wanted >= 0.0) & (wanted <= 1.0)).all()):
             raise UserError(f"Expected every t in [0, 1], got {wanted.tolist()}; leave out what lies beyond the ends.")
-        grid = torch.cat(
-            [
-                torch.linspace(0.0, 1.0, num, dtype=torch.float64),
-                torch.tensor(self.knots, dtype=torch.float64),
-                wanted,
-            ]
-        ).unique()
-        measure = self.space if space is None else get_space(space)
-        steps = measure.chord_lengths(self._anchors, torch.stack([self.weights(float(t)) for t in grid]))
-        return torch.cat([steps.new_zeros(1), steps.cumsum(0)])[torch.searchsorted(grid, wanted)]
+        knots = torch.tensor(self.knots, dtype=torch.float64)
+        return torch.cat([torch.linspace(0.0, 1.0, num, dtype=torch.float64), knots, wanted]).unique(), wanted
 
     def length(self, num: int = 201, space: str | Space | None = None) -> float:
         """Return the length of the path, as the length of a polygon of `num` points (and the knots) on it.
@@ -261,6 +264,6 @@ def path_names() -> list[str]:
     """Return the names of all registered paths, sorted.
 
     >>> path_names()
-    ['bezier', 'linear', 'polychain', 'segmented_bezier']
+    ['bezier', 'dare', 'karcher', 'linear', 'magmax', 'polychain', 'segmented_bezier', 'slerp', 'task_arithmetic', ...
     """
     return _PATHS.names()

@@ -176,7 +176,13 @@ def path_lines(kinds: Iterable[tuple[str, str]]) -> dict[tuple[str, str], PathLi
     for i, (path, space) in enumerate(sorted(present - set(lines))):
         dashes = _SPARE_DASHES[i % len(_SPARE_DASHES)]
         name = path.replace("_", " ")
-        lines[path, space] = PathLine(dashes, f"{name}, {space}", shortened(f"{name} {space}", 9))
+        from mcanalysis.paths import get_path, path_names  # loads torch, which drawing needs for nothing else
+
+        kind = get_path(path) if path in path_names() else None
+        from_base = kind is not None and not kind.joins_minima
+        label = f"{name}: base (t = 0) to merged (1)" if from_base else f"{name}, {space}"
+        short = name if kind is not None and len(kind.spaces) == 1 else f"{name} {space}"
+        lines[path, space] = PathLine(dashes, label, shortened(short, 9))
     return lines
 
 

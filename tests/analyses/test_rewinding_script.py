@@ -132,3 +132,17 @@ def test_figures_and_report_keep_rewinding_and_what_lies_beyond_apart(script, ru
     assert curves[0]["kinds"][0]["t"] == [-0.5, 0, 0.5, 1, 1.5]
     said = " ".join(sentences(run, run.accuracy_matrix, measured(run)[1]))
     assert "of 1 transitions" in said and "Rewinding (from the base to a minimum)" in said and "on 0 of 1 paths" in said
+
+
+def test_merges_of_adapters_from_elsewhere(script, adapters, tmp_path):
+    code, _, err = script("connectivity", *adapters, "--paths", "ties-delta,slerp-delta", "--from-base")
+    assert code == 0, err
+    table, barriers = (pd.read_csv(tmp_path / f"out/tables/{name}.csv") for name in ("profiles", "barriers"))
+    rewound, between = (table[(table.start == "0-BASE") == is_base] for is_base in (True, False))
+    ties, slerp = (between[between.path == path].set_index("t").loss for path in ("ties", "slerp"))
+    assert ties[0.0] == rewound[rewound.t == 0].loss.iloc[0] and ties[1.0] not in set(rewound.loss)
+    for t, end in ((0.0, "1-a"), (1.0, "2-b")):
+        assert slerp[t] == rewound[(rewound.t == 1) & (rewound.end == end)].loss.item()
+    assert barriers[barriers.path == "ties"].chord_barrier.isna().all()
+    code, _, err = script("connectivity", *adapters, "--paths", "ties-factor")
+    assert code == 2 and "choose ties-delta" in err

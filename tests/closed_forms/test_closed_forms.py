@@ -18,7 +18,8 @@ from mcanalysis.closed_forms import (
 )
 from mcanalysis.errors import UserError
 from mcanalysis.params import AlignedSpace, balance
-from mcanalysis.paths import Bezier, Linear, Path, Simplex
+from mcanalysis.params.merging import dare
+from mcanalysis.paths import Bezier, Linear, Path, Simplex, merges
 
 FORMS = {form.identity: form for form in closed_forms()}
 
@@ -136,6 +137,17 @@ BREAKS = {
     ),
     "a fit that stops early": (curves, "fit_curve", for_five_steps, ["fit_curve finds"]),
     "files in half precision": (adapters, "save_adapter", in_half_precision, ["an adapter saved for PEFT"]),
+    "a gauge that scales": (
+        adapters, "random_gauge", lambda point, seed: {n: x * (1 + 1e-9) for n, x in point.items()},
+        ["random gauge", "factor path to (BR"],
+    ),
+    "DARE that does not rescale": (
+        adapters, "dare", lambda points, density, **rest: dare([points[0]], 1.0, scale=density), ["DARE keeps"],
+    ),
+    "arcs that are straight": (merges, "COLLINEAR", -1.0, ["SLERP and Karcher"]),
+    "merges that start elsewhere": (
+        merges, "base_point", lambda point: {n: 0.1 * x for n, x in point.items()}, ["task arithmetic, TIES"],
+    ),
     "contributions of another path": (
         curves, "by_module", lambda point: {"one": list(point)[:2]}, ["separable loss"],
     ),

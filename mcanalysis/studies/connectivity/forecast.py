@@ -27,6 +27,7 @@ from mcanalysis.paths.path_kinds import path_kind
 from mcanalysis.runs.run import Run, load_run
 from mcanalysis.store import base_minimum
 from mcanalysis.store.measurements import MeasurementKey, MeasurementStore
+from mcanalysis.studies.connectivity.gauges import gauge_points
 from mcanalysis.studies.connectivity.measuring import PathName, RunPaths, paths_of
 from mcanalysis.studies.connectivity.planned_run import PlannedPaths, PlannedRun
 from mcanalysis.studies.connectivity.stored_ensemble import stored_ensemble
@@ -222,6 +223,9 @@ def _of_paths(paths: RunPaths, speed: _Speed) -> list[_Part]:
         for t in (*path.ts, *path.ts_beyond):
             key = path.point_key(t)
             wanted.setdefault(key, {}).update((measurement_key(key, o), o) for o in objectives)
+        for key, _ in gauge_points(path, paths.learner):
+            tested = [o for o in paths.objectives(path) if o.split == "test"]
+            wanted.setdefault(key, {}).update((measurement_key(key, o), o) for o in tested)
         if path.kind.is_fitted:
             curves.append((path.file.exists(), paths.num_steps(path)))
         if study.ensemble:

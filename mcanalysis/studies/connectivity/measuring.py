@@ -27,6 +27,7 @@ from mcanalysis.store.atomic import write_bytes_atomic
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.store.point_files import point_bytes, points_of, read_points
 from mcanalysis.studies.connectivity.certified import Certified, certified
+from mcanalysis.studies.connectivity.gauges import measure_gauges
 from mcanalysis.studies.connectivity.general_tables import GeneralTasks
 from mcanalysis.studies.connectivity.stored_ensemble import average_along, stored_ensemble
 from mcanalysis.studies.connectivity.stored_path import StoredPath
@@ -51,7 +52,7 @@ class Measured:
     template of its prompts, empty where there is none. `ensemble`: rows without labels. `beyond`: what was measured
     beyond the ends of a straight path; none without `extrapolate`. `general`: what was measured, on the test split, of
     tasks that were never trained; `general_beyond`: the same beyond the ends. `tested`: by task, general ones too, what
-    was measured on the test split.
+    was measured on the test split. `gauges`: rows without labels.
     """
 
     path: StoredPath
@@ -64,6 +65,7 @@ class Measured:
     general: GeneralTasks | None = None
     general_beyond: GeneralTasks | None = None
     tested: Mapping[str, Objective] = field(default_factory=dict)
+    gauges: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,10 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
         (found,) = yield [Piece(str(kept.file), ensemble_path, arguments, kept, turn, words)]
         ensemble = [{k: np.nan if v is None else v for k, v in row.items()} for row in found]
 
+    tests = [i for i, o in enumerate(trained) if o.split == "test"]
+    ends = [[measured[t][i] for i in tests] for t in (0.0, 1.0)]
+    gauges = yield from measure_gauges(points, path, paths.learner, [trained[i] for i in tests], ends, turn)
+
     beyond = path.ts_beyond.tolist()
     num_cut = {s: {o.name: o.num_cut for o in objectives if o.split == s} for s in paths.splits}
     inside = sorted(set(measured) - set(beyond))
@@ -249,7 +255,7 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
     outside = profiles(beyond) if beyond else None
     kept = ability(inside), ability(beyond)
     tested = {o.name: o for o in objectives if o.split == "test"}
-    return Measured(path, profiles(inside), known, num_cut, templates, ensemble, outside, *kept, tested)
+    return Measured(path, profiles(inside), known, num_cut, templates, ensemble, outside, *kept, tested, gauges)
 
 
 def measure_simplex(points: Points, learner: str, study: Connectivity, turn: int) -> Steps[list[dict[str, Any]]]:

@@ -12,10 +12,11 @@ import pandas as pd
 from mcanalysis.metrics.task_means import MEANS
 from mcanalysis.studies.connectivity.certified import COLUMNS
 from mcanalysis.studies.connectivity.flip_tables import flip_rows
+from mcanalysis.studies.connectivity.gauges import gauge_columns
 from mcanalysis.studies.connectivity.general_tables import general_barriers, general_rows
 from mcanalysis.studies.connectivity.measuring import Measured
 from mcanalysis.studies.connectivity.path_tables import front_rows, summary_rows
-from mcanalysis.studies.connectivity.tables import rows_beyond, transition_rows
+from mcanalysis.studies.connectivity.tables import rows_beyond, transition_rows, without_barriers
 
 Rows = list[dict[str, Any]]
 
@@ -23,7 +24,8 @@ Rows = list[dict[str, Any]]
 @dataclass
 class ResultTables:
     """Rows of `profiles.csv`, `barriers.csv`, `paths.csv`, `front.csv`, of `flips.csv` and `kept_questions.csv` where
-    scores are exact, and of `ensemble.csv`, `simplex.csv` and `certificates.csv` where these were asked for."""
+    scores are exact, and of `ensemble.csv`, `simplex.csv`, `certificates.csv` and `gauges.csv` where these were asked
+    for."""
 
     profiles: Rows = field(default_factory=list)
     barriers: Rows = field(default_factory=list)
@@ -34,6 +36,7 @@ class ResultTables:
     ensemble: Rows = field(default_factory=list)
     simplex: Rows = field(default_factory=list)
     certificates: Rows = field(default_factory=list)
+    gauges: Rows = field(default_factory=list)
 
     def add(self, measured: Measured, labels: Mapping[str, Any]) -> None:
         """Add the rows of one path; `labels` say whose it is. They are made once, however often a figure grows."""
@@ -54,6 +57,8 @@ class ResultTables:
         if measured.general is not None:
             profiles += general_rows(measured.general, labels, deviation, measured.num_cut["test"])
             barriers += general_barriers(measured.general, labels)
+        if not path.kind.path_class.joins_minima:
+            barriers = [without_barriers(row) for row in barriers]
         if measured.beyond:
             away = path.deviation(path.ts_beyond)
             profiles += rows_beyond(measured.beyond, t.old, t.new, labels, away, measured.num_cut)
@@ -68,6 +73,9 @@ class ResultTables:
             if measured.certified.columns:
                 known = measured.certified.columns.get(row["task"], {}) if row["quantity"] == "loss" else {}
                 row |= {name: known.get(name, float("nan")) for name in COLUMNS}
+            if path.settings.gauges:
+                row |= gauge_columns(measured.gauges, row["task"], row["quantity"])
+        self.gauges += [{**labels, **row} for row in measured.gauges]
         self.certificates += [{**labels, **row} for row in measured.certified.rows]
         self.profiles += profiles
         self.barriers += barriers

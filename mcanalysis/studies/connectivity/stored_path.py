@@ -16,6 +16,7 @@ from mcanalysis.params.point import Point, distance
 from mcanalysis.paths import Curve, Path
 from mcanalysis.paths.path_kinds import path_kind
 from mcanalysis.runs.transitions import Transition
+from mcanalysis.store import base_minimum
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.point_files import read_points
 
@@ -65,8 +66,10 @@ class StoredPath:
 
     @cached_property
     def minima(self) -> dict[float, str]:
-        """The minima on the path, by t: their keys in the store."""
+        """The minima on the path, by t: their keys in the store; of a merge that starts at the base, the base's."""
         keys = self.transition.keys
+        if not self.kind.path_class.joins_minima:
+            return {0.0: base_minimum.KEY}
         if self.kind.is_of_whole_run:
             return {i / (len(keys) - 1): key for i, key in enumerate(keys)}
         return {0.0: keys[0], 1.0: keys[-1]}
@@ -75,7 +78,7 @@ class StoredPath:
     def ts(self) -> NDArray[np.float64]:
         """The t of the grid: `num_points` at equal spacing, or a few more, so that every minimum is one of them."""
         pieces = len(self.minima) - 1
-        if pieces == 1:
+        if pieces <= 1:
             return grid(self.settings.num_points)
         steps = pieces * -(-(self.settings.num_points - 1) // pieces)
         return np.arange(steps + 1) / steps

@@ -46,10 +46,12 @@ class Connectivity(Study):
     points of each path predictions are averaged; 0 for none. `simplex`: the numbers (from 1; 0 is the base) of minima
     whose simplex is measured; () for none. `from_base`: whether the straight paths from the base model to each minimum
     are measured, too (rewinding: ΔW is scaled by t, one line in every space). `extrapolate`: the range (LOW, HIGH) of
-    t, around [0, 1], in which straight paths are measured; barriers, gains and t* stay those of [0, 1].
+    t, around [0, 1], in which straight paths are measured; barriers, gains and t* stay those of [0, 1]. `gauges`: over
+    so many random factors (B·R, R⁻¹·A) of each later minimum the linear factor path is measured as well, on the test
+    split between its ends; 0 for none.
 
     Tables: `profiles`, `barriers`, `paths`, `front`, where asked for `ensemble`, `simplex` and `certificates` (with a
-    tolerance), and of all runs `metrics` and `barriers_over_seeds`.
+    tolerance), `gauges`, and of all runs `metrics` and `barriers_over_seeds`.
     """
 
     begins_with: ClassVar[int] = 2
@@ -87,6 +89,12 @@ class Connectivity(Study):
         Flag(metavar="LOW,HIGH"),
     ] = ()
 
+    gauges: Annotated[
+        int,
+        "measure the linear factor path over N random factors (BR, R⁻¹A) of its end, test split (10): N times its cost",
+        Flag(metavar="N", bare=10),
+    ] = 0
+
     def __post_init__(self) -> None:
         from mcanalysis.connectivity.finders import get_finder
         from mcanalysis.connectivity.profile import grid, grid_beyond
@@ -108,8 +116,20 @@ class Connectivity(Study):
                 f"Expected a tolerance of at least {_LEAST_TOLERANCE:g} nats, below which losses are rounding, got "
                 f"{self.tolerance:g}; give --tolerance in nats, say 0.02."
             )
+        apart = [name for name in (*self.paths, *self.other_paths) if not path_kind(name).path_class.joins_minima]
+        if self.tolerance is not None and apart:
+            raise UserError(
+                f"Expected paths between the minima with --tolerance, got {', '.join(apart)}, of whose ends "
+                "there is no barrier; leave them out, or the tolerance."
+            )
         if self.ensemble and self.ensemble < 2:
             raise UserError(f"Expected an ensemble of at least 2 points, got {self.ensemble}; raise --ensemble.")
+        if self.gauges and (self.gauges < 1 or "linear-factor" not in self.paths or self.num_points < 3):
+            raise UserError(
+                f"Expected 1 or more --gauges of linear-factor, on 3 points or more, got {self.gauges} on "
+                f"{self.num_points} points of {', '.join(self.paths)}; name linear-factor among --paths, or leave "
+                "--gauges out."
+            )
         if self.simplex and (len(set(self.simplex)) < len(self.simplex) or len(self.simplex) < 3):
             raise UserError(
                 f"Expected three or more different minima of a simplex, got {', '.join(map(str, self.simplex))}; "
@@ -149,7 +169,7 @@ class Connectivity(Study):
 
     def along(self, strategy: str, main: str) -> Connectivity:
         """What is measured of a run of a strategy, where `main` is the one named first."""
-        return self if strategy == main else replace(self, paths=self.other_paths, ensemble=0, simplex=())
+        return self if strategy == main else replace(self, paths=self.other_paths, ensemble=0, simplex=(), gauges=0)
 
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
         """Every path of the answering learner; those of a kind named first are drawn one by one as they are there."""
@@ -238,6 +258,13 @@ class Connectivity(Study):
                 (barriers.learner == learner) & barriers.path.isin(first.path) & barriers.space.isin(first.space)
             ]
             yield Picture(f"certificates_{learner}", plot_certificates(first), {}, of_certificates(first, own))
+        if "gauges" in tables:
+            from mcanalysis.plotting.gauges import caption as of_gauges
+            from mcanalysis.plotting.gauges import plot_gauges
+
+            for learner, drawn in tables["gauges"].groupby("learner", sort=False):
+                own = barriers[barriers.learner == learner]
+                yield Picture(f"gauges_{learner}", plot_gauges(drawn, own), {}, of_gauges(drawn, own))
         through = profiles[_of_whole_run(profiles)]
         for (learner, path, space), of_path in through.groupby(["learner", "path", "space"], sort=False):
             yield Picture(f"{path}_{space}_{learner}", plot_whole_run(of_path), {}, "")

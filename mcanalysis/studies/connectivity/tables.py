@@ -131,6 +131,12 @@ def barrier_columns(ts: np.ndarray, point: np.ndarray, estimate: Estimate, highe
     return columns | {"few_events": few_events}
 
 
+def without_barriers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `barriers.csv` of a path whose ends are not the minima: t* stays, barriers and gain are of nothing."""
+    none = (*barriers.BY_NAME, "interpolation_gain")
+    return {c: float("nan") if c.startswith(none) else v for c, v in row.items()} | {"few_events": False}
+
+
 def _gain_columns(eval_scores: Curves, test_scores: Curves) -> dict[str, Any]:
     ts = eval_scores.ts
     if len(ts) < 3:

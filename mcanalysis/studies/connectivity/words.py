@@ -9,7 +9,7 @@ import pandas as pd
 
 from mcanalysis.metrics.task_means import MEANS
 from mcanalysis.numbers_as_text import cell, with_interval
-from mcanalysis.plotting.selection import trained_tasks
+from mcanalysis.plotting.selection import rows_of_old_and_new, trained_tasks
 from mcanalysis.store import base_minimum
 from mcanalysis.studies.connectivity.summaries import (
     MEASURES,
@@ -65,6 +65,7 @@ def words(tables: Tables) -> Iterator[str | Rows]:
     if tests.get("few_events", pd.Series(dtype=bool)).any():
         yield "* under 50 examples, or under five of them make most of the variance: no 95 % is promised"
     yield from _certificates(tests)
+    yield from _gauges(tests)
     yield from _gains(_of_transitions(tests))
     yield from _flips(tables)
     for name, of_table in (("front", _front), ("ensemble", _ensembles), ("simplex", _simplexes)):
@@ -112,6 +113,21 @@ def _flips(tables: Tables) -> Iterator[str | Rows]:
     absent = [str(task) for task in dict.fromkeys(single.task) if task not in set(flips.task)]
     if absent:
         yield f"No answers are counted of {', '.join(absent)}: graded scores (not `is_exact`), or not kept per example"
+
+
+def _gauges(tests: pd.DataFrame) -> Iterator[str | Rows]:
+    """The barriers of the loss over random factors of the same adapters, where these were measured."""
+    if "chord_barrier_gauge_most" not in tests:
+        return
+    measured = tests[tests.chord_barrier_gauge_most.notna() & (tests.quantity == "loss")]
+    measured = rows_of_old_and_new(measured) if len(measured) else measured
+    rows = [["transition", "task", "chord barrier, loss: as stored", "random factors: least", "median", "most"]]
+    for row in measured.to_dict("records"):
+        numbers = [cell(row[f"chord_barrier{end}"], 3) for end in ("", "_gauge_least", "_gauge_median", "_gauge_most")]
+        rows.append([f"{row['start']} → {row['end']}", row["task"], *numbers])
+    yield "\nLinear factor path over random (B·R, R⁻¹·A) of its end: the same ends and the same ΔW, so what differs is"
+    yield "the parametrisation alone"
+    yield rows
 
 
 def _of_transitions(table: pd.DataFrame) -> pd.DataFrame:
