@@ -181,8 +181,7 @@ def length_of_a_parabola() -> Iterator[float]:
 @closed_form(
     "2", "SLERP and Karcher mean of two = the great circle in NumPy, in ΔW; length of SLERP's quarter circle", 1e-7
 )
-def merges_on_the_sphere() -> float:
-    worst = 0.0
+def merges_on_the_sphere() -> Iterator[float]:
     for seed in SEEDS:
         a, b = ({n: x for n, x in adapter(s, rank).items() if ".v." in n} for s, rank in ((seed, 2), (seed + 10, 3)))
         x, y = (delta_weights(p)["layers.0.v"].numpy().ravel() for p in (a, b))
@@ -194,19 +193,18 @@ def merges_on_the_sphere() -> float:
             mean = ((1 - t) * of_x + t * of_y) * turned
             arc = (math.sin((1 - t) * angle) * x + math.sin(t * angle) * y) / math.sin(angle)
             for path, exact in ((Karcher(a, b), mean), (Slerp(a, b), arc)):
-                worst = max(worst, relative(delta_weights(path(t))["layers.0.v"].numpy().ravel(), exact))
+                yield relative(delta_weights(path(t))["layers.0.v"].numpy().ravel(), exact)
     quarter = Slerp(*({"x": torch.tensor(xy, dtype=torch.float64)} for xy in ([2.0, 0.0], [0.0, 2.0])))
-    return max(worst, abs(quarter.length(num=4001) / math.pi - 1))
+    yield abs(quarter.length(num=4001) / math.pi - 1)
 
 
 @closed_form("2", "task arithmetic, TIES, DARE and MagMax as paths: ΔW(t) = t·ΔW(1), the base at 0", 1e-12)
-def scaled_merges_are_lines_from_the_base() -> float:
+def scaled_merges_are_lines_from_the_base() -> Iterator[float]:
     a, b = adapter(0, 2), adapter(1, 3)
     paths = [kind(a, b) for kind in (TaskArithmetic, Ties, Dare, MagMax)]
-    return max(
-        float(np.linalg.norm(dense(path(t)) - t * dense(path(1.0))) / np.linalg.norm(dense(path(1.0))))
-        for path, t in itertools.product(paths, TS)
-    )
+    for path, t in itertools.product(paths, TS):
+        whole = dense(path(1.0))
+        yield float(np.linalg.norm(dense(path(t)) - t * whole) / np.linalg.norm(whole))
 
 
 @closed_form("2", "length of a straight path = distance of its ends; of a delta path, ‖ΔW₂−ΔW₁‖", 1e-12)

@@ -48,7 +48,11 @@ def _key(measured: Sequence[Measured], labels: Mapping[str, Any]) -> str:
         bends = hash_file(curve) if m.path.kind.is_fitted and curve.exists() else ""
         where = (m.path.key, t.start, t.end, t.keys, t.old, t.new, m.path.ts_beyond.tolist(), bends)
         values = [m.profiles, m.certified, m.num_cut, m.templates, m.ensemble, m.beyond, m.general, m.general_beyond]
-        values += [m.path.settings.gauges, m.gauges, {name: objective.settings_key for name, objective in m.tested.items()}]
+        values += [
+            m.path.settings.gauges,
+            m.gauges,
+            {name: objective.settings_key for name, objective in m.tested.items()},
+        ]
         for part in _parts((where, values)):
             digest.update(part)
     return digest.hexdigest()
