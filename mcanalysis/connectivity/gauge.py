@@ -9,9 +9,10 @@ import pandas as pd
 from torch import Tensor
 
 from mcanalysis.connectivity.profile import PerExample, Profile, profile
-from mcanalysis.errors import UserError
+from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.metrics.barriers import BY_NAME
 from mcanalysis.params.gauge import SPREAD, gauge_change, random_gauge
+from mcanalysis.params.lora import holds_lora_tensors
 from mcanalysis.paths import Linear
 
 
@@ -55,6 +56,8 @@ def gauge_spread(
     >>> found.set_index("gauge").chord_barrier.round(3)[["stored", "delta"]].tolist()
     [0.25, 0.0]
     """
+    if not (holds_lora_tensors(a) and holds_lora_tensors(b)):
+        raise PointMismatchError("Expected two LoRA adapters, got weights without factors to turn; use mc.profile.")
     if num_gauges < 1:
         raise UserError(f"Expected at least 1 gauge, got {num_gauges}; draw 20 for a spread.")
     rows = [

@@ -31,11 +31,11 @@ def origin(study: Any, tables: Iterable[str]) -> str | None:
     if not kind.__module__.startswith("mcanalysis.") or not is_dataclass(study):
         return None
     settings = {name: repr(value) for name, value in vars(study).items()}
-    return hash_json([kind.__qualname__, settings, list(tables), code_key()])
+    return hash_json([kind.__qualname__, settings, list(tables), drawing_key()])
 
 
 @cache
-def code_key() -> str:
+def drawing_key() -> str:
     """A hash of this package's code and of the packages that pictures and tables are made with."""
     files = [f for f in PACKAGE.rglob("*") if f.suffix in (".py", ".ttf")]
     return hash_json([hash_files(files), *(version(name) for name in _DRAWING)])

@@ -102,8 +102,7 @@ class Finders(Study):
             raise UserError("Expected a number of gradients and a fit, got none; raise --gradients and --fit-seeds.")
         if not self.threshold > 0:
             raise UserError(f"Expected a positive barrier that counts as none, got {self.threshold}; say 0.05 nats.")
-        for _ in self.fits(0):
-            pass  # each is checked as connectivity.py's settings are
+        list(self.fits(0))  # each is checked as connectivity.py's settings are
 
     def fits(self, seed: int) -> Iterator[tuple[dict[str, Any], Connectivity]]:
         """Labels and settings of all fits between one pair of minima of a run of this seed, the straight path first."""

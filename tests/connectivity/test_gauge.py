@@ -76,3 +76,9 @@ def test_over_the_draws_the_cross_terms_average_out():
     error = np.std(middles, axis=0) / 20
     assert (np.abs(np.mean(middles, axis=0) - expected) < 4.5 * error).all()
     assert (np.abs(0.5 * (ends[0] + ends[1]).numpy() - expected) > 4.5 * error).any()
+
+
+def test_plain_weights_have_no_gauge():
+    plain = {"w": torch.zeros(2)}
+    with pytest.raises(PointMismatchError, match="without factors to turn"):
+        mc.gauge_spread(plain, {"w": torch.ones(2)}, lambda p: 0.0)

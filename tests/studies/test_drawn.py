@@ -52,7 +52,7 @@ def test_settings_tables_and_code_are_what_a_picture_is_made_of(kept, monkeypatc
     record, _ = kept
     known = origin(STUDY, ["profiles\n1"])
     others = [origin(STUDY, ["profiles\n2"]), origin(replace(STUDY, num_points=5), ["profiles\n1"])]
-    monkeypatch.setattr(drawn, "code_key", lambda: "of another version")
+    monkeypatch.setattr(drawn, "drawing_key", lambda: "of another version")
     others.append(origin(STUDY, ["profiles\n1"]))
     assert known not in others and len(set(others)) == 3
     assert all(replace(record, origin=other).find() is None for other in others)

@@ -17,7 +17,7 @@ from mcanalysis.store.hashing import hash_file, hash_json
 from mcanalysis.store.small_files import read_json
 from mcanalysis.studies.connectivity.measuring import Measured
 from mcanalysis.studies.connectivity.result_tables import ResultTables
-from mcanalysis.studies.drawn import code_key
+from mcanalysis.studies.drawn import drawing_key
 
 
 def stored_rows(file: Path, measured: Sequence[Measured], labels: Mapping[str, Any]) -> ResultTables:
@@ -42,7 +42,7 @@ def stored_rows(file: Path, measured: Sequence[Measured], labels: Mapping[str, A
 
 
 def _key(measured: Sequence[Measured], labels: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps([code_key(), labels]).encode())
+    digest = hashlib.sha256(json.dumps([drawing_key(), labels]).encode())
     for m in measured:
         t, curve = m.path.transition, m.path.file
         bends = hash_file(curve) if m.path.kind.is_fitted and curve.exists() else ""
