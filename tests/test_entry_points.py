@@ -12,6 +12,7 @@ from mcanalysis.metrics import scores
 from mcanalysis.paths import Linear, base, get_path, path_names
 from mcanalysis.paths.path_kinds import path_kind
 from mcanalysis.registry import Registry
+from mcanalysis.studies.signals import base as signals
 
 FIGURES = _Figures(["plane"], "mcanalysis.figures")
 # Of each kind: its registry, a file of a stranger that defines one called `theirs`, and the object in it.
@@ -47,6 +48,12 @@ KINDS = {
         base._PATHS,
         "from mcanalysis.paths import Linear\nclass Theirs(Linear):\n    name = 'theirs'\n",
         "Theirs",
+    ),
+    "signals": (
+        signals._SIGNALS,
+        "from mcanalysis.studies.signals.base import Signal\n"
+        "SIGNAL = Signal('theirs', lambda move: 1.0, 'none', 'them')\n",
+        "SIGNAL",
     ),
     "figures": (FIGURES, "def draw(runs):\n    return []\n", ""),
     "studies": (

@@ -63,12 +63,16 @@ def plot_predictors(correlations: pd.DataFrame) -> Figure:
             filled = np.where(rows.p_holm <= 0.05, colour, "white")
             axes.scatter(rows.rho, at, s=9, marker=marker, c=filled, edgecolors=colour, linewidths=0.7, zorder=3,
                          label=over, gid=f"{outcome} {over}")  # fmt: skip
-        axes.set(xlim=(-1.05, 1.05), ylim=(-0.6, len(order) - 0.4), title=_TITLES.get(outcome, outcome))
+        axes.set(
+            xlim=(-1.05, 1.05),
+            ylim=(-0.6, len(order) - 0.4),
+            title=_TITLES.get(outcome, outcome),
+            xlabel="ρ (Spearman)",
+        )
         axes.set_yticks(range(len(order)), [signal.replace("_", " ") for signal in order] if number == 0 else [])
         if number == 0:
             for label, old in zip(axes.get_yticklabels(), first.needs_old_data, strict=True):
                 label.set_color("black" if old else GREY)
-    figure.supxlabel("Spearman's ρ with the outcome", y=0.18 / figure.get_figheight())
     looks = {over: figure.axes[0].collections[2 * i + 1] for i, (over, *_) in enumerate(_OVERS)}
     figure.legend(list(looks.values()), list(looks), loc="lower left", ncols=2, borderaxespad=0.2)
     return figure

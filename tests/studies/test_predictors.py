@@ -100,11 +100,11 @@ def test_signals_of_weights_are_those_of_dense_matrices(run, found):
         update, before = (end[module] - start[module]).double().numpy(), (start[module] - first[module]).numpy()
         squared += (update**2).sum()
         U, S, _ = np.linalg.svd(update)
-        kept = S[S > 1e-6 * S[0]]
+        kept = S[1e-6 * S[0] < S]
         ranks.append(math.exp(stats.entropy(kept)))
         V, T, _ = np.linalg.svd(before.astype(float))
-        num = min(len(kept), int((T > 1e-6 * T[0]).sum()))
-        cosines = U[:, : len(kept)].T @ V[:, : int((T > 1e-6 * T[0]).sum())]
+        num = min(len(kept), int((1e-6 * T[0] < T).sum()))
+        cosines = U[:, : len(kept)].T @ V[:, : int((1e-6 * T[0] < T).sum())]
         overlaps.append((cosines**2).sum() / num)
         base = dict(run.model.peft.named_parameters())[f"base_model.model.{module}.base_layer.weight"].detach().numpy()
         old, new = (np.linalg.svd(w.astype(float), full_matrices=False)[0] for w in (base, base + end[module].numpy()))
@@ -221,5 +221,5 @@ def test_words_and_picture_name_the_signals():
     shown = {c.get_gid(): c.get_offsets() for c in axes[0].collections if c.get_gid()}
     rho = tables["predictor_correlations"].query("outcome == 'forgetting' and over == 'all'").rho
     assert sorted(shown["forgetting all"][:, 0]) == pytest.approx(sorted(rho))
-    with pytest.raises(UserError, match="predictors.py"):
+    with pytest.raises(UserError, match=r"predictors\.py"):
         plot_predictors(tables["predictor_correlations"].iloc[:0])
