@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from mcanalysis.plotting.picture import Picture
     from mcanalysis.runs.run import Opening, Run
+    from mcanalysis.runs.transitions import Transition
     from mcanalysis.studies.connectivity.measuring import PathName, RunPaths
     from mcanalysis.studies.signals import Move
 
@@ -106,7 +107,10 @@ class Predictors(Study):
         paths = WithoutGeneral(run, learner, connectivity)
         points = Points(run, setting.num_workers)
         outcomes = [_outcomes(points, paths, name) for name in paths.names(kind)]
-        pieces = [self._piece(run, k, name) for k in range(1, len(transitions) + 1) for name in self.names]
+        keys = [minimum.key for minimum in run.minima_of(learner)]
+        pieces = []
+        for k, t in enumerate(transitions, start=1):  # signals of one after another, which share gradients
+            pieces += [self._piece(run, k, name, t, keys[max(k - 2, 0) : k + 1]) for name in self.names]
         found = yield [*outcomes, *pieces]
         measured, values = found[: len(outcomes)], found[len(outcomes) :]
         rows = []
@@ -120,17 +124,16 @@ class Predictors(Study):
             rows.append(row)
         return {"signals": pd.DataFrame(rows)}
 
-    def _piece(self, run: Run, k: int, name: str) -> Piece:
-        from mcanalysis.runs.transitions import nth_transition
+    def _piece(self, run: Run, k: int, name: str, transition: Transition, minima: Sequence[str]) -> Piece:
+        """`minima`: the keys of those that a signal may be made of, the one before the start among them."""
         from mcanalysis.store.hashing import hash_json
         from mcanalysis.store.results import JsonResult
         from mcanalysis.studies.signals.base import SPLIT, get_signal
 
-        transition = nth_transition(run, run.answering_learner, k)
-        before = [m.key for m in run.minima[max(k - 2, 0) : k + 1]]
         data = [run.task_objective(task, SPLIT, self.num_examples).settings_key for task in transition.tasks]
         version = [_VERSION, name, get_signal(name).version]
-        key = hash_json([version, before, data, self.num_examples, run.config["dtype"], run.config.get("quantization")])
+        base = [run.config["dtype"], run.config.get("quantization")]
+        key = hash_json([version, list(minima), data, self.num_examples, base])
         folder = run.directory / "signals" / run.answering_learner
         kept = JsonResult(folder / f"{transition.end}-{name}-{key[:12]}.json")
         words = f"signal {name} of {transition.start} → {transition.end} of {run.directory.name}"
@@ -258,7 +261,7 @@ def _outcomes(points: Any, paths: RunPaths, name: PathName) -> Steps[dict[str, f
     }
 
 
-@lru_cache(maxsize=1)  # the signals of a transition come one after another and share gradients
+@lru_cache(maxsize=1)  # a transition's, while its signals are taken
 def _move(run: Run, k: int, num_examples: int) -> Move:
     from mcanalysis.studies.signals import Move
 
