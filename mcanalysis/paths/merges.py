@@ -18,7 +18,7 @@ from torch import Tensor
 from mcanalysis.errors import UserError
 from mcanalysis.params.lora import base_point, delta_dot, delta_norm, holds_lora_tensors, key_b, module_names
 from mcanalysis.params.merging import dare, magmax, task_arithmetic, ties
-from mcanalysis.params.point import Point, combine
+from mcanalysis.params.point import Point, combine, working_dtype
 from mcanalysis.params.spaces import Space, get_space
 from mcanalysis.paths.base import Path, embed_minima
 from mcanalysis.paths.linear import Linear
@@ -88,8 +88,10 @@ class _Arc(Merge):
             return combine(self._anchors, [1.0 - t, t])
         point = combine(self._anchors[:1], [1.0])  # of LoRA the A of both, which does not move
         for name, lengths in self._lengths.items():
+            x, y = (anchor[name] for anchor in self._anchors)
             first, last = self._coefficients(t, lengths)
-            point[name] = first * point[name] + last * self._anchors[1][name].to(point[name].dtype)
+            dtype = working_dtype([x, y])
+            point[name] = first * x.to(dtype) + last * y.to(dtype)
         return point
 
     def arc_lengths(self, ts: ArrayLike, num: int = 201, space: str | Space | None = None) -> Tensor:

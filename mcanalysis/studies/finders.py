@@ -211,8 +211,9 @@ def success_table(finders: pd.DataFrame) -> pd.DataFrame:
     ...     for (a, b), found in barriers.items()
     ...     for x in found
     ... ]
-    >>> success_table(pd.DataFrame(fits)).loc[0, ["pairs", "fits", "success", "median_barrier"]].tolist()
-    [2, 4, 0.75, 0.0]
+    >>> row = success_table(pd.DataFrame(fits)).iloc[0]
+    >>> int(row.pairs), int(row.fits), float(row.success), float(row.median_barrier)
+    (2, 4, 0.75, 0.0)
     """
     import pandas as pd
 

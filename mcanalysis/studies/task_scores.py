@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 
+from mcanalysis.metrics.scores import get_score
 from mcanalysis.runs.finished import FinishedRun
-from mcanalysis.tasks.task import Example
+from mcanalysis.tasks.task import NO_SCORE, Example
 
 STAGES = ("base", "learned", "end")
 
@@ -17,15 +19,15 @@ STAGES = ("base", "learned", "end")
 def task_scores(runs: Sequence[FinishedRun]) -> pd.DataFrame:
     """One row per run, learner and task, on the test split.
 
-    `most_common`: the share of the most common answer, which is what giving no other would score where answers are
-    right or wrong. `base`, `learned` (right after the task; the end, where all were learned at once), `end`: scores in
-    [0, 1], each with its standard error `<name>_se` (`standard_error`). Raises `RunDirectoryError` for data that have
-    changed since.
+    `most_common`: what giving one of the answers throughout would score (`most_common_score`). `base`, `learned` (right
+    after the task; the end, where all were learned at once), `end`: scores in [0, 1], each with its standard error
+    `<name>_se` (`standard_error`). Raises `RunDirectoryError` for data that have changed since.
     """
     rows = []
     for run in runs:
         limit = run.config.get("num_test")
         shown = {task: data.splits["test"][:limit] for task, data in run.tasks.items()}
+        best = {t: most_common_score(data.task.score, tuple(shown[t])) for t, data in run.tasks.items()}
         for learner in run.metrics_by_learner:
             matrix = run.accuracy_matrix_of(learner).set_index("after")
             for number, task in enumerate(run.task_names, start=1):
@@ -37,7 +39,7 @@ def task_scores(runs: Sequence[FinishedRun]) -> pd.DataFrame:
                     "seed": run.seed,
                     "task": task,
                     "num_examples": len(examples),
-                    "most_common": most_common_share(examples),
+                    "most_common": best[task],
                 }
                 for name, value in zip(STAGES, values, strict=True):
                     row |= {name: float(value), f"{name}_se": standard_error(float(value), len(examples))}
@@ -45,14 +47,22 @@ def task_scores(runs: Sequence[FinishedRun]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def most_common_share(examples: Sequence[Example]) -> float:
-    """The share of the most common answer.
+@lru_cache(maxsize=256)  # runs of one comparison have the same examples
+def most_common_score(score: str, examples: tuple[Example, ...]) -> float:
+    """The mean score of one answer given to every example: what a model has to beat.
 
-    >>> most_common_share([Example("?", a) for a in ("B", "A", " B", "C")])
+    Where outputs are right or wrong it is the answer with the highest one, among the 200 most common: of a letter task
+    all answers with the same letter are one. Of graded scores it is the most common answer. NaN without a score.
+
+    >>> texts = ("B) left", "A) up", "B. right", "C")
+    >>> most_common_score("accuracy", tuple(Example("?", text) for text in texts))
     0.5
     """
-    counts = Counter(example.answer.strip() for example in examples)
-    return max(counts.values()) / len(examples)
+    if score == NO_SCORE:
+        return float("nan")
+    kind = get_score(score)
+    answers = Counter(example.answer.strip() for example in examples).most_common(200 if kind.is_exact else 1)
+    return max(float(np.mean([kind.per_example(a, e.answer, e.prompt) for e in examples])) for a, _ in answers)
 
 
 def standard_error(score: float, num_examples: int) -> float:
@@ -72,7 +82,7 @@ def score_words(scores: pd.DataFrame) -> Iterator[str | list[list[str]]]:
     for _, row in scores.iterrows():
         cells = [_cell(row[name], row[f"{name}_se"]) for name in STAGES]
         rows.append([row.strategy, row.learner, str(row.seed), row.task, f"{row.most_common:.2f}", *cells])
-    yield "\nScores on the test split ± their standard errors; most common: the share of the most common answer"
+    yield "\nScores on the test split ± their standard errors; most common: that of one answer, always given"
     yield rows
 
 

@@ -132,6 +132,8 @@ def test_other_factors_other_targets_and_other_precisions(kind):
         for module in SHAPES:
             np.testing.assert_allclose(dense(turned(t))[module], dense(kind(A, B)(t))[module], atol=1e-9)
             assert np.isfinite(dense(partly(t))[module]).all()
+    mixed = kind({n: x.float() for n, x in A.items()}, B)(0.4)
+    assert {x.dtype for x in mixed.values()} == {torch.float64}
     low = kind(*({n: x.to(torch.bfloat16) for n, x in p.items()} for p in (A, B)))(0.4)
     assert {x.dtype for x in low.values()} == {torch.float32}
 

@@ -170,8 +170,8 @@ def get_finder(name: str) -> type[Finder]:
 def finder_names() -> list[str]:
     """Return the names of all registered finders, sorted.
 
-    >>> finder_names()
-    ['bisection', 'layerwise', 'mean', 'neb']
+    >>> {"bisection", "layerwise", "mean", "neb"} <= set(finder_names())
+    True
     """
     return _FINDERS.names()
 

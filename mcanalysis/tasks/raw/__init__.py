@@ -31,7 +31,7 @@ class Conversion:
     """What a conversion wrote, and what it left out and why.
 
     The numbers of `kept` (by split) and `left_out` (by reason) add up to the rows of the raw files. `most_common` is
-    the test split's most common answer, `most_common_share` its share: what always giving it would score.
+    the test split's most common answer, `most_common_share` its share: what always giving it scores by exact match.
     """
 
     task: str
