@@ -84,7 +84,7 @@ class Predictors(Study):
             raise UserError(
                 f"Expected at least {needed} transitions of {LEAST_RUNS} runs or more, which a Spearman correlation of "
                 f"{DETECTABLE} among {columns} signals takes to be told from chance (Holm, 5 %), got {there} of "
-                f"{len(num_minima)}; add runs with --run, --seeds or --strategies, or name fewer --signals."
+                f"{len(num_minima)}; add runs with --run, --seed or --strategy, or name fewer --signals."
             )
 
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
