@@ -48,7 +48,7 @@ class Predictors(Study):
     runs, p values and Holm's over the signals, and `predictor_out_of_run`, predictions of each run from the others.
     """
 
-    strategies: ClassVar = ("sequential", "er", "ewc", "lwf", "o_lora", "ilora")
+    strategies: ClassVar = ("sequential", "er", "ewc", "lwf", "agem", "ilora")
     signals: Annotated[tuple[str, ...], "which of them (default: all)", Flag(metavar="NAME,…")] = ()
     num_examples: Annotated[int, "train examples of the new task, and of all old tasks together"] = 40
     space: Annotated[str, "of the path: factor, delta or aligned"] = "factor"
