@@ -437,8 +437,13 @@ def test_finders(empty_folder, capsys):
 def test_a_signal_of_ones_own():
     step = {"q.lora_A.weight": torch.eye(1, 3), "q.lora_B.weight": torch.ones(2, 1)}
     start = step | {"q.lora_B.weight": 4 * torch.ones(2, 1)}
-    signal = python_of("docs/predictors.md")["SIGNAL"]
-    assert signal.of(types.SimpleNamespace(update=step, start=start)) == pytest.approx({"step_over_state": 0.25})
+    names: dict = {}
+    for language, text, _, run in blocks("docs/predictors.md"):
+        if language == "python" and run:
+            exec(text, names)
+    assert names["SIGNAL"].of(types.SimpleNamespace(update=step, start=start)) == pytest.approx(
+        {"step_over_state": 0.25}
+    )
 
 
 def test_every_python_block_is_in_a_test_above():

@@ -74,7 +74,9 @@ of_every_kind = pytest.mark.parametrize("kind", KINDS)
 def install(install_package, monkeypatch):
     """`install(package, kind, text, name=value)` installs a package of one file, `<package>_file`."""
     FIGURES.names()
-    monkeypatch.setattr(FIGURES, "_loaders", dict(FIGURES._loaders))
+    signals.signal_names()
+    for registry in (FIGURES, signals._SIGNALS):
+        monkeypatch.setattr(registry, "_loaders", dict(registry._loaders))
 
     def call(package, kind, text, **entries):
         install_package(package, f"mcanalysis.{kind}", entries, {f"{package}_file": text})
