@@ -83,7 +83,7 @@ def predictors_picture(correlations: pd.DataFrame, out_of_run: pd.DataFrame, sig
     runs = len(signals.groupby(["strategy", "learner", "seed"]))
     best = out_of_run[out_of_run.signals.isin(["all signals", "without old data"])]
     said = "; ".join(
-        f"{_TITLES.get(outcome, outcome)} {' and '.join(f'{r2:.2f}' for r2 in rows.r2)}"
+        f"{_TITLES.get(str(outcome), outcome)} {' and '.join(f'{r2:.2f}' for r2 in rows.r2)}"
         for outcome, rows in best.groupby("outcome", sort=False)
     )
     whose = ", ".join(dict.fromkeys(signals.strategy))

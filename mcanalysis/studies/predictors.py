@@ -169,7 +169,7 @@ class Predictors(Study):
                 yield f"{name}: R² out of run {cell(alone.r2[name])}, rank correlation {cell(alone.rho[name])}"
 
 
-def _rho(row: Mapping[str, Any]) -> str:
+def _rho(row: Mapping[Any, Any]) -> str:
     return f"{cell(row['rho'])} [{cell(row['low'])}, {cell(row['high'])}]"
 
 
@@ -249,7 +249,7 @@ def _outcomes(points: Any, paths: RunPaths, name: PathName) -> Steps[dict[str, f
         return balanced_score([scores[task] for task in transition.old], scores[transition.new])  # type: ignore
 
     losses = np.mean([test[task].losses for task in transition.old], axis=0)
-    scores = np.mean([test[task].scores for task in transition.old], axis=0)
+    scores = np.mean([test[task].scores for task in transition.old], axis=0)  # type: ignore
     gain = interpolation_gain(
         test[transition.new].ts, balanced("test"), t_star(test[transition.new].ts, balanced("eval"))
     )
