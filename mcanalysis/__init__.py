@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mcanalysis.params.point import snapshot
     from mcanalysis.paths import Bezier, Linear, Plane, PolyChain, SegmentedBezier, Simplex
     from mcanalysis.runs.run import Run, load_run
+    from mcanalysis.studies.signals.base import signals
     from mcanalysis.training.config import RunConfig, TrainingConfig
     from mcanalysis.training.continual_trainer import ContinualTrainer, train
 
@@ -74,6 +75,7 @@ _HOMES = {
     "profile": "connectivity.profile",
     "random_slice": "landscape.slices",
     "save_adapter": "models.adapter_files",
+    "signals": "studies.signals.base",
     "snapshot": "params.point",
     "spectral_density": "landscape.spectral_density",
     "trace": "landscape.trace",
@@ -86,7 +88,7 @@ __all__ = [
     "UserError", "adapter_objective", "attribute", "barrier_certificate", "check_merge", "early_profile", "eigenvalues",
     "ensemble_along", "epsilon_sharpness", "expected_sharpness", "fit_curve", "fit_trajectory_pca", "gauge_spread",
     "load_adapter", "load_run", "module_objective", "predicted_forgetting", "profile", "random_slice", "save_adapter",
-    "snapshot", "spectral_density", "trace", "train",
+    "signals", "snapshot", "spectral_density", "trace", "train",
 ]  # fmt: skip
 
 

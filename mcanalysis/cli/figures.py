@@ -38,6 +38,7 @@ COMMANDS = {  # what writes a table
     "landscape": "landscape.py",
     "predicted_forgetting": "curvature.py",
     "profiles": "connectivity.py",
+    "signals": "predictors.py",
     "simplex": "connectivity.py --simplex 1,2,3",
     "spectrum": "curvature.py",
     "trajectory": "landscape.py",

@@ -129,7 +129,13 @@ def other_tables(told):
                 "mutual_information": float("nan")}
         for curve, gradients in (("linear", 0), ("bezier-1", 60), ("polychain-3-neb", 60)) for k in (0, 1)
     ]  # fmt: skip
-    return {"simplex": simplex, "attribution_barriers": attribution, "finders": finders}
+    signals = [
+        told | {"space": "factor", "start": MINIMA[k], "end": MINIMA[k + 1], "num_examples": 4, "forgetting": 0.1 * k,
+                "score_forgetting": 0.2, "barrier": 0.1 - 0.1 * k, "gain": 0.0, "kl_new": k + told["seed"],
+                "cka_drop": 0.1}
+        for k in (0, 1)
+    ]  # fmt: skip
+    return {"simplex": simplex, "attribution_barriers": attribution, "finders": finders, "signals": signals}
 
 
 def make_run(directory, strategy="sequential", seed=0, status="finished", without=(), **settings):
