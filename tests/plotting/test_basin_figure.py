@@ -18,8 +18,8 @@ def by_gid(figure, gid):
 
 def test_radii_beyond_the_largest_step_stand_at_the_edge_and_those_of_no_score_are_left_out():
     rows = [("1-A", "random", 0.3, 0.5), ("1-A", "worst", math.inf, math.inf), ("2-B", "random", math.nan, math.nan)]
-    table = pd.DataFrame([WHOSE | {"task": t, "direction": d, "radius": r, "last_held": 0.2, "first_lost": f, "keep": 0.9}
-                          for t, d, r, f in rows])  # fmt: skip
+    table = pd.DataFrame(rows, columns=["task", "direction", "radius", "first_lost"])
+    table = table.assign(**WHOSE, last_held=0.2, keep=0.9)
     figure = plot_basin({"basin_radius": table})
     (axes,) = figure.axes
     assert by_gid(figure, "random").get_ydata().tolist()[0] == 0.3
