@@ -406,6 +406,12 @@ SHAPES: dict[str, dict[str, Any]] = {
         "range(num_steps if finder == 'mean' else len(returns.history))": size("steps"),
         "returns.history": size("steps"),
     },
+    "connectivity.connected_volume.simplex_samples": {
+        "range(num_samples)": size("n"),
+        "range(num_corners)": size("k"),
+        "returns": f64("n k"),
+    },
+    "connectivity.connected_volume.connected_volume": {"values": size("n")},
     "connectivity.simplex_grid.simplex_weights": {"range(len(simplex.anchors))": size("k"), "returns": size("n k")},
     "connectivity.simplex_grid.simplex_profile": {"simplex.anchors": POINTS, "weights": size("n k")},
     # landscape

@@ -446,6 +446,12 @@ def test_a_signal_of_ones_own():
     )
 
 
+def test_basin(empty_folder, capsys):
+    python_of("docs/basin.md")
+    radii = [float(word) for word in capsys.readouterr().out.split()]
+    assert radii == pytest.approx([(0.2 / h) ** 0.5 / 2 for h in (1.0, 20.0)], abs=2e-3)
+
+
 def test_every_python_block_is_in_a_test_above():
     """A page with Python that no test names would be shown and never run."""
     source = Path(__file__).read_text(encoding="utf-8")

@@ -30,6 +30,7 @@ COMMANDS = {  # what writes a table
     "accuracy_matrix": "train.py",
     "attribution_barriers": "attribution.py",
     "barriers": "connectivity.py",
+    **dict.fromkeys(("basin_forks", "basin_stable", "basin_radius", "basin_volume"), "basin.py"),
     "cka": "similarity.py",
     "curvature": "curvature.py",
     "flips": "connectivity.py",

@@ -1,4 +1,4 @@
-"""Signals of a transition (§5, §6) where they are known: spectra, angles, curvature, divergence, radius."""
+"""Signals of a transition (§5, §6) where they are known: spectra, angles, curvature, divergence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 
 from mcanalysis.closed_forms.examples import SEEDS, adapter, draw, rotated
 from mcanalysis.closed_forms.registry import closed_form
-from mcanalysis.landscape.basin_radius import basin_radius
 from mcanalysis.landscape.hessian import HessianOperator
 from mcanalysis.landscape.predicted_forgetting import predicted_forgetting
 from mcanalysis.metrics.prediction_similarity import kl_divergence
@@ -74,17 +73,6 @@ def quadratics_are_foretold() -> Iterator[float]:
         loss = HessianOperator(lambda p, root=root: (root @ p["w"] + 1).square().sum(), {"w": draw(seed + 2, 6)})
         found = predicted_forgetting(loss, {"w": end})
         yield abs(found.predicted - found.measured) / abs(found.measured)
-
-
-@closed_form("5", "basin radius of ½h‖θ − θ*‖² = √(2·rise/h), to the grid of halvings", 2e-3)
-def radius_of_a_round_basin() -> Iterator[float]:
-    for seed in SEEDS:
-        at = {"w": draw(seed, 5)}
-        h = 0.3 + seed
-        found = basin_radius(
-            lambda p, at=at, h=h: h / 2 * float((p["w"] - at["w"]).square().sum()), at, num_halvings=10, seed=seed
-        )
-        yield abs(found / math.sqrt(0.1 / h) - 1)
 
 
 @closed_form("6", "KL of (p, 1 − p) from (q, 1 − q) = p·log(p/q) + (1 − p)·log((1 − p)/(1 − q))", 1e-12)

@@ -1,4 +1,4 @@
-"""The basin radius against the distances at which a quadratic rises, in the directions that it draws."""
+"""The basin radius of a loss, taken as a score exp(−loss), against the distance at which a quadratic has risen."""
 
 import math
 
@@ -6,34 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from mcanalysis.errors import UserError
 from mcanalysis.landscape.basin_radius import basin_radius
 
 
-def test_radius_of_an_uneven_quadratic_is_that_of_its_directions():
+def test_a_rise_of_the_loss_is_a_share_of_its_exponential():
     point = {"w": torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)}
     curvatures = np.array([0.5, 3.0, 10.0])
 
-    def loss(p):
-        return float((curvatures * (p["w"] - point["w"]).numpy() ** 2).sum() / 2)
+    def score(p):
+        return math.exp(-1.0 - float((curvatures * (p["w"] - point["w"]).numpy() ** 2).sum() / 2))
 
-    generator = torch.Generator().manual_seed(3)
-    logarithms = []
-    for _ in range(4):
-        direction = torch.randn(3, generator=generator, dtype=torch.float64).numpy()
-        direction /= np.linalg.norm(direction)
-        logarithms.append(math.log(math.sqrt(2 * 0.2 / (curvatures @ direction**2))))
-    found = basin_radius(loss, point, 0.2, num_directions=4, num_halvings=12, seed=3)
-    assert found == pytest.approx(math.exp(np.mean(logarithms)), rel=1e-3)
+    for seed in range(3):
+        d = torch.randn(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        exact = math.sqrt(2 * 0.2 * float(d @ d) / float(curvatures @ d.numpy() ** 2)) / float(point["w"].norm())
+        steps = [exact * (1 + 1e-5 * i) for i in (-1.5, -0.5, 0.5, 1.5)]
+        found = basin_radius(score, point, {"w": d}, steps, keep=math.exp(-0.2))
+        assert found.value == pytest.approx(exact, rel=1e-8)
 
 
-def test_a_flat_loss_counts_with_the_farthest_and_nan_as_risen():
+def test_nan_counts_as_lost():
     point = {"w": torch.tensor([3.0, 4.0])}
-    assert basin_radius(lambda p: 1.0, point) == pytest.approx(80.0)
-    far = basin_radius(lambda p: 1.0 if float((p["w"] - point["w"]).norm()) < 2.0 else math.nan, point)
-    assert far == pytest.approx(2.0, rel=0.05)
-    for settings in ({"rise": 0.0}, {"num_directions": 0}):
-        with pytest.raises(UserError, match="positive rise"):
-            basin_radius(lambda p: 0.0, point, **settings)
-    with pytest.raises(UserError, match="not 0"):
-        basin_radius(lambda p: 0.0, {"w": torch.zeros(2)})
+    far = basin_radius(lambda p: 1.0 if float((p["w"] - point["w"]).norm()) < 2.0 else math.nan, point, point)
+    assert (far.last_held, far.first_lost) == (0.35, 0.5)

@@ -11,7 +11,9 @@ from scipy import stats
 import mcanalysis as mc
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.evaluation.engine import Engine
-from mcanalysis.params.lora import delta_weights
+from mcanalysis.params.directions import random_delta_direction
+from mcanalysis.params.lora import delta_norm, delta_weights
+from mcanalysis.params.low_rank import concatenate
 from mcanalysis.params.point import flatten
 from mcanalysis.studies import predictors
 from mcanalysis.studies.predictors import Predictors, tables_of
@@ -114,7 +116,32 @@ def test_signals_of_weights_are_those_of_dense_matrices(run, found):
     assert found["overlap_column"] == pytest.approx(np.mean(overlaps), rel=1e-2)
     assert found["intruders_base"] == pytest.approx(np.mean(intruders))
     assert found["position"] == 2 and 0 <= found["bures_wasserstein"] <= math.sqrt(2)
-    assert found["early_distance"] > 0 and found["basin_radius"] > 0 and -0.1 < found["cka_drop"] < 1.5
+    assert found["early_distance"] > 0 and -0.1 < found["cka_drop"] < 1.5
+
+
+def test_basin_radius_is_where_the_plain_loss_has_risen(run, found, plain_model_at):
+    start = run.minimum(2).point
+    old = [encoded(run, task, 2) for task in TASKS[:2]]
+    length = math.sqrt(sum(float(w.double().square().sum()) for w in delta_weights(start).values()))
+
+    def likelihood(step, direction):
+        moved = concatenate([start, direction], [1.0, step * length / delta_norm(direction)])
+        with torch.no_grad():
+            return math.exp(-np.mean([float(losses_of(plain_model_at(moved), of_task)[1]) for of_task in old]))
+
+    logs = []
+    for seed in (0, 1):
+        direction = random_delta_direction(start, torch.Generator().manual_seed(seed))
+        before = at_zero = likelihood(0.0, direction)
+        left = 0.0
+        for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0):
+            here = likelihood(step, direction)
+            if here < math.exp(-0.05) * at_zero:
+                left += (before - math.exp(-0.05) * at_zero) / (before - here) * (step - left)
+                break
+            left, before = step, here
+        logs.append(math.log(left))
+    assert found["basin_radius"] == pytest.approx(length * math.exp(np.mean(logs)), rel=1e-3)
 
 
 def test_no_old_data_is_looked_at_by_signals_that_say_so(run, monkeypatch):

@@ -116,9 +116,11 @@ class Move:
 
     def new_loss_at(self, point: Point) -> float:
         """The new task's loss at an adapter of any rank."""
-        losses = self.run.batch_losses([self.transition.new], SPLIT, self.num_examples)
-        with torch.no_grad():
-            return sum(float(loss(point)) for loss in losses)
+        return self._loss_at(point, [self.transition.new], self.num_examples)
+
+    def old_loss_at(self, point: Point) -> float:
+        """The mean loss of the old tasks at an adapter of any rank."""
+        return self._loss_at(point, list(self.old), self.num_old_examples)
 
     @cached_property
     def on_new(self) -> Comparison:
@@ -154,6 +156,10 @@ class Move:
         if step is None or step > 0.1 * last or 0 not in files:
             return None
         return same_ranks(read_snapshot(files[0]), read_snapshot(files[step]))
+
+    def _loss_at(self, point: Point, tasks: list[str], num_examples: int) -> float:
+        with torch.no_grad():
+            return sum(float(loss(point)) for loss in self.run.batch_losses(tasks, SPLIT, num_examples))
 
     def _loss(self, tasks: list[str], num_examples: int) -> HessianOperator:
         from mcanalysis.landscape.hessian import HessianOperator
