@@ -232,7 +232,11 @@ class Basin(Study):
         means = np.array([np.mean([m.score for m in of_point]) for of_point in found])
         threshold = self.keep * means[:k].max()
         # Where no corner is right at all, every point would be as good.
-        share = connected_volume(means[k:], threshold) if threshold > 0 else Share(*[math.nan] * 3, self.num_samples)
+        share = (
+            connected_volume(means[k:], threshold)
+            if threshold > 0
+            else Share(math.nan, math.nan, math.nan, self.num_samples)
+        )
         return {
             "space": self.space, "num_minima": k, "keep": self.keep, "threshold": threshold,
             "best_corner": means[:k].max(), "volume": share.value, "volume_low": share.low, "volume_high": share.high,
@@ -269,9 +273,10 @@ class Basin(Study):
             kept = f"{self.keep:.0%} of it"
             yield f"\nRelative step at which a task's score at its own minimum falls below {kept}, median of directions"
             rows = [["task", "direction", "directions", "radius [95 %]"]]
-            for r in radius_summary(tables["basin_radius"]).itertuples():
-                radius = f"{r.radius:.2f} [{r.radius_low:.2f}, {r.radius_high:.2f}]"
-                rows.append([_whose(r.task, r.strategy, r.seed), str(r.direction), str(r.directions), radius])
+            for r in radius_summary(tables["basin_radius"]).to_dict("records"):
+                radius = f"{r['radius']:.2f} [{r['radius_low']:.2f}, {r['radius_high']:.2f}]"
+                whose = _whose(r["task"], r["strategy"], r["seed"])
+                rows.append([whose, str(r["direction"]), str(r["directions"]), radius])
             yield rows
         if "basin_volume" in tables:
             yield f"\nShare of the simplex of the first T minima with a mean score of {self.keep:.0%} of the best one's"
@@ -299,7 +304,7 @@ def stable_table(forks: pd.DataFrame) -> pd.DataFrame:
     rows = []
     keys = ["strategy", "learner", "seed", "space", "task", "num_steps", "threshold"]
     for key, group in forks.groupby(keys, sort=False):
-        labels = dict(zip(keys, key, strict=True))
+        labels: dict[str, Any] = dict(zip(keys, key, strict=True))
         barriers = group.groupby("after").chord_barrier.max()
         step, before = stable_from(barriers.index.tolist(), barriers.tolist(), labels["threshold"])
         rows.append(labels | {"stable_from": step, "unstable_at": before, "share": step / labels["num_steps"]})

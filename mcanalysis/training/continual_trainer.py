@@ -471,9 +471,9 @@ def train(
                 status = claim_run_directory(directory, resume=resume, execution=how, **identity)
                 if status == "new":
                     record_hashes(directory, "base_source", recorded_source(config.model))
-                    for part in ("minima", "checkpoint") if start_from is not None else ():
-                        with replace_directory_atomic(directory / part) as folder:
-                            shutil.copytree(start_from / part, folder, dirs_exist_ok=True)
+                    for part in () if start_from is None else (start_from / "minima", start_from / "checkpoint"):
+                        with replace_directory_atomic(directory / part.name) as folder:
+                            shutil.copytree(part, folder, dirs_exist_ok=True)
                 if status != "finished":
                     locks.enter_context(lock_training(directory))
                     record_hashes(directory, "origins", {t.task.name: t.origin for t in tasks if t.origin})
