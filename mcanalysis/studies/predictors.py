@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mcanalysis.runs.transitions import Transition
     from mcanalysis.studies.connectivity.measuring import PathName, RunPaths
     from mcanalysis.studies.signals import Move
+    from mcanalysis.studies.training import Training
 
 OUTCOMES = ("forgetting", "score_forgetting", "barrier", "gain")
 DETECTABLE = 0.6  # the Spearman correlation that the number of transitions must suffice to tell from chance
@@ -74,10 +75,12 @@ class Predictors(Study):
 
         return self.signals or tuple(signal_names())
 
-    def check_all(self, num_minima: Sequence[int]) -> None:
+    def check_all(self, runs: Sequence[Run | Training]) -> None:
         """Raise `UserError` for fewer transitions than a correlation of 0.6 needs, or fewer than 3 runs."""
         from mcanalysis.metrics.clustered_ranks import LEAST_RUNS, num_needed
+        from mcanalysis.studies.training import Training
 
+        num_minima = [run.num_minima if isinstance(run, Training) else len(run.minima) for run in runs]
         columns = len(columns_of(self.names))
         needed, there = num_needed(DETECTABLE, columns), sum(max(number - 1, 0) for number in num_minima)
         if there < needed or len(num_minima) < LEAST_RUNS:

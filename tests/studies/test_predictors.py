@@ -1,6 +1,7 @@
 """Signals of a small run against plain PyTorch, what is kept, what is refused, and the tables against SciPy."""
 
 import math
+import types
 
 import numpy as np
 import pandas as pd
@@ -172,8 +173,8 @@ def test_too_few_transitions_are_refused_before_anything_is_measured(run, monkey
         carry_out(Predictors(**SMALL), [run], run.directory.parent)
     assert "\n" not in str(refusal.value)
     with pytest.raises(UserError, match="name fewer --signals"):
-        Predictors().check_all([20, 20])
-    Predictors().check_all([8] * 9)
+        Predictors().check_all([types.SimpleNamespace(minima=range(20))] * 2)  # type: ignore[list-item]
+    Predictors().check_all([types.SimpleNamespace(minima=range(8))] * 9)  # type: ignore[list-item]
 
 
 def test_a_run_is_measured_once_and_a_signal_of_a_stranger_alone_is_added(run, monkeypatch):
