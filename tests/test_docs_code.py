@@ -529,7 +529,7 @@ def test_links_lead_somewhere(page):
     folder = (REPOSITORY / page).parent
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (folder / target).exists(), target
-    for script in re.findall(r"(?:analyses|figures)/[\w/]+\.(?:py|yaml)", text):
+    for script in re.findall(r"(?<!tests/)(?:analyses|figures)/[\w/]+\.(?:py|yaml)", text):
         assert script == "analyses/NAME.py" or (REPOSITORY / script).exists(), script
 
 
