@@ -1,4 +1,4 @@
-"""What predicts forgetting, barrier and gain: rank correlations of signals, pooled and within strategies."""
+"""What predicts forgetting, barrier and gain: ranks of signals, pooled and within strategies or transitions."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from mcanalysis.plotting.picture import Picture
 from mcanalysis.plotting.selection import require_columns
 from mcanalysis.plotting.style import (
     BLUE,
+    GREEN,
     GREY,
     ORANGE,
     add_axes,
@@ -25,13 +26,17 @@ _TITLES = {
     "barrier": "barrier (loss)",
     "gain": "gain (score)",
 }
-_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW = 1.35, 0.08, 0.2, 0.62, 0.12, 0.16
-_OVERS = (("all", BLUE, "o", 0.14), ("within strategies", ORANGE, "s", -0.14))
+_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW = 1.35, 0.08, 0.2, 0.62, 0.12, 0.2
+_OVERS = (
+    ("all", BLUE, "o", 0.25),
+    ("within strategies", ORANGE, "s", 0.0),
+    ("within transitions", GREEN, "D", -0.25),
+)
 
 
 @in_print_style
 def plot_predictors(correlations: pd.DataFrame) -> Figure:
-    """Draw Spearman's ρ of each signal (rows) with each outcome (panels), 95 % intervals, pooled and within strategies.
+    """Draw Spearman's ρ of each signal (rows) with each outcome (panels), 95 % intervals, pooled and within.
 
     Filled where p ≤ 0.05 after Holm's correction; signals in grey letters need no old data. Rows are sorted by the
     size of the pooled correlation with the first outcome.
@@ -74,24 +79,25 @@ def plot_predictors(correlations: pd.DataFrame) -> Figure:
             for label, old in zip(axes.get_yticklabels(), first.needs_old_data, strict=True):
                 label.set_color("black" if old else GREY)
     looks = {over: figure.axes[0].collections[2 * i + 1] for i, (over, *_) in enumerate(_OVERS)}
-    figure.legend(list(looks.values()), list(looks), loc="lower left", ncols=2, borderaxespad=0.2)
+    figure.legend(list(looks.values()), list(looks), loc="lower left", ncols=3, borderaxespad=0.2)
     return figure
 
 
 def predictors_picture(correlations: pd.DataFrame, out_of_run: pd.DataFrame, signals: pd.DataFrame) -> Picture:
     """The picture with its caption and data."""
     runs = len(signals.groupby(["strategy", "learner", "seed"]))
-    best = out_of_run[out_of_run.signals.isin(["all signals", "without old data"])]
+    best = out_of_run[out_of_run.signals.isin(["all signals", "without old data", "the same transition"])]
     said = "; ".join(
-        f"{_TITLES.get(str(outcome), outcome)} {' and '.join(f'{r2:.2f}' for r2 in rows.r2)}"
+        f"{_TITLES.get(str(outcome), outcome)} {', '.join(f'{r2:.2f}' for r2 in rows.r2)}"
         for outcome, rows in best.groupby("outcome", sort=False)
     )
     whose = ", ".join(dict.fromkeys(signals.strategy))
     words = (
         f"What predicts a transition: Spearman's rank correlation of signals with outcomes on {len(signals)} "
         f"transitions of {runs} runs ({whose}; {signals.space.iloc[0]} space), pooled (circles) and with ranks taken "
-        "within each strategy (squares). Bars: 95 % intervals over runs (jackknife); filled: p up to 0.05 after Holm's "
-        "correction over the signals. Signals in grey need no old data. R² of runs predicted from the others, by all "
-        f"signals and by those without old data: {said}."
+        "within each strategy (squares) or among runs at the same two tasks (diamonds). Bars: 95 % intervals over "
+        "runs (jackknife); filled: p up to 0.05 after Holm's correction over the signals. Signals in grey "
+        "need no old data. R² of runs predicted from the others, by all "
+        f"signals, by those without old data, and by the mean of the others at the same two tasks: {said}."
     )
     return Picture("predictors", plot_predictors(correlations), {"": correlations, "out_of_run": out_of_run}, words)

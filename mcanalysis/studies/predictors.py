@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mcanalysis.studies.training import Training
 
 OUTCOMES = ("forgetting", "score_forgetting", "barrier", "gain")
+WITHIN = ("within strategies", "within transitions")
+SAME = "the same transition"
 DETECTABLE = 0.6  # the Spearman correlation that the number of transitions must suffice to tell from chance
 _VERSION = 1  # counts up when what is computed changes, so that results of before are not used
 
@@ -154,26 +156,25 @@ class Predictors(Study):
         """The signals by the size of their pooled correlation with each outcome, and what they predict out of run."""
         found, out = tables["predictor_correlations"], tables["predictor_out_of_run"]
         for outcome, rows in found[found.over == "all"].groupby("outcome", sort=False):
-            within = found[(found.over == "within strategies") & (found.outcome == outcome)].set_index("signal")
+            others = {over: found[(found.over == over) & (found.outcome == outcome)] for over in WITHIN}
+            others = {over: of_signals.set_index("signal") for over, of_signals in others.items()}
             alone = out[out.outcome == outcome].set_index("signals")
             yield (
                 f"\nWhat ranks transitions by {outcome}: Spearman's ρ [95 % over {rows.num_runs.max()} runs], of "
-                f"{rows.n.max()} transitions; p after Holm"
+                f"{rows.n.max()} transitions; *: p up to 0.05 after Holm"
             )
-            shown = [["signal", "old data", "pooled", "p", "within strategies", "p", "R² out of run"]]
+            shown = [["signal", "old data", "pooled", *WITHIN, "R² out of run"]]
             for row in rows.reindex(rows.rho.abs().sort_values(ascending=False).index).to_dict("records"):
-                other = within.loc[row["signal"]]
-                shown.append(
-                    [row["signal"], "yes" if row["needs_old_data"] else "no", _rho(row), cell(row["p_holm"], 3),
-                     _rho(other), cell(other.p_holm, 3), cell(alone.r2.get(row["signal"], math.nan))]
-                )  # fmt: skip
+                rhos = [_rho(row), *(_rho(of_signals.loc[row["signal"]]) for of_signals in others.values())]
+                old = "yes" if row["needs_old_data"] else "no"
+                shown.append([row["signal"], old, *rhos, cell(alone.r2.get(row["signal"], math.nan))])
             yield shown
-            for name in ("all signals", "without old data"):
+            for name in ("all signals", "without old data", SAME):
                 yield f"{name}: R² out of run {cell(alone.r2[name])}, rank correlation {cell(alone.rho[name])}"
 
 
 def _rho(row: Mapping[Any, Any]) -> str:
-    return f"{cell(row['rho'])} [{cell(row['low'])}, {cell(row['high'])}]"
+    return f"{cell(row['rho'])} [{cell(row['low'])}, {cell(row['high'])}]{'*' if row['p_holm'] <= 0.05 else ''}"
 
 
 def columns_of(names: Sequence[str]) -> list[str]:
@@ -193,11 +194,13 @@ def needs_old_data() -> dict[str, bool]:
 def tables_of(signals: pd.DataFrame) -> Tables:
     """Correlations and predictions from the table `signals` of several runs.
 
-    `predictor_correlations`: a row per outcome, signal and `over`: all transitions, those "within strategies" (ranks
-    taken in each), and each strategy alone. `p_holm` is over the signals of an outcome and `over`.
-    `predictor_out_of_run`: a row per outcome and set of signals (each alone, "all signals", "without old data"): `r2`
-    against the other runs' mean, 1 at best and negative where that mean is the better prediction, and Spearman's `rho`
-    of predictions and outcomes; NaN with a single run.
+    `predictor_correlations`: a row per outcome, signal and `over`: all transitions, those "within strategies" and
+    "within transitions" (ranks taken in each strategy, or among all runs' moves from one task to the next: what tells
+    tasks apart, and no more, has none there), and each strategy alone. `p_holm` is over the signals of an outcome and
+    `over`. `predictor_out_of_run`: a row per outcome and set of signals (each alone, "all signals", "without old
+    data"): `r2` against the other runs' mean, 1 at best and negative where that mean is the better prediction, and
+    Spearman's `rho` of predictions and outcomes; NaN with a single run. "the same transition" is what they have to
+    beat: no signal, but the mean of the other runs at the same two tasks.
     """
     import numpy as np
     import pandas as pd
@@ -208,8 +211,10 @@ def tables_of(signals: pd.DataFrame) -> Tables:
 
     needs = {column: old for column, old in needs_old_data().items() if column in signals}
     runs = signals.groupby(["strategy", "learner", "seed"], sort=False).ngroup().to_numpy()
-    strategy = signals.strategy.to_numpy()
-    overs = {"all": (np.ones(len(signals), bool), None), "within strategies": (np.ones(len(signals), bool), strategy)}
+    strategy, everywhere = signals.strategy.to_numpy(), np.ones(len(signals), bool)
+    transition = signals.groupby(["start", "end"], sort=False).ngroup().to_numpy()
+    overs = {"all": (everywhere, None)}
+    overs |= {over: (everywhere, strata) for over, strata in zip(WITHIN, (strategy, transition), strict=True)}
     overs |= {name: (strategy == name, None) for name in dict.fromkeys(strategy)}
     correlations, predictions = [], []
     for outcome in OUTCOMES:
@@ -223,13 +228,16 @@ def tables_of(signals: pd.DataFrame) -> Tables:
                 labels = {"outcome": outcome, "over": over, "signal": column, "needs_old_data": old}
                 correlations.append(labels | one._asdict() | {"p_holm": p})
         sets = {column: [column] for column in needs} | {"all signals": list(needs)}
-        sets["without old data"] = [column for column, old in needs.items() if not old]
+        sets |= {"without old data": [column for column, old in needs.items() if not old], SAME: list(needs)}
         known = ~np.isnan(y)
         for name, columns in sets.items():
             row: dict[str, Any] = {"outcome": outcome, "signals": name, "n": int(known.sum()), "r2": math.nan}
             row["rho"] = math.nan
             if columns and len(set(runs[known])) > 1:
                 guess, mean = leave_one_run_out(signals[columns].to_numpy(float)[known], y[known], runs[known])
+                if name == SAME:
+                    same = (transition[known, None] == transition[known]) & (runs[known, None] != runs[known])
+                    guess = same @ y[known] / np.where(same.any(axis=1), same.sum(axis=1), math.nan)
                 spread = float(((y[known] - mean) ** 2).sum())
                 row["r2"] = 1 - float(((y[known] - guess) ** 2).sum()) / spread if spread else math.nan
                 if np.ptp(guess) > 0 and np.ptp(y[known]) > 0:

@@ -231,8 +231,16 @@ def test_tables_say_what_predicts_and_correct_for_the_number_of_signals():
     alone = found["predictor_correlations"].query("outcome == 'forgetting' and over == 'er'")
     assert set(alone.n) == {21} and set(alone.num_runs) == {3}
     assert found["predictor_correlations"].query("outcome in ('barrier', 'gain')").rho.isna().all()
+    within = found["predictor_correlations"].query("over == 'within transitions' and outcome == 'forgetting'")
+    ranks = signals.groupby("start")[["kl_new", "forgetting"]].rank()  # of one number in each, so ρ of these
+    assert within.set_index("signal").rho["kl_new"] == pytest.approx(np.corrcoef(ranks.kl_new, ranks.forgetting)[0, 1])
+    assert math.isnan(within.set_index("signal").rho["position"])
     out = found["predictor_out_of_run"].set_index(["outcome", "signals"])
     assert out.r2["forgetting", "kl_new"] > 0.8 > 0.2 > out.r2["score_forgetting", "all signals"]
+    y = signals.pivot(index="seed", columns="start", values="forgetting").to_numpy()
+    others = [np.delete(y, g, axis=0) for g in range(len(y))]
+    errors = [[((y[g] - o.mean(axis=axis)) ** 2).sum() for g, o in enumerate(others)] for axis in (0, None)]
+    assert out.r2["forgetting", "the same transition"] == pytest.approx(1 - sum(errors[0]) / sum(errors[1]))
     assert out.rho["forgetting", "without old data"] > 0.4 and out.n["barrier", "kl_new"] == 0
 
 
