@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mcanalysis.errors import UserError
     from mcanalysis.evaluation.adapter_objective import adapter_objective
     from mcanalysis.evaluation.engine_settings import EngineSettings
+    from mcanalysis.evaluation.harness import lm_eval_objective
     from mcanalysis.landscape.eigenvalues import eigenvalues
     from mcanalysis.landscape.hessian import HessianOperator
     from mcanalysis.landscape.predicted_forgetting import predicted_forgetting
@@ -67,6 +68,7 @@ _HOMES = {
     "fit_curve": "connectivity.curve_fitting",
     "fit_trajectory_pca": "landscape.trajectory_pca",
     "gauge_spread": "connectivity.gauge",
+    "lm_eval_objective": "evaluation.harness",
     "load_adapter": "models.adapter_files",
     "load_run": "runs.run",
     "module_objective": "connectivity.module_objective",
@@ -85,8 +87,8 @@ __all__ = [
     "PolyChain", "Profile", "Run", "RunConfig", "SegmentedBezier", "Simplex", "Slice", "TrainingConfig",
     "UserError", "adapter_objective", "attribute", "barrier_certificate", "check_merge", "early_profile", "eigenvalues",
     "ensemble_along", "epsilon_sharpness", "expected_sharpness", "fit_curve", "fit_trajectory_pca", "gauge_spread",
-    "load_adapter", "load_run", "module_objective", "predicted_forgetting", "profile", "random_slice", "save_adapter",
-    "snapshot", "spectral_density", "trace", "train",
+    "lm_eval_objective", "load_adapter", "load_run", "module_objective", "predicted_forgetting", "profile",
+    "random_slice", "save_adapter", "snapshot", "spectral_density", "trace", "train",
 ]  # fmt: skip
 
 
