@@ -71,9 +71,14 @@ class HarnessMeasurement(Measurement):
 
 @dataclass(frozen=True, eq=False)
 class HarnessTask(Objective):
-    """One task of the harness as what is measured at a point; `owner` measures it, on all of its examples at once."""
+    """One task of the harness as what is measured at a point; `owner` measures it, on all of its examples at once.
+
+    `num_targets`: the tokens of each example's loss. `encoded` has what a pass of the base can read of them: of a text
+    that the harness reads in several windows the first one alone, for curves.
+    """
 
     is_divisible: ClassVar[bool] = False
+    num_targets: tuple[int, ...] = ()
     owner: HarnessObjective | None = None
 
 
@@ -156,9 +161,18 @@ class Harness:
                 task.set_config("num_fewshot", num_fewshot if num_fewshot is not None else own or 0)
         self.metrics = {name: _metric(name, task, metric) for name, task in self.tasks.items()}
 
-    def settings_hash(self, name: str) -> str:
-        """A hash of a task's settings, number of examples in the prompt and version included, and not of its data."""
-        return hash_json(_plain(self.tasks[name].dump_config()))
+    def settings(self, name: str) -> str:
+        """A task's settings as text, its version and the number of examples in the prompt among them.
+
+        Where its file and its data lie is left out: the examples themselves say what they are.
+        """
+        said = {k: v for k, v in self.tasks[name].dump_config().items() if k != "dataset_kwargs"}
+        said["metadata"] = {k: v for k, v in (said.get("metadata") or {}).items() if k != "config_source"}
+        return _plain(said)
+
+    def content_hash(self, name: str) -> str:
+        """A hash of a task's settings and of all the examples that it is measured on."""
+        return hash_json([self.settings(name), [_plain(doc) for doc in self.tasks[name].eval_docs]])
 
 
 class HarnessObjective:
@@ -218,11 +232,12 @@ class HarnessObjective:
         in_order = [sorted(of, key=lambda i: i.idx) for _, of in sorted(examples.items())]
         self._right[name] = [_right(name, task, of[0].doc) for of in in_order]
         pairs = [_answer(task, of, right) for of, right in zip(in_order, self._right[name], strict=True)]
-        encoded, num_cut = self._encoded(name, pairs, in_order)
+        read, num_cut = self._read(name, pairs, in_order)
+        encoded = [_within(prompt, answer, lm.max_length) for prompt, answer in read]
         key = {
-            "lm_eval": version("lm_eval"), "task": _plain(task.dump_config()), "metric": self.harness.metrics[name],
+            "lm_eval": version("lm_eval"), "task": self.harness.settings(name), "metric": self.harness.metrics[name],
             "docs": [_plain(of[0].doc) for of in in_order], "asked": [[_plain(i.args) for i in of] for of in in_order],
-            "ids": [[e.prompt_ids, e.answer_ids] for e in encoded],
+            "ids": read,
             "batch_size": lm.batch_size, "max_length": lm.max_length, "base": self._base_marker,
         }  # fmt: skip
         return HarnessTask(
@@ -232,12 +247,13 @@ class HarnessObjective:
             tuple(encoded),
             num_cut,
             hash_json(key)[:16],
+            num_targets=tuple(len(answer) for _, answer in read),
             owner=self,
         )
 
-    def _encoded(
+    def _read(
         self, name: str, pairs: Sequence[tuple[str, str]], asked: Sequence[Sequence[Any]]
-    ) -> tuple[list[EncodedExample], int]:
+    ) -> tuple[list[tuple[list[int], list[int]]], int]:
         """The tokens whose likelihood is the loss, and how many examples lose tokens on the way to the model."""
         lm, kind = self.lm, self.harness.tasks[name].OUTPUT_TYPE
         most = lm.max_length
@@ -272,10 +288,7 @@ class HarnessObjective:
                 "beginnings",
                 len(cut), len(pairs), name, most,
             )  # fmt: skip
-        return [
-            EncodedExample(tuple((prompt + answer)[-most - 1 :][: -len(answer)] or prompt), tuple(answer))
-            for prompt, answer in read
-        ], len(cut)
+        return read, len(cut)
 
     def _measurement(self, objective: HarnessTask, found: Mapping[str, Any]) -> Measurement:
         """The measurement of one task from what lm-eval logged of each sample."""
@@ -293,7 +306,7 @@ class HarnessObjective:
             first = [s["resps"][i][0] for s, i in zip(samples, self._right[name], strict=True)]
             likelihoods = [r if task.OUTPUT_TYPE == "loglikelihood_rolling" else r[0] for r in first]
         nll = -np.array(likelihoods, dtype=np.float64)
-        targets = np.array([len(e.answer_ids) for e in objective.encoded])
+        targets = np.array(objective.num_targets)
         scores, score = np.full(len(nll), np.nan), float("nan")
         if key:
             score = float(found["results"][name][key])
@@ -441,11 +454,15 @@ def _is_value(key: str) -> bool:
     return "," in key and "_stderr," not in key
 
 
-def _lost(objective: Objective) -> Measurement:
-    number = len(objective.encoded)
-    return Measurement.of(
-        np.full(number, np.nan), np.array([len(e.answer_ids) for e in objective.encoded]), np.full(number, np.nan)
-    )
+def _within(prompt: list[int], answer: list[int], most: int) -> EncodedExample:
+    """What a base of so many positions is given, as HFLM cuts it: the last token is read by nobody."""
+    answer = answer[:most]
+    return EncodedExample(tuple((prompt + answer)[-most - 1 :][: -len(answer)]), tuple(answer))
+
+
+def _lost(objective: HarnessTask) -> Measurement:
+    none = np.full(len(objective.encoded), np.nan)
+    return Measurement.of(none, np.array(objective.num_targets), none)
 
 
 def _plain(value: Any) -> str:

@@ -285,7 +285,7 @@ def connect_adapters(
         "score": [t.task.score for t in pair.tasks], "max_length": opening.max_length,
     }  # fmt: skip
     if (tasks := pair.harness) is not None:
-        identity["data"] = [f"{PREFIX}{task} {tasks.settings_hash(task)[:12]}" for task in tasks.names]
+        identity["data"] = [f"{PREFIX}{task} {tasks.content_hash(task)[:12]}" for task in tasks.names]
         identity["score"] = list(tasks.metrics.values())
     if opening.max_new_tokens is not None:  # else the tasks' own, which version 0.1 did not write
         identity["max_new_tokens"] = opening.max_new_tokens
