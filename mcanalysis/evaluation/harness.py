@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -29,7 +30,7 @@ from mcanalysis.evaluation.objective import Objective
 from mcanalysis.models.encoding import EncodedExample
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.measurements import Measurement
-from mcanalysis.tasks.task import NO_SCORE, Example, Task
+from mcanalysis.tasks.task import NO_SCORE, Example, Task, TaskData
 
 if TYPE_CHECKING:
     from mcanalysis.evaluation.point_lm import PointLM
@@ -170,9 +171,11 @@ class Harness:
         said["metadata"] = {k: v for k, v in (said.get("metadata") or {}).items() if k != "config_source"}
         return _plain(said)
 
-    def content_hash(self, name: str) -> str:
-        """A hash of a task's settings and of all the examples that it is measured on."""
-        return hash_json([self.settings(name), [_plain(doc) for doc in self.tasks[name].eval_docs]])
+    @cached_property
+    def data(self) -> list[TaskData]:
+        """The tasks by name, with a hash of their settings and of all examples that they are measured on."""
+        content = {n: [self.settings(n), [_plain(doc) for doc in t.eval_docs]] for n, t in self.tasks.items()}
+        return [TaskData(_task(name), {}, hash_json(of)) for name, of in content.items()]
 
 
 class HarnessObjective:
@@ -241,7 +244,7 @@ class HarnessObjective:
             "batch_size": lm.batch_size, "max_length": lm.max_length, "base": self._base_marker,
         }  # fmt: skip
         return HarnessTask(
-            Task(name, "und", NO_SCORE, 0),
+            _task(name),
             "test",
             tuple(Example(prompt, answer) for prompt, answer in pairs),
             tuple(encoded),
@@ -452,6 +455,10 @@ def _max_new_tokens(settings: Mapping[str, Any], default: int) -> int:
 
 def _is_value(key: str) -> bool:
     return "," in key and "_stderr," not in key
+
+
+def _task(name: str) -> Task:
+    return Task(name, "und", NO_SCORE, 0)  # the harness scores it
 
 
 def _within(prompt: list[int], answer: list[int], most: int) -> EncodedExample:

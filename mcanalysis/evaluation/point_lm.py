@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mcanalysis.errors import MissingPackageError
 from mcanalysis.evaluation.adapter_objective import attach_slot
+from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
 
@@ -38,11 +39,12 @@ class PointLM(HFLM):  # type: ignore[misc,valid-type]
     afterwards the slot is as it was. Raises `MissingPackageError` without lm-eval.
     """
 
-    def __init__(self, model: LoraModel, **settings: Any) -> None:
+    def __init__(self, model: AdaptedModel, **settings: Any) -> None:
         check_installed()
+        network = model.base if isinstance(model, LoraModel) else model.network
         # A copy: HFLM gives the tokenizer a padding token where it has none.
         with quiet():  # that a loaded model ignores the arguments of loading
-            super().__init__(pretrained=model.base, tokenizer=copy.deepcopy(model.tokenizer), **settings)
+            super().__init__(pretrained=network, tokenizer=copy.deepcopy(model.tokenizer), **settings)
         self.adapted = model
         self._point: Mapping[str, Tensor] | None = None
         self._only_encodes = False
@@ -89,7 +91,9 @@ class PointLM(HFLM):  # type: ignore[misc,valid-type]
             return super().generate_until(requests, disable_tqdm)
 
     def _in_place(self) -> AbstractContextManager[Any]:
-        return self.adapted.unmerged(self.adapted.base_point() if self._point is None else self._point)
+        model = self.adapted
+        point = model.base_point() if self._point is None else self._point
+        return model.unmerged(point) if isinstance(model, LoraModel) else model.in_place(point)
 
 
 @contextmanager

@@ -93,7 +93,8 @@ class AdapterPair:
         named = harness_tasks(opening.data_files)
         _check_harness(opening, bool(named))
         self.harness = Harness(named, opening.score, opening.num_fewshot) if named else None
-        self.tasks = [] if named else load_files(list(opening.data_files), opening.score, opening.max_new_tokens)
+        files = list(opening.data_files)
+        self.tasks = self.harness.data if self.harness else load_files(files, opening.score, opening.max_new_tokens)
         adapters = [load_adapter(d) for d in opening.adapters]
         self.base_names = [a.base_name for a in adapters if a.base_name]
         self.has_unknown_base = check_same_base(self.base_names)
@@ -115,11 +116,6 @@ class AdapterPair:
     def engine(self) -> Engine:
         """The evaluation engine on the base."""
         return (HarnessEngine if self.harness else Engine)(self.model, self.opening.engine)
-
-    @property
-    def task_names(self) -> list[str]:
-        """The data files, or tasks of lm-eval, by name."""
-        return self.harness.names if self.harness else [t.task.name for t in self.tasks]
 
     @cached_property
     def marker(self) -> str:
@@ -146,7 +142,7 @@ class AdapterPair:
 
     def objectives(self, num_examples: int | None) -> list[Objective]:
         """The first examples of every data file."""
-        return [self.task_objective(name, "test", num_examples) for name in self.task_names]
+        return [self.task_objective(t.task.name, "test", num_examples) for t in self.tasks]
 
     def minima_of(self, learner: str) -> list[SavedPoint]:
         """The two adapters."""
@@ -168,7 +164,7 @@ class AdapterPaths(RunPaths):
         # A run's minima have numbers already.
         names = [re.sub(r"^\d+-", "", name) for name in _short_names(pair.opening.adapters)]
         start, end = (f"{k}-{name}" for k, name in enumerate(names, start=1))
-        *old, new = pair.task_names
+        *old, new = [t.task.name for t in pair.tasks]
         keys = tuple(map(content_hash, pair.points))
         data = hash_json([o.settings_key for o in pair.objectives(study.num_examples)])
         self.transition = Transition(start, end, pair.points, keys, tuple(old), new, data_key=data)
@@ -284,9 +280,8 @@ def connect_adapters(
         "data": [f"{t.task.name} {t.content_hash[:12]}" for t in pair.tasks],
         "score": [t.task.score for t in pair.tasks], "max_length": opening.max_length,
     }  # fmt: skip
-    if (tasks := pair.harness) is not None:
-        identity["data"] = [f"{PREFIX}{task} {tasks.content_hash(task)[:12]}" for task in tasks.names]
-        identity["score"] = list(tasks.metrics.values())
+    if pair.harness:
+        identity["score"] = list(pair.harness.metrics.values())
     if opening.max_new_tokens is not None:  # else the tasks' own, which version 0.1 did not write
         identity["max_new_tokens"] = opening.max_new_tokens
     if pair.opening.chat_template != NONE:
