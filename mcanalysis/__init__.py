@@ -92,7 +92,8 @@ __all__ = [
     "UserError", "adapter_objective", "attribute", "barrier_certificate", "basin_radius", "check_merge",
     "early_profile", "eigenvalues", "ensemble_along", "epsilon_sharpness", "expected_sharpness", "fit_curve",
     "fit_trajectory_pca", "gauge_spread", "lm_eval_objective", "load_adapter", "load_run", "module_objective",
-    "predicted_forgetting", "profile", "random_slice", "save_adapter", "signals", "snapshot", "spectral_density", "trace", "train",
+    "predicted_forgetting", "profile", "random_slice", "save_adapter", "signals", "snapshot",
+    "spectral_density", "trace", "train",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from mcanalysis.evaluation.adapter_objective import attach_slot
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.params.lora import key_a, key_b, module_names
 
 try:
     from lm_eval.api.instance import Instance
@@ -67,7 +68,7 @@ class PointLM(HFLM):  # type: ignore[misc,valid-type]
 
     def at(self, point: Mapping[str, Tensor]) -> PointLM:
         """Answer from this point on; returns itself."""
-        self._point = point
+        self._point = _without_zeros(point) if isinstance(self.adapted, LoraModel) else point
         return self
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
@@ -94,6 +95,22 @@ class PointLM(HFLM):  # type: ignore[misc,valid-type]
         model = self.adapted
         point = model.base_point() if self._point is None else self._point
         return model.unmerged(point) if isinstance(model, LoraModel) else model.in_place(point)
+
+
+def _without_zeros(point: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The point without the parts of its rank that add nothing.
+
+    At the end of a path in ΔW these are the factors of the other end: without them the products are summed in the
+    order in which they are for the adapter itself, and so equal to the last bit.
+    """
+    kept = dict(point)
+    for module in module_names(point):
+        counts = (point[key_b(module)] != 0).any(dim=0)
+        if not bool(counts.all()):
+            counts[0] |= not bool(counts.any())  # a slot has a rank of at least 1
+            kept[key_a(module)] = point[key_a(module)][counts]
+            kept[key_b(module)] = point[key_b(module)][:, counts]
+    return kept
 
 
 @contextmanager

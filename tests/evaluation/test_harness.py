@@ -199,6 +199,21 @@ def test_in_between_it_is_the_adapter_saved_there(objective, harness_alone, pair
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
 
 
+def test_ends_in_the_weights_are_equal_too_where_ranks_and_modules_differ(
+    make_model, random_point, harness_alone, tasks, base_folder, tmp_path
+):
+    """There an end has the other adapter's factors as well, times zero, which would change the order of sums."""
+    folders = [tmp_path / "wide", tmp_path / "narrow"]
+    for folder, rank, modules in zip(folders, (16, 2), (("q_proj", "v_proj"), ("up_proj", "q_proj")), strict=True):
+        model = make_model(rank=rank, target_modules=modules)
+        model.save(folder, random_point(model, rank))
+    points = [mc.load_adapter(folder).point for folder in folders]
+    path = mc.Linear(*points, space="delta")
+    objective = mc.lm_eval_objective(tasks[1:3], str(base_folder), points, device="cpu")
+    for t, folder in enumerate(folders):
+        assert objective(path(float(t))).results == values(harness_alone(str(folder), tasks[1:3]))
+
+
 def test_what_has_no_values_per_example_is_given_without_an_interval(make_task, objective, pair, caplog):
     for kind, metric in (("choice", "mcc"), ("answer", "chrf,first-letter")):
         caplog.clear()
