@@ -24,8 +24,12 @@ def main() -> None:
     parser = Parser(__doc__)
     adapters = parser.group("two adapters instead of runs")
     adapters.add_argument("--minima", type=comma_list, default=None, metavar="DIR1,DIR2", help="two PEFT adapters")
-    adapters.add_argument("--data", type=comma_list, default=None, metavar="FILE[,FILE2]", help="data to measure on")
+    adapters.add_argument(
+        "--data", type=comma_list, default=None, metavar="FILE[,FILE2]",
+        help="data to measure on, or lm_eval:TASK,… for tasks of lm-evaluation-harness",
+    )  # fmt: skip
     adapters.add_argument("--score", default=None, help="how outputs are scored (default exact_match)")
+    adapters.add_argument("--num-fewshot", type=int, default=None, metavar="N", help="examples in prompts of lm_eval:")
     run_study(
         Connectivity, __doc__, parser=parser, instead=two_adapters, dry_run=forecast, also=cut_prompts,
         unsaid=("profiles",),
@@ -60,6 +64,7 @@ def opening(args: argparse.Namespace) -> Any:
         max_length=args.max_length,
         revision=args.revision,
         chat_template=read_template(args.chat_template),
+        num_fewshot=args.num_fewshot,
     )
 
 
@@ -77,10 +82,13 @@ def two_adapters(study: Any, args: argparse.Namespace, workers: Any) -> Any:
 def forecast(study: Any, args: argparse.Namespace) -> None:
     """Say what the study would take."""
     from mcanalysis.cli import run_reporting
+    from mcanalysis.evaluation.harness import harness_tasks
     from mcanalysis.studies.adapters import checked_pair
     from mcanalysis.studies.connectivity.forecast import forecast
 
     pair = opening(args)
+    if pair is not None and harness_tasks(pair.data_files):
+        raise UserError("--dry-run times the engine, which does not measure tasks of lm-eval: leave it out.")
     runs: Any = study_runs(args) if pair is None else [checked_pair(pair, study)[0]]
     run_reporting.forecast(forecast(study, runs, 1 if args.scheduler else number_of_workers(args)))
 

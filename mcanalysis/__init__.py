@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mcanalysis.errors import UserError
     from mcanalysis.evaluation.adapter_objective import adapter_objective
     from mcanalysis.evaluation.engine_settings import EngineSettings
+    from mcanalysis.evaluation.harness import lm_eval_objective
     from mcanalysis.landscape.basin_radius import basin_radius
     from mcanalysis.landscape.eigenvalues import eigenvalues
     from mcanalysis.landscape.hessian import HessianOperator
@@ -70,6 +71,7 @@ _HOMES = {
     "fit_curve": "connectivity.curve_fitting",
     "fit_trajectory_pca": "landscape.trajectory_pca",
     "gauge_spread": "connectivity.gauge",
+    "lm_eval_objective": "evaluation.harness",
     "load_adapter": "models.adapter_files",
     "load_run": "runs.run",
     "module_objective": "connectivity.module_objective",
@@ -89,8 +91,9 @@ __all__ = [
     "PolyChain", "Profile", "Run", "RunConfig", "SegmentedBezier", "Simplex", "Slice", "TrainingConfig",
     "UserError", "adapter_objective", "attribute", "barrier_certificate", "basin_radius", "check_merge",
     "early_profile", "eigenvalues", "ensemble_along", "epsilon_sharpness", "expected_sharpness", "fit_curve",
-    "fit_trajectory_pca", "gauge_spread", "load_adapter", "load_run", "module_objective", "predicted_forgetting",
-    "profile", "random_slice", "save_adapter", "signals", "snapshot", "spectral_density", "trace", "train",
+    "fit_trajectory_pca", "gauge_spread", "lm_eval_objective", "load_adapter", "load_run", "module_objective",
+    "predicted_forgetting", "profile", "random_slice", "save_adapter", "signals", "snapshot",
+    "spectral_density", "trace", "train",
 ]  # fmt: skip
 
 

@@ -210,6 +210,22 @@ def test_your_own_adapters(empty_folder, capsys, monkeypatch):
     assert max(first, last) < 1.2  # both were trained: the untrained base has a loss of 2.5 and more
 
 
+@pytest.mark.slow
+def test_lm_eval(empty_folder, capsys, monkeypatch):
+    """Both columns of the table are equal, and it is the page's, but for digits that are another machine's."""
+    pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
+    exec(next(text for language, text, _, _ in blocks("docs/your-own-adapters.md") if language == "python"), {})
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)  # calls a dozen programs
+    run_page("docs/lm-eval.md", monkeypatch)
+    printed, shown = (
+        [line.split(" | ") for line in text.splitlines() if line.startswith(("| first ", "| second "))]
+        for text in (capsys.readouterr().out, read("docs/lm-eval.md"))
+    )
+    assert len(printed) == 8 and all(theirs == ours.removesuffix(" |") for _, _, theirs, ours in printed)
+    assert [row[:2] for row in printed] == [row[:2] for row in shown]
+    assert all(theirs == ours.removesuffix(" |") for _, _, theirs, ours in shown)
+
+
 def test_your_own_model(empty_folder, monkeypatch):
     names = run_page("docs/your-own-model.md", monkeypatch)
     assert names["run"].config["model"] == "my-model"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from mcanalysis.errors import DataError
 from mcanalysis.evaluation.reach import reach, warn_of_unreachable
@@ -30,6 +30,8 @@ class Objective:
     besides the point: the examples, their tokens (hence the tokenizer and the maximal length), the score and the length
     of generation, and what ends it where that is more than the tokenizer's end token.
     """
+
+    is_divisible: ClassVar[bool] = True  # whether some of its examples can be measured by themselves
 
     task: Task
     split: str

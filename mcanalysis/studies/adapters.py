@@ -16,11 +16,14 @@ from mcanalysis.evaluation.adapter_objective import attach_slot
 from mcanalysis.evaluation.differentiable import WholeLoss
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
+from mcanalysis.evaluation.harness import PREFIX, Harness, HarnessObjective, harness_tasks
+from mcanalysis.evaluation.harness_engine import HarnessEngine
 from mcanalysis.evaluation.objective import Objective, make_objective
 from mcanalysis.models.adapter_files import load_adapter, warn_of_missing
 from mcanalysis.models.base_identity import accepted_identities, identity_marker
 from mcanalysis.models.base_names import check_same_base, same_base
 from mcanalysis.models.base_source import recorded_source
+from mcanalysis.models.chat_template import AUTO as AUTO_TEMPLATE
 from mcanalysis.models.chat_template import NONE, choose_template, use_template
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
@@ -53,6 +56,8 @@ class AdaptersOpening(NamedTuple):
 
     `directory` is where results go. `max_new_tokens`: the most tokens generated for an answer, by default 64, or the
     task's own for a file named after a task. `chat_template`: as in `RunConfig`; results that are there keep theirs.
+    In place of files there may be tasks of lm-eval (`harness_tasks`), whose `score` is a metric there; `num_fewshot`:
+    examples in their prompts, by default the task's own.
     """
 
     adapters: tuple[str, str]
@@ -67,6 +72,7 @@ class AdaptersOpening(NamedTuple):
     max_length: int = 1024
     revision: str | None = None
     chat_template: str = "auto"
+    num_fewshot: int | None = None
 
     @property
     def run(self) -> AdapterPair:
@@ -84,7 +90,11 @@ class AdapterPair:
 
     def __init__(self, opening: AdaptersOpening) -> None:
         self.directory = opening.directory
-        self.tasks = load_files(list(opening.data_files), opening.score, opening.max_new_tokens)
+        named = harness_tasks(opening.data_files)
+        _check_harness(opening, bool(named))
+        self.harness = Harness(named, opening.score, opening.num_fewshot) if named else None
+        files = list(opening.data_files)
+        self.tasks = self.harness.data if self.harness else load_files(files, opening.score, opening.max_new_tokens)
         adapters = [load_adapter(d) for d in opening.adapters]
         self.base_names = [a.base_name for a in adapters if a.base_name]
         self.has_unknown_base = check_same_base(self.base_names)
@@ -92,7 +102,7 @@ class AdapterPair:
             opening.model_name, opening.dtype, opening.device or default_device(), revision=opening.revision
         )
         asked = open_template(opening.chat_template, manifest_in(self.directory))
-        template = choose_template(asked, self.tokenizer, self.tasks)
+        template = NONE if self.harness else choose_template(asked, self.tokenizer, self.tasks)
         use_template(self.tokenizer, template)
         self.opening = opening._replace(chat_template=template)  # workers are told, and decide nothing
         for adapter, directory in zip(adapters, opening.adapters, strict=True):
@@ -105,7 +115,7 @@ class AdapterPair:
     @cached_property
     def engine(self) -> Engine:
         """The evaluation engine on the base."""
-        return Engine(self.model, self.opening.engine)
+        return (HarnessEngine if self.harness else Engine)(self.model, self.opening.engine)
 
     @cached_property
     def marker(self) -> str:
@@ -115,8 +125,13 @@ class AdapterPair:
         return "" if recorded is None else identity_marker(recorded, name, output)
 
     def task_objective(self, task: str, split: str = "test", num_examples: int | None = None) -> Objective:
-        """The first examples of a data file (made once)."""
+        """The first examples of a data file, or of a task of lm-eval (made once)."""
         key = (task, num_examples)
+        if self.harness and key not in self._objectives:
+            from mcanalysis.evaluation.point_lm import PointLM
+
+            made = HarnessObjective(self.harness, PointLM(self.model), num_examples, base_marker=self.marker)
+            self._objectives |= {(o.name, num_examples): o for o in made.objectives}
         if key not in self._objectives:
             (data,) = [t for t in self.tasks if t.task.name == task]
             length = self.opening.max_length
@@ -199,15 +214,30 @@ class AdapterConnectivity(Connectivity):
         return ()
 
 
+def _check_harness(opening: AdaptersOpening, has_tasks: bool) -> None:
+    """Raise `UserError` for a setting of data files beside tasks of lm-eval, which have their own, or the reverse."""
+    if not has_tasks and opening.num_fewshot is not None:
+        raise UserError(f"--num-fewshot is for tasks of lm-eval, --data {PREFIX}TASK: leave it out.")
+    if has_tasks and (opening.max_new_tokens is not None or opening.chat_template not in (AUTO_TEMPLATE, NONE)):
+        raise UserError(
+            f"--max-new-tokens and --chat-template are for data files, not for --data {PREFIX}TASK, whose YAML file "
+            "has them: leave them out."
+        )
+
+
 def checked_pair(opening: AdaptersOpening, study: Connectivity) -> tuple[AdapterPair, list[Objective]]:
     """The opened pair and what is measured; raises `UserError` for what the study cannot do, with nothing written."""
     if len(opening.adapters) != 2:
         raise UserError(f"--minima takes two adapter folders, DIR1,DIR2; got {len(opening.adapters)}.")
-    if len(opening.data_files) not in (1, 2):
+    if len(opening.data_files) not in (1, 2) and not harness_tasks(opening.data_files):
         raise UserError(f"--data takes one or two data files, FILE[,FILE2]; got {len(opening.data_files)}.")
     if study.simplex:
         raise UserError("Two adapters span a line: --simplex needs runs, with three minima or more.")
     pair, name = AdapterPair(opening), opening.model_name  # files may have changed
+    if pair.harness and (study.ensemble or study.tolerance is not None):
+        raise UserError(
+            f"--data {PREFIX} measures whole tasks on a grid, not with --ensemble or --tolerance: leave these out."
+        )
     others = [b for b in dict.fromkeys(pair.base_names) if same_base(b, name) is not True]
     if others or pair.has_unknown_base:
         logger.warning(
@@ -250,6 +280,8 @@ def connect_adapters(
         "data": [f"{t.task.name} {t.content_hash[:12]}" for t in pair.tasks],
         "score": [t.task.score for t in pair.tasks], "max_length": opening.max_length,
     }  # fmt: skip
+    if pair.harness:
+        identity["score"] = list(pair.harness.metrics.values())
     if opening.max_new_tokens is not None:  # else the tasks' own, which version 0.1 did not write
         identity["max_new_tokens"] = opening.max_new_tokens
     if pair.opening.chat_template != NONE:

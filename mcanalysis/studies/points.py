@@ -254,9 +254,12 @@ class _Part:
 
 
 def _num_shares(objectives: Sequence[Objective], workers: int, num_points: int) -> int:
-    """Into how many a point's examples are divided, with so many points to measure: as keeps all workers busy.
+    """Into how many a point's examples are divided, where they may be, with so many points to measure: as keeps all
+    workers busy.
 
     One where points are enough: each share sets the weights and writes answers token by token anew, and pads otherwise,
     which changes the last digits.
     """
+    if not all(o.is_divisible for o in objectives):
+        return 1
     return max(1, min(workers // num_points, sum(len(o.encoded) for o in objectives) // _SMALLEST_SHARE))

@@ -1,0 +1,1 @@
+"""Where users already are: what plugs into trainers and evaluation harnesses of others."""
