@@ -1,0 +1,123 @@
+"""I-LoRA's slow adapter in the trainer of somebody else: the average of the adapter that it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from mcanalysis.errors import RunDirectoryError
+from mcanalysis.integrations.adopted_model import adopt
+from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.store.atomic import replace_directory_atomic
+from mcanalysis.strategies.ilora import Ilora, IloraConfig
+from mcanalysis.training.checkpoint import Position, read_checkpoint, write_checkpoint, writing
+from mcanalysis.training.processes import Processes
+
+STATE = "ilora"
+"""The folder, within a checkpoint of the Trainer's, that holds what the average goes on from."""
+
+
+class IloraCallback(TrainerCallback):
+    """Averages the LoRA adapter that a Trainer trains: after each step slow ← λ_k·slow + (1 − λ_k)·fast.
+
+    The same numbers as the strategy `ilora`, whose update it is. By itself it writes slow as a PEFT adapter beside the
+    fast one: `<checkpoint>/slow` at each save and `<output_dir>/slow` at the end. Handed to a `ForgettingCallback`,
+    which then tells it of the steps, it is a learner of the run; the Trainer is given that one alone. One object goes
+    on averaging over several trainings, task after task, as the paper has it. Interrupted training is resumed with its
+    state (`trainer.train(resume_from_checkpoint=True)`).
+
+    `settings` are those of the strategy (`IloraConfig`): `ema_decay` (0.95), `warm_up`, `average_in`, … Those of the
+    consistency loss count with `ConsistencyMixin`. Raises `UserError` for others.
+
+    >>> IloraCallback(ema_decay=0.9).strategy.config.ema_decay
+    0.9
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.strategy = Ilora(IloraConfig.of("ilora", settings), seed=0)
+        self.model: LoraModel | None = None
+        self.is_driven = False  # by a `ForgettingCallback`
+        self.has_consistency = False  # a `ConsistencyMixin` uses it
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that count, for a manifest: the replay data, if any, are the user's."""
+        settings = self.strategy.config.recorded() | ({} if self.has_consistency else {"consistency_weight": 0.0})
+        return {name: value for name, value in settings.items() if name != "memory_size"}
+
+    def begin(self, model: LoraModel, task_index: int = 0, resume_from: Path | None = None) -> None:
+        """Average this adapter from now on; slow starts as a copy of it, where there is none yet.
+
+        `resume_from`: the checkpoint that holds the state to go on from; raises `RunDirectoryError` without one there.
+        """
+        self.model = model
+        if not self.strategy.slow:
+            self.strategy.begin(model, 1)
+        if resume_from is not None:
+            trained = {name: tensor.clone() for name, tensor in model.raw().items()}
+            found = read_checkpoint(resume_from, model, self.strategy, Processes(model.device.type))
+            model.load_raw(trained)  # which adapter is trained is the user's to say
+            if found == Position():
+                raise RunDirectoryError(
+                    f"Expected the state of the slow adapter in '{resume_from}', got none; resume a training that had "
+                    "this callback from its beginning, or train anew."
+                )
+        self.strategy.begin_task(model, task_index, ())
+
+    def stepped(self) -> None:
+        """Average once; call it after each optimiser step."""
+        self.strategy.after_step(self.model, (), ())  # type: ignore[arg-type]
+
+    def keep(self, folder: Path, number: int = 0) -> None:
+        """Write what the average goes on from, as that of a run that has learned so many tasks."""
+        assert self.model is not None  # since `begin`
+        processes = Processes(self.model.device.type)
+        write_checkpoint(folder, Position(number, within=not number), self.model, self.strategy, processes)
+
+    def save(self, folder: Path) -> None:
+        """Write slow as a PEFT adapter."""
+        with writing(), replace_directory_atomic(folder) as partial:
+            self.strategy.save_learner(self.model, "slow", partial)  # type: ignore[arg-type]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.is_driven:
+            resumed = checkpoint_of(args, state) / STATE if state.global_step else None
+            self.begin(adopt(kwargs["model"]), resume_from=resumed)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.is_driven:
+            self.stepped()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.is_driven:
+            self.saved(args, state)
+
+    def saved(self, args: Any, state: Any) -> None:
+        """Put the slow adapter, and what it goes on from, into the checkpoint that a Trainer has just written."""
+        folder = checkpoint_of(args, state)
+        self.keep(folder / STATE)
+        if state.is_world_process_zero:
+            self.save(folder / "slow")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.is_driven:
+            self.strategy.end_task(self.model, ())  # type: ignore[arg-type]
+            if state.is_world_process_zero:
+                self.save(Path(args.output_dir) / "slow")
+
+
+def checkpoint_of(args: Any, state: Any) -> Path:
+    """Where a Trainer has its checkpoint of the step it has come to."""
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
+
+def attach(callback: TrainerCallback, trainer: Any) -> None:
+    """Put a callback before all others of a Trainer: trackers close when training ends, and it has yet to log."""
+    callbacks = trainer.callback_handler.callbacks
+    callbacks[:] = [callback, *(other for other in callbacks if other is not callback)]
+
+
+Log = Callable[..., Any]
+"""`log(values, step=…)`, as accelerate's `Accelerator.log` has it."""
