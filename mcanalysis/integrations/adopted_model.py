@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mcanalysis.errors import UserError
+from mcanalysis.models.adapter_config import read_config
 from mcanalysis.models.adapter_tensors import PREFIX
 from mcanalysis.models.base_identity import base_files, cached_folder
 from mcanalysis.models.base_source import EMBEDDED, EMBEDDED_DIRECTORY
@@ -41,8 +42,8 @@ def adopt(network: Any, base: str | None = None) -> LoraModel:
     adapters = getattr(network, "peft_config", None) or {}
     if not (adapters and hasattr(network, "get_base_model")):
         raise UserError(
-            f"Expected a PEFT model with a LoRA adapter, got {type(network).__name__} without one, all of whose weights "
-            "would be trained; pass peft_config=LoraConfig(…) to TRL's trainer, or wrap it with get_peft_model."
+            f"Expected a PEFT model with a LoRA adapter, got {type(network).__name__} without one, all of whose "
+            "weights would be trained; pass peft_config=LoraConfig(…) to TRL's trainer, or wrap it with get_peft_model."
         )
     kinds = {name: getattr(config.peft_type, "value", config.peft_type) for name, config in adapters.items()}
     if kinds != {"default": "LORA"}:
@@ -67,13 +68,16 @@ def adopt(network: Any, base: str | None = None) -> LoraModel:
         name = EMBEDDED
     if not name or cached_folder(name) is None:
         raise UserError(
-            f"Expected a base that can be loaded again from this machine, got '{name or ''}'; save it with its tokenizer "
-            "and pass base=FOLDER."
+            f"Expected a base that can be loaded again from this machine, got '{name or ''}'; save it with its "
+            "tokenizer and pass base=FOLDER."
         )
-    model = LoraModel(network, load_tokenizer(name, base_commit(network)), name)
     with tempfile.TemporaryDirectory() as folder:
-        model.save(folder)
-        model.read(folder)  # refuses what is no plain adapter
+        adapters["default"].save_pretrained(folder)
+        try:
+            read_config(Path(folder))
+        except UserError as error:
+            raise UserError(str(error).replace(f" in '{folder}'", "")) from None
+    model = LoraModel(network, load_tokenizer(name, base_commit(network)), name)
     _check_base(model)
     return model
 

@@ -13,12 +13,13 @@ import pandas as pd
 from transformers import Trainer, TrainerCallback
 
 from mcanalysis.benchmarks import load_benchmark
-from mcanalysis.errors import RunDirectoryError, RunInUseError, UserError
+from mcanalysis.errors import RunInUseError, UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.measuring import measurement_key
 from mcanalysis.evaluation.objective import Objective, make_objective
 from mcanalysis.integrations.adopted_model import adopt, base_commit, unwrapped
+from mcanalysis.integrations.grown_run import as_recorded, grown_config, learned
 from mcanalysis.integrations.ilora import STATE, IloraCallback, Log, attach, checkpoint_of
 from mcanalysis.models.base_identity import accepted_identities
 from mcanalysis.models.base_source import recorded_source
@@ -49,7 +50,6 @@ from mcanalysis.studies.engine import Here
 from mcanalysis.studies.study import Setting, write_tables
 from mcanalysis.tasks.names import check_name
 from mcanalysis.training.checkpoint import writing
-from mcanalysis.training.config import RunConfig
 from mcanalysis.training.processes import Processes
 from mcanalysis.training.scoring import Scoring
 from mcanalysis.training.trajectory import FOLDER, TrajectoryWriter, read_snapshot, snapshot_files
@@ -57,7 +57,6 @@ from mcanalysis.training.trajectory import FOLDER, TrajectoryWriter, read_snapsh
 logger = logging.getLogger(__name__)
 
 PATH = "linear-delta"  # between adapters of any modules, and the same in every gauge
-_OWN = "of the user's"
 _ARGUMENTS = (
     "learning_rate", "lr_scheduler_type", "optim", "per_device_train_batch_size", "gradient_accumulation_steps",
     "weight_decay", "max_grad_norm",
@@ -68,11 +67,12 @@ class ForgettingCallback(TrainerCallback):
     """Keeps the minimum of one task, scores this and all earlier tasks, and leaves a run directory.
 
     For transformers' Trainer and what is made of it (TRL's), `ForgettingCallback(…).attach(trainer)`; a loop of one's
-    own calls `begin(model)`, `saved(model, step)` and `end(model, step)`. At each save of the Trainer's: a snapshot of the
-    adapter, loss and score of the tasks so far, loss of general text, to the trackers in use and to `tables/saves.csv`.
-    When training ends: `minima/<k>-<TASK>/<learner>`, the row of the accuracy matrix and the new task's column, metrics,
-    and from the second task on the path to the minimum before. In between the run is one of the tasks before, whole and
-    readable, so that a killed training costs it nothing. What is trained is left as it is, to the bit.
+    own calls `begin(model)`, `saved(model, step)` and `end(model, step)`. At each save of the Trainer's: a snapshot of
+    the adapter, loss and score of the tasks so far, loss of general text, to the trackers in use and to
+    `tables/saves.csv`. When training ends: `minima/<k>-<TASK>/<learner>`, the row of the accuracy matrix and the new
+    task's column, metrics, and from the second task on the path to the minimum before. In between the run is one of the
+    tasks before, whole and readable, so that a killed training costs it nothing. What is trained stays as it is, to the
+    bit.
 
     Args:
         run: the run directory; the tasks that it has learned come before this one.
@@ -153,9 +153,12 @@ class ForgettingCallback(TrainerCallback):
         processes = Processes(slot.device.type)
         seed = seed if self.seed is None else self.seed
         recorded = processes.on_main(lambda: manifest_in(self.directory))
-        done, going_on = self._place(recorded)
+        done = learned(self.directory, recorded, self.task)
         names = [*done, self.task]
-        config = self._config(slot, recorded, seed, names)
+        config = grown_config(
+            slot, recorded, names, self.own, seed=seed, data_dir=self.data, num_test=self.num_test,
+            max_length=self.max_length, ilora=self.ilora,
+        )  # fmt: skip
         tasks = load_benchmark(
             "trace", self.data, tuple(names), config["scores"], None, config.get("max_new_tokens")
         )  # fmt: skip
@@ -173,12 +176,11 @@ class ForgettingCallback(TrainerCallback):
         now, former = accepted_identities(slot.name, None, base_commit(slot.network))
         identity = {"seed": seed, "base_hash": now, "former_base_hash": former}
         hashes = {t.task.name: t.content_hash for t in tasks}
-        claimed = done if recorded and not going_on else names
+        claimed = names if recorded is None else recorded["config"]["tasks"]
 
         def claim() -> None:
-            before = _of_tasks(config, claimed, recorded)
             with lock_run_directory(self.directory):
-                data = {name: hashes[name] for name in claimed}
+                before, data = as_recorded(config, claimed, recorded), {name: hashes[name] for name in claimed}
                 if claim_run_directory(self.directory, before, True, **identity, data_hashes=data) == "new":
                     record_hashes(self.directory, "base_source", recorded_source(slot.name))
                 clear_partial_files(self.directory)
@@ -282,66 +284,6 @@ class ForgettingCallback(TrainerCallback):
         self._log(values, step)
         return values
 
-    def _place(self, manifest: Mapping[str, Any] | None) -> tuple[list[str], bool]:
-        """The tasks that the run has learned, and whether it is one whose last task was not finished."""
-        if manifest is None:
-            return [], False
-        tasks = list(manifest["config"].get("tasks") or [])
-        going_on = manifest.get("status") != "finished"
-        done = tasks[:-1] if going_on else tasks
-        if self.task in done:
-            raise UserError(
-                f"Expected a task that '{self.directory}' has not learned yet, got {self.task}, its minimum "
-                f"{done.index(self.task) + 1}-{self.task}; give the second training another name (and folder of data), "
-                "or choose another run directory."
-            )
-        if going_on and tasks[-1:] != [self.task]:
-            raise RunDirectoryError(
-                f"Expected '{self.directory}' to go on with {tasks[-1] if tasks else 'its task'}, whose training was "
-                f"stopped half-way, got {self.task}; train {tasks[-1] if tasks else 'it'} again first, or choose "
-                "another run directory."
-            )
-        return done, going_on
-
-    def _config(
-        self, slot: LoraModel, recorded: Mapping[str, Any] | None, seed: int, names: list[str]
-    ) -> dict[str, Any]:
-        """What the manifest says of the run, once it has learned these tasks; settings by task are those so far."""
-        before = {} if recorded is None else recorded["config"]
-        adapter = slot.peft.peft_config["default"]
-        base = slot.base
-        modules = [*slot.scaling]
-        suffixes = sorted({module.rpartition(".")[2] for module in modules})
-        named = [name for name, _ in base.named_modules() if name.rpartition(".")[2] in suffixes]
-        by_task = {
-            name: {**{k: v for k, v in (before.get(name) or {}).items() if k != self.task},
-                   **({} if value is None else {self.task: value})}
-            for name, value in self.own.items()
-        }  # fmt: skip
-        quantization = next((bits for bits in ("4bit", "8bit") if getattr(base, f"is_loaded_in_{bits}", False)), None)
-        config = RunConfig(
-            strategy="ilora" if self.ilora else "sequential",
-            seed=seed,
-            model=slot.name,
-            dtype=str(base.get_input_embeddings().weight.dtype).removeprefix("torch."),  # type: ignore[operator]
-            benchmark="trace",
-            data_dir=self.data,
-            tasks=tuple(names),
-            num_test=self.num_test,
-            quantization=quantization,  # type: ignore[arg-type]
-            lora_rank=adapter.r,
-            lora_alpha=adapter.lora_alpha,
-            lora_dropout=adapter.lora_dropout,
-            target_modules=tuple(suffixes if sorted(named) == sorted(modules) else modules),
-            chat_template="none",
-            **by_task,
-        ).resolved()
-        steps = (before.get("training") or {}).get("num_steps")
-        config["training"] = {"max_length": self.max_length, "num_steps": dict(steps) if isinstance(steps, dict) else {}}
-        if self.ilora:
-            config["strategy_settings"] = self.ilora.recorded()
-        return config | {"trainer": _OWN}
-
     def _check_model(self, model: Any) -> None:
         if self._model is None:
             raise UserError("Expected begin(model) before a task's first step, got none; call it.")
@@ -416,7 +358,7 @@ class ForgettingCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.ilora:
-            self.ilora.saved(args, state)
+            self.ilora.keep(checkpoint_of(args, state) / STATE)
         if state.global_step < state.max_steps:  # else it is the minimum, which is scored in a moment
             self.saved(kwargs["model"], state.global_step)
 
@@ -424,13 +366,3 @@ class ForgettingCallback(TrainerCallback):
         arguments = {name: getattr(args, name, None) for name in _ARGUMENTS}
         plain = {name: getattr(value, "value", value) for name, value in arguments.items()}
         self.end(kwargs["model"], state.global_step, plain)
-
-
-def _of_tasks(config: dict[str, Any], names: list[str], recorded: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A configuration as it was before the task that is being learned: with these tasks, and their settings as they
-    are recorded."""
-    before = {} if recorded is None else recorded["config"]
-    by_task = {name: before.get(name) or {} for name in ("scores", "max_new_tokens")}
-    steps = {**config["training"], "num_steps": (before.get("training") or {}).get("num_steps") or {}}
-    found = {**config, "tasks": names, "training": steps, **by_task}
-    return {name: value for name, value in found.items() if name != "max_new_tokens" or value}

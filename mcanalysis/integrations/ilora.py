@@ -17,17 +17,18 @@ from mcanalysis.training.checkpoint import Position, read_checkpoint, write_chec
 from mcanalysis.training.processes import Processes
 
 STATE = "ilora"
-"""The folder, within a checkpoint of the Trainer's, that holds what the average goes on from."""
+"""The folder, within a checkpoint of the Trainer's, that holds what the average goes on from, and slow itself: an
+adapter in a folder right below would be loaded by the Trainer as a second one when it resumes."""
 
 
 class IloraCallback(TrainerCallback):
     """Averages the LoRA adapter that a Trainer trains: after each step slow ← λ_k·slow + (1 − λ_k)·fast.
 
     The same numbers as the strategy `ilora`, whose update it is. By itself it writes slow as a PEFT adapter beside the
-    fast one: `<checkpoint>/slow` at each save and `<output_dir>/slow` at the end. Handed to a `ForgettingCallback`,
-    which then tells it of the steps, it is a learner of the run; the Trainer is given that one alone. One object goes
-    on averaging over several trainings, task after task, as the paper has it. Interrupted training is resumed with its
-    state (`trainer.train(resume_from_checkpoint=True)`).
+    fast one: `<checkpoint>/ilora/slow` at each save and `<output_dir>/slow` at the end. Handed to a
+    `ForgettingCallback`, which then tells it of the steps, it is a learner of the run; the Trainer is given that alone.
+    One object goes on averaging over several trainings, task after task, as the paper has it. Interrupted training is
+    resumed with its state (`trainer.train(resume_from_checkpoint=True)`).
 
     `settings` are those of the strategy (`IloraConfig`): `ema_decay` (0.95), `warm_up`, `average_in`, … Those of the
     consistency loss count with `ConsistencyMixin`. Raises `UserError` for others.
@@ -71,15 +72,17 @@ class IloraCallback(TrainerCallback):
         self.strategy.after_step(self.model, (), ())  # type: ignore[arg-type]
 
     def keep(self, folder: Path, number: int = 0) -> None:
-        """Write what the average goes on from, as that of a run that has learned so many tasks."""
+        """Write what the average goes on from: that of a run that has learned so many tasks, or, for 0, of a training
+        under way, with slow as a PEFT adapter in `slow`."""
         assert self.model is not None  # since `begin`
         processes = Processes(self.model.device.type)
-        write_checkpoint(folder, Position(number, within=not number), self.model, self.strategy, processes)
 
-    def save(self, folder: Path) -> None:
-        """Write slow as a PEFT adapter."""
-        with writing(), replace_directory_atomic(folder) as partial:
-            self.strategy.save_learner(self.model, "slow", partial)  # type: ignore[arg-type]
+        def slow(partial: Path) -> None:
+            if processes.is_main:
+                self.strategy.save_learner(self.model, "slow", partial / "slow")  # type: ignore[arg-type]
+
+        position = Position(number, within=not number)
+        write_checkpoint(folder, position, self.model, self.strategy, processes, None if number else slow)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.is_driven:
@@ -92,20 +95,14 @@ class IloraCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.is_driven:
-            self.saved(args, state)
-
-    def saved(self, args: Any, state: Any) -> None:
-        """Put the slow adapter, and what it goes on from, into the checkpoint that a Trainer has just written."""
-        folder = checkpoint_of(args, state)
-        self.keep(folder / STATE)
-        if state.is_world_process_zero:
-            self.save(folder / "slow")
+            self.keep(checkpoint_of(args, state) / STATE)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.is_driven:
             self.strategy.end_task(self.model, ())  # type: ignore[arg-type]
             if state.is_world_process_zero:
-                self.save(Path(args.output_dir) / "slow")
+                with writing(), replace_directory_atomic(Path(args.output_dir) / "slow") as folder:
+                    self.strategy.save_learner(self.model, "slow", folder)  # type: ignore[arg-type]
 
 
 def checkpoint_of(args: Any, state: Any) -> Path:
