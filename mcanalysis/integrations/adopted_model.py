@@ -27,16 +27,12 @@ def unwrapped(network: Any) -> Any:
     return extract_model_from_parallel(network, keep_torch_compile=False)
 
 
-def adopt(network: Any, base: str | None = None) -> LoraModel:
-    """Return a user's PEFT model as a `LoraModel`: the same tensors, which are read and never changed.
-
-    `base`: the folder or id that the base is loaded from again, by default what adapter or base say of it. Its
-    tokenizer is that of these files: what is measured here is then what is measured of the run directory later.
+def lora_of(network: Any) -> LoraModel:
+    """Return a user's PEFT model as a `LoraModel` without tokenizer: the same tensors, which are read, never changed.
 
     Raises `UserError` in one line for a model without an adapter, full fine-tuning, another number or kind of adapters
-    than one LoRA adapter called `default`, trained parameters outside it, weights that an engine shards, an adapter
-    that W + s·B·A does not describe (`models.adapter_config`), a base that cannot be found here, and one whose weights
-    are not those of its files.
+    than one LoRA adapter called `default`, trained parameters outside it, weights that an engine shards, and an adapter
+    that W + s·B·A does not describe (`models.adapter_config`).
     """
     network = unwrapped(network)
     adapters = getattr(network, "peft_config", None) or {}
@@ -63,21 +59,32 @@ def adopt(network: Any, base: str | None = None) -> LoraModel:
             "Expected whole weights in each process, got weights that FSDP or DeepSpeed has sharded; train with plain "
             "data parallelism, or measure the saved adapters with connectivity.py --minima."
         )
-    name = base or adapters["default"].base_model_name_or_path or network.get_base_model().config.name_or_path
-    if name and Path(name).resolve() == EMBEDDED_DIRECTORY.resolve():
-        name = EMBEDDED
-    if not name or cached_folder(name) is None:
-        raise UserError(
-            f"Expected a base that can be loaded again from this machine, got '{name or ''}'; save it with its "
-            "tokenizer and pass base=FOLDER."
-        )
     with tempfile.TemporaryDirectory() as folder:
         adapters["default"].save_pretrained(folder)
         try:
             read_config(Path(folder))
         except UserError as error:
             raise UserError(str(error).replace(f" in '{folder}'", "")) from None
-    model = LoraModel(network, load_tokenizer(name, base_commit(network)), name)
+    name = adapters["default"].base_model_name_or_path or network.get_base_model().config.name_or_path
+    return LoraModel(network, None, name or "")
+
+
+def adopt(network: Any, base: str | None = None) -> LoraModel:
+    """The same with the tokenizer of the base's files, with which a run directory's points are measured later, too.
+
+    `base`: the folder or id that the base is loaded from again, by default what adapter or base say of it. Raises
+    `UserError` besides for a base that cannot be found here, and one whose weights are not those of its files.
+    """
+    model = lora_of(network)
+    name = base or model.name
+    if name and Path(name).resolve() == EMBEDDED_DIRECTORY.resolve():
+        name = EMBEDDED
+    if not name or cached_folder(name) is None:
+        raise UserError(
+            f"Expected a base that can be loaded again from this machine, got '{name}'; save it with its tokenizer "
+            "and pass base=FOLDER."
+        )
+    model.name, model.tokenizer = name, load_tokenizer(name, base_commit(model.network))
     _check_base(model)
     return model
 

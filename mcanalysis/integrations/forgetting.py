@@ -78,7 +78,7 @@ class ForgettingCallback(TrainerCallback):
         run: the run directory; the tasks that it has learned come before this one.
         task: what is being learned: a name that the run does not have yet, and a folder in `data`.
         data: folder with `<TASK>/train.json`, `eval.json`, `test.json` of every task of the run (docs/data.md).
-        general: what is measured and never trained: a folder (`General`), or `pretraining`.
+        general: what is measured and never trained: a folder (`General`), or `pretraining`; None: what the run has.
         ilora: also average the adapter; the run is then one of `ilora`, whose answering learner is the slow adapter.
         num_points: on the path to the minimum before; 0 measures none.
         num_test: examples of each task and general task, the first ones; None: all.
@@ -155,6 +155,8 @@ class ForgettingCallback(TrainerCallback):
         recorded = processes.on_main(lambda: manifest_in(self.directory))
         done = learned(self.directory, recorded, self.task)
         names = [*done, self.task]
+        if self.general is None and recorded and "general" in recorded:
+            self.general = General.from_record(recorded["general"])
         config = grown_config(
             slot, recorded, names, self.own, seed=seed, data_dir=self.data, num_test=self.num_test,
             max_length=self.max_length, ilora=self.ilora,

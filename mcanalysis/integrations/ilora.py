@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from mcanalysis.errors import RunDirectoryError
-from mcanalysis.integrations.adopted_model import adopt
+from mcanalysis.integrations.adopted_model import lora_of
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.store.atomic import replace_directory_atomic
 from mcanalysis.strategies.ilora import Ilora, IloraConfig
@@ -60,10 +60,11 @@ class IloraCallback(TrainerCallback):
             trained = {name: tensor.clone() for name, tensor in model.raw().items()}
             found = read_checkpoint(resume_from, model, self.strategy, Processes(model.device.type))
             model.load_raw(trained)  # which adapter is trained is the user's to say
-            if found == Position():
+            if found == Position() or (not found.within and found.stage != task_index):
                 raise RunDirectoryError(
-                    f"Expected the state of the slow adapter in '{resume_from}', got none; resume a training that had "
-                    "this callback from its beginning, or train anew."
+                    f"Expected the state of the slow adapter before task {task_index + 1} in '{resume_from}', got "
+                    f"{f'that after task {found.stage}' if found.stage else 'none'}; resume a training that had this "
+                    "callback from its beginning (trainer.train(resume_from_checkpoint=True)), or train anew."
                 )
         self.strategy.begin_task(model, task_index, ())
 
@@ -87,7 +88,7 @@ class IloraCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.is_driven:
             resumed = checkpoint_of(args, state) / STATE if state.global_step else None
-            self.begin(adopt(kwargs["model"]), resume_from=resumed)
+            self.begin(lora_of(kwargs["model"]), resume_from=resumed)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.is_driven:

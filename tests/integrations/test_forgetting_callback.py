@@ -21,6 +21,7 @@ from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.tasks.task import Example
 from mcanalysis.training.trajectory import snapshot_files
 
+QUICK = {"max_new_tokens": 4, "num_test": 1}
 TEXT = "apple river seven green\n\nquiet paper north silver stone\n"
 
 
@@ -152,7 +153,7 @@ def test_training_is_the_same_with_and_without(tmp_path, data, peft_model, make_
         model = peft_model(lora_dropout=0.2)
         trainer = make_trainer(model, "zeta", tmp_path / str(watched), save_steps=2, max_steps=5)
         if watched:
-            ForgettingCallback(tmp_path / "run", "zeta", data).attach(trainer)
+            ForgettingCallback(tmp_path / "run", "zeta", data, **QUICK).attach(trainer)
         trainer.train()
         ends.append(model.state_dict())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
@@ -178,7 +179,7 @@ def test_a_loop_of_ones_own(tmp_path, data, peft_model, rows_of, tokenizer, trai
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-2)
     loader = DataLoader(rows_of("zeta"), batch_size=4, collate_fn=DataCollatorForSeq2Seq(tokenizer))
     prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    callback = ForgettingCallback(tmp_path / "run", "zeta", data, log=accelerator.log, num_test=2)
+    callback = ForgettingCallback(tmp_path / "run", "zeta", data, log=accelerator.log, num_test=2, max_new_tokens=4)
     callback.begin(prepared)
     for step, batch in enumerate(loader, start=1):
         accelerator.backward(prepared(**batch).loss)
@@ -198,7 +199,7 @@ def test_a_killed_trainer_costs_the_run_nothing(tmp_path, data, peft_model, make
 
     def trainer_of(model, task, name):
         trainer = make_trainer(model, task, tmp_path / name / task)
-        ForgettingCallback(tmp_path / name / "run", task, data).attach(trainer)
+        ForgettingCallback(tmp_path / name / "run", task, data, num_points=0, **QUICK).attach(trainer)
         return trainer
 
     for name in ("whole", "killed"):
@@ -225,7 +226,7 @@ def test_a_first_task_that_was_killed(tmp_path, data, peft_model, make_trainer, 
 
     def trainer_of(task):
         trainer = make_trainer(peft_model(), task, tmp_path / "out")
-        ForgettingCallback(run, task, data).attach(trainer)
+        ForgettingCallback(run, task, data, **QUICK).attach(trainer)
         return trainer
 
     killed_at(trainer_of("zeta"), 4)
@@ -321,7 +322,7 @@ def test_what_does_not_fit_the_run_is_refused(finished, peft_model):
 
 
 def test_without_attach_a_trainer_that_has_trackers_is_told(tmp_path, data, peft_model, make_trainer, caplog):
-    callback = ForgettingCallback(tmp_path / "run", "zeta", data)
+    callback = ForgettingCallback(tmp_path / "run", "zeta", data, **QUICK)
     trainer = make_trainer(peft_model(), "zeta", tmp_path, max_steps=2, more={"callbacks": [callback]})
     trainer.args.report_to = ["wandb"]
     trainer.train()

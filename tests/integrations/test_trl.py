@@ -36,7 +36,9 @@ def test_two_tasks_with_replay(tmp_path, data, base_folder, tokenizer, tracker):
             more = {"processing_class": tokenizer, "peft_config": lora, "callbacks": [told]}
             trainer = IloraSFT(model, args, train_dataset=rows, ilora=ilora, replay_dataset=replay, **more)
             if watched:
-                ForgettingCallback(tmp_path / "run", task, data, ilora=ilora, num_points=3).attach(trainer)
+                ForgettingCallback(
+                    tmp_path / "run", task, data, ilora=ilora, num_points=3, max_new_tokens=4, num_test=2
+                ).attach(trainer)
             else:
                 trainer.add_callback(ilora)
             trainer.train()
