@@ -61,7 +61,7 @@ class ConsistencyMixin:
         if not (model.training and self._replay):
             return found
         batch = self._replay.pop(0).to(self.args.device)
-        more = self.ilora.strategy.loss(Step(model, self.ilora.model, batch, 0, self._totals))
+        more = self.ilora.strategy.loss(Step(model, self.ilora.averaged, batch, 0, self._totals))
         if not self._is_normalised(num_items_in_batch):  # then the Trainer divides what is summed over all already
             more = more * self.current_gradient_accumulation_steps
         if return_outputs:

@@ -13,7 +13,7 @@ import pandas as pd
 from transformers import Trainer, TrainerCallback
 
 from mcanalysis.benchmarks import load_benchmark
-from mcanalysis.errors import RunInUseError, UserError
+from mcanalysis.errors import DivergedError, RunInUseError, UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.measuring import measurement_key
@@ -161,9 +161,7 @@ class ForgettingCallback(TrainerCallback):
             slot, recorded, names, self.own, seed=seed, data_dir=self.data, num_test=self.num_test,
             max_length=self.max_length, ilora=self.ilora,
         )  # fmt: skip
-        tasks = load_benchmark(
-            "trace", self.data, tuple(names), config["scores"], None, config.get("max_new_tokens")
-        )  # fmt: skip
+        tasks = load_benchmark("trace", self.data, names, config["scores"], None, config.get("max_new_tokens"))
         general = told_apart(self.general.load() if self.general else [], names)
         template = choose_template(open_template(self.chat_template, recorded), slot.tokenizer, tasks)
         use_template(slot.tokenizer, template)
@@ -234,6 +232,11 @@ class ForgettingCallback(TrainerCallback):
         self._check_model(model)
         slot, processes, strategy, directory = self._model, self._processes, self.strategy, self.directory
         assert slot is not None  # see `_check_model`
+        if not all(bool(p.isfinite().all()) for p in slot.parameters.values()):
+            raise DivergedError(
+                f"Expected a finite adapter after task {self.task}, got NaN or infinity in it; lower the learning "
+                f"rate. '{directory}' is what it was before."
+            )
         strategy.end_task(slot, ())
         number = len(self._names)
 
@@ -268,6 +271,7 @@ class ForgettingCallback(TrainerCallback):
                 scoring.fill_row(store, k, label)
         if self.ilora:
             self.ilora.keep(directory / "checkpoint", number)
+            self.ilora.model = None
 
         def finish() -> dict[str, float]:
             scoring.write_tables()

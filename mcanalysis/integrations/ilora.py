@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from mcanalysis.errors import RunDirectoryError
+from mcanalysis.errors import RunDirectoryError, UserError
 from mcanalysis.integrations.adopted_model import lora_of
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.store.atomic import replace_directory_atomic
@@ -68,22 +68,32 @@ class IloraCallback(TrainerCallback):
                 )
         self.strategy.begin_task(model, task_index, ())
 
+    @property
+    def averaged(self) -> LoraModel:
+        """The model whose adapter is averaged; raises `UserError` where nobody has begun."""
+        if self.model is None:
+            raise UserError(
+                "Expected a trainer that has this IloraCallback, or the ForgettingCallback that it was given to, got "
+                "neither; attach it, or, where it was given to one of an earlier training, make another."
+            )
+        return self.model
+
     def stepped(self) -> None:
         """Average once; call it after each optimiser step."""
-        self.strategy.after_step(self.model, (), ())  # type: ignore[arg-type]
+        self.strategy.after_step(self.averaged, (), ())
 
     def keep(self, folder: Path, number: int = 0) -> None:
         """Write what the average goes on from: that of a run that has learned so many tasks, or, for 0, of a training
         under way, with slow as a PEFT adapter in `slow`."""
-        assert self.model is not None  # since `begin`
-        processes = Processes(self.model.device.type)
+        model = self.averaged
+        processes = Processes(model.device.type)
 
         def slow(partial: Path) -> None:
             if processes.is_main:
-                self.strategy.save_learner(self.model, "slow", partial / "slow")  # type: ignore[arg-type]
+                self.strategy.save_learner(model, "slow", partial / "slow")
 
         position = Position(number, within=not number)
-        write_checkpoint(folder, position, self.model, self.strategy, processes, None if number else slow)
+        write_checkpoint(folder, position, model, self.strategy, processes, None if number else slow)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.is_driven:
@@ -91,7 +101,9 @@ class IloraCallback(TrainerCallback):
             self.begin(lora_of(kwargs["model"]), resume_from=resumed)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self.is_driven:
+        if self.is_driven:
+            _ = self.averaged  # by now the other one has begun
+        else:
             self.stepped()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -100,10 +112,10 @@ class IloraCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.is_driven:
-            self.strategy.end_task(self.model, ())  # type: ignore[arg-type]
+            self.strategy.end_task(self.averaged, ())
             if state.is_world_process_zero:
                 with writing(), replace_directory_atomic(Path(args.output_dir) / "slow") as folder:
-                    self.strategy.save_learner(self.model, "slow", folder)  # type: ignore[arg-type]
+                    self.strategy.save_learner(self.averaged, "slow", folder)
 
 
 def checkpoint_of(args: Any, state: Any) -> Path:

@@ -298,6 +298,8 @@ def finished(trained, data, tmp_path):
     shutil.copytree(trained[0], tmp_path / "run")
     shutil.copytree(data, tmp_path / "data")
     shutil.copytree(data / "zeta", tmp_path / "data" / "beta")
+    manifest = (tmp_path / "run" / "manifest.json").read_text()
+    (tmp_path / "run" / "manifest.json").write_text(manifest.replace(str(data), str(tmp_path / "data")))
     return tmp_path
 
 
@@ -319,6 +321,35 @@ def test_what_does_not_fit_the_run_is_refused(finished, peft_model):
     (finished / "mine").mkdir()
     (finished / "mine" / "notes.txt").write_text("mine")
     refused(begin(run="mine"), "Expected an empty directory or a run", finished)
+
+
+@pytest.mark.parametrize("targets", [r".*layers\.1\..*[qv]_proj", ["down_proj", "layers.0.self_attn.q_proj"]])
+def test_modules_named_in_any_way_are_those_of_the_run(targets, tmp_path, data, peft_model):
+    """PEFT finds the saved adapter's modules by the same words, and the run has a slot on each of them and no other."""
+    model = peft_model(target_modules=targets, rank_pattern={"q_proj": 2})
+    callback = ForgettingCallback(tmp_path / "run", "zeta", data, **QUICK)
+    callback.begin(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(0.01 if "lora_B" in name else 0)
+    values = callback.end(model, 1)
+    run = mc.load_run(tmp_path / "run")
+    (minimum,) = run.minima
+    said = json.loads((minimum.directory / "adapter_config.json").read_text())
+    assert said["target_modules"] == targets
+    assert sorted(run.model.scaling) == sorted(name.partition(".lora_A")[0] for name in minimum.point if "_A" in name)
+    assert run.objective("zeta", "test", 1)(minimum.point).loss == values["forgetting/zeta/loss"]
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(run.config["model"]), minimum.directory)
+
+
+def test_an_adapter_that_diverged_is_no_minimum(finished, peft_model):
+    model = peft_model(r=8, lora_alpha=16, target_modules="all-linear")
+    callback = ForgettingCallback(finished / "run", "beta", finished / "data")
+    callback.begin(model, seed=42)
+    with torch.no_grad():
+        next(p for n, p in model.named_parameters() if "lora_B" in n).fill_(float("nan"))
+    refused(lambda: callback.end(model, 3), "got NaN or infinity", finished / "run")
+    assert mc.load_run(finished / "run").task_names == ["zeta", "alpha"]
 
 
 def test_without_attach_a_trainer_that_has_trackers_is_told(tmp_path, data, peft_model, make_trainer, caplog):

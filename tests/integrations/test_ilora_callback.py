@@ -191,6 +191,14 @@ def test_what_cannot_be_averaged_is_refused(tmp_path, peft_model, make_trainer):
         IloraCallback(decay=0.5)
     trainer = make_trainer(peft_model(), "zeta", tmp_path, max_steps=4)
     trainer.train()  # without the callback
+    given, more = IloraCallback(), {"replay_dataset": trainer.train_dataset}
+    ForgettingCallback(tmp_path / "run", "zeta", tmp_path, ilora=given)
+    for lost in (
+        make_trainer(peft_model(), "zeta", tmp_path / "a", more={"callbacks": [given]}),
+        make_trainer(peft_model(), "zeta", tmp_path / "b", kind=IloraTrainer, more={"ilora": IloraCallback(), **more}),
+    ):
+        with pytest.raises(UserError, match="got neither"):
+            lost.train()
     trainer.add_callback(IloraCallback())
     trainer.args.max_steps = 6
     with pytest.raises(RunDirectoryError, match=r"slow adapter before task 1 in .*checkpoint-4.*got none"):
