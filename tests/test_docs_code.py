@@ -249,6 +249,28 @@ def test_your_own_task(empty_folder, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_your_own_trainer(empty_folder, monkeypatch, capsys):
+    """Three scripts, each with ten lines at most that are ours; what they left is read by the command at the end."""
+    pytest.importorskip("trl", reason="TRL is not installed: pip install 'mcanalysis[trl]'")
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(empty_folder / "cache"))
+    run_page("docs/your-own-trainer.md", monkeypatch)
+    for name, learners in (("trl", ["fast"]), ("trainer", ["fast", "slow"]), ("loop", ["fast"])):
+        run = mcanalysis.load_run(f"runs/{name}")
+        assert [minimum.label for minimum in run.minima] == ["1-FOMC", "2-ScienceQA"] and run.learners == learners
+        if name != "loop":
+            assert (run.directory / "figures" / f"connectivity_{run.answering_learner}.png").stat().st_size > 1000
+    said = capsys.readouterr().out
+    assert said.count("'barrier/mean_old'") == 3 and "'general/pretraining-text/loss'" in said
+    for language, text, _, _ in blocks("docs/your-own-trainer.md"):
+        ours = ("ForgettingCallback", "IloraCallback", "ConsistencyMixin", "callback", "ilora")
+        lines = [line for line in text.splitlines() if any(word in line for word in ours)]
+        assert language != "python" or len(lines) <= 10
+
+
+@pytest.mark.slow
 def test_your_own_strategy(empty_folder, monkeypatch):
     """In a process of its own: which strategies there are is read once."""
     import os

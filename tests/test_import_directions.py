@@ -53,6 +53,7 @@ BELOW |= {  # for any network, nothing of runs
     "coverage": {"connectivity", "metrics"},
 }
 BELOW["report"] = {"studies", "plotting", "fonts", "runs", "tasks", "store"}
+BELOW["integrations"] = {"studies", "training", *_RUN_AND_BELOW}  # what the trainers of others are given
 BELOW["cli"] = set(BELOW)
 BELOW["__main__"] = {"cli"}  # the door to scripts and studies
 ANYWHERE = {"errors", "progress", "registry", "numbers_as_text", "settings", "time_limit"}

@@ -325,7 +325,8 @@ class LoraModel(AdaptedModel):
                 tensors = dict(point)
                 config |= {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
         config["inference_mode"] = True
-        config["target_modules"] = sorted(config["target_modules"])
+        if not isinstance(config["target_modules"], str):  # a pattern
+            config["target_modules"] = sorted(config["target_modules"])
         save_file(
             {PREFIX + k: v.contiguous().cpu() for k, v in tensors.items()},
             directory / "adapter_model.safetensors",

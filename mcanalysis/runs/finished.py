@@ -45,9 +45,10 @@ class FinishedRun:
                 f"{self.scored_split} to choose settings; train one with these settings (compare.py --tuned)."
             )
         if self.has_ended and self.manifest.get("status") != "finished":
+            finisher = "the script that trains it" if "trainer" in self.config else "train.py --resume"
             raise RunDirectoryError(
                 f"Expected a finished run in '{directory}', got an unfinished one (its manifest says "
-                f"'{self.manifest.get('status')}'); finish it with train.py --resume."
+                f"'{self.manifest.get('status')}'); finish it with {finisher}."
             )
         hashes = self.manifest.get("hashes")
         if not (isinstance(hashes, dict) and isinstance(hashes.get("data"), dict)):
