@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mcanalysis.errors import UserError
     from mcanalysis.evaluation.adapter_objective import adapter_objective
     from mcanalysis.evaluation.engine_settings import EngineSettings
+    from mcanalysis.landscape.basin_radius import basin_radius
     from mcanalysis.landscape.eigenvalues import eigenvalues
     from mcanalysis.landscape.hessian import HessianOperator
     from mcanalysis.landscape.predicted_forgetting import predicted_forgetting
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mcanalysis.paths import Bezier, Linear, Plane, PolyChain, SegmentedBezier, Simplex
     from mcanalysis.runs.run import Run, load_run
     from mcanalysis.studies.card import card
+    from mcanalysis.studies.signals.base import signals
     from mcanalysis.training.config import RunConfig, TrainingConfig
     from mcanalysis.training.continual_trainer import ContinualTrainer, train
 
@@ -61,6 +63,7 @@ _HOMES = {
     "attribute": "connectivity.attribution",
     "barrier_certificate": "connectivity.certificate",
     "card": "studies.card",
+    "basin_radius": "landscape.basin_radius",
     "check_merge": "models.check_merge",
     "early_profile": "connectivity.early",
     "eigenvalues": "landscape.eigenvalues",
@@ -78,6 +81,7 @@ _HOMES = {
     "push_to_hub": "models.hub_upload",
     "random_slice": "landscape.slices",
     "save_adapter": "models.adapter_files",
+    "signals": "studies.signals.base",
     "snapshot": "params.point",
     "spectral_density": "landscape.spectral_density",
     "trace": "landscape.trace",
@@ -85,12 +89,13 @@ _HOMES = {
 }
 
 __all__ = [
-    "Bezier", "Certificate", "ContinualTrainer", "EngineSettings", "HessianOperator", "Linear", "Plane", "PolyChain",
-    "Profile", "Run", "RunConfig", "SegmentedBezier", "Simplex", "Slice", "TrainingConfig", "UserError",
-    "adapter_objective", "attribute", "barrier_certificate", "card", "check_merge", "early_profile", "eigenvalues",
-    "ensemble_along", "epsilon_sharpness", "expected_sharpness", "fit_curve", "fit_trajectory_pca", "gauge_spread",
-    "load_adapter", "load_run", "module_objective", "predicted_forgetting", "profile", "push_to_hub", "random_slice",
-    "save_adapter", "snapshot", "spectral_density", "trace", "train",
+    "Bezier", "Certificate", "ContinualTrainer", "EngineSettings", "HessianOperator", "Linear", "Plane",
+    "PolyChain", "Profile", "Run", "RunConfig", "SegmentedBezier", "Simplex", "Slice", "TrainingConfig",
+    "UserError", "adapter_objective", "attribute", "barrier_certificate", "basin_radius", "card", "check_merge",
+    "early_profile", "eigenvalues", "ensemble_along", "epsilon_sharpness", "expected_sharpness", "fit_curve",
+    "fit_trajectory_pca", "gauge_spread", "load_adapter", "load_run", "module_objective", "predicted_forgetting",
+    "profile", "push_to_hub", "random_slice", "save_adapter", "signals", "snapshot", "spectral_density", "trace",
+    "train",
 ]  # fmt: skip
 
 
