@@ -31,6 +31,7 @@ FENCE = re.compile(r"^(<!-- not run: .*? -->\n)?```(\w+)\n(.*?)^```$", flags=re.
 TRAINING = "--steps 2 --num-train 8 --num-test 4 --batch-size 4"
 PATHS = "--num-points 2 --num-examples 2 --curve-steps 2 --workers 1"
 SMALLER = {"connectivity": f"{TRAINING} {PATHS}", "train": TRAINING, "benchmark": "--steps 2"}
+SMALLER["card"] = "--num-points 3 --num-examples 2 --workers 1"
 SMALLER["early"] = f"{TRAINING} --tasks FOMC,ScienceQA,MedMCQA --num-points 2 --workers 1"
 PUBLIC_MODULES = {  # beside what the packages' `__all__` name
     "connectivity": "early ensemble gauge losses module_objective simplex_grid",
@@ -208,6 +209,13 @@ def test_your_own_adapters(empty_folder, capsys, monkeypatch):
     assert names["bent"].max_barrier() < names["straight"].max_barrier() / 3
     first, last = names["profile"].losses[[0, -1]]
     assert max(first, last) < 1.2  # both were trained: the untrained base has a loss of 2.5 and more
+
+
+def test_card(empty_folder, monkeypatch):
+    names = run_page("docs/card.md", monkeypatch)
+    assert "t*" in names["card"].verdict[-1] and names["middle"]
+    for file in ("runs/card-1-C-STANCE-2-FOMC/card.md", "quick/card.html"):
+        assert (empty_folder / file).stat().st_size > 1000
 
 
 def test_your_own_model(empty_folder, monkeypatch):

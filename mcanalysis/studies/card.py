@@ -228,21 +228,25 @@ def _bounds(low: float, high: float, digits: int = 3, signed: bool = False) -> s
 
 
 def _on_barriers(losses: Mapping[str, Mapping[str, Mapping[str, Any]]], noticeable: float) -> Iterator[str]:
-    """A sentence for each space on the task whose barrier is highest, and one where spaces disagree."""
+    """A sentence for each space: on a task that has a barrier, or else on the one that may have the highest."""
     said = {}
     for space, of_tasks in losses.items():
-        task, row = max(of_tasks.items(), key=lambda each: np.nan_to_num(each[1]["barrier"], nan=np.inf))
+        unknown = [task for task, row in of_tasks.items() if not np.isfinite([row["barrier"], row["low"]]).all()]
+        high = [task for task, row in of_tasks.items() if row["low"] > noticeable and not row["few"]]
+        low = [task for task, row in of_tasks.items() if row["high"] <= noticeable and not row["few"]]
+        task = max(unknown or high or of_tasks, key=lambda name: np.nan_to_num(of_tasks[name]["high"]))
+        row = of_tasks[task]
         where = SPACES[space][0].upper() + SPACES[space][1:] + (", on these examples" if "certificate" in row else "")
         between = f"{fixed(row['barrier'], 3)} ({_bounds(row['low'], row['high'])}, {task})"
-        if not np.isfinite([row["barrier"], row["low"]]).all():
+        if unknown:
             said[space] = "unknown"
             yield f"{where}: a loss on the path is not a finite number ({task}), so nothing is said of a barrier."
-        elif row["high"] <= noticeable and not row["few"]:
-            said[space] = "none"
-            yield f"{where}: no barrier of {noticeable:g} nats per token or more, but {between}."
-        elif row["low"] > noticeable and not row["few"]:
+        elif high:
             said[space] = "barrier"
             yield f"{where}: a barrier of {between} nats per token."
+        elif len(low) == len(of_tasks):
+            said[space] = "none"
+            yield f"{where}: no barrier of {noticeable:g} nats per token or more; the highest is {between}."
         else:
             said[space] = "undecided"
             more = "a smaller --tolerance" if "certificate" in row else "more examples"

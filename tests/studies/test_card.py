@@ -135,6 +135,11 @@ def test_the_verdict_follows_from_the_bounds():
     assert "parametrisation" in said(low, {}) and "parametrisation" not in said({}, {})
     assert "more examples must tell" in said({}, {"low": 0.0}) and "more examples must tell" in said({}, {"few": True})
     assert "--tolerance" in said({}, {"low": 0.0, "certificate": "x"})
+    of_two = {
+        "A": LOSS | {"barrier": 0.04, "low": 0.0, "high": 0.045},
+        "B": LOSS | {"barrier": 0.03, "low": 0.0, "high": 0.3},
+    }
+    assert "must tell" in next(_on_barriers({"delta": of_two}, 0.05))  # of the task that may have one
     assert "on these examples" in said({}, {"certificate": "x"})
     assert "not a finite number" in said({}, {"barrier": float("nan"), "low": float("nan"), "high": float("nan")})
     row = {"interpolation_gain": 0.1, "interpolation_gain_low": 0.05, "interpolation_gain_high": 0.2, "t_star": 0.4}
