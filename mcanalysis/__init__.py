@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from mcanalysis.landscape.trajectory_pca import fit_trajectory_pca
     from mcanalysis.models.adapter_files import load_adapter, save_adapter
     from mcanalysis.models.check_merge import check_merge
+    from mcanalysis.models.hub_upload import push_to_hub
     from mcanalysis.params.point import snapshot
     from mcanalysis.paths import Bezier, Linear, Plane, PolyChain, SegmentedBezier, Simplex
     from mcanalysis.runs.run import Run, load_run
+    from mcanalysis.studies.card import card
     from mcanalysis.studies.signals.base import signals
     from mcanalysis.training.config import RunConfig, TrainingConfig
     from mcanalysis.training.continual_trainer import ContinualTrainer, train
@@ -62,6 +64,7 @@ _HOMES = {
     "attribute": "connectivity.attribution",
     "barrier_certificate": "connectivity.certificate",
     "basin_radius": "landscape.basin_radius",
+    "card": "studies.card",
     "check_merge": "models.check_merge",
     "early_profile": "connectivity.early",
     "eigenvalues": "landscape.eigenvalues",
@@ -77,6 +80,7 @@ _HOMES = {
     "module_objective": "connectivity.module_objective",
     "predicted_forgetting": "landscape.predicted_forgetting",
     "profile": "connectivity.profile",
+    "push_to_hub": "models.hub_upload",
     "random_slice": "landscape.slices",
     "save_adapter": "models.adapter_files",
     "signals": "studies.signals.base",
@@ -89,10 +93,10 @@ _HOMES = {
 __all__ = [
     "Bezier", "Certificate", "ContinualTrainer", "EngineSettings", "HessianOperator", "Linear", "Plane",
     "PolyChain", "Profile", "Run", "RunConfig", "SegmentedBezier", "Simplex", "Slice", "TrainingConfig",
-    "UserError", "adapter_objective", "attribute", "barrier_certificate", "basin_radius", "check_merge",
+    "UserError", "adapter_objective", "attribute", "barrier_certificate", "basin_radius", "card", "check_merge",
     "early_profile", "eigenvalues", "ensemble_along", "epsilon_sharpness", "expected_sharpness", "fit_curve",
     "fit_trajectory_pca", "gauge_spread", "lm_eval_objective", "load_adapter", "load_run", "module_objective",
-    "predicted_forgetting", "profile", "random_slice", "save_adapter", "signals", "snapshot",
+    "predicted_forgetting", "profile", "push_to_hub", "random_slice", "save_adapter", "signals", "snapshot",
     "spectral_density", "trace", "train",
 ]  # fmt: skip
 

@@ -31,6 +31,7 @@ FENCE = re.compile(r"^(<!-- not run: .*? -->\n)?```(\w+)\n(.*?)^```$", flags=re.
 TRAINING = "--steps 2 --num-train 8 --num-test 4 --batch-size 4"
 PATHS = "--num-points 2 --num-examples 2 --curve-steps 2 --workers 1"
 SMALLER = {"connectivity": f"{TRAINING} {PATHS}", "train": TRAINING, "benchmark": "--steps 2"}
+SMALLER["card"] = "--num-points 3 --num-examples 2 --workers 1"
 SMALLER["early"] = f"{TRAINING} --tasks FOMC,ScienceQA,MedMCQA --num-points 2 --workers 1"
 PUBLIC_MODULES = {  # beside what the packages' `__all__` name
     "connectivity": "early ensemble gauge losses module_objective simplex_grid",
@@ -224,6 +225,13 @@ def test_lm_eval(empty_folder, capsys, monkeypatch):
     assert len(printed) == 8 and all(theirs == ours.removesuffix(" |") for _, _, theirs, ours in printed)
     assert [row[:2] for row in printed] == [row[:2] for row in shown]
     assert all(theirs == ours.removesuffix(" |") for _, _, theirs, ours in shown)
+
+
+def test_card(empty_folder, monkeypatch):
+    names = run_page("docs/card.md", monkeypatch)
+    assert "t*" in names["card"].verdict[-1] and names["middle"]
+    for file in ("runs/card-1-C-STANCE-2-FOMC/card.md", "quick/card.html"):
+        assert (empty_folder / file).stat().st_size > 1000
 
 
 def test_your_own_model(empty_folder, monkeypatch):

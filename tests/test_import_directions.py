@@ -28,6 +28,7 @@ BELOW = {
     "tasks": {"metrics", "store"},
     "benchmarks": {"tasks", "metrics", "store"},
     "models": {"tasks", "params", "store"},
+    "recipes": {"models", "paths", "params"},  # of other tools
     "replay": {"models"},  # remembers encoded examples
     "pretraining": {"tasks", "models", "store", "metrics"},
     "strategies": {"models", "replay", "params", "paths"},

@@ -299,22 +299,13 @@ def _of_mergekit() -> list[Way]:
 
 
 def _mergekit_merge(method: str, adapters: Sequence[_Adapter], weights: Sequence[float]) -> Mapping[str, Tensor]:
-    from mergekit.architecture import WeightInfo  # type: ignore[import-not-found]
-    from mergekit.common import ImmutableMap, ModelReference  # type: ignore[import-not-found]
-    from mergekit.merge_methods import get  # type: ignore[import-not-found]
-    from mergekit.merge_methods.base import TensorDictWrapper  # type: ignore[import-not-found]
+    from mergekit.merge_methods import merge_tensors  # type: ignore[import-not-found]  # since 0.1.5
 
-    chosen = get(method)
-    defaults = {p.name: p.default_value for p in chosen.parameters()}
-    base, *models = [ModelReference.parse(name) for name in ("base", *(f"a{i}" for i in range(len(adapters))))]
-    own = {m: ImmutableMap({"weight": w, "density": 1.0}) for m, w in zip(models, weights, strict=True)}
     found = {}
     for module, shape in _SHAPES.items():
-        whole = torch.zeros(shape, dtype=torch.float64)
-        task = chosen.make_task(
-            output_weight=WeightInfo(name=module), tensors=TensorDictWrapper(tensors=ImmutableMap({})), base_model=base,
-            parameters=ImmutableMap(defaults), tensor_parameters=ImmutableMap(own),
-        )  # fmt: skip
         deltas = [torch.from_numpy(adapter.deltas[module]) for adapter in adapters]
-        found[module] = task.execute({base: whole, **dict(zip(models, deltas, strict=True))})
+        found[module] = merge_tensors(
+            [torch.zeros(shape, dtype=torch.float64), *deltas], method, base_index=0,
+            parameters={"weight": {i: w for i, w in enumerate(weights, start=1)}, "density": 1.0},
+        )  # fmt: skip
     return found

@@ -46,6 +46,7 @@ from mcanalysis.studies.connectivity.stored_path import StoredPath
 from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.studies.engine import Workers
 from mcanalysis.studies.study import Outcome, Tables, carry_out
+from mcanalysis.tasks.task import TaskData
 from mcanalysis.tasks.trace_files import load_files
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class AdaptersOpening(NamedTuple):
     task's own for a file named after a task. `chat_template`: as in `RunConfig`; results that are there keep theirs.
     In place of files there may be tasks of lm-eval (`harness_tasks`), whose `score` is a metric there; `num_fewshot`:
     examples in their prompts, by default the task's own.
+    `halves`: every second example of a file is its eval split, on which t* is chosen, the others are its test split, so
+    that there is a gain that is not positive by selection; else all are the test split.
     """
 
     adapters: tuple[str, str]
@@ -73,6 +76,7 @@ class AdaptersOpening(NamedTuple):
     revision: str | None = None
     chat_template: str = "auto"
     num_fewshot: int | None = None
+    halves: bool = False
 
     @property
     def run(self) -> AdapterPair:
@@ -95,6 +99,9 @@ class AdapterPair:
         self.harness = Harness(named, opening.score, opening.num_fewshot) if named else None
         files = list(opening.data_files)
         self.tasks = self.harness.data if self.harness else load_files(files, opening.score, opening.max_new_tokens)
+        self.splits = ("eval", "test") if opening.halves else ("test",)
+        if opening.halves:
+            self.tasks = [_halved(data) for data in self.tasks]
         adapters = [load_adapter(d) for d in opening.adapters]
         self.base_names = [a.base_name for a in adapters if a.base_name]
         self.has_unknown_base = check_same_base(self.base_names)
@@ -109,7 +116,7 @@ class AdapterPair:
             warn_of_missing(adapter, base, directory)
         self.points = (adapters[0].point, adapters[1].point)
         self.model: LoraModel = attach_slot(base, self.tokenizer, self.points, opening.model_name)
-        self._objectives: dict[tuple[str, int | None], Objective] = {}
+        self._objectives: dict[tuple[str, str, int | None], Objective] = {}
         _open[self.opening] = self
 
     @cached_property
@@ -126,23 +133,23 @@ class AdapterPair:
 
     def task_objective(self, task: str, split: str = "test", num_examples: int | None = None) -> Objective:
         """The first examples of a data file, or of a task of lm-eval (made once)."""
-        key = (task, num_examples)
+        key = (task, split, num_examples)
         if self.harness and key not in self._objectives:
             from mcanalysis.evaluation.point_lm import PointLM
 
             made = HarnessObjective(self.harness, PointLM(self.model), num_examples, base_marker=self.marker)
-            self._objectives |= {(o.name, num_examples): o for o in made.objectives}
+            self._objectives |= {(o.name, split, num_examples): o for o in made.objectives}
         if key not in self._objectives:
             (data,) = [t for t in self.tasks if t.task.name == task]
             length = self.opening.max_length
             self._objectives[key] = make_objective(
-                data, "test", self.tokenizer, length, num_examples, base_marker=self.marker
+                data, split, self.tokenizer, length, num_examples, base_marker=self.marker
             )
         return self._objectives[key]
 
     def objectives(self, num_examples: int | None) -> list[Objective]:
         """The first examples of every data file."""
-        return [self.task_objective(t.task.name, "test", num_examples) for t in self.tasks]
+        return [self.task_objective(t.task.name, s, num_examples) for t in self.tasks for s in self.splits]
 
     def minima_of(self, learner: str) -> list[SavedPoint]:
         """The two adapters."""
@@ -156,13 +163,13 @@ class AdapterPair:
 class AdapterPaths(RunPaths):
     """The paths between two adapters. Curves are fitted on the data files themselves, as there is no train split."""
 
-    splits = ("test",)
     general: list[Objective] = []  # noqa: RUF012 (two adapters have none)
 
     def __init__(self, pair: AdapterPair, study: Connectivity) -> None:
         self.run, self.learner, self.study = pair, pair.answering_learner, study  # type: ignore[assignment]
+        self.splits = pair.splits
         # A run's minima have numbers already.
-        names = [re.sub(r"^\d+-", "", name) for name in _short_names(pair.opening.adapters)]
+        names = [re.sub(r"^\d+-", "", name) for name in short_names(pair.opening.adapters)]
         start, end = (f"{k}-{name}" for k, name in enumerate(names, start=1))
         *old, new = [t.task.name for t in pair.tasks]
         keys = tuple(map(content_hash, pair.points))
@@ -256,7 +263,7 @@ def checked_pair(opening: AdaptersOpening, study: Connectivity) -> tuple[Adapter
 
 def connect_adapters(
     opening: AdaptersOpening,
-    study: AdapterConnectivity,
+    study: Connectivity,
     workers: Workers | None = None,
     *,
     progress: Progress = silent,
@@ -286,6 +293,8 @@ def connect_adapters(
         identity["max_new_tokens"] = opening.max_new_tokens
     if pair.opening.chat_template != NONE:
         identity["chat_template"] = pair.opening.chat_template
+    if opening.halves:
+        identity["halves"] = True
     if opening.revision is not None:
         identity["revision"] = opening.revision
     now, former = accepted_identities(name, None, opening.revision) or [None, None]
@@ -300,7 +309,17 @@ def connect_adapters(
     return outcome
 
 
-def _short_names(directories: Sequence[str]) -> list[str]:
+def _halved(data: TaskData) -> TaskData:
+    """The examples of a file, of which every second one chooses t*."""
+    examples = data.splits["test"]
+    if len(examples) < 2:
+        raise UserError(
+            f"Expected two or more examples of {data.task.name}, half of which choose t*, got {len(examples)}; add one."
+        )
+    return TaskData.of(data.task, {"eval": examples[1::2], "test": examples[::2]})
+
+
+def short_names(directories: Sequence[str]) -> list[str]:
     """What tells two folders apart: the last part of their paths that differs."""
     parts = [Path(d).resolve().parts for d in directories]
     for first, second in zip(*(reversed(p) for p in parts), strict=False):

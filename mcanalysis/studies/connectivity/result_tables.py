@@ -53,7 +53,10 @@ class ResultTables:
         labels = {"space": path.kind.space, "path": path.kind.path, "start": t.start, "end": t.end}
         ts = next(iter(measured.profiles["test"].values())).ts
         deviation = path.deviation(ts)
-        profiles, barriers = transition_rows(measured.profiles, t.old, t.new, labels, deviation, measured.num_cut)
+        judged = "mean" if t.old or t.is_from_base else t.new  # of two adapters on one file
+        profiles, barriers = transition_rows(
+            measured.profiles, t.old, t.new, labels, deviation, measured.num_cut, judged
+        )
         if measured.general is not None:
             profiles += general_rows(measured.general, labels, deviation, measured.num_cut["test"])
             barriers += general_barriers(measured.general, labels)

@@ -37,11 +37,12 @@ def transition_rows(
     labels: Mapping[str, Any],
     deviation: np.ndarray,
     num_cut: Mapping[str, Mapping[str, int]] | None = None,
+    judged: str = "mean",
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of profiles.csv (every split) and of barriers.csv (test split) for one path of one transition.
 
     `profiles[split][task]`. `interpolation_gain`: t* is chosen on eval, the gain is taken on test with t* held fixed;
-    it stands in the row of task `mean`, quantity `score`, and is NaN without an eval split or an old task. `labels` are
+    it stands in the row of task `judged`, quantity `score`, and is NaN without an eval split. `labels` are
     the columns that say which path this is; `role` says what a row's task is on it: old, new or mean. `few_events` (of
     `profiles.csv`: one per quantity) says where an interval cannot promise its 95 % (`mcanalysis.metrics.intervals`).
     `num_cut[split][task]`: prompts that lost their middle (None: not known, and no column).
@@ -61,8 +62,8 @@ def transition_rows(
                 of_quantity.ts, of_quantity.point[name], of_quantity.estimates[name], quantity == "score"
             )
             few_events = row.pop("few_events")
-            if name == "mean" and quantity == "score" and "eval" in curves:
-                row |= _gain_columns(curves["eval"]["score"], curves["test"]["score"])
+            if name == judged and quantity == "score" and "eval" in curves:
+                row |= _gain_columns(curves["eval"]["score"], curves["test"]["score"], name)
             else:
                 row |= NO_GAIN
             barrier_rows.append(row | {"few_events": few_events or bool(row.pop("few_events", False))})
@@ -137,14 +138,14 @@ def without_barriers(row: Mapping[str, Any]) -> dict[str, Any]:
     return {c: float("nan") if c.startswith(none) else v for c, v in row.items()} | {"few_events": False}
 
 
-def _gain_columns(eval_scores: Curves, test_scores: Curves) -> dict[str, Any]:
+def _gain_columns(eval_scores: Curves, test_scores: Curves, name: str) -> dict[str, Any]:
     ts = eval_scores.ts
     if len(ts) < 3:
         return NO_GAIN  # there is no point strictly between the ends
-    best = barriers.t_star(ts, eval_scores.point["mean"])
-    gain = barriers.interpolation_gain(ts, test_scores.point["mean"], best)
-    interval = barriers.gain_interval(ts, test_scores.estimates["mean"], best)
-    first, last = barriers.t_star_interval(ts, eval_scores.estimates["mean"])
+    best = barriers.t_star(ts, eval_scores.point[name])
+    gain = barriers.interpolation_gain(ts, test_scores.point[name], best)
+    interval = barriers.gain_interval(ts, test_scores.estimates[name], best)
+    first, last = barriers.t_star_interval(ts, eval_scores.estimates[name])
     return {
         "interpolation_gain": float(gain),
         **interval.columns("interpolation_gain"),

@@ -1,0 +1,1 @@
+"""Recipes of other tools that merge models, read as points and written from points."""

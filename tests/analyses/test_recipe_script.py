@@ -1,0 +1,56 @@
+"""Recipes on the command line: written, read back, saved as an adapter; bad input."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+import mcanalysis as mc
+from mcanalysis.params.lora import delta_weights
+
+
+@pytest.fixture
+def ends(tmp_path):
+    found = []
+    for seed, name in enumerate(("first", "second")):
+        g = torch.Generator().manual_seed(seed)
+        point = {"q.lora_A.weight": torch.randn(2, 4, generator=g), "q.lora_B.weight": torch.randn(3, 2, generator=g)}
+        mc.save_adapter(point, tmp_path / name, "my/base")
+        found.append(delta_weights(point)["q"])
+    return found
+
+
+@pytest.mark.parametrize("tool", ["mergekit", "peft"])
+def test_a_recipe_is_written_read_and_saved(script, ends, tmp_path, tool):
+    base = ("--base", "my/base") if tool == "mergekit" else ()
+    code, out, err = script("recipe", "first", "second", "--to", tool, "--t", 0.3, *base)
+    assert code == 0 and "recipe.yaml" in out, err
+    code, out, err = script("recipe", "--read", "recipe.yaml", "--output-dir", "point")
+    assert code == 0 and "0.7 of " in out and (tool == "peft" or "t = 0.3 on linear-delta" in out), err
+    saved = mc.load_adapter(tmp_path / "point")
+    torch.testing.assert_close(delta_weights(saved.point)["q"], 0.7 * ends[0] + 0.3 * ends[1])
+    assert saved.base_name == "my/base"
+    code, out, _ = script("recipe", "--read", "recipe.yaml", "--json")
+    assert code == 0 and json.loads(out)["weights"] == [0.7, 0.3] and json.loads(out)["saved"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "FIRST and SECOND"),
+        (("first",), "FIRST and SECOND"),
+        (("first", "second", "--read", "r.yaml"), "FIRST and SECOND"),
+        (("first", "second", "--output-dir", "x"), "--output-dir with --read"),
+        (("first", "second"), "got an adapter"),
+        (("first", "second", "--to", "peft", "--path", "slerp-delta"), "slerp-delta"),
+        (("--read", "nothing.yaml"), "nothing.yaml"),
+        (("--read", "whole.yaml", "--output-dir", "x"), "whole models"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(script, ends, tmp_path, flags, words):
+    models = [{"model": name, "parameters": {"weight": 1}} for name in "ab"]
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump({"merge_method": "linear", "models": models}))
+    code, _, err = script("recipe", *flags)
+    assert code == 2 and words in err and len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / "recipe.yaml").exists() and not (tmp_path / "x").exists()
