@@ -1,4 +1,4 @@
-"""Where users already are: callbacks for trainers of others, which leave run directories, and tasks of lm-evaluation-harness.
+"""Where users already are: callbacks for the trainers of others, and points as models of lm-evaluation-harness.
 
 A page about it is docs/your-own-trainer.md. The names below are loaded when they are first used.
 """
