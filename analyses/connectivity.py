@@ -82,7 +82,7 @@ def two_adapters(study: Any, args: argparse.Namespace, workers: Any) -> Any:
 def forecast(study: Any, args: argparse.Namespace) -> None:
     """Say what the study would take."""
     from mcanalysis.cli import run_reporting
-    from mcanalysis.evaluation.harness import harness_tasks
+    from mcanalysis.evaluation.harness_tasks import harness_tasks
     from mcanalysis.studies.adapters import checked_pair
     from mcanalysis.studies.connectivity.forecast import forecast
 

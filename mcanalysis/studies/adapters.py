@@ -16,8 +16,9 @@ from mcanalysis.evaluation.adapter_objective import attach_slot
 from mcanalysis.evaluation.differentiable import WholeLoss
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
-from mcanalysis.evaluation.harness import PREFIX, Harness, HarnessObjective, harness_tasks
+from mcanalysis.evaluation.harness import HarnessObjective
 from mcanalysis.evaluation.harness_engine import HarnessEngine
+from mcanalysis.evaluation.harness_tasks import PREFIX, Harness, harness_tasks
 from mcanalysis.evaluation.objective import Objective, make_objective
 from mcanalysis.models.adapter_files import load_adapter, warn_of_missing
 from mcanalysis.models.base_identity import accepted_identities, identity_marker

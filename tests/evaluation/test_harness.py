@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 
 import mcanalysis as mc
 from mcanalysis.errors import UserError
-from mcanalysis.evaluation.harness import Harness, HarnessObjective, harness_tasks
+from mcanalysis.evaluation.harness import HarnessObjective
+from mcanalysis.evaluation.harness_tasks import Harness, harness_tasks
 from mcanalysis.studies import adapters as study
 from mcanalysis.studies.points import _num_shares
 
@@ -236,6 +237,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line(make_task, tmp_path, mon
     far = make_task("choice", dataset_path="someone/nowhere", dataset_kwargs={"cache_dir": str(tmp_path)})
     wrong = make_task("choice", doc_to_target="{{gold * 3}}", num_fewshot=0)
     long = make_task("answer", generation_kwargs={"max_gen_toks": 256, "until": ["\n"]})
+    late = make_task("choice", doc_to_text="{% if gold %}{{nothing.q}}{% endif %}{{q}}", num_fewshot=0)
     code = make_task("answer", unsafe_code=True)
     broken = tmp_path / "broken.yaml"
     broken.write_text("task: [")
@@ -245,6 +247,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line(make_task, tmp_path, mon
         "to write fewer than 256 tokens, the positions of this base, got 256": (long,),
         "one that runs what the model writes as code": (code,),
         "correct its YAML file": (str(broken),),
+        "Expected the task choice of lm-eval .* 'nothing' is undefined; correct its YAML": (late,),
         r"Unknown metric of choice 'acc_nrm'. Did you mean 'acc_norm,none'\?": (make_task("choice"), "acc_nrm"),
         "better when it is higher as the score of text, got word_perplexity": (make_task("text"), "word_perplexity"),
     }
@@ -252,6 +255,8 @@ def test_what_cannot_be_measured_is_refused_in_one_line(make_task, tmp_path, mon
         with pytest.raises(UserError, match=sentence) as error:
             HarnessObjective(Harness(*arguments), objective.lm)
         assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="Expected a limit above 0, got 0"):
+        HarnessObjective(objective.harness, objective.lm, 0)
     with pytest.raises(UserError, match="data files or, after lm_eval:, tasks"):
         harness_tasks(["questions.json", "lm_eval:piqa"])
     monkeypatch.setattr("mcanalysis.evaluation.point_lm.Instance", None)
