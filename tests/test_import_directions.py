@@ -38,7 +38,6 @@ BELOW = {
         "store", "html_table",
     },
 }  # fmt: skip
-BELOW["integrations"] = {"evaluation", *BELOW["evaluation"]}
 _RUN_AND_BELOW = {"runs", *BELOW["runs"], "replay"}
 BELOW |= {
     "training": _RUN_AND_BELOW,
