@@ -86,7 +86,9 @@ def plot_predictors(correlations: pd.DataFrame) -> Figure:
 def predictors_picture(correlations: pd.DataFrame, out_of_run: pd.DataFrame, signals: pd.DataFrame) -> Picture:
     """The picture with its caption and data."""
     runs = len(signals.groupby(["strategy", "learner", "seed"]))
-    best = out_of_run[out_of_run.signals.isin(["all signals", "without old data", "the same transition"])]
+    best = out_of_run[
+        out_of_run.signals.isin(["all signals", "without old data", "the same strategy", "the same transition"])
+    ]
     said = "; ".join(
         f"{_TITLES.get(str(outcome), outcome)} {', '.join(f'{r2:.2f}' for r2 in rows.r2)}"
         for outcome, rows in best.groupby("outcome", sort=False)
@@ -97,7 +99,7 @@ def predictors_picture(correlations: pd.DataFrame, out_of_run: pd.DataFrame, sig
         f"transitions of {runs} runs ({whose}; {signals.space.iloc[0]} space), pooled (circles) and with ranks taken "
         "within each strategy (squares) or among runs at the same two tasks (diamonds). Bars: 95 % intervals over "
         "runs (jackknife); filled: p up to 0.05 after Holm's correction over the signals. Signals in grey "
-        "need no old data. R² of runs predicted from the others, by all "
-        f"signals, by those without old data, and by the mean of the others at the same two tasks: {said}."
+        "need no old data. R² of runs predicted from the others, by all signals, "
+        f"by those without old data, and by the others' mean in the strategy and at the same two tasks: {said}."
     )
     return Picture("predictors", plot_predictors(correlations), {"": correlations, "out_of_run": out_of_run}, words)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 OUTCOMES = ("forgetting", "score_forgetting", "barrier", "gain")
 WITHIN = ("within strategies", "within transitions")
-SAME = "the same transition"
+SAME = ("the same strategy", "the same transition")  # what signals have to beat
 DETECTABLE = 0.6  # the Spearman correlation that the number of transitions must suffice to tell from chance
 _VERSION = 1  # counts up when what is computed changes, so that results of before are not used
 
@@ -169,7 +169,7 @@ class Predictors(Study):
                 old = "yes" if row["needs_old_data"] else "no"
                 shown.append([row["signal"], old, *rhos, cell(alone.r2.get(row["signal"], math.nan))])
             yield shown
-            for name in ("all signals", "without old data", SAME):
+            for name in ("all signals", "without old data", *SAME):
                 yield f"{name}: R² out of run {cell(alone.r2[name])}, rank correlation {cell(alone.rho[name])}"
 
 
@@ -199,8 +199,8 @@ def tables_of(signals: pd.DataFrame) -> Tables:
     tasks apart, and no more, has none there), and each strategy alone. `p_holm` is over the signals of an outcome and
     `over`. `predictor_out_of_run`: a row per outcome and set of signals (each alone, "all signals", "without old
     data"): `r2` against the other runs' mean, 1 at best and negative where that mean is the better prediction, and
-    Spearman's `rho` of predictions and outcomes; NaN with a single run. "the same transition" is what they have to
-    beat: no signal, but the mean of the other runs at the same two tasks.
+    Spearman's `rho` of predictions and outcomes; NaN with a single run. "the same strategy" and "the same transition"
+    are what they have to beat: no signal, but the mean of the other runs of the strategy, or at the same two tasks.
     """
     import numpy as np
     import pandas as pd
@@ -228,15 +228,17 @@ def tables_of(signals: pd.DataFrame) -> Tables:
                 labels = {"outcome": outcome, "over": over, "signal": column, "needs_old_data": old}
                 correlations.append(labels | one._asdict() | {"p_holm": p})
         sets = {column: [column] for column in needs} | {"all signals": list(needs)}
-        sets |= {"without old data": [column for column, old in needs.items() if not old], SAME: list(needs)}
+        sets["without old data"] = [column for column, old in needs.items() if not old]
+        sets |= {name: list(needs) for name in SAME}
         known = ~np.isnan(y)
         for name, columns in sets.items():
             row: dict[str, Any] = {"outcome": outcome, "signals": name, "n": int(known.sum()), "r2": math.nan}
             row["rho"] = math.nan
             if columns and len(set(runs[known])) > 1:
                 guess, mean = leave_one_run_out(signals[columns].to_numpy(float)[known], y[known], runs[known])
-                if name == SAME:
-                    same = (transition[known, None] == transition[known]) & (runs[known, None] != runs[known])
+                if name in SAME:
+                    kind = dict(zip(SAME, (strategy, transition), strict=True))[name][known]
+                    same = (kind[:, None] == kind) & (runs[known, None] != runs[known])
                     guess = same @ y[known] / np.where(same.any(axis=1), same.sum(axis=1), math.nan)
                 spread = float(((y[known] - mean) ** 2).sum())
                 row["r2"] = 1 - float(((y[known] - guess) ** 2).sum()) / spread if spread else math.nan

@@ -241,6 +241,9 @@ def test_tables_say_what_predicts_and_correct_for_the_number_of_signals():
     others = [np.delete(y, g, axis=0) for g in range(len(y))]
     errors = [[((y[g] - o.mean(axis=axis)) ** 2).sum() for g, o in enumerate(others)] for axis in (0, None)]
     assert out.r2["forgetting", "the same transition"] == pytest.approx(1 - sum(errors[0]) / sum(errors[1]))
+    alike = [np.delete(y[g % 2 :: 2], g // 2, axis=0) for g in range(len(y))]
+    of_strategy = sum(((y[g] - o.mean()) ** 2).sum() for g, o in enumerate(alike))
+    assert out.r2["forgetting", "the same strategy"] == pytest.approx(1 - of_strategy / sum(errors[1]))
     assert out.rho["forgetting", "without old data"] > 0.4 and out.n["barrier", "kl_new"] == 0
 
 
