@@ -1,7 +1,7 @@
 """The main job: train strategies on a sequence of tasks, measure the paths between their minima, draw them.
 
 With no flag: sequential fine-tuning, experience replay and I-LoRA on the embedded base and benchmark. With --run:
-finished runs. With --minima and --data: two adapters trained elsewhere.
+finished runs. With --minima and --data: adapters or whole models trained elsewhere; of more than two, a matrix.
 """
 
 from __future__ import annotations
@@ -22,9 +22,15 @@ from mcanalysis.studies.connectivity.study import Connectivity
 
 def main() -> None:
     parser = Parser(__doc__)
-    adapters = parser.group("two adapters instead of runs")
-    adapters.add_argument("--minima", type=comma_list, default=None, metavar="DIR1,DIR2", help="two PEFT adapters")
+    adapters = parser.group("minima trained elsewhere instead of runs")
+    adapters.add_argument(
+        "--minima", type=comma_list, default=None, metavar="DIR1,DIR2",
+        help="PEFT adapters, or whole models (folders, hub ids), or a pattern in quotes: 'out/checkpoint-*'",
+    )  # fmt: skip
     adapters.add_argument("--data", type=comma_list, default=None, metavar="FILE[,FILE2]", help="data to measure on")
+    adapters.add_argument(
+        "--objective", default=None, metavar="MODULE:FUNCTION", help="a loss of your own in place of --data"
+    )
     adapters.add_argument("--score", default=None, help="how outputs are scored (default exact_match)")
     run_study(
         Connectivity, __doc__, parser=parser, instead=two_adapters, dry_run=forecast, also=cut_prompts,
@@ -33,24 +39,27 @@ def main() -> None:
 
 
 def opening(args: argparse.Namespace) -> Any:
-    """Two adapters where the flags name them, else None."""
-    if (args.minima is None) != (args.data is None):
-        raise UserError("--minima DIR1,DIR2 and --data FILE go together: give both.")
+    """Minima trained elsewhere where the flags name them, else None."""
+    if args.data is not None and args.objective is not None:
+        raise UserError("Expected --data or --objective, got both; leave one out.")
+    if (args.minima is None) != (args.data is None and args.objective is None):
+        raise UserError("--minima DIR1,DIR2 and --data FILE (or --objective) go together: give both.")
     if args.minima is None:
         return None
     for flag in ("run", "general_data", "general_tasks"):
         if getattr(args, flag) is not None:
             name = flag.replace("_", "-")
-            raise UserError(f"--minima measures two adapters on --data alone, not with --{name}: leave one out.")
+            raise UserError(f"--minima is measured on --data alone, not with --{name}: leave one out.")
     from pathlib import Path
 
     from mcanalysis.models.chat_template import read_template
     from mcanalysis.studies.adapters import AdaptersOpening
+    from mcanalysis.studies.minima import expanded
 
     return AdaptersOpening(
-        adapters=tuple(args.minima),
+        adapters=expanded(args.minima),
         model_name=args.model,
-        data_files=tuple(args.data),
+        data_files=tuple(args.data or ()),
         directory=Path(args.output_dir or "runs/adapters"),
         dtype=args.dtype,
         device=args.device,
@@ -60,11 +69,12 @@ def opening(args: argparse.Namespace) -> Any:
         max_length=args.max_length,
         revision=args.revision,
         chat_template=read_template(args.chat_template),
+        objective=args.objective,
     )
 
 
 def two_adapters(study: Any, args: argparse.Namespace, workers: Any) -> Any:
-    """The path between two adapters where the flags name them."""
+    """The paths between minima trained elsewhere where the flags name them."""
     if (pair := opening(args)) is None:
         return None
     from mcanalysis.studies.adapters import AdapterConnectivity, connect_adapters
@@ -77,11 +87,15 @@ def two_adapters(study: Any, args: argparse.Namespace, workers: Any) -> Any:
 def forecast(study: Any, args: argparse.Namespace) -> None:
     """Say what the study would take."""
     from mcanalysis.cli import run_reporting
-    from mcanalysis.studies.adapters import checked_pair
+    from mcanalysis.studies.adapters import AdapterConnectivity, checked_pair
     from mcanalysis.studies.connectivity.forecast import forecast
 
     pair = opening(args)
-    runs: Any = study_runs(args) if pair is None else [checked_pair(pair, study)[0]]
+    if pair is None:
+        runs: Any = study_runs(args)
+    else:
+        found, study, _ = checked_pair(pair, AdapterConnectivity(**vars(study)))
+        runs = [found]
     run_reporting.forecast(forecast(study, runs, 1 if args.scheduler else number_of_workers(args)))
 
 

@@ -1,33 +1,39 @@
-"""The path between two adapters trained elsewhere, measured on data files."""
+"""The paths between minima trained elsewhere, adapters or whole models, measured on data files or by a loss of one's own."""
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from mcanalysis.errors import UserError
-from mcanalysis.evaluation.adapter_objective import attach_slot
 from mcanalysis.evaluation.differentiable import WholeLoss
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.evaluation.objective import Objective, make_objective
-from mcanalysis.models.adapter_files import load_adapter, warn_of_missing
+from mcanalysis.models.adapter_files import warn_of_missing
 from mcanalysis.models.base_identity import accepted_identities, identity_marker
 from mcanalysis.models.base_names import check_same_base, same_base
 from mcanalysis.models.base_source import recorded_source
 from mcanalysis.models.chat_template import NONE, choose_template, use_template
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
-from mcanalysis.params.point import content_hash
+from mcanalysis.models.whole_model import SHARES, WholeModel
+from mcanalysis.params.lora import base_point
+from mcanalysis.params.point import Point
 from mcanalysis.params.spaces import get_space
+from mcanalysis.paths.path_kinds import path_kind, path_kind_names
 from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.transitions import SavedPoint, Transition, from_base
+from mcanalysis.store import base_minimum
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.manifest import (
     claim_run_directory,
@@ -38,24 +44,31 @@ from mcanalysis.store.manifest import (
     record_hashes,
     recorded_base,
 )
+from mcanalysis.studies.connectivity.barrier_matrix import barrier_matrix, matrix_pictures, matrix_words
 from mcanalysis.studies.connectivity.measuring import PathName, RunPaths
-from mcanalysis.studies.connectivity.stored_path import StoredPath
-from mcanalysis.studies.connectivity.study import Connectivity
-from mcanalysis.studies.engine import Workers
-from mcanalysis.studies.study import Outcome, Tables, carry_out
+from mcanalysis.studies.connectivity.stored_path import Lengths, StoredPath
+from mcanalysis.studies.connectivity.study import PATHS, Connectivity
+from mcanalysis.studies.engine import Steps, Workers
+from mcanalysis.studies.minima import labels, put_on, read_minimum
+from mcanalysis.studies.own_objective import own_objective, own_task
+from mcanalysis.studies.study import Outcome, Rows, Setting, Tables, carry_out
 from mcanalysis.tasks.trace_files import load_files
+
+if TYPE_CHECKING:
+    from mcanalysis.plotting.picture import Picture
 
 logger = logging.getLogger(__name__)
 
 
 class AdaptersOpening(NamedTuple):
-    """Two adapters, a base and data files, by their names: what opens them in another process, too.
+    """Minima (two or more), a base and data files, by their names: what opens them in another process, too.
 
-    `directory` is where results go. `max_new_tokens`: the most tokens generated for an answer, by default 64, or the
+    `adapters`: folders of adapters, or folders and hub ids of whole models (`studies.minima`). `objective`, as
+    `module:function`, in place of data files. `directory` is where results go. `max_new_tokens`: the most tokens generated for an answer, by default 64, or the
     task's own for a file named after a task. `chat_template`: as in `RunConfig`; results that are there keep theirs.
     """
 
-    adapters: tuple[str, str]
+    adapters: tuple[str, ...]
     model_name: str
     data_files: tuple[str, ...]
     directory: Path
@@ -67,6 +80,7 @@ class AdaptersOpening(NamedTuple):
     max_length: int = 1024
     revision: str | None = None
     chat_template: str = "auto"
+    objective: str | None = None
 
     @property
     def run(self) -> AdapterPair:
@@ -75,32 +89,44 @@ class AdaptersOpening(NamedTuple):
 
 
 class AdapterPair:
-    """Two adapters on one base, measured like a run of two minima whose only learner is `fast`.
+    """Minima on one base, measured like those of a run whose only learner is `fast`.
 
-    Raises `UserError` for adapters that do not fit the base or the data.
+    `points`, `keys` and `labels` are theirs, in order. Raises `UserError` for minima that do not fit the base or the
+    data.
     """
 
-    strategy, answering_learner, seed, order = "adapters", "fast", 0, None
+    answering_learner, seed, order = "fast", 0, None
 
     def __init__(self, opening: AdaptersOpening) -> None:
         self.directory = opening.directory
-        self.tasks = load_files(list(opening.data_files), opening.score, opening.max_new_tokens)
-        adapters = [load_adapter(d) for d in opening.adapters]
-        self.base_names = [a.base_name for a in adapters if a.base_name]
+        if opening.objective is None:
+            self.tasks = load_files(list(opening.data_files), opening.score, opening.max_new_tokens)
+        else:
+            self.tasks = [own_task(opening.objective)]
+        minima = [(place, read_minimum(place)) for place in opening.adapters]
+        self.base_names = [a.base_name for _, a in minima if a is not None and a.base_name]
         self.has_unknown_base = check_same_base(self.base_names)
         base, self.tokenizer = load_base(
             opening.model_name, opening.dtype, opening.device or default_device(), revision=opening.revision
         )
         asked = open_template(opening.chat_template, manifest_in(self.directory))
-        template = choose_template(asked, self.tokenizer, self.tasks)
+        template = NONE if opening.objective else choose_template(asked, self.tokenizer, self.tasks)
         use_template(self.tokenizer, template)
         self.opening = opening._replace(chat_template=template)  # workers are told, and decide nothing
-        for adapter, directory in zip(adapters, opening.adapters, strict=True):
-            warn_of_missing(adapter, base, directory)
-        self.points = (adapters[0].point, adapters[1].point)
-        self.model: LoraModel = attach_slot(base, self.tokenizer, self.points, opening.model_name)
+        for directory, adapter in minima:
+            if adapter is not None:
+                warn_of_missing(adapter, base, directory)
+        self.model, self.points, self.keys = put_on(
+            base, self.tokenizer, opening.model_name, minima, opening.revision
+        )
+        self.labels = labels(opening.adapters)
         self._objectives: dict[tuple[str, int | None], Objective] = {}
         _open[self.opening] = self
+
+    @property
+    def strategy(self) -> str:
+        """What the minima are, which stands for a strategy in tables: `adapters`, or `models` where these are whole."""
+        return "models" if isinstance(self.model, WholeModel) else "adapters"
 
     @cached_property
     def engine(self) -> Engine:
@@ -117,6 +143,8 @@ class AdapterPair:
     def task_objective(self, task: str, split: str = "test", num_examples: int | None = None) -> Objective:
         """The first examples of a data file (made once)."""
         key = (task, num_examples)
+        if key not in self._objectives and self.opening.objective:
+            self._objectives[key] = own_objective(self.opening.objective, self.marker)
         if key not in self._objectives:
             (data,) = [t for t in self.tasks if t.task.name == task]
             length = self.opening.max_length
@@ -130,7 +158,7 @@ class AdapterPair:
         return [self.task_objective(t.task.name, "test", num_examples) for t in self.tasks]
 
     def minima_of(self, learner: str) -> list[SavedPoint]:
-        """The two adapters."""
+        """The minima by their places."""
         return [SavedPoint(Path(d)) for d in self.opening.adapters]
 
     def paths(self, learner: str, study: Connectivity) -> AdapterPaths:
@@ -139,27 +167,34 @@ class AdapterPair:
 
 
 class AdapterPaths(RunPaths):
-    """The paths between two adapters. Curves are fitted on the data files themselves, as there is no train split."""
+    """The paths between every two minima. Curves are fitted on the data files, as there is no train split."""
 
     splits = ("test",)
-    general: list[Objective] = []  # noqa: RUF012 (two adapters have none)
+    general: list[Objective] = []  # noqa: RUF012 (they have none)
 
     def __init__(self, pair: AdapterPair, study: Connectivity) -> None:
         self.run, self.learner, self.study = pair, pair.answering_learner, study  # type: ignore[assignment]
-        # A run's minima have numbers already.
-        names = [re.sub(r"^\d+-", "", name) for name in _short_names(pair.opening.adapters)]
-        start, end = (f"{k}-{name}" for k, name in enumerate(names, start=1))
         *old, new = [t.task.name for t in pair.tasks]
-        keys = tuple(map(content_hash, pair.points))
         data = hash_json([o.settings_key for o in pair.objectives(study.num_examples)])
-        self.transition = Transition(start, end, pair.points, keys, tuple(old), new, data_key=data)
-        adapters = zip((start, end), pair.opening.adapters, keys, strict=True)
-        rewound = [from_base(name, Path(d), key, tuple(old), new, data) for name, d, key in adapters]
-        self._from_base = rewound if study.from_base else []
+        self.minima = list(zip(pair.labels, pair.points, pair.keys, strict=True))
+        self.transitions = [
+            Transition(start, end, (first, second), (key, other), tuple(old), new, data_key=data)
+            for (start, first, key), (end, second, other) in combinations(self.minima, 2)
+        ]
+        self._from_base: list[Transition] = []
+        if study.from_base and len(pair.points) == 2 and isinstance(pair.model, LoraModel):
+            folders = zip(self.minima, pair.opening.adapters, strict=True)
+            self._from_base = [from_base(end, Path(d), key, tuple(old), new, data) for (end, _, key), d in folders]
+        elif study.from_base:
+            of_base = (base_minimum.LABEL, base_minimum.KEY)
+            self._from_base = [
+                Transition(of_base[0], end, (_base_of(pair.model, point), point), (of_base[1], key), tuple(old), new, data)
+                for end, point, key in self.minima
+            ]
 
     @property
     def all_transitions(self) -> list[str]:
-        return [f"{self.transition.start} → {self.transition.end}"]
+        return [f"{t.start} → {t.end}" for t in self.transitions]
 
     @property
     def curves(self) -> Path:
@@ -170,14 +205,35 @@ class AdapterPaths(RunPaths):
         return self.run.directory / "ensembles"
 
     def names(self, kind: str) -> list[PathName]:
-        return [PathName(self.learner, kind, 0)]
+        return [PathName(self.learner, kind, n) for n in range(len(self.transitions))]
 
     def path(self, name: PathName) -> StoredPath:
-        transition = self._from_base[name.number] if name.from_base else self.transition
+        transition = (self._from_base if name.from_base else self.transitions)[name.number]
+        if isinstance(self.run.model, WholeModel):
+            return _WholePath(transition, name.kind, self.study, self.curves, self.run.model)
         return StoredPath(transition, name.kind, self.study, self.curves)
 
     def loss(self, path: StoredPath) -> WholeLoss:
         return WholeLoss(self.run.model, [o.encoded[:16] for o in self.objectives(path)])
+
+
+def _base_of(model: LoraModel | WholeModel, point: Point) -> Point:
+    return model.base_point() if isinstance(model, WholeModel) else base_point(point)
+
+
+class _WholePath(StoredPath):
+    """A straight path between whole models, of which `points` are shares: lengths are those of the weights."""
+
+    def __init__(
+        self, transition: Transition, kind: str, settings: Connectivity, curves: Path, model: WholeModel
+    ) -> None:
+        super().__init__(transition, kind, settings, curves)
+        self.model = model
+
+    def lengths(self, ts: ArrayLike) -> Lengths:
+        first, second = (int(point[SHARES].argmax()) for point in self.transition.points)
+        apart = float(self.model.distances[first, second])
+        return Lengths(np.asarray(ts, dtype=float) * apart, apart, apart, apart)
 
 
 _open: WeakValueDictionary[AdaptersOpening, AdapterPair] = WeakValueDictionary()
@@ -190,7 +246,7 @@ def _opened(opening: AdaptersOpening) -> AdapterPair:
 
 @dataclass(frozen=True)
 class AdapterConnectivity(Connectivity):
-    """The same study of two adapters, which have no metrics and nothing to be compared with."""
+    """The same study of minima from elsewhere, which have no metrics and nothing to be compared with."""
 
     def compare(self, tables: Tables, runs: Sequence[object]) -> Tables:
         return {}
@@ -199,14 +255,46 @@ class AdapterConnectivity(Connectivity):
         return ()
 
 
-def checked_pair(opening: AdaptersOpening, study: Connectivity) -> tuple[AdapterPair, list[Objective]]:
-    """The opened pair and what is measured; raises `UserError` for what the study cannot do, with nothing written."""
-    if len(opening.adapters) != 2:
-        raise UserError(f"--minima takes two adapter folders, DIR1,DIR2; got {len(opening.adapters)}.")
-    if len(opening.data_files) not in (1, 2):
+@dataclass(frozen=True)
+class BarrierMatrix(AdapterConnectivity):
+    """The same study of more than two minima: a path between every two, their barriers as a matrix, its clusters."""
+
+    def measure(self, run: Any, setting: Setting) -> Steps[Tables]:
+        tables = yield from super().measure(run, replace(setting, draw=lambda folder, pictures: None))
+        return {**tables, "barrier_matrix": barrier_matrix(tables["barriers"], run.labels)}
+
+    def pictures(self, tables: Tables, so_far: str = "", lacking: str = "") -> Iterator[Picture]:
+        yield from matrix_pictures(tables["barrier_matrix"])
+
+    def words(self, tables: Tables) -> Iterator[str | Rows]:
+        yield from matrix_words(tables["barrier_matrix"])
+
+    def cost(self, pair: AdapterPair) -> str:
+        """What there is to measure, in words."""
+        k, kinds = len(pair.points), len(self.paths)
+        paths = k * (k - 1) // 2
+        points = k + kinds * paths * (self.num_points - 2)
+        return f"{k} minima: {paths} paths of {self.num_points} points, {points} points in all (ends are shared)"
+
+
+def checked_pair(
+    opening: AdaptersOpening, study: AdapterConnectivity
+) -> tuple[AdapterPair, AdapterConnectivity, list[Objective]]:
+    """The opened minima, the study as it is made of them, and what is measured.
+
+    Raises `UserError` for what the study cannot do, with nothing written. Where paths were left as they are by default,
+    those that are defined are taken: of whole models the straight one in the weights, of a loss of one's own no fitted
+    ones, of more than two minima the straight one in the weights, which says how they lie to each other.
+    """
+    if len(opening.adapters) < 2:
+        raise UserError(
+            f"Expected two or more --minima, DIR1,DIR2 or a pattern such as 'out/checkpoint-*', got "
+            f"{len(opening.adapters)}; name more."
+        )
+    if opening.objective is None and len(opening.data_files) not in (1, 2):
         raise UserError(f"--data takes one or two data files, FILE[,FILE2]; got {len(opening.data_files)}.")
     if study.simplex:
-        raise UserError("Two adapters span a line: --simplex needs runs, with three minima or more.")
+        raise UserError("Expected runs for --simplex, got --minima; leave it out.")
     pair, name = AdapterPair(opening), opening.model_name  # files may have changed
     others = [b for b in dict.fromkeys(pair.base_names) if same_base(b, name) is not True]
     if others or pair.has_unknown_base:
@@ -217,11 +305,38 @@ def checked_pair(opening: AdaptersOpening, study: Connectivity) -> tuple[Adapter
             " and ".join(f"'{base}'" for base in dict.fromkeys(pair.base_names)),
             name,
         )
+    study = _of_these(study, pair)
     objectives = pair.objectives(study.num_examples)
+    if isinstance(pair.model, WholeModel):
+        _ = pair.model.distances  # refuses weights that are no numbers
     for kind in study.paths:  # refuses adapters that a space cannot join, before anything is written
         get_space(kind.rpartition("-")[2]).embed(pair.points)
     pair.engine.check_room(objectives)
-    return pair, objectives
+    return pair, study, objectives
+
+
+def _of_these(study: AdapterConnectivity, pair: AdapterPair) -> AdapterConnectivity:
+    """The study with paths that these minima have; raises `UserError` where others were asked for by name."""
+    is_whole, is_own, many = pair.strategy == "models", pair.opening.objective is not None, len(pair.points) > 2
+    words = "whole models" if is_whole else "--objective"
+    has_path = {name: not path_kind(name).is_fitted for name in path_kind_names()}
+    if is_whole:
+        has_path = {name: name == "linear-delta" for name in has_path}
+    if is_whole or is_own:
+        apart = [f"--{name}" for name in ("gauges", "ensemble") if getattr(study, name)]
+        apart += ["--tolerance"] if is_own and study.tolerance is not None else []
+        if apart:
+            raise UserError(f"Expected {' and '.join(apart)} with adapters and --data, got {words}; leave it out.")
+    if study.paths == PATHS:
+        kept = ["linear-delta"] if many else [name for name in PATHS if has_path[name] or not (is_whole or is_own)]
+        study = replace(study, paths=tuple(kept))
+    elif is_whole or is_own:
+        if other := [name for name in study.paths if not has_path[name]]:
+            raise UserError(
+                f"Expected straight paths in the weights with {words}, got {', '.join(other)}; give --paths "
+                "linear-delta."
+            )
+    return BarrierMatrix(**vars(study)) if many else study
 
 
 def connect_adapters(
@@ -232,21 +347,22 @@ def connect_adapters(
     progress: Progress = silent,
     on_figure: Callable[[Path], None] = lambda _: None,
     on_growing: Callable[[Path], None] = lambda _: None,
+    on_cost: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
-    """The path between two adapters trained elsewhere, measured on one data file, or on two: old task, new task.
+    """The paths between minima trained elsewhere, measured on one data file, or on two: old task, new task.
 
-    In the spaces delta and aligned their ranks and adapted modules may differ. With t* chosen on the data it is
-    measured on a gain would be positive by selection, so none is reported.
+    In the spaces delta and aligned ranks and adapted modules of adapters may differ. With t* chosen on the data it is
+    measured on a gain would be positive by selection, so none is reported. Of more than two minima there is a matrix
+    of barriers, besides; `on_cost` is told beforehand how many paths and points these are.
     """
-    pair, objectives = checked_pair(opening, study)
+    pair, study, objectives = checked_pair(opening, study)
+    if isinstance(study, BarrierMatrix):
+        on_cost(study.cost(pair))
     output, name = opening.directory, opening.model_name
-    transition = pair.paths("fast", study).transition
+    number = "two" if len(pair.points) == 2 else len(pair.points)
     identity = {
-        "analysis": "connectivity of two adapters", "model": name, "dtype": opening.dtype,
-        "minima": [
-            f"{label} {key[:12]}"
-            for label, key in zip((transition.start, transition.end), transition.keys, strict=True)
-        ],
+        "analysis": f"connectivity of {number} {pair.strategy}", "model": name, "dtype": opening.dtype,
+        "minima": [f"{label} {key[:12]}" for label, key in zip(pair.labels, pair.keys, strict=True)],
         "data": [f"{t.task.name} {t.content_hash[:12]}" for t in pair.tasks],
         "score": [t.task.score for t in pair.tasks], "max_length": opening.max_length,
     }  # fmt: skip
@@ -266,12 +382,3 @@ def connect_adapters(
     )  # fmt: skip
     mark_finished(output)
     return outcome
-
-
-def _short_names(directories: Sequence[str]) -> list[str]:
-    """What tells two folders apart: the last part of their paths that differs."""
-    parts = [Path(d).resolve().parts for d in directories]
-    for first, second in zip(*(reversed(p) for p in parts), strict=False):
-        if first != second:
-            return [first, second]
-    return [p[-1] for p in parts]
