@@ -11,7 +11,7 @@ from typing import Any
 
 from start import run_script
 
-from mcanalysis.cli.console import bar, figure, growing_figure
+from mcanalysis.cli.console import bar, figure, growing_figure, say
 from mcanalysis.cli.flags import Parser, comma_list
 from mcanalysis.cli.run_flags import engine, limit_of_all, study_runs
 from mcanalysis.cli.studies import run_study
@@ -80,8 +80,9 @@ def two_adapters(study: Any, args: argparse.Namespace, workers: Any) -> Any:
     from mcanalysis.studies.adapters import AdapterConnectivity, connect_adapters
 
     return connect_adapters(
-        pair, AdapterConnectivity(**vars(study)), workers, progress=bar, on_figure=figure, on_growing=growing_figure
-    )
+        pair, AdapterConnectivity(**vars(study)), workers,
+        progress=bar, on_figure=figure, on_growing=growing_figure, on_cost=say,
+    )  # fmt: skip
 
 
 def forecast(study: Any, args: argparse.Namespace) -> None:

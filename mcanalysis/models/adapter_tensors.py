@@ -146,7 +146,9 @@ def warn_of_lacks(directory: Path, config: AdapterConfig, factors: Mapping[str, 
             directory,
             first_of(lacking),
         )
-    if not config.settings.get("use_dora") and not any(config.scaling(module, rank) and bool(factors[key_b(module)].any()) for module, rank in of_rank.items()):
+    if not config.settings.get("use_dora") and not any(
+        config.scaling(module, rank) and bool(factors[key_b(module)].any()) for module, rank in of_rank.items()
+    ):
         logger.warning(
             "the adapter in '%s' changes nothing, its B or its scaling is 0 in every module, as before training: "
             "what is measured is the base",

@@ -108,14 +108,22 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     return tokenizer
 
 
+def load_config(name: str, revision: str | None = None) -> Any:
+    """The configuration of a base, with transformers' defaults filled in; raises `UserError` as `load_base` does."""
+    from transformers import AutoConfig
+
+    with _place(name, revision) as (source, which):
+        return AutoConfig.from_pretrained(source, **_source_settings(revision), **which)
+
+
 def load_shape(name: str, dtype: str = "auto", revision: str | None = None) -> Any:
     """A base on the meta device, which holds shapes and no weights; raises `UserError` as `load_base` does."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     check_base(name, dtype, "cpu", revision)
-    with _place(name, revision) as (source, which), torch.device("meta"):
-        shape = AutoConfig.from_pretrained(source, **_source_settings(revision), **which)
+    shape = load_config(name, revision)
+    with _one_line(name), torch.device("meta"):
         chosen = shape.dtype or torch.float32 if dtype == "auto" else getattr(torch, dtype)
         return AutoModelForCausalLM.from_config(shape, dtype=chosen, trust_remote_code=False)
 

@@ -1,4 +1,4 @@
-"""The weights of a whole model on disk, read tensor by tensor: of a folder, of the hub, or of a base with an adapter."""
+"""The weights of a whole model, read from disk tensor by tensor: a folder's, or a base's with an adapter merged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.models.adapter_files import SavedAdapter
-from mcanalysis.models.loading import load_tokenizer, plain_source
+from mcanalysis.models.loading import load_config, load_tokenizer, plain_source
 from mcanalysis.params.lora import key_a, key_b, ranks
 from mcanalysis.params.point import working_dtype
 
@@ -50,7 +50,7 @@ def model_folder(place: str, revision: str | None = None) -> Path:
     if Path(source).is_dir():
         return Path(source)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     from mcanalysis.models.hub_access import local_copy
 
@@ -82,9 +82,7 @@ class WeightFiles(Mapping[str, Tensor]):
         UserError: for a folder without such weights, with a shard missing, or with weights in 4 or 8 bits.
     """
 
-    def __init__(
-        self, place: str, network: nn.Module, tokenizer: Any = None, *, revision: str | None = None
-    ) -> None:
+    def __init__(self, place: str, network: nn.Module, tokenizer: Any = None, *, revision: str | None = None) -> None:
         self.place, self.folder = place, model_folder(place, revision)
         self._files = _index(self.folder, place)
         self._names = {name: self._found(names) for name, (_, names) in saved_tensors(network).items()}
@@ -144,17 +142,9 @@ class WeightFiles(Mapping[str, Tensor]):
 
     def _check_config(self, network: Any) -> None:
         """Whatever of the configuration could change a number must be the same: there is one network for all."""
-        from transformers import AutoConfig
-
         if not hasattr(network, "config"):
             return
-        try:
-            own = AutoConfig.from_pretrained(self.folder, trust_remote_code=False).to_dict()
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise UserError(
-                f"Expected a config.json in '{self.place}', got: {reason}; copy that of its base."
-            ) from None
+        own = load_config(str(self.folder)).to_dict()
         of_base = network.config.to_dict()
         for name in sorted({*own, *of_base}):
             if not _HARMLESS.fullmatch(name) and own.get(name) != of_base.get(name):
@@ -179,7 +169,8 @@ class WeightFiles(Mapping[str, Tensor]):
 class AdaptedWeights(Mapping[str, Tensor]):
     """The weights of a base with a LoRA or DoRA adapter merged into them, made tensor by tensor, in float32 at least.
 
-    W + s·B·A and, with DoRA, each row of it at the length that its magnitude says (Liu et al., arXiv 2402.09353, eq. 5).
+    W + s·B·A and, with DoRA, each row of it at the length that its magnitude says (Liu et al., arXiv 2402.09353, eq.
+    5).
 
     Args:
         base: the base's weights.
@@ -227,10 +218,9 @@ def _all_names(network: nn.Module) -> list[str]:
 
 def _index(folder: Path, place: str) -> dict[str, Path]:
     """The file of each tensor by its name there."""
+
     def refused(got: str, remedy: str) -> UserError:
-        return UserError(
-            f"Expected a whole model (config.json and safetensors) in '{place}', got {got}; {remedy}."
-        )
+        return UserError(f"Expected a whole model (config.json and safetensors) in '{place}', got {got}; {remedy}.")
 
     listing, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     files = [single]

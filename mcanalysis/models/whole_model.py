@@ -37,9 +37,7 @@ class WholeModel(AdaptedModel):
     `network` holds the base's weights whenever no point is in place.
     """
 
-    def __init__(
-        self, network: nn.Module, tokenizer: Any, name: str, weights: Sequence[Mapping[str, Tensor]]
-    ) -> None:
+    def __init__(self, network: nn.Module, tokenizer: Any, name: str, weights: Sequence[Mapping[str, Tensor]]) -> None:
         self.network, self.tokenizer, self.name = network, tokenizer, name
         self.weights = list(weights)
         self.parameters = {}

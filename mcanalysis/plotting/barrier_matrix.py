@@ -62,8 +62,8 @@ def caption(table: pd.DataFrame) -> str:
     if (table.cluster == 0).any():
         drawn = "Hatched: no number, and therefore no clusters"
     return (
-        f"Chord barrier of the loss, max over t of L(t) − ((1−t)L(0) + tL(1)), between every two of {len(table)} minima "
-        f"({row.path} path, {row.space} space, {row.task}), nats per target token. {drawn} (average linkage on the "
-        "barriers, cut at 0.7 of the highest merger; one where no barrier's 95 % interval excludes 0). Rows and columns "
-        "are in the order of the tree."
+        "Chord barrier of the loss, max over t of L(t) − ((1−t)L(0) + tL(1)), between every two of "
+        f"{len(table)} minima ({row.path} path, {row.space} space, {row.task}), nats per target token. {drawn} "
+        "(average linkage on the barriers, cut at 0.7 of the highest merger; one where no barrier's 95 % interval "
+        "excludes 0). Rows and columns are in the order of the tree."
     )

@@ -1,4 +1,4 @@
-"""The paths between minima trained elsewhere, adapters or whole models, measured on data files or by a loss of one's own."""
+"""The paths between minima trained elsewhere, adapters or whole models, on data files or by a loss of one's own."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from mcanalysis.store.manifest import (
     record_hashes,
     recorded_base,
 )
-from mcanalysis.studies.connectivity.barrier_matrix import barrier_matrix, matrix_pictures, matrix_words
+from mcanalysis.studies.connectivity.barrier_matrix import barrier_matrix, matrix_pictures
 from mcanalysis.studies.connectivity.measuring import PathName, RunPaths
 from mcanalysis.studies.connectivity.stored_path import Lengths, StoredPath
 from mcanalysis.studies.connectivity.study import PATHS, Connectivity
 from mcanalysis.studies.engine import Steps, Workers
 from mcanalysis.studies.minima import labels, put_on, read_minimum
 from mcanalysis.studies.own_objective import own_objective, own_task
-from mcanalysis.studies.study import Outcome, Rows, Setting, Tables, carry_out
+from mcanalysis.studies.study import Outcome, Setting, Tables, carry_out
 from mcanalysis.tasks.trace_files import load_files
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ class AdaptersOpening(NamedTuple):
     """Minima (two or more), a base and data files, by their names: what opens them in another process, too.
 
     `adapters`: folders of adapters, or folders and hub ids of whole models (`studies.minima`). `objective`, as
-    `module:function`, in place of data files. `directory` is where results go. `max_new_tokens`: the most tokens generated for an answer, by default 64, or the
-    task's own for a file named after a task. `chat_template`: as in `RunConfig`; results that are there keep theirs.
+    `module:function`, in place of data files. `directory` is where results go. `max_new_tokens`: the most tokens
+    generated for an answer, by default 64, or the task's own for a file named after a task. `chat_template`: as in
+    `RunConfig`; results that are there keep theirs.
     """
 
     adapters: tuple[str, ...]
@@ -116,9 +117,7 @@ class AdapterPair:
         for directory, adapter in minima:
             if adapter is not None:
                 warn_of_missing(adapter, base, directory)
-        self.model, self.points, self.keys = put_on(
-            base, self.tokenizer, opening.model_name, minima, opening.revision
-        )
+        self.model, self.points, self.keys = put_on(base, self.tokenizer, opening.model_name, minima, opening.revision)
         self.labels = labels(opening.adapters)
         self._objectives: dict[tuple[str, int | None], Objective] = {}
         _open[self.opening] = self
@@ -188,7 +187,9 @@ class AdapterPaths(RunPaths):
         elif study.from_base:
             of_base = (base_minimum.LABEL, base_minimum.KEY)
             self._from_base = [
-                Transition(of_base[0], end, (_base_of(pair.model, point), point), (of_base[1], key), tuple(old), new, data)
+                Transition(
+                    of_base[0], end, (_base_of(pair.model, point), point), (of_base[1], key), tuple(old), new, data
+                )
                 for end, point, key in self.minima
             ]
 
@@ -214,6 +215,7 @@ class AdapterPaths(RunPaths):
         return StoredPath(transition, name.kind, self.study, self.curves)
 
     def loss(self, path: StoredPath) -> WholeLoss:
+        assert isinstance(self.run.model, LoraModel)  # of whole models no path is fitted
         return WholeLoss(self.run.model, [o.encoded[:16] for o in self.objectives(path)])
 
 
@@ -265,9 +267,6 @@ class BarrierMatrix(AdapterConnectivity):
 
     def pictures(self, tables: Tables, so_far: str = "", lacking: str = "") -> Iterator[Picture]:
         yield from matrix_pictures(tables["barrier_matrix"])
-
-    def words(self, tables: Tables) -> Iterator[str | Rows]:
-        yield from matrix_words(tables["barrier_matrix"])
 
     def cost(self, pair: AdapterPair) -> str:
         """What there is to measure, in words."""
@@ -330,12 +329,10 @@ def _of_these(study: AdapterConnectivity, pair: AdapterPair) -> AdapterConnectiv
     if study.paths == PATHS:
         kept = ["linear-delta"] if many else [name for name in PATHS if has_path[name] or not (is_whole or is_own)]
         study = replace(study, paths=tuple(kept))
-    elif is_whole or is_own:
-        if other := [name for name in study.paths if not has_path[name]]:
-            raise UserError(
-                f"Expected straight paths in the weights with {words}, got {', '.join(other)}; give --paths "
-                "linear-delta."
-            )
+    elif (is_whole or is_own) and (other := [name for name in study.paths if not has_path[name]]):
+        raise UserError(
+            f"Expected straight paths in the weights with {words}, got {', '.join(other)}; give --paths linear-delta."
+        )
     return BarrierMatrix(**vars(study)) if many else study
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,8 +74,8 @@ def _function(name: str) -> Callable[[Any, Any], Any]:
     module, _, attribute = name.partition(":")
     if not module or not attribute.isidentifier():
         raise UserError(f"Expected --objective module:function, got '{name}'; write it as 'mylosses:perplexity'.")
-    if (folder := os.getcwd()) not in sys.path:  # noqa: PTH109; last, so that nothing of Python's is hidden
-        sys.path.append(folder)
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)  # last, so that nothing of Python's is hidden
     try:
         function = getattr(importlib.import_module(module), attribute, None)
     except Exception as error:

@@ -186,7 +186,7 @@ def test_a_missing_shard_optimizer_states_and_another_tokenizer_are_refused(whol
 
 def test_weights_that_are_no_numbers_are_refused(whole):
     whole.weights[2] = dict(whole.weights[2]) | {"model.norm.weight": torch.full((32,), torch.nan)}
-    with pytest.raises(UserError, match="in 'model.norm.weight' of minimum 2"):
+    with pytest.raises(UserError, match=r"in 'model\.norm\.weight' of minimum 2"):
         _ = whole.distances
 
 

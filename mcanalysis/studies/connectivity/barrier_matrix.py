@@ -37,15 +37,18 @@ def barrier_matrix(barriers: pd.DataFrame, labels: Sequence[str]) -> pd.DataFram
     for keys, group in between.groupby(_KEYS, sort=False):
         if group.chord_barrier.isna().all():
             continue
-        matrix = pd.DataFrame(0.0, index=list(labels), columns=list(labels))
-        for row in group.itertuples():
-            matrix.loc[row.start, row.end] = matrix.loc[row.end, row.start] = row.chord_barrier
+        matrix = np.zeros((len(labels), len(labels)))
+        numbers = {name: k for k, name in enumerate(labels)}
+        for start, end, barrier in zip(group.start, group.end, group.chord_barrier, strict=True):
+            i, j = numbers[start], numbers[end]
+            matrix[i, j] = matrix[j, i] = barrier
         low = group.chord_barrier_low
         found = clusters(matrix, are_apart=bool(low.isna().all() or (low > 0).any()))
         place = np.argsort(found.order)
         for k, name in enumerate(labels):
             head = {**dict(zip(_KEYS, keys, strict=True)), "minimum": name}  # type: ignore[arg-type]
-            rows.append(head | {"cluster": int(found.numbers[k]), "place": int(place[k]) + 1, **matrix.loc[name]})
+            head |= {"cluster": int(found.numbers[k]), "place": int(place[k]) + 1}
+            rows.append(head | dict(zip(labels, matrix[k], strict=True)))
     return pd.DataFrame(rows)
 
 
