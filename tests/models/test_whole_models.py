@@ -201,3 +201,18 @@ def test_half_precision_is_said_and_saved_models_are_those_of_the_point(whole, b
         assert float(loss) == pytest.approx(float(saved(ids(), labels=ids()).loss), rel=1e-5)
     with pytest.raises(PointMismatchError, match="Expected a point of 3 shares"), whole.in_place({"w": torch.ones(1)}):
         pass
+
+
+def test_a_model_of_the_hub_is_read_from_its_cache(whole, folders, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "models--org--tuned"
+    shutil.copytree(folders[1], repository / "snapshots" / ("a" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("a" * 40)
+    files = WeightFiles("org/tuned", whole.network)
+    assert all(torch.equal(files[name], whole.weights[2][name]) for name in files)
+    with pytest.raises(UserError, match="got 'org/absent'"):
+        WeightFiles("org/absent", whole.network)
