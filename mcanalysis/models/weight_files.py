@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, rename_source_key
 
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.models.adapter_files import SavedAdapter
@@ -72,21 +74,22 @@ class WeightFiles(Mapping[str, Tensor]):
     Args:
         place: a folder, a GGUF file or a hub id, as with `--model`; of shards each is opened when it is needed.
         network: whose tensors are wanted, and whose names and shapes the files must have. Names that are tied in it are
-            one tensor; a file may hold any of them. Files of a model without its head lack the prefix of its names.
+            one tensor; a file may hold any of them. What transformers renames when it loads a model is renamed.
         tokenizer: of the network; a tokenizer in the folder has to have the same tokens.
         revision: of a model of the hub.
 
     Raises:
         PointMismatchError: naming the first tensor that is of another shape, lacking or not the network's, or the
             setting of config.json in which the two compute differently.
-        UserError: for a folder without such weights, with a shard missing, or with weights in 4 or 8 bits.
+        UserError: for a folder without such weights, with a shard missing, with weights in 4 or 8 bits, or of an
+            architecture of which transformers makes one tensor of several in the file, as of Mixtral's experts.
     """
 
     def __init__(self, place: str, network: nn.Module, tokenizer: Any = None, *, revision: str | None = None) -> None:
         self.place, self.folder = place, model_folder(place, revision)
         self._files = _index(self.folder, place)
-        self._names = {name: self._found(names) for name, (_, names) in saved_tensors(network).items()}
-        self._check_tensors(network)
+        self._names: dict[str, str] = {}
+        self._name_tensors(network)
         self._check_config(network)
         if tokenizer is not None:
             self._check_tokens(tokenizer)
@@ -104,16 +107,25 @@ class WeightFiles(Mapping[str, Tensor]):
         with safe_open(self._files[saved], "pt") as file:
             return file.get_tensor(saved)
 
-    def _found(self, names: tuple[str, ...]) -> str:
-        """What the first of these names that is in the files is called there; raises `PointMismatchError` for none."""
-        there = [saved for name in names for saved in (name, name.partition(".")[2]) if saved in self._files]
-        if not there:
-            raise self._differs(f"a tensor '{names[0]}'", "none of that name")
-        return there[0]
-
-    def _check_tensors(self, network: nn.Module) -> None:
+    def _name_tensors(self, network: Any) -> None:
+        """Find what each tensor of the network is called in the files, as transformers does, and look at it there."""
+        conversions = get_model_conversion_mapping(network)
+        joined = [step for step in conversions if isinstance(step, WeightConverter)]
+        renamed: list[Any] = [step for step in conversions if not isinstance(step, WeightConverter)]
+        there: dict[str, str] = {}
+        state = network.state_dict()
+        for saved in self._files:
+            name, pattern = rename_source_key(saved, renamed, joined, network.base_model_prefix, state)
+            if pattern is not None and name not in self._files:
+                raise UserError(
+                    f"Expected tensors of '{self.place}' as its network has them, got '{saved}', which transformers "
+                    "puts together with others when it loads the model; such architectures are not read here."
+                )
+            there[name] = saved
         for name, (tensor, names) in saved_tensors(network).items():
-            saved = self._names[name]
+            saved, *tied = [there[n] for n in names if n in there] or [""]
+            if not saved:
+                raise self._differs(f"a tensor '{name}'", "none of that name")
             with safe_open(self._files[saved], "pt") as file:
                 got = file.get_slice(saved)
                 shape, kind = tuple(got.get_shape()), got.get_dtype()
@@ -124,14 +136,14 @@ class WeightFiles(Mapping[str, Tensor]):
                     f"Expected weights in float32, bfloat16 or float16 in '{self.place}', got {kind} at '{saved}'; "
                     "give the model as it was before it was quantised."
                 )
-            for other in set(names) & set(self._files) - {saved}:
+            for other in tied:
                 if not torch.equal(self._read(other), self._read(saved)):
                     raise self._differs(f"'{other}' equal to '{saved}', to which it is tied", "two different tensors")
-        known = {saved for names in _all_names(network) for saved in (names, names.partition(".")[2])}
-        ignored = [re.compile(p) for p in getattr(network, "_keys_to_ignore_on_load_unexpected", None) or ()]
+            self._names[name] = saved
+        ignored = [re.compile(p) for p in network._keys_to_ignore_on_load_unexpected or ()]
         ignored += [re.compile(r"rotary_emb\.inv_freq|\.attn\.(masked_)?bias$")]  # computed, as older versions saved
-        for saved in sorted(set(self._files) - known):
-            if not any(pattern.search(saved) for pattern in ignored):
+        for name, saved in sorted(there.items()):
+            if name not in state and not any(pattern.search(saved) for pattern in ignored):
                 raise self._differs("no more tensors than it has", f"'{saved}' besides")
 
     def _differs(self, expected: str, got: str) -> PointMismatchError:
@@ -142,8 +154,6 @@ class WeightFiles(Mapping[str, Tensor]):
 
     def _check_config(self, network: Any) -> None:
         """Whatever of the configuration could change a number must be the same: there is one network for all."""
-        if not hasattr(network, "config"):
-            return
         own = load_config(str(self.folder)).to_dict()
         of_base = network.config.to_dict()
         for name in sorted({*own, *of_base}):
@@ -210,10 +220,6 @@ class AdaptedWeights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._base)
-
-
-def _all_names(network: nn.Module) -> list[str]:
-    return list(network.state_dict())
 
 
 def _index(folder: Path, place: str) -> dict[str, Path]:

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.models.adapter_files import load_adapter
@@ -123,6 +123,26 @@ def test_a_headless_file_is_read_by_the_names_it_lacks(whole, base_folder, tmp_p
     AutoModelForCausalLM.from_pretrained(base_folder).model.save_pretrained(tmp_path)
     files = WeightFiles(str(tmp_path), whole.network)
     assert torch.equal(files["model.norm.weight"], whole.weights[0]["model.norm.weight"])
+
+
+ARCHITECTURES = ["llama", "mistral", "phi3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gpt2", "gpt_neox", "opt"]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_tensors_are_those_that_transformers_loads(architecture, tiny_base, tmp_path):
+    tiny_base(architecture).save_pretrained(tmp_path)
+    network = AutoModelForCausalLM.from_pretrained(tmp_path)
+    files = WeightFiles(str(tmp_path), network)
+    assert set(files) == set(saved_tensors(network))
+    assert all(torch.equal(files[name], tensor) for name, (tensor, _) in saved_tensors(network).items())
+
+
+def test_tensors_that_are_put_together_are_refused(tmp_path):
+    shape = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 2}
+    AutoModelForCausalLM.from_config(MixtralConfig(**shape)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"experts.*which transformers puts together"):
+        WeightFiles(str(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path))
 
 
 def change(folder, **tensors):
