@@ -87,7 +87,7 @@ class WholeModel(AdaptedModel):
 
     @cached_property
     def distances(self) -> Tensor:
-        """‖W_i − W_j‖ over all tensors, shape (k + 1, k + 1), float64, exact to 1e-6; reads every model once, tensor by tensor.
+        """‖W_i − W_j‖ over all tensors, shape (k + 1, k + 1), float64, exact to 1e-6; every model is read once.
 
         Raises `UserError` for NaN and infinite weights, naming tensor and model.
         """

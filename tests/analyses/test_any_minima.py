@@ -41,10 +41,10 @@ def moved(base_folder, folder, directions):
     return str(folder)
 
 
-def adapter(base_folder, folder, dora):
+def adapter(base_folder, folder, dora, rank=2, modules=("q_proj", "down_proj")):
     torch.manual_seed(5)
     base = AutoModelForCausalLM.from_pretrained(base_folder)
-    model = get_peft_model(base, LoraConfig(use_dora=dora, r=2, target_modules=["q_proj", "down_proj"]))
+    model = get_peft_model(base, LoraConfig(use_dora=dora, r=rank, target_modules=list(modules)))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -123,6 +123,27 @@ def test_adapters_beside_a_whole_model_are_merged_into_the_base(script, base_fol
         assert profile(rows, start=labels[i], end=labels[j]) == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.slow
+def test_three_adapters_of_other_ranks_and_modules(script, base_folder, tokenizer, data, tmp_path):
+    kinds = {"a": (2, ("q_proj",)), "b": (3, ("v_proj", "q_proj")), "c": (1, ("down_proj",))}
+    places = [adapter(base_folder, tmp_path / name, False, *kind) for name, kind in kinds.items()]
+    code, out, err = script(
+        "connectivity", "--model", base_folder, "--minima", "[abc]", "--data", data, "--from-base", *FLAGS
+    )
+    assert code == 0 and "3 minima: 3 paths" in out, err
+    models = [AutoModelForCausalLM.from_pretrained(base_folder)]
+    for place in places:
+        base = AutoModelForCausalLM.from_pretrained(base_folder)
+        models.append(PeftModel.from_pretrained(base, place).merge_and_unload())
+    rows = pd.read_csv("out/tables/profiles.csv")
+    assert set(rows.strategy) == {"adapters"} and set(rows.space) == {"delta"}
+    labels = ["0-BASE", "1-a", "2-b", "3-c"]
+    for i, j in combinations(range(4), 2):
+        wanted = [loss_by_hand(mixed([models[i], models[j]], (1 - t, t)), tokenizer) for t in (0.0, 0.5, 1.0)]
+        assert profile(rows, start=labels[i], end=labels[j]) == pytest.approx(wanted, rel=1e-4)
+    assert pd.read_csv("out/tables/barrier_matrix.csv").minimum.unique().tolist() == labels[1:]
+
+
 WELLS = """
 def double_well(model, tokenizer):
     x = float(model.model.norm.weight[0])
@@ -192,7 +213,7 @@ number = 3
 """
 
 
-@pytest.mark.parametrize("kind", ["adapters", "models"])
+@pytest.mark.parametrize("kind", ["adapters", pytest.param("models", marks=pytest.mark.slow)])
 def test_a_loss_of_ones_own(kind, script, base_folder, tmp_path, monkeypatch):
     name = f"losses_{kind}"  # a module is imported once in a process
     (tmp_path / f"{name}.py").write_text(OWN)
