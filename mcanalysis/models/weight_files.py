@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, rename_source_key
 
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.models.adapter_files import SavedAdapter
@@ -109,6 +107,10 @@ class WeightFiles(Mapping[str, Tensor]):
 
     def _name_tensors(self, network: Any) -> None:
         """Find what each tensor of the network is called in the files, as transformers does, and look at it there."""
+        # They bring in much that who reads a finished run need not wait for.
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, rename_source_key
+
         conversions = get_model_conversion_mapping(network)
         joined = [step for step in conversions if isinstance(step, WeightConverter)]
         renamed: list[Any] = [step for step in conversions if not isinstance(step, WeightConverter)]
