@@ -233,6 +233,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "returns": float,
     },
     "metrics.calibration.brier_scores": {"probabilities": size("n classes"), "labels": size("n"), "returns": f64("n")},
+    "metrics.clusters.clusters": {"distances": size("k k"), "returns": tuple[i64("k"), i64("k")]},
     "metrics.continual.average_accuracy": {**matrix, "returns": float},
     "metrics.continual.average_anytime_accuracy": {**matrix, "returns": float},
     "metrics.continual.backward_transfer": {**matrix, "returns": float},

@@ -78,7 +78,7 @@ def number_of_workers(args: argparse.Namespace) -> int:
         return default_workers(args.device or default_device(), size)
     if args.workers < 1:
         raise UserError(f"--workers is a number from 1, got {args.workers}: leave it out for the default.")
-    if args.workers > 1 and ":" in (args.device or ""):
+    if args.workers > 1 and (":" in (args.device or "") or args.device == "auto"):
         raise UserError(
             f"Each of {args.workers} workers has a GPU of its own, so --device {args.device} means nothing: choose "
             "with CUDA_VISIBLE_DEVICES."

@@ -83,7 +83,7 @@ def attach_slot(base: nn.Module, tokenizer: Any, points: Sequence[Mapping[str, T
     modules = dict.fromkeys(module for point in points for module in module_names(point))
     if not modules:
         raise UserError("Expected at least one adapter, got none; pass the points that will be joined.")
-    _check_fits(base, list(modules), name)
+    check_fits(base, list(modules), name)
     model = LoraModel.attach(base, tokenizer, LoraSettings(rank=1, target_modules=tuple(modules)), 0, name)
     for point in points:
         for module in module_names(point):
@@ -97,7 +97,7 @@ def attach_slot(base: nn.Module, tokenizer: Any, points: Sequence[Mapping[str, T
     return model
 
 
-def _check_fits(base: nn.Module, modules: Sequence[str], name: str) -> None:
+def check_fits(base: nn.Module, modules: Sequence[str], name: str) -> None:
     """Raise `PointMismatchError` in one line where a module is not a linear layer inside the base."""
     linear = set(find_target_modules(base, ("all-linear",)))
     unfit = [module for module in modules if module not in linear]

@@ -142,7 +142,7 @@ class _Prompts:
         padding = longest - lengths
         columns = torch.arange(before + longest, device=rows.device)
         source = (columns - padding[:, None]).clamp(min=0)[:, None, :, None]
-        cache.batch_select_indices(rows)
+        cache.batch_select_indices(rows.cpu())  # its layers may be on several devices
         for layer in layers:
             for name in ("keys", "values"):
                 found = getattr(layer, name)
@@ -193,7 +193,7 @@ def _decode(model: nn.Module, prompts: _Prompts, texts: _Texts) -> None:
         if not places:
             return
         if len(places) < len(positions):
-            kept = torch.tensor(places, device=positions.device)
+            kept = torch.tensor(places)
             cache.batch_select_indices(kept)
             positions = positions[kept]
             mask = None if mask is None else mask[kept]

@@ -41,6 +41,7 @@ from mcanalysis.models.end_tokens import stops_at, text_until
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.models.positions import check_positions
 from mcanalysis.models.settled_text import only_appends, settled_text
+from mcanalysis.models.whole_model import WholeModel
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.measurements import Measurement
 
@@ -74,8 +75,9 @@ class Engine:
         self._lowered: int | None = None  # the budget, once memory has run out
         self._plans: OrderedDict[tuple[Objective, ...], list[Reading]] = OrderedDict()
         self._scored: WeakKeyDictionary[Objective, dict[tuple[int, str], float]] = WeakKeyDictionary()
-        self._merges = isinstance(model, LoraModel) and model.can_merge()
-        self._shares = isinstance(model, LoraModel) and can_share(model.network)
+        is_whole = isinstance(model, WholeModel)
+        self._merges = is_whole or (isinstance(model, LoraModel) and model.can_merge())
+        self._shares = isinstance(model, (LoraModel, WholeModel)) and can_share(model.network)
         if settings.adapter == "merged" and not self._merges:
             raise UserError(
                 "Expected whole float32 or float64 weights to merge adapters into, got others; leave the choice to the "
@@ -87,6 +89,8 @@ class Engine:
                 "share prefixes, got another; leave the choice to the engine (prefix 'auto')."
             )
         if settings.adapter == "unmerged":
+            if is_whole:
+                raise UserError("Expected adapters for --engine unmerged, got whole models; leave it out.")
             self._merges = False
         self._compiled = Compiled() if settings.compile else None
         if self._compiled:
@@ -116,12 +120,16 @@ class Engine:
         desc: str,
     ) -> list[tuple[Measurement, tuple[str, ...]]]:
         """Each measurement with what was written for it: all of it, or as far as it decides the score."""
-        texts = [o for o in objectives if not o.task.has_score]
+        own = [o for o in objectives if o.own]
+        texts = [o for o in objectives if not o.task.has_score and not o.own]
         scored = [o for o in objectives if o.task.has_score]
         losses = self.losses(point, texts, progress, desc) if texts else []
         found: dict[Objective, tuple[Measurement, tuple[str, ...]]] = {
             o: (m, ()) for o, m in zip(texts, losses, strict=True)
         }
+        if own:
+            with self._evaluating(), self._in_place(point) as network:
+                found |= {o: (o.own(network, self.model.tokenizer), ()) for o in own if o.own}
         if scored:
             enough = self._score_is_decided(scored) if until_decided else to_the_end
             nll, targets, outputs = self._read(point, scored, True, enough, progress, desc)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from mcanalysis.models.encoding import EncodedExample, encode, encode_each, enco
 from mcanalysis.models.end_tokens import end_ids, reference
 from mcanalysis.models.positions import Texts
 from mcanalysis.store.hashing import hash_json
+from mcanalysis.store.measurements import Measurement
 from mcanalysis.tasks.task import Example, Task, TaskData
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,8 @@ class Objective:
     `num_cut` prompts have lost their middle. `template` names the chat template they were put into, if any.
     `settings_key` identifies everything that could change a measured number
     besides the point: the examples, their tokens (hence the tokenizer and the maximal length), the score and the length
-    of generation, and what ends it where that is more than the tokenizer's end token.
+    of generation, and what ends it where that is more than the tokenizer's end token. `own`: a function of network and
+    tokenizer that measures it in place of all this; the examples are then placeholders.
     """
 
     is_divisible: ClassVar[bool] = True  # whether some of its examples can be measured by themselves
@@ -40,6 +43,7 @@ class Objective:
     num_cut: int
     settings_key: str
     template: str = ""
+    own: Callable[[Any, Any], Measurement] | None = None
 
     @property
     def name(self) -> str:

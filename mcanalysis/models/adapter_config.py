@@ -72,6 +72,7 @@ WITHOUT_EFFECT = frozenset(
 )
 _PLAIN_STARTS = ("gaussian", "orthogonal", "eva")  # the other named ones take B·A out of the base's weights first
 _REMEDIES = {
+    "use_dora": "measure it as a whole model, which connectivity.py --minima does, or train a plain one",
     "init_lora_weights": "save it again with save_pretrained(…, path_initial_model_for_weight_conversion=…)",
     "target_parameters": "train an adapter of linear layers (target_modules), such as the attention's",
 }
@@ -103,14 +104,16 @@ class AdapterConfig:
         return _by_pattern(self.alpha_pattern, module, self.alpha) / (math.sqrt(rank) if self.rank_stabilised else rank)
 
 
-def read_config(directory: Path) -> AdapterConfig:
-    """Read the settings of an adapter in a folder.
+def read_config(directory: Path, *, dora: bool = False) -> AdapterConfig:
+    """Read the settings of an adapter in a folder; `dora`: DoRA is not refused.
 
     Raises `UserError` in one line for a folder or file that is not there or not of this form, and, naming them, for
     settings under which the model is not that of the weights W + s·B·A, or that nobody here knows.
     """
     settings = _read_object(directory)
     refused = dict(_refused(settings))
+    if dora:
+        refused.pop("use_dora", None)
     if refused:
         remedy = next((_REMEDIES[name] for name in refused if name in _REMEDIES), _PLAIN)
         raise UserError(

@@ -6,7 +6,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -48,17 +48,21 @@ def absorb_scaling(raw: Mapping[str, Tensor], scaling: Mapping[str, float]) -> P
 class SavedAdapter:
     """An adapter read from disk: its point (scaling multiplied into B) and the settings that made it.
 
-    `config` is what PEFT wrote beside the tensors.
+    `config` is what PEFT wrote beside the tensors. `magnitudes`: of a DoRA adapter the lengths of the rows of
+    W + s·B·A, shape (out,), by module.
     """
 
     point: Point
     settings: LoraSettings
     base_name: str
     config: AdapterConfig
+    magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def load_adapter(directory: str | Path) -> SavedAdapter:
+def load_adapter(directory: str | Path, *, dora: bool = False) -> SavedAdapter:
     """Read a standard PEFT LoRA adapter as a point, in float32 (float64 where it was saved in that).
+
+    With `dora` also one of DoRA, whose point and `magnitudes` together make the weights; the point alone does not.
 
     Tensors of lower precision are widened before the scaling is multiplied into B, as PEFT widens them. What the
     adapter lacks is said as a warning: tensors of another rank than its settings name (scaled by their own, α/r),
@@ -70,7 +74,7 @@ def load_adapter(directory: str | Path) -> SavedAdapter:
     `target_parameters` (experts), trained embeddings, convolutions. `docs/adapters-read.md` has them all.
     """
     directory = Path(directory)
-    adapter, factors = _read(directory)
+    adapter, factors = _read(directory, dora)
     warn_of_lacks(directory, adapter.config, factors)
     for name in unknown_settings(adapter.config.settings):
         logger.warning("the adapter in '%s' has a setting '%s', which is unknown here and is ignored", directory, name)
@@ -82,13 +86,13 @@ def read_point(directory: str | Path) -> Point:
     return _read(Path(directory))[0].point
 
 
-def _read(directory: Path) -> tuple[SavedAdapter, Point]:
+def _read(directory: Path, dora: bool = False) -> tuple[SavedAdapter, Point]:
     """An adapter, and its factors before α/r is multiplied in."""
-    config = read_config(directory)
-    factors = read_factors(directory)
+    config = read_config(directory, dora=dora)
+    factors, magnitudes = read_factors(directory, dora=bool(config.settings.get("use_dora")))
     point = absorb_scaling(factors, {module: config.scaling(module, rank) for module, rank in ranks(factors).items()})
     settings = LoraSettings(config.rank, config.alpha, 0.0, tuple(module_names(factors)))
-    return SavedAdapter(point, settings, config.base_name, config), factors
+    return SavedAdapter(point, settings, config.base_name, config, magnitudes), factors
 
 
 def missing_modules(adapter: SavedAdapter, base: nn.Module) -> list[str]:

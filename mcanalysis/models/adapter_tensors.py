@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 PREFIX = "base_model.model."
 """What PEFT puts before the names of a base's modules."""
 
+_MAGNITUDE = re.compile(r"\.lora_magnitude_vector(\.weight)?$")
 _FACTOR = re.compile(r".+\.lora_[AB]\.weight")
 # What stands before a layer's number, the number, what follows, the last name.
 _NUMBERED = re.compile(r"((?:.*?\.)?)(\d+)(\.(?:.*\.)?)([^.]+)")
@@ -52,9 +53,14 @@ def _read_tensors(directory: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def read_factors(directory: Path) -> dict[str, Tensor]:
-    """The factors A and B by point name, finite and in float32 at least; a `UserError` names what else is there."""
+def read_factors(directory: Path, *, dora: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The factors A and B by point name, finite and in float32 at least; a `UserError` names what else is there.
+
+    Then the magnitudes of DoRA by module, where `dora` says that there are to be some.
+    """
     tensors = _read_tensors(directory)
+    names = [k for k in tensors if _MAGNITUDE.search(k)] if dora else []
+    magnitudes = {_MAGNITUDE.sub("", k.removeprefix(PREFIX)): widened(tensors.pop(k)) for k in names}
     if not tensors:
         raise _unread(directory, "no tensor", "save the adapter again with PEFT")
     outer = [k for k in tensors if ".lora_embedding_" in k or ".base_layer." in k]
@@ -88,7 +94,7 @@ def read_factors(directory: Path) -> dict[str, Tensor]:
     raw = {k.removeprefix(PREFIX): widened(v) for k, v in tensors.items()}
     if len(raw) != len(tensors):
         raise _unread(directory, f"names that stand there with and without '{PREFIX}'", "save it again with PEFT")
-    broken = [k for k, v in raw.items() if not bool(v.isfinite().all())]
+    broken = [k for k, v in (raw | magnitudes).items() if not bool(v.isfinite().all())]
     if broken:
         raise _unread(
             directory,
@@ -96,10 +102,12 @@ def read_factors(directory: Path) -> dict[str, Tensor]:
             "take a checkpoint from before its training diverged",
         )
     try:
-        module_names(raw)
+        modules = module_names(raw)
     except UserError as error:
         raise UserError(f"The adapter in '{directory}' cannot be read. {error}") from None
-    return raw
+    if dora and {m: (len(raw[key_b(m)]),) for m in modules} != {m: tuple(v.shape) for m, v in magnitudes.items()}:
+        raise _unread(directory, "DoRA without one magnitude for each output of its modules", "save it again with PEFT")
+    return raw, magnitudes
 
 
 def _unread(directory: Path, got: str, remedy: str) -> UserError:
@@ -138,7 +146,9 @@ def warn_of_lacks(directory: Path, config: AdapterConfig, factors: Mapping[str, 
             directory,
             first_of(lacking),
         )
-    if not any(config.scaling(module, rank) and bool(factors[key_b(module)].any()) for module, rank in of_rank.items()):
+    if not config.settings.get("use_dora") and not any(
+        config.scaling(module, rank) and bool(factors[key_b(module)].any()) for module, rank in of_rank.items()
+    ):
         logger.warning(
             "the adapter in '%s' changes nothing, its B or its scaling is 0 in every module, as before training: "
             "what is measured is the base",

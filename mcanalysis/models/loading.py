@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,17 +14,22 @@ from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.models.base_source import EMBEDDED, SMOLLM2, SMOLLM2_PACKAGE, converted_folder, gguf_file, model_source
 from mcanalysis.models.free_memory import check_memory
 
+SPREAD = "auto"
+"""As a device: the layers of a model are shared out to all GPUs (accelerate's `device_map="auto"`)."""
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 
 
 def load_base(
     name: str = EMBEDDED,
     dtype: str = "auto",
-    device: str = "cpu",
+    device: str | Mapping[str, Any] = "cpu",
     quantization: str | None = None,
     revision: str | None = None,
 ) -> tuple[Any, Any]:
     """Load (model, tokenizer) in evaluation mode.
+
+    `device` "auto", or a `device_map` of accelerate, shares the layers out to several devices; where some would have to
+    be left on disk or beside the GPUs, to be fetched for each pass, that is refused.
 
     `name` is `embedded`, `smollm2`, a folder, a GGUF file or a hub id; `auto` keeps the dtype the weights were saved
     in; `quantization`, "4bit" (NF4, computing in bfloat16, as QLoRA) or "8bit", needs bitsandbytes and an NVIDIA GPU;
@@ -36,8 +41,12 @@ def load_base(
     import torch
     from transformers import AutoModelForCausalLM
 
+    spread = device if device == SPREAD or not isinstance(device, str) else None
+    device = SPREAD if spread else str(device)
     check_base(name, dtype, device, revision)
-    settings = _quantized(quantization, device)
+    settings = {"device_map": spread} if spread else _quantized(quantization, device)
+    if spread and quantization is not None:
+        raise UserError(f"Expected one device for a {quantization} base, got '{device}'; name a GPU with --device.")
     plain_source(name)
     tokenizer = load_tokenizer(name, revision)
     if name != EMBEDDED and quantization is None:
@@ -60,7 +69,9 @@ def load_base(
             f"Expected a tokenizer with an end token at '{name}', got none; set eos_token in its tokenizer_config.json."
         )
     _check_vocabulary(model, tokenizer, name)
-    if quantization is None:  # a quantised model is put in place as it is loaded
+    if spread:
+        _check_nothing_is_left_out(model, name)
+    elif quantization is None:  # a quantised model is put in place as it is loaded
         model = model.to(device)  # type: ignore[arg-type]
     model.eval()
     _check_causal(model, name)
@@ -108,14 +119,22 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     return tokenizer
 
 
+def load_config(name: str, revision: str | None = None) -> Any:
+    """The configuration of a base, with transformers' defaults filled in; raises `UserError` as `load_base` does."""
+    from transformers import AutoConfig
+
+    with _place(name, revision) as (source, which):
+        return AutoConfig.from_pretrained(source, **_source_settings(revision), **which)
+
+
 def load_shape(name: str, dtype: str = "auto", revision: str | None = None) -> Any:
     """A base on the meta device, which holds shapes and no weights; raises `UserError` as `load_base` does."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     check_base(name, dtype, "cpu", revision)
-    with _place(name, revision) as (source, which), torch.device("meta"):
-        shape = AutoConfig.from_pretrained(source, **_source_settings(revision), **which)
+    shape = load_config(name, revision)
+    with _one_line(name), torch.device("meta"):
         chosen = shape.dtype or torch.float32 if dtype == "auto" else getattr(torch, dtype)
         return AutoModelForCausalLM.from_config(shape, dtype=chosen, trust_remote_code=False)
 
@@ -150,14 +169,27 @@ def _source_settings(revision: str | None = None) -> dict[str, Any]:
 
 
 def _check_room(name: str, dtype: str, device: str, revision: str | None) -> None:
-    """Raise `UserError` where the weights surely have no room: on the way to a GPU they are in memory first."""
+    """Raise `UserError` where the weights surely have no room: on the way to one GPU they are in memory first."""
     import torch
 
+    if device == SPREAD and torch.cuda.is_available():
+        return  # they go to the GPUs at once; what has no room there is refused then
     needed = sum(p.numel() * p.element_size() for p in load_shape(name, dtype, revision).parameters())
     what = f"the weights of '{name}'"
     check_memory(needed, what)
     if device.startswith("cuda"):
         check_memory(needed, what, torch.cuda.mem_get_info(device)[0], f"memory on {device}")
+
+
+def _check_nothing_is_left_out(model: Any, name: str) -> None:
+    """Raise `UserError` where weights have been left on disk or beside the GPUs, from where each pass would fetch
+    them: no other weights can be put in place of those."""
+    left_out = [parameter for parameter, tensor in model.named_parameters() if tensor.is_meta]
+    if left_out:
+        raise UserError(
+            f"Expected room for all of '{name}' on the GPUs that there are, got none for {len(left_out)} tensors "
+            f"({left_out[0]}); choose more GPUs, a narrower --dtype (bfloat16), or --device cpu."
+        )
 
 
 @contextmanager
@@ -337,7 +369,7 @@ def check_device(device: str) -> None:
     """Raise `UserError` for a device that is not there, naming those that are."""
     import torch
 
-    present = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    present = [SPREAD, "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if torch.cuda.is_available():
         present.append("cuda")
     if torch.backends.mps.is_available():

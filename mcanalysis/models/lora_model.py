@@ -226,7 +226,7 @@ class LoraModel(AdaptedModel):
         again, the point would no longer be in place.
         """
         self._check_modules(point)
-        raw = {self._parameter_names[k]: v.to(self.device) for k, v in self._raw(point).items()}
+        raw = {self._parameter_names[k]: v.to(self.parameters[k].device) for k, v in self._raw(point).items()}
         with self._without_frozen(), _activations_kept(self.peft):
             return forward(
                 self.peft, batch, hidden_states, call=lambda **inputs: functional_call(self.peft, raw, kwargs=inputs)

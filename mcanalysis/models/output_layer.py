@@ -105,7 +105,8 @@ def predictions(model: nn.Module, call: Callable[[], Any], rows: Tensor, columns
     seen: list[Tensor] = []
 
     def choose(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-        seen.append(inputs[0][rows, columns])
+        device = inputs[0].device  # the last layers may be on another one than the batch
+        seen.append(inputs[0][rows.to(device), columns.to(device)])
         return (seen[0][:0] if later else seen[0],)
 
     hook = layer.register_forward_pre_hook(choose)
@@ -119,9 +120,10 @@ def predictions(model: nn.Module, call: Callable[[], Any], rows: Tensor, columns
 def _can_wait(model: nn.Module, layer: nn.Module, num_rows: int) -> bool:
     """Whether logits are many, and nothing but a plain layer's product, which can be made anew after the pass.
 
-    Not so where engines hold a part of the weights each (FSDP, ZeRO) or move them about, or where they are trained.
+    Not so where engines hold a part of the weights each (FSDP, ZeRO), move them about, or share them out to several
+    devices (accelerate), or where they are trained.
     """
-    if type(layer) is not nn.Linear or num_rows <= _rows_at_once(layer.weight):
+    if type(layer) is not nn.Linear or hasattr(layer, "_hf_hook") or num_rows <= _rows_at_once(layer.weight):
         return False
     weight = layer.weight
     is_whole = weight.shape == (layer.out_features, layer.in_features) and not hasattr(weight, "device_mesh")

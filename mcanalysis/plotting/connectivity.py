@@ -127,10 +127,11 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame, so_far: str
             _draw(axes, transition, lines, quantity)
         size = (panel, heights["loss"])
         _write_table(loss, transition, lines, labels, _TICKS + 0.02, size, labelled=column == 0)
-    ends = ("first adapter", "second") if are_adapters(shown[0].rows) else ("before", "after")
+    kind = shown[0].rows.strategy.iloc[0].removesuffix("s")  # adapter or model, where it is no strategy
+    ends = (f"first {kind}", "second") if are_adapters(shown[0].rows) else ("before", "after")
     is_rewinding = all(transition.is_from_base for transition in shown)
     if is_rewinding:
-        ends = "base model", "adapter" if are_adapters(shown[0].rows) else "minimum"
+        ends = "base model", kind if are_adapters(shown[0].rows) else "minimum"
     for row in range(num_blocks):
         in_row = min(per_row, len(shown) - row * per_row)
         y = figure.get_figheight() - _HEAD - row * block - title_height - sum(heights.values()) - _GAP - _TICKS

@@ -33,7 +33,7 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
     between, minima, rewinding = "between", "successive minima", ""
     if all(transition.is_from_base for transition in shown):
         between, minima = "from the base model to", "each minimum"
-        rewinding = " Rewinding: at t the adapter's ΔW is scaled by t, one line in factor, delta and aligned space."
+        rewinding = " Rewinding: at t ΔW is scaled by t, one line in factor, delta and aligned space."
         if not are_adapters(rows):
             rewinding += " Old tasks: those learned before the minimum's own."
     barrier = "Chord barrier: max over t of L(t) − ((1−t)L(0) + tL(1)), 0 or more. "

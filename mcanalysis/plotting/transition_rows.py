@@ -89,13 +89,13 @@ def transition_rows(
 
 
 def are_adapters(rows: pd.DataFrame) -> bool:
-    """Whether the paths are between two adapters trained elsewhere, not between the minima of a run."""
-    return bool((rows.strategy == "adapters").all())
+    """Whether the paths are between two adapters or models trained elsewhere, not between the minima of a run."""
+    return bool(rows.strategy.isin(["adapters", "models"]).all())
 
 
 def whose_paths(rows: pd.DataFrame) -> str:
     """What is said above the panels of these rows."""
     if are_adapters(rows):
         is_fitted = not set(rows.path) <= {"linear"}
-        return "two adapters" + "; curve fitted on these examples" * is_fitted
+        return f"two {rows.strategy.iloc[0]}" + "; curve fitted on these examples" * is_fitted
     return f"{whose(rows.iloc[0])}, test split"

@@ -1,18 +1,20 @@
-"""The path between two adapters trained elsewhere, measured on data files."""
+"""The paths between minima trained elsewhere, adapters or whole models, on data files or by a loss of one's own."""
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from mcanalysis.errors import UserError
-from mcanalysis.evaluation.adapter_objective import attach_slot
 from mcanalysis.evaluation.differentiable import WholeLoss
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
@@ -20,7 +22,7 @@ from mcanalysis.evaluation.harness import HarnessObjective
 from mcanalysis.evaluation.harness_engine import HarnessEngine
 from mcanalysis.evaluation.harness_tasks import PREFIX, Harness, harness_tasks
 from mcanalysis.evaluation.objective import Objective, make_objective
-from mcanalysis.models.adapter_files import load_adapter, warn_of_missing
+from mcanalysis.models.adapter_files import warn_of_missing
 from mcanalysis.models.base_identity import accepted_identities, identity_marker
 from mcanalysis.models.base_names import check_same_base, same_base
 from mcanalysis.models.base_source import recorded_source
@@ -28,10 +30,14 @@ from mcanalysis.models.chat_template import AUTO as AUTO_TEMPLATE
 from mcanalysis.models.chat_template import NONE, choose_template, use_template
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
-from mcanalysis.params.point import content_hash
+from mcanalysis.models.whole_model import SHARES, WholeModel
+from mcanalysis.params.lora import base_point
+from mcanalysis.params.point import Point
 from mcanalysis.params.spaces import get_space
+from mcanalysis.paths.path_kinds import path_kind, path_kind_names
 from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.transitions import SavedPoint, Transition, from_base
+from mcanalysis.store import base_minimum
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.manifest import (
     claim_run_directory,
@@ -42,29 +48,36 @@ from mcanalysis.store.manifest import (
     record_hashes,
     recorded_base,
 )
+from mcanalysis.studies.connectivity.barrier_matrix import barrier_matrix, matrix_pictures
 from mcanalysis.studies.connectivity.measuring import PathName, RunPaths
-from mcanalysis.studies.connectivity.stored_path import StoredPath
-from mcanalysis.studies.connectivity.study import Connectivity
-from mcanalysis.studies.engine import Workers
-from mcanalysis.studies.study import Outcome, Tables, carry_out
+from mcanalysis.studies.connectivity.stored_path import Lengths, StoredPath
+from mcanalysis.studies.connectivity.study import PATHS, Connectivity
+from mcanalysis.studies.engine import Steps, Workers
+from mcanalysis.studies.minima import labels, put_on, read_minimum
+from mcanalysis.studies.own_objective import own_objective, own_task
+from mcanalysis.studies.study import Outcome, Setting, Tables, carry_out
 from mcanalysis.tasks.task import TaskData
 from mcanalysis.tasks.trace_files import load_files
+
+if TYPE_CHECKING:
+    from mcanalysis.plotting.picture import Picture
 
 logger = logging.getLogger(__name__)
 
 
 class AdaptersOpening(NamedTuple):
-    """Two adapters, a base and data files, by their names: what opens them in another process, too.
+    """Minima (two or more), a base and data files, by their names: what opens them in another process, too.
 
-    `directory` is where results go. `max_new_tokens`: the most tokens generated for an answer, by default 64, or the
-    task's own for a file named after a task. `chat_template`: as in `RunConfig`; results that are there keep theirs.
-    In place of files there may be tasks of lm-eval (`harness_tasks`), whose `score` is a metric there; `num_fewshot`:
-    examples in their prompts, by default the task's own.
+    `adapters`: folders of adapters, or folders and hub ids of whole models (`studies.minima`). `directory` is where
+    results go. `max_new_tokens`: the most tokens generated for an answer, by default 64, or the task's own for a file
+    named after a task. `chat_template`: as in `RunConfig`; results that are there keep theirs.
+    In place of files there may be tasks of lm-eval (`harness_tasks`), whose `score` is a metric there, `num_fewshot`:
+    examples in their prompts, by default the task's own; or an `objective`, as `module:function`.
     `halves`: every second example of a file is its eval split, on which t* is chosen, the others are its test split, so
     that there is a gain that is not positive by selection; else all are the test split.
     """
 
-    adapters: tuple[str, str]
+    adapters: tuple[str, ...]
     model_name: str
     data_files: tuple[str, ...]
     directory: Path
@@ -78,6 +91,7 @@ class AdaptersOpening(NamedTuple):
     chat_template: str = "auto"
     num_fewshot: int | None = None
     halves: bool = False
+    objective: str | None = None
 
     @property
     def run(self) -> AdapterPair:
@@ -86,39 +100,51 @@ class AdaptersOpening(NamedTuple):
 
 
 class AdapterPair:
-    """Two adapters on one base, measured like a run of two minima whose only learner is `fast`.
+    """Minima on one base, measured like those of a run whose only learner is `fast`.
 
-    Raises `UserError` for adapters that do not fit the base or the data.
+    `points`, `keys` and `labels` are theirs, in order. Raises `UserError` for minima that do not fit the base or the
+    data.
     """
 
-    strategy, answering_learner, seed, order = "adapters", "fast", 0, None
+    answering_learner, seed, order = "fast", 0, None
 
     def __init__(self, opening: AdaptersOpening) -> None:
         self.directory = opening.directory
         named = harness_tasks(opening.data_files)
         _check_harness(opening, bool(named))
         self.harness = Harness(named, opening.score, opening.num_fewshot) if named else None
-        files = list(opening.data_files)
-        self.tasks = self.harness.data if self.harness else load_files(files, opening.score, opening.max_new_tokens)
+        if opening.objective is not None:
+            self.tasks = [own_task(opening.objective)]
+        elif self.harness:
+            self.tasks = self.harness.data
+        else:
+            self.tasks = load_files(list(opening.data_files), opening.score, opening.max_new_tokens)
         self.splits = ("eval", "test") if opening.halves else ("test",)
         if opening.halves:
             self.tasks = [_halved(data) for data in self.tasks]
-        adapters = [load_adapter(d) for d in opening.adapters]
-        self.base_names = [a.base_name for a in adapters if a.base_name]
+        minima = [(place, read_minimum(place)) for place in opening.adapters]
+        self.base_names = [a.base_name for _, a in minima if a is not None and a.base_name]
         self.has_unknown_base = check_same_base(self.base_names)
         base, self.tokenizer = load_base(
             opening.model_name, opening.dtype, opening.device or default_device(), revision=opening.revision
         )
         asked = open_template(opening.chat_template, manifest_in(self.directory))
-        template = NONE if self.harness else choose_template(asked, self.tokenizer, self.tasks)
+        as_given = self.harness or opening.objective
+        template = NONE if as_given else choose_template(asked, self.tokenizer, self.tasks)
         use_template(self.tokenizer, template)
         self.opening = opening._replace(chat_template=template)  # workers are told, and decide nothing
-        for adapter, directory in zip(adapters, opening.adapters, strict=True):
-            warn_of_missing(adapter, base, directory)
-        self.points = (adapters[0].point, adapters[1].point)
-        self.model: LoraModel = attach_slot(base, self.tokenizer, self.points, opening.model_name)
+        for directory, adapter in minima:
+            if adapter is not None:
+                warn_of_missing(adapter, base, directory)
+        self.model, self.points, self.keys = put_on(base, self.tokenizer, opening.model_name, minima, opening.revision)
+        self.labels = labels(opening.adapters)
         self._objectives: dict[tuple[str, str, int | None], Objective] = {}
         _open[self.opening] = self
+
+    @property
+    def strategy(self) -> str:
+        """What the minima are, which stands for a strategy in tables: `adapters`, or `models` where these are whole."""
+        return "models" if isinstance(self.model, WholeModel) else "adapters"
 
     @cached_property
     def engine(self) -> Engine:
@@ -133,8 +159,10 @@ class AdapterPair:
         return "" if recorded is None else identity_marker(recorded, name, output)
 
     def task_objective(self, task: str, split: str = "test", num_examples: int | None = None) -> Objective:
-        """The first examples of a data file, or of a task of lm-eval (made once)."""
+        """The first examples of a data file, or of a task of lm-eval, or a loss of the user's own (made once)."""
         key = (task, split, num_examples)
+        if key not in self._objectives and self.opening.objective:
+            self._objectives[key] = own_objective(self.opening.objective, self.marker)
         if self.harness and key not in self._objectives:
             from mcanalysis.evaluation.point_lm import PointLM
 
@@ -153,7 +181,7 @@ class AdapterPair:
         return [self.task_objective(t.task.name, s, num_examples) for t in self.tasks for s in self.splits]
 
     def minima_of(self, learner: str) -> list[SavedPoint]:
-        """The two adapters."""
+        """The minima by their places."""
         return [SavedPoint(Path(d)) for d in self.opening.adapters]
 
     def paths(self, learner: str, study: Connectivity) -> AdapterPaths:
@@ -162,27 +190,36 @@ class AdapterPair:
 
 
 class AdapterPaths(RunPaths):
-    """The paths between two adapters. Curves are fitted on the data files themselves, as there is no train split."""
+    """The paths between every two minima. Curves are fitted on the data files, as there is no train split."""
 
-    general: list[Objective] = []  # noqa: RUF012 (two adapters have none)
+    general: list[Objective] = []  # noqa: RUF012 (they have none)
 
     def __init__(self, pair: AdapterPair, study: Connectivity) -> None:
         self.run, self.learner, self.study = pair, pair.answering_learner, study  # type: ignore[assignment]
         self.splits = pair.splits
-        # A run's minima have numbers already.
-        names = [re.sub(r"^\d+-", "", name) for name in short_names(pair.opening.adapters)]
-        start, end = (f"{k}-{name}" for k, name in enumerate(names, start=1))
         *old, new = [t.task.name for t in pair.tasks]
-        keys = tuple(map(content_hash, pair.points))
         data = hash_json([o.settings_key for o in pair.objectives(study.num_examples)])
-        self.transition = Transition(start, end, pair.points, keys, tuple(old), new, data_key=data)
-        adapters = zip((start, end), pair.opening.adapters, keys, strict=True)
-        rewound = [from_base(name, Path(d), key, tuple(old), new, data) for name, d, key in adapters]
-        self._from_base = rewound if study.from_base else []
+        self.minima = list(zip(pair.labels, pair.points, pair.keys, strict=True))
+        self.transitions = [
+            Transition(start, end, (first, second), (key, other), tuple(old), new, data_key=data)
+            for (start, first, key), (end, second, other) in combinations(self.minima, 2)
+        ]
+        self._from_base: list[Transition] = []
+        if study.from_base and len(pair.points) == 2 and isinstance(pair.model, LoraModel):
+            folders = zip(self.minima, pair.opening.adapters, strict=True)
+            self._from_base = [from_base(end, Path(d), key, tuple(old), new, data) for (end, _, key), d in folders]
+        elif study.from_base:
+            of_base = (base_minimum.LABEL, base_minimum.KEY)
+            self._from_base = [
+                Transition(
+                    of_base[0], end, (_base_of(pair.model, point), point), (of_base[1], key), tuple(old), new, data
+                )
+                for end, point, key in self.minima
+            ]
 
     @property
     def all_transitions(self) -> list[str]:
-        return [f"{self.transition.start} → {self.transition.end}"]
+        return [f"{t.start} → {t.end}" for t in self.transitions]
 
     @property
     def curves(self) -> Path:
@@ -193,14 +230,36 @@ class AdapterPaths(RunPaths):
         return self.run.directory / "ensembles"
 
     def names(self, kind: str) -> list[PathName]:
-        return [PathName(self.learner, kind, 0)]
+        return [PathName(self.learner, kind, n) for n in range(len(self.transitions))]
 
     def path(self, name: PathName) -> StoredPath:
-        transition = self._from_base[name.number] if name.from_base else self.transition
+        transition = (self._from_base if name.from_base else self.transitions)[name.number]
+        if isinstance(self.run.model, WholeModel):
+            return _WholePath(transition, name.kind, self.study, self.curves, self.run.model)
         return StoredPath(transition, name.kind, self.study, self.curves)
 
     def loss(self, path: StoredPath) -> WholeLoss:
+        assert isinstance(self.run.model, LoraModel)  # of whole models no path is fitted
         return WholeLoss(self.run.model, [o.encoded[:16] for o in self.objectives(path)])
+
+
+def _base_of(model: LoraModel | WholeModel, point: Point) -> Point:
+    return model.base_point() if isinstance(model, WholeModel) else base_point(point)
+
+
+class _WholePath(StoredPath):
+    """A straight path between whole models, of which `points` are shares: lengths are those of the weights."""
+
+    def __init__(
+        self, transition: Transition, kind: str, settings: Connectivity, curves: Path, model: WholeModel
+    ) -> None:
+        super().__init__(transition, kind, settings, curves)
+        self.model = model
+
+    def lengths(self, ts: ArrayLike) -> Lengths:
+        first, second = (int(point[SHARES].argmax()) for point in self.transition.points)
+        apart = float(self.model.distances[first, second])
+        return Lengths(np.asarray(ts, dtype=float) * apart, apart, apart, apart)
 
 
 _open: WeakValueDictionary[AdaptersOpening, AdapterPair] = WeakValueDictionary()
@@ -213,7 +272,7 @@ def _opened(opening: AdaptersOpening) -> AdapterPair:
 
 @dataclass(frozen=True)
 class AdapterConnectivity(Connectivity):
-    """The same study of two adapters, which have no metrics and nothing to be compared with."""
+    """The same study of minima from elsewhere, which have no metrics and nothing to be compared with."""
 
     def compare(self, tables: Tables, runs: Sequence[object]) -> Tables:
         return {}
@@ -224,6 +283,8 @@ class AdapterConnectivity(Connectivity):
 
 def _check_harness(opening: AdaptersOpening, has_tasks: bool) -> None:
     """Raise `UserError` for a setting of data files beside tasks of lm-eval, which have their own, or the reverse."""
+    if has_tasks and opening.halves:
+        raise UserError(f"Expected data files for a card, got {PREFIX} tasks, which are measured whole; name files.")
     if not has_tasks and opening.num_fewshot is not None:
         raise UserError(f"--num-fewshot is for tasks of lm-eval, --data {PREFIX}TASK: leave it out.")
     if has_tasks and (opening.max_new_tokens is not None or opening.chat_template not in (AUTO_TEMPLATE, NONE)):
@@ -233,14 +294,43 @@ def _check_harness(opening: AdaptersOpening, has_tasks: bool) -> None:
         )
 
 
-def checked_pair(opening: AdaptersOpening, study: Connectivity) -> tuple[AdapterPair, list[Objective]]:
-    """The opened pair and what is measured; raises `UserError` for what the study cannot do, with nothing written."""
-    if len(opening.adapters) != 2:
-        raise UserError(f"--minima takes two adapter folders, DIR1,DIR2; got {len(opening.adapters)}.")
-    if len(opening.data_files) not in (1, 2) and not harness_tasks(opening.data_files):
+@dataclass(frozen=True)
+class BarrierMatrix(AdapterConnectivity):
+    """The same study of more than two minima: a path between every two, their barriers as a matrix, its clusters."""
+
+    def measure(self, run: Any, setting: Setting) -> Steps[Tables]:
+        tables = yield from super().measure(run, replace(setting, draw=lambda folder, pictures: None))
+        return {**tables, "barrier_matrix": barrier_matrix(tables["barriers"], run.labels)}
+
+    def pictures(self, tables: Tables, so_far: str = "", lacking: str = "") -> Iterator[Picture]:
+        yield from matrix_pictures(tables["barrier_matrix"])
+
+    def cost(self, pair: AdapterPair) -> str:
+        """What there is to measure, in words."""
+        k, kinds = len(pair.points), len(self.paths)
+        paths = k * (k - 1) // 2
+        points = k + kinds * paths * (self.num_points - 2)
+        return f"{k} minima: {paths} paths of {self.num_points} points, {points} points in all (ends are shared)"
+
+
+def checked_pair(
+    opening: AdaptersOpening, study: AdapterConnectivity
+) -> tuple[AdapterPair, AdapterConnectivity, list[Objective]]:
+    """The opened minima, the study as it is made of them, and what is measured.
+
+    Raises `UserError` for what the study cannot do, with nothing written. Where paths were left as they are by default,
+    those that are defined are taken: of whole models the straight one in the weights, of a loss of one's own no fitted
+    ones, of more than two minima the straight one in the weights, which says how they lie to each other.
+    """
+    if len(opening.adapters) < 2:
+        raise UserError(
+            f"Expected two or more --minima, DIR1,DIR2 or a pattern such as 'out/checkpoint-*', got "
+            f"{len(opening.adapters)}; name more."
+        )
+    if opening.objective is None and len(opening.data_files) not in (1, 2) and not harness_tasks(opening.data_files):
         raise UserError(f"--data takes one or two data files, FILE[,FILE2]; got {len(opening.data_files)}.")
     if study.simplex:
-        raise UserError("Two adapters span a line: --simplex needs runs, with three minima or more.")
+        raise UserError("Expected runs for --simplex, got --minima; leave it out.")
     pair, name = AdapterPair(opening), opening.model_name  # files may have changed
     if pair.harness and (study.ensemble or study.tolerance is not None):
         raise UserError(
@@ -255,11 +345,36 @@ def checked_pair(opening: AdaptersOpening, study: Connectivity) -> tuple[Adapter
             " and ".join(f"'{base}'" for base in dict.fromkeys(pair.base_names)),
             name,
         )
+    study = _of_these(study, pair)
     objectives = pair.objectives(study.num_examples)
+    if isinstance(pair.model, WholeModel):
+        _ = pair.model.distances  # refuses weights that are no numbers
     for kind in study.paths:  # refuses adapters that a space cannot join, before anything is written
         get_space(kind.rpartition("-")[2]).embed(pair.points)
     pair.engine.check_room(objectives)
-    return pair, objectives
+    return pair, study, objectives
+
+
+def _of_these(study: AdapterConnectivity, pair: AdapterPair) -> AdapterConnectivity:
+    """The study with paths that these minima have; raises `UserError` where others were asked for by name."""
+    is_whole, is_own, many = pair.strategy == "models", pair.opening.objective is not None, len(pair.points) > 2
+    words = "whole models" if is_whole else "--objective"
+    has_path = {name: not path_kind(name).is_fitted for name in path_kind_names()}
+    if is_whole:
+        has_path = {name: name == "linear-delta" for name in has_path}
+    if is_whole or is_own:
+        apart = [f"--{name}" for name in ("gauges", "ensemble") if getattr(study, name)]
+        apart += ["--tolerance"] if is_own and study.tolerance is not None else []
+        if apart:
+            raise UserError(f"Expected {' and '.join(apart)} with adapters and --data, got {words}; leave it out.")
+    if study.paths == PATHS:
+        kept = ["linear-delta"] if many else [name for name in PATHS if has_path[name] or not (is_whole or is_own)]
+        study = replace(study, paths=tuple(kept))
+    elif (is_whole or is_own) and (other := [name for name in study.paths if not has_path[name]]):
+        raise UserError(
+            f"Expected straight paths in the weights with {words}, got {', '.join(other)}; give --paths linear-delta."
+        )
+    return BarrierMatrix(**vars(study)) if many else study
 
 
 def connect_adapters(
@@ -270,21 +385,22 @@ def connect_adapters(
     progress: Progress = silent,
     on_figure: Callable[[Path], None] = lambda _: None,
     on_growing: Callable[[Path], None] = lambda _: None,
+    on_cost: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
-    """The path between two adapters trained elsewhere, measured on one data file, or on two: old task, new task.
+    """The paths between minima trained elsewhere, measured on one data file, or on two: old task, new task.
 
-    In the spaces delta and aligned their ranks and adapted modules may differ. With t* chosen on the data it is
-    measured on a gain would be positive by selection, so none is reported.
+    In the spaces delta and aligned ranks and adapted modules of adapters may differ. With t* chosen on the data it is
+    measured on a gain would be positive by selection, so none is reported. Of more than two minima there is a matrix
+    of barriers, besides; `on_cost` is told beforehand how many paths and points these are.
     """
-    pair, objectives = checked_pair(opening, study)
+    pair, study, objectives = checked_pair(opening, study)
+    if isinstance(study, BarrierMatrix):
+        on_cost(study.cost(pair))
     output, name = opening.directory, opening.model_name
-    transition = pair.paths("fast", study).transition
+    number = "two" if len(pair.points) == 2 else len(pair.points)
     identity = {
-        "analysis": "connectivity of two adapters", "model": name, "dtype": opening.dtype,
-        "minima": [
-            f"{label} {key[:12]}"
-            for label, key in zip((transition.start, transition.end), transition.keys, strict=True)
-        ],
+        "analysis": f"connectivity of {number} {pair.strategy}", "model": name, "dtype": opening.dtype,
+        "minima": [f"{label} {key[:12]}" for label, key in zip(pair.labels, pair.keys, strict=True)],
         "data": [f"{t.task.name} {t.content_hash[:12]}" for t in pair.tasks],
         "score": [t.task.score for t in pair.tasks], "max_length": opening.max_length,
     }  # fmt: skip
@@ -318,12 +434,3 @@ def _halved(data: TaskData) -> TaskData:
             f"Expected two or more examples of {data.task.name}, half of which choose t*, got {len(examples)}; add one."
         )
     return TaskData.of(data.task, {"eval": examples[1::2], "test": examples[::2]})
-
-
-def short_names(directories: Sequence[str]) -> list[str]:
-    """What tells two folders apart: the last part of their paths that differs."""
-    parts = [Path(d).resolve().parts for d in directories]
-    for first, second in zip(*(reversed(p) for p in parts), strict=False):
-        if first != second:
-            return [first, second]
-    return [p[-1] for p in parts]

@@ -24,9 +24,10 @@ from mcanalysis.paths import Linear
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.manifest import manifest_in
-from mcanalysis.studies.adapters import AdapterPair, AdaptersOpening, connect_adapters, short_names
+from mcanalysis.studies.adapters import AdapterPair, AdaptersOpening, connect_adapters
 from mcanalysis.studies.card_page import CardCurve, Heading, Part, as_html, as_markdown
 from mcanalysis.studies.card_settings import SPACES, CardPaths
+from mcanalysis.studies.minima import short_names
 from mcanalysis.studies.study import Tables
 
 if TYPE_CHECKING:

@@ -269,7 +269,9 @@ class Execution:
     scored.
     """
 
-    device: Annotated[str | None, "cpu, cuda, cuda:1, mps (default: cuda if present)"] = None
+    device: Annotated[
+        str | None, "cpu, cuda, cuda:1, mps, auto: shared out to all GPUs, not in training (default: cuda if present)"
+    ] = None
     save_steps: Annotated[int, "the most steps that a kill can lose"] = 100
     report_to: Annotated[tuple[str, ...], "tensorboard, wandb, mlflow"] = ()
     gradient_checkpointing: Annotated[bool, "less memory, more time"] = False

@@ -27,6 +27,11 @@ class Processes:
     def __init__(self, device: str) -> None:
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.index = int(os.environ.get("RANK", "0"))
+        if device == "auto":
+            raise UserError(
+                "Expected one device for training, got --device auto, which is for analyses of runs that are there; "
+                "leave it out."
+            )
         if self.count == 1:
             if torch.device(device).index:  # the Trainer takes the first it sees
                 raise UserError(

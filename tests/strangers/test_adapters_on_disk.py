@@ -153,7 +153,7 @@ def test_fewer_layers_than_asked_for_are_said_as_by_peft(saved, base_folder, cap
     def stop(*_):
         raise UserError("far enough")
 
-    monkeypatch.setattr(study, "attach_slot", stop)
+    monkeypatch.setattr(study, "put_on", stop)
     data = tmp_path / "data.json"
     data.write_text('[{"prompt": "a", "answer": "b"}]')
     with pytest.raises(UserError, match="far enough"):

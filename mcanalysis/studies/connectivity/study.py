@@ -283,9 +283,10 @@ class Connectivity(Study):
                 yield Picture(stem, plot_stability_plasticity(of_seed), {}, "")
 
     def words(self, tables: Tables) -> Iterator[str | Rows]:
+        from mcanalysis.studies.connectivity.barrier_matrix import matrix_words
         from mcanalysis.studies.connectivity.words import words
 
-        yield from words(tables)
+        yield from matrix_words(tables["barrier_matrix"]) if "barrier_matrix" in tables else words(tables)
 
 
 def tables_of(

@@ -51,8 +51,10 @@ def words(tables: Tables) -> Iterator[str | Rows]:
                     "–" if mean is None else with_interval(mean, "interpolation_gain"),
                 ]
             )
-        if strategy == "adapters":
-            yield "\nTwo adapters, on the examples given; loss in nats per target token. No t* and no gain: chosen and"
+        if strategy in ("adapters", "models"):  # trained elsewhere
+            yield (
+                f"\nTwo {strategy}, on the examples given; loss in nats per target token. No t* and no gain: chosen and"
+            )
             seen = "" if set(group.path) <= {"linear"} else " The curve was fitted on these, too."
             yield f"measured on the same examples they would be positive by selection.{seen}"
         else:
