@@ -26,6 +26,7 @@ def main() -> None:
     adapters.add_argument("--minima", type=comma_list, default=None, metavar="DIR1,DIR2", help="two PEFT adapters")
     adapters.add_argument("--data", type=comma_list, default=None, metavar="FILE[,FILE2]", help="data to measure on")
     adapters.add_argument("--score", default=None, help="how outputs are scored (default exact_match)")
+    parser.basic |= {"minima", "data"}
     run_study(
         Connectivity, __doc__, parser=parser, instead=two_adapters, dry_run=forecast, also=cut_prompts,
         unsaid=("profiles",),

@@ -12,7 +12,7 @@ from mcanalysis.pretraining.config import PretrainingConfig
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_settings(PretrainingConfig)
+    parser.add_settings(PretrainingConfig, group="training")
     parser.add_argument("--output-dir", default="runs/base", help="a new folder; give it to --model")
     args = parser.parse()
 

@@ -34,7 +34,7 @@ def run_comparison(description: str | None) -> None:
     parser = Parser(description)
     add_run_flags(parser, leave_out=("order",))  # here there may be several
     add_general_flags(parser)
-    parser.add_settings(Comparison)
+    parser.add_settings(Comparison, group="comparison")
     add_workers_flags(parser)
     args = parser.parse()
     comparison = parser.settings(Comparison, args)
@@ -63,7 +63,7 @@ def run_ablations(description: str | None) -> None:
     """The main of `ablations.py`; `description`: the first lines of `--help`."""
     parser = Parser(description)
     add_run_flags(parser)
-    parser.add_settings(Ablations)
+    parser.add_settings(Ablations, group="ablation", basic=True)
     parser.add_argument(
         "--vary", action="append", metavar="NAME=V1,V2", help="a setting and its other values; repeatable"
     )
@@ -87,7 +87,7 @@ def run_tuning(description: str | None) -> None:
     """The main of `tune.py`; `description`: the first lines of `--help`."""
     parser = Parser(description)
     add_run_flags(parser)
-    parser.add_settings(Tuning)
+    parser.add_settings(Tuning, group="search")
     parser.add_argument("--dry-run", action="store_true", help="say what is searched and what it costs, and end")
     add_workers_flags(parser)
     args = parser.parse()

@@ -60,7 +60,7 @@ def run_study(
     """
     parser = parser or Parser(description)
     add_study_flags(parser, kind.strategies)
-    parser.add_settings(kind)
+    parser.add_settings(kind, group="what is measured", basic=True)
     if dry_run is not None:
         parser.add_argument(
             "--dry-run", action="store_true", help="say what would be computed and needed, and write nothing"
