@@ -52,6 +52,7 @@ class Early(Study):
     confidence: Annotated[float, "that no loss of any task is farther off"] = 0.95
 
     strategies: ClassVar = ("sequential",)
+    leads_to: ClassVar = "connectivity"
 
     def __post_init__(self) -> None:
         from mcanalysis.connectivity.early import check_precision
