@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -25,25 +26,24 @@ def lacking(figures: Iterable[ModuleType], found: Found, given: bool) -> list[li
     runs of its own (`FOLDER`), which counts as done if there are some, and is not asked for where runs are `given`.
     Runs without paths are passed over.
     """
-    wanted: dict[str, list[FinishedRun]] = {}
+    wanted: dict[str, dict[Path, FinishedRun]] = {}
     for figure in figures:
         analysis, folder = getattr(figure, "ANALYSIS", None), getattr(figure, "FOLDER", None)
         if analysis is None:
             continue
         if folder is not None:
             if not given and len(found(folder)) == len(found(None)):
-                wanted.setdefault(analysis, [])
+                wanted.setdefault(analysis, {})
             continue
         for run in found(None):
-            lacks = not all(map(run.has, figure.TABLES)) and run.has_paths
-            if lacks and run not in wanted.setdefault(analysis, []):
-                wanted[analysis].append(run)
+            if not all(map(run.has, figure.TABLES)) and run.has_paths:
+                wanted.setdefault(analysis, {})[run.directory] = run
     commands = []
     for analysis, runs in wanted.items():
-        if any(more.startswith(f"{analysis} ") and all(r in also for r in runs) for more, also in wanted.items()):
+        if any(more.startswith(f"{analysis} ") and runs.keys() <= also.keys() for more, also in wanted.items()):
             continue  # the same script with more flags measures this, too
         words = analysis.split()
-        for flags, alike in _alike(runs, words[0]) if runs else [([], [])]:
+        for flags, alike in _alike([*runs.values()], words[0]) if runs else [([], [])]:
             commands.append([*words, *flags, *(word for run in alike for word in ("--run", str(run.directory)))])
     return commands
 
