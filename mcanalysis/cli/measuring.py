@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -83,7 +84,7 @@ def measure(commands: Sequence[Sequence[str]], only_tell: bool = False) -> bool:
     if not commands:
         warn("nothing is missing: every figure's tables are there")
         return True
-    possible: list[tuple[float, Sequence[str]]] = []
+    possible: list[tuple[float, Sequence[str]]] = []  # seconds, infinite where they cannot be told
     is_whole = True
     warn("What is missing; a few pieces of each are timed first")
     for words in commands:
@@ -92,9 +93,12 @@ def measure(commands: Sequence[Sequence[str]], only_tell: bool = False) -> bool:
             is_whole = False
             fail(f"{command(*words)}: {_last_line(done.stderr).removeprefix('error: ')}")
             continue
-        possible.append((float(json.loads(done.stdout)["seconds"]), words))
-        warn(f"  {duration(possible[-1][0]):>12}  {command(*words)}")
-    warn(f"about {duration(sum(seconds for seconds, _ in possible))} in all, what takes least first")
+        takes = json.loads(done.stdout)["seconds"]
+        possible.append((math.inf if takes is None else float(takes), words))
+        warn(f"  {'not told' if takes is None else duration(takes):>12}  {command(*words)}")
+    known = [seconds for seconds, _ in possible if seconds < math.inf]
+    rest = "" if len(known) == len(possible) else " and what is not told"
+    warn(f"about {duration(sum(known))}{rest} in all, what takes least first")
     for _, words in () if only_tell else sorted(possible):
         warn(command(*words))
         if (done := _run(words, "--json")).returncode:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mcanalysis.errors import UserError
 from mcanalysis.progress import silent
 from mcanalysis.runs.run import Run
 from mcanalysis.studies.connectivity.forecast import Forecast, threads_of_one_of
@@ -74,6 +75,8 @@ def _wanted(study: Study, run: Run, num_workers: int) -> list[Piece]:
 
 def _seconds(pieces: Sequence[Piece]) -> float:
     """Of one piece: the mean of some, evenly among them, without the first of these where there are more."""
+    if any(piece.trains for piece in pieces):
+        raise UserError("Expected pieces that can be timed and write nothing, got trainings; leave --dry-run out.")
     took: list[float] = []
     for i in sorted(set(np.linspace(0, len(pieces) - 1, SAMPLES).round().astype(int))):
         if sum(took) > ENOUGH:

@@ -59,14 +59,15 @@ def scripts(monkeypatch, made_run, tmp_path):
 
 
 def test_what_is_there_is_drawn_and_what_is_missing_is_named_with_exit_code_0(figure_script, bare_run, tmp_path):
-    measured_by_others = ["profiles", "barriers", "flips", "landscape", "attribution_barriers"]
+    measured_by_others = ["profiles", "barriers", "flips", "landscape", "attribution_barriers", "signals"]
+    measured_by_others += ["basin_forks", "basin_stable", "basin_radius", "basin_volume"]
     run = bare_run(tmp_path / "runs" / "a", without=[*LATE, *measured_by_others])
     code, out, err = figure_script("__main__", "--run", run, "--format", "png")
     assert code == 0
     assert {Path(line).stem for line in out.splitlines()} == {"accuracy_matrices", "scores_over_time", "finders"}
     *absent, last = err.splitlines()
     named = {line.split(": ")[1]: line for line in absent if line.startswith("not drawn: ")}
-    assert len(named) == len(absent) == 11 and {"ablations", "curvature", "layers", "plane"} < set(named)
+    assert len(named) == len(absent) == 13 and {"ablations", "curvature", "layers", "plane"} < set(named)
     assert f"python analyses/connectivity.py --simplex 1,2,3 --run {run}" in named["simplex"]
     assert last == f"next: python figures --measure --run {run}"
 
