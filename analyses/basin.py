@@ -10,17 +10,19 @@ from typing import Any
 
 from start import run_script
 
-from mcanalysis.cli.console import say
+from mcanalysis.cli.console import answer, say
 from mcanalysis.cli.run_flags import study_runs
 from mcanalysis.cli.studies import run_study
 from mcanalysis.studies.basin import Basin
 
 
 def say_cost(study: Any, args: argparse.Namespace, _: object = None) -> None:
-    """Say what each run takes."""
+    """Say what each run takes, in work: forks are trained, which nothing here times."""
     for run in study_runs(args):
         num_tasks = run.num_tasks or len(run.task_names)  # type: ignore[union-attr]
         say(f"{run.directory}, if nothing of it is there: {study.cost(num_tasks)}")
+    if args.dry_run:
+        answer({}, seconds=None)
 
 
 def main() -> None:

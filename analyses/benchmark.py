@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from start import run_script
 
-from mcanalysis.cli.console import answer, bar, say, table
+from mcanalysis.cli.console import answer, bar, next_step, say, table
 from mcanalysis.cli.flags import Parser
 from mcanalysis.cli.run_flags import add_model_flags
 from mcanalysis.cli.running import quiet_libraries
@@ -43,6 +43,8 @@ def main() -> None:
     table(rows)
     say(f"mean example length {described.tokens.mean():.1f} tokens")
     answer({"tasks": described})
+    data = () if args.data_dir is None else ("--data-dir", args.data_dir)
+    next_step("train", "--model", args.model, "--benchmark", args.benchmark, *data)
 
 
 if __name__ == "__main__":

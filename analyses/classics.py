@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from start import run_script
 
-from mcanalysis.cli.console import answer, bar, say, table
+from mcanalysis.cli.console import answer, bar, next_step, say, table
 from mcanalysis.cli.flags import Parser
 
 
@@ -27,6 +27,7 @@ def main() -> None:
     table(claims_cells(result.claims))
     say(f"tables: {args.output_dir}/classics.csv, classics.md; figures: {', '.join(map(str, result.figures))}")
     answer({"claims": result.claims}, result.figures)
+    next_step("connectivity")
 
 
 if __name__ == "__main__":

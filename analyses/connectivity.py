@@ -36,6 +36,7 @@ def main() -> None:
     )
     adapters.add_argument("--score", default=None, help="how outputs are scored (default exact_match)")
     adapters.add_argument("--num-fewshot", type=int, default=None, metavar="N", help="examples in prompts of lm_eval:")
+    parser.basic |= {"minima", "data"}
     run_study(
         Connectivity, __doc__, parser=parser, instead=two_adapters, dry_run=forecast, also=cut_prompts,
         unsaid=("profiles",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from start import run_script
 
-from mcanalysis.cli.console import answer, say
+from mcanalysis.cli.console import answer, next_step, say
 from mcanalysis.cli.flags import Parser
 
 
@@ -37,6 +37,7 @@ def main() -> None:
     say(f"{done.most_common_share:>8.2f}  of test has the most common answer: {done.most_common}")
     answer(task=done.task, folder=str(done.folder), kept=done.kept, left_out=done.left_out, remark=done.remark,
            most_common=done.most_common, most_common_share=done.most_common_share)  # fmt: skip
+    next_step("benchmark", "--benchmark", "trace", "--data-dir", args.output_dir)
 
 
 if __name__ == "__main__":

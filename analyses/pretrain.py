@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from start import run_script
 
-from mcanalysis.cli.console import answer, bar, say
+from mcanalysis.cli.console import answer, bar, next_step, say
 from mcanalysis.cli.flags import Parser
 from mcanalysis.cli.running import quiet_libraries
 from mcanalysis.pretraining.config import PretrainingConfig
@@ -12,7 +12,7 @@ from mcanalysis.pretraining.config import PretrainingConfig
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_settings(PretrainingConfig)
+    parser.add_settings(PretrainingConfig, group="training")
     parser.add_argument("--output-dir", default="runs/base", help="a new folder; give it to --model")
     args = parser.parse()
 
@@ -26,6 +26,7 @@ def main() -> None:
         f"{summary['seconds']:.0f} s; the base is in {args.output_dir}"
     )
     answer(directory=args.output_dir, **summary)
+    next_step("train", "--model", args.output_dir)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from start import run_script
 
-from mcanalysis.cli.console import answer, say
+from mcanalysis.cli.console import answer, next_step, say
 from mcanalysis.cli.flags import Parser
 
 
@@ -28,6 +28,7 @@ def main() -> None:
     say(f"report of {len(found.runs)} run(s), {size / 1e6:.1f} MB: {output}")
     runs = [str(run.directory) for run in found.runs]
     answer(report=str(output), bytes=size, runs=runs, unfinished=found.unfinished)
+    next_step(f"open {output} in a browser")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Every figure of the paper from finished runs: pictures, captions (.txt) and the data in them (.csv).
 
-Nothing is measured here; what is missing is named with the command that measures it, and the rest is drawn.
+What is missing is named with the command that measures it, and the rest is drawn; with --measure it is measured first.
 """
 
 import sys

@@ -10,6 +10,7 @@ from mcanalysis.plotting.picture import Picture
 from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.studies.ablation_table import AblationRun, ablation_table
 
+ANALYSIS = "ablations --resume"  # what trains such runs
 FOLDER = "ablations"  # in runs/: where such runs are looked for, besides runs/ itself
 
 

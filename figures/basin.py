@@ -10,13 +10,15 @@ from mcanalysis.plotting.picture import Picture
 from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.studies.basin import half_table
 
+ANALYSIS = "basin"  # what measures the tables
 PARTS = ("basin_forks", "basin_stable", "basin_radius", "basin_volume")
+TABLES = PARTS[:1]
 
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
     """One picture of all runs together."""
     name = next((name for name in PARTS if any(run.has(name) for run in runs)), PARTS[0])
-    runs = comparable(having(runs, name))
+    runs = comparable(having(runs, name, by=ANALYSIS))
     tables = {name: together(runs, name) for name in PARTS if all(run.has(name) for run in runs)}
     if "basin_stable" in tables:
         tables["basin_half"] = half_table(tables["basin_stable"])

@@ -9,12 +9,13 @@ from mcanalysis.plotting import curvature as plotting
 from mcanalysis.plotting.picture import Picture
 from mcanalysis.runs.finished import FinishedRun
 
+ANALYSIS = "curvature"  # what measures the tables
 TABLES = ("curvature", "spectrum", "predicted_forgetting", "forgetting_correlations")
 
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
     """Three pictures of all runs together."""
-    runs = comparable(having(runs, *TABLES))
+    runs = comparable(having(runs, *TABLES, by=ANALYSIS))
     curvature, spectrum, forgetting, correlations = (together(runs, name) for name in TABLES)
     eigenvalues, words = plotting.plot_eigenvalues(curvature), plotting.eigenvalues_caption(curvature)
     predicted = plotting.plot_predicted_forgetting(forgetting, correlations)

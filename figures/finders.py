@@ -10,10 +10,13 @@ from mcanalysis.plotting.picture import Picture
 from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.studies.finders import success_table
 
+ANALYSIS = "finders"  # what measures the tables
+TABLES = ("finders",)
+
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
     """One picture of all runs together."""
-    finders = together(comparable(having(runs, "finders")), "finders")
+    finders = together(comparable(having(runs, *TABLES, by=ANALYSIS)), "finders")
     return [finders_picture(success_table(finders), finders)]
 
 

@@ -10,11 +10,14 @@ from mcanalysis.plotting.picture import Picture
 from mcanalysis.plotting.selection import are_from_base
 from mcanalysis.runs.finished import FinishedRun
 
+ANALYSIS = "connectivity"  # what measures the tables
+TABLES = ("flips",)
+
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
     """A picture per run, of the first kind of path that was measured between successive minima."""
     pictures = []
-    for run in having(runs, "flips"):
+    for run in having(runs, *TABLES, by=ANALYSIS):
         table = run.table("flips")
         between = table[~are_from_base(table)]
         first = between if len(between) else table

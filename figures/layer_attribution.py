@@ -10,11 +10,14 @@ from mcanalysis.plotting.attribution import Role, attributed_rows, attribution_c
 from mcanalysis.plotting.picture import Picture
 from mcanalysis.runs.finished import FinishedRun
 
+ANALYSIS = "attribution"  # what measures the tables
+TABLES = ("attribution_barriers",)
+
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
     """Two pictures per run, of the old tasks and of the new one."""
     pictures = []
-    for run in having(runs, "attribution_barriers"):
+    for run in having(runs, *TABLES, by=ANALYSIS):
         table = run.table("attribution_barriers")
         for role in get_args(Role):
             figure, words = plot_attribution(table, role), attribution_caption(table, role)

@@ -10,11 +10,14 @@ from mcanalysis.plotting.picture import Picture
 from mcanalysis.plotting.similarity import learners
 from mcanalysis.runs.finished import FinishedRun
 
+ANALYSIS = "similarity"  # what measures the tables
+TABLES = ("cka", "weight_distance")
+
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
     """A picture per run and learner."""
     pictures = []
-    for run in having(runs, "cka", "weight_distance"):
+    for run in having(runs, *TABLES, by=ANALYSIS):
         tables = run.table("cka"), run.table("weight_distance")
         for learner in learners(tables[0]):
             alike, apart = layer_rows(*tables, learner)

@@ -10,12 +10,15 @@ from mcanalysis.plotting.picture import Picture
 from mcanalysis.plotting.selection import are_from_base, rows_of_old_and_new
 from mcanalysis.runs.finished import FinishedRun
 
+ANALYSIS = "connectivity"  # what measures the tables
+TABLES = ("profiles", "barriers")
+
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
     """A picture per run, of the straight path in factor space, or in the first space that was measured; and one of the
     paths from the base to each minimum (rewinding) where these were measured."""
     pictures = []
-    for run in having(runs, "profiles", "barriers"):
+    for run in having(runs, *TABLES, by=ANALYSIS):
         straight = {}
         for name in ("profiles", "barriers"):
             table = run.table(name)

@@ -10,11 +10,14 @@ from mcanalysis.plotting.picture import Picture
 from mcanalysis.plotting.selection import are_from_base
 from mcanalysis.runs.finished import FinishedRun
 
+ANALYSIS = "connectivity"  # what measures the tables
+TABLES = ("barriers",)
+
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
     """A picture per run whose minima are joined by several kinds of path, of one transition each."""
     pictures = []
-    tables = {run.name: run.table("barriers") for run in having(runs, "barriers")}
+    tables = {run.name: run.table("barriers") for run in having(runs, *TABLES, by=ANALYSIS)}
     between = {name: ~are_from_base(table) & (table.path != "segmented_bezier") for name, table in tables.items()}
     tables = {name: table[between[name]] for name, table in tables.items()}
     several = {n: t for n, t in tables.items() if len(t.drop_duplicates(["path", "space"])) > 1}

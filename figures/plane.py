@@ -9,11 +9,14 @@ from mcanalysis.plotting.landscape import plane_caption, plane_rows, plot_plane
 from mcanalysis.plotting.picture import Picture
 from mcanalysis.runs.finished import FinishedRun
 
+ANALYSIS = "landscape"  # what measures the tables
+TABLES = ("landscape",)
+
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
     """A picture per run: contours, the three minima, and the projected way of each learner where it was saved."""
     pictures = []
-    for run in having(runs, "landscape"):
+    for run in having(runs, *TABLES, by=ANALYSIS):
         landscape = run.table("landscape")
         landscape = landscape[landscape.kind == "plane"]
         data = {"": plane_rows(landscape)}

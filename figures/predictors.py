@@ -10,10 +10,13 @@ from mcanalysis.plotting.predictors import predictors_picture
 from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.studies.predictors import tables_of
 
+ANALYSIS = "predictors"  # what measures the tables
+TABLES = ("signals",)
+
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
     """One picture of all runs together."""
-    signals = together(comparable(having(runs, "signals")), "signals")
+    signals = together(comparable(having(runs, *TABLES, by=ANALYSIS)), "signals")
     found = tables_of(signals)
     return [predictors_picture(found["predictor_correlations"], found["predictor_out_of_run"], signals)]
 

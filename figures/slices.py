@@ -10,10 +10,13 @@ from mcanalysis.plotting.slice_surfaces import plot_slice_surfaces, slice_surfac
 from mcanalysis.plotting.slices import plot_slices, slices_caption, slices_rows
 from mcanalysis.runs.finished import FinishedRun
 
+ANALYSIS = "landscape"  # what measures the tables
+TABLES = ("landscape",)
+
 
 def draw(runs: Sequence[FinishedRun]) -> Iterator[Picture]:
     """Two pictures per seed, each with all strategies: lines, and then surfaces, which not every study measures."""
-    landscape = together(comparable(having(runs, "landscape")), "landscape")
+    landscape = together(comparable(having(runs, *TABLES, by=ANALYSIS)), "landscape")
     by_seed = list(landscape.groupby("seed"))
     ends = [f"_seed{seed}" if len(by_seed) > 1 else "" for seed, _ in by_seed]
     for end, (_, of_seed) in zip(ends, by_seed, strict=True):

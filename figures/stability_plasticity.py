@@ -10,11 +10,14 @@ from mcanalysis.plotting.picture import Picture
 from mcanalysis.plotting.stability_plasticity import drawn_rows, stability_plasticity_caption
 from mcanalysis.runs.finished import FinishedRun
 
+ANALYSIS = "connectivity"  # what measures the tables
+TABLES = ("profiles",)
+
 
 def draw(runs: Sequence[FinishedRun]) -> list[Picture]:
     """A picture per seed, of the last transition."""
     pictures = []
-    profiles = together(comparable(having(runs, "profiles")), "profiles")
+    profiles = together(comparable(having(runs, *TABLES, by=ANALYSIS)), "profiles")
     profiles = profiles[profiles.path != "segmented_bezier"]
     several = profiles.seed.nunique() > 1
     for seed, of_seed in profiles.groupby("seed"):

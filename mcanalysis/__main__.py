@@ -1,17 +1,23 @@
 """`python -m mcanalysis NAME …` runs a script by name, as `python analyses/NAME.py …` does in a checkout.
 
 The wheel carries the folder `analyses` as `mcanalysis/scripts`; a checkout has it beside the package. A name that is no
-script's is that of a study which an installed package gives. With no name all are listed.
+script's is that of a study which an installed package gives. With no name all are listed. `completion SHELL` and
+`schema NAME` print what is made of the scripts' flags.
 """
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import mcanalysis
+from mcanalysis.cli.completion import SHELLS, completion
+from mcanalysis.cli.flags import Described, Parser
+from mcanalysis.cli.schema import config_schema
 from mcanalysis.cli.studies import STUDIES, run_by_name
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.registry import first_line
@@ -56,7 +62,8 @@ def listing() -> str:
     lines, theirs = ([f"  {name:<{width}}  {says}".rstrip() for name, says in of.items()] for of in (scripts, studies))
     head = "usage: python -m mcanalysis NAME [flags]; NAME --help lists the flags"
     foot = ["", "studies of installed packages:", *theirs] if theirs else []
-    return "\n".join([head, "", *lines, *foot, "", f"scripts and configurations: {script_folder()}", ""])
+    more = "completion bash|zsh: a script for the shell; schema NAME: the JSON schema of its --config files"
+    return "\n".join([head, "", *lines, *foot, "", more, f"scripts and configurations: {script_folder()}", ""])
 
 
 def run(name: str, arguments: Sequence[str]) -> None:
@@ -78,6 +85,32 @@ def run(name: str, arguments: Sequence[str]) -> None:
     run_by_name(study, arguments)
 
 
+def parser_of(name: str) -> Parser:
+    """The flags of a script, or of a study of another package, of which nothing else is run."""
+    before = sys.argv, sys.path
+    sys.path = [*sys.path]
+    try:
+        return Described.by(lambda: run(name, []))
+    finally:
+        sys.argv, sys.path = before
+
+
+def parsers() -> dict[str, Parser]:
+    """Those of everything that can be run; studies of other packages that cannot be imported are left out."""
+    found = {}
+    for name in [*find_scripts(), *STUDIES.names()]:
+        with suppress(UserError, SystemExit):
+            found.setdefault(name, parser_of(name))
+    return found
+
+
+def _only(of: Sequence[str], what: str, known: Sequence[str]) -> str:
+    """The one word that is asked for."""
+    if len(of) != 1 or of[0] not in known:
+        raise UnknownNameError(what, " ".join(of), known)
+    return of[0]
+
+
 def main() -> None:
     """Run what is named first on the command line; list all where nothing is, and end with 2 where it is unknown."""
     name, *arguments = sys.argv[1:] or ["--help"]
@@ -86,6 +119,11 @@ def main() -> None:
             sys.stdout.write(listing())
         elif name == "--version":
             sys.stdout.write(f"mcanalysis {mcanalysis.__version__}\n")
+        elif name == "completion":
+            sys.stdout.write(completion(_only(arguments, "shell", SHELLS), parsers()))
+        elif name == "schema":
+            script = _only(arguments, "script", [*find_scripts(), *STUDIES.names()])
+            sys.stdout.write(json.dumps(config_schema(parser_of(script)), indent=1, ensure_ascii=False) + "\n")
         else:
             run(name, arguments)
     except UserError as error:

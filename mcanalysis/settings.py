@@ -21,13 +21,15 @@ class Flag:
 
     `name`: another than the field's, without the dashes before it; also the key in YAML files. `metavar`: what stands
     for the value in `--help`. `read`: makes the value of its text, and raises `ValueError` for one that it is not of.
-    `bare`: what the flag means without a value.
+    `bare`: what the flag means without a value. `basic`: a newcomer looks for it, so that `--help` shows it; the others
+    are shown by `--help-all`.
     """
 
     name: str | None = None
     metavar: str | None = None
     read: Callable[[str], Any] | None = None
     bare: Any = None
+    basic: bool = False
 
 
 def count_or_all(text: str) -> int | None:
@@ -41,3 +43,5 @@ def count_or_all(text: str) -> int | None:
 
 OR_ALL = Flag(metavar="N", read=count_or_all)
 """A number, or `all` for None."""
+BASIC = Flag(basic=True)
+"""Shown by `--help`."""

@@ -400,6 +400,8 @@ def script(monkeypatch, capsys):
         except SystemExit as end:
             code = end.code
         captured = capsys.readouterr()
+        if not code and not {"--json", "--help", "--help-all"} & set(arguments):
+            assert captured.out.splitlines()[-1].startswith("next: "), "every command ends with what to run next"
         return code, captured.out, captured.err
 
     return call

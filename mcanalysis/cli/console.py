@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,31 @@ def say(text: str = "") -> None:
     """A line for a person."""
     if not _answering_in_json:
         print(text, flush=True)
+
+
+def next_step(script: str, *words: object) -> None:
+    """The last line for a person: a command that goes on from here; `script` is one of ours by name, or a sentence."""
+    say(f"\nnext: {command(script, *words) if script.isidentifier() else script}")
+
+
+def command(script: str, *words: object) -> str:
+    """A script as it is run here: by its file in a checkout, by its name where the package was installed.
+
+    >>> command("train", "--data-dir", "my data"), command("figures")
+    ("python analyses/train.py --data-dir 'my data'", 'python figures')
+    """
+    start = "figures" if script == "figures" else f"analyses/{script}.py"
+    if "mcanalysis/scripts/" in Path(sys.argv[0]).as_posix():
+        start = f"-m mcanalysis {script}"
+    return f"python {start} {shlex.join(map(str, words))}".rstrip()
+
+
+def of_runs(directories: Iterable[Path]) -> list[str]:
+    """The flags that name these runs; none where they lie in `runs/`, in which figures look by themselves."""
+    found = list(directories)
+    if {directory.resolve().parent for directory in found} == {Path("runs").resolve()}:
+        return []
+    return [word for directory in found for word in ("--run", str(directory))]
 
 
 def warn(text: str) -> None:

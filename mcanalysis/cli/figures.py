@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mcanalysis.cli.console import fail, say, warn
+from mcanalysis.cli.console import command, fail, of_runs, say, warn
 from mcanalysis.cli.flags import Parser, comma_list
 from mcanalysis.cli.running import run_script
 from mcanalysis.registry import Registry
@@ -26,48 +27,28 @@ if TYPE_CHECKING:
 
 FIRST = ("sequential", "er", "ilora")  # strategies that come first where runs are looked for
 FORMATS = ("pdf", "png", "svg")
-COMMANDS = {  # what writes a table
-    "accuracy_matrix": "train.py",
-    "attribution_barriers": "attribution.py",
-    "barriers": "connectivity.py",
-    **dict.fromkeys(("basin_forks", "basin_stable", "basin_radius", "basin_volume"), "basin.py"),
-    "cka": "similarity.py",
-    "curvature": "curvature.py",
-    "flips": "connectivity.py",
-    "finders": "finders.py",
-    "forgetting_correlations": "curvature.py",
-    "landscape": "landscape.py",
-    "predicted_forgetting": "curvature.py",
-    "profiles": "connectivity.py",
-    "signals": "predictors.py",
-    "simplex": "connectivity.py --simplex 1,2,3",
-    "spectrum": "curvature.py",
-    "trajectory": "landscape.py",
-    "weight_distance": "similarity.py",
-}
 
 
-def missing(table: str, runs: Sequence[FinishedRun]) -> Exception:
-    """The error of a table that no run has: what is missing where, and the command that makes it."""
+def missing(table: str, runs: Sequence[FinishedRun], by: str = "") -> Exception:
+    """The error of a table that no run has: what is missing where, and the command that makes it (`by`, a figure's
+    `ANALYSIS`)."""
     from mcanalysis.errors import UserError
 
-    named = " ".join(f"--run {run.directory}" for run in runs)
-    return UserError(
-        f"Expected the table {table}.csv in '{runs[0].directory / 'tables'}', got none; measure it with "
-        f"python analyses/{COMMANDS[table]} {named}."
-    )
+    named = [word for run in runs for word in ("--run", str(run.directory))]
+    remedy = f"measure it with {command(*by.split(), *named)}" if by else "restore or measure it"
+    return UserError(f"Expected the table {table}.csv in '{runs[0].directory / 'tables'}', got none; {remedy}.")
 
 
-def having(runs: Sequence[FinishedRun], *tables: str) -> list[FinishedRun]:
+def having(runs: Sequence[FinishedRun], *tables: str, by: str = "") -> list[FinishedRun]:
     """The runs that have these tables, after a word on the others; raises the error of `missing` where none has."""
     found = [run for run in runs if all(run.has(table) for table in tables)]
     if not found:
-        raise missing(next(t for t in tables if not runs[0].has(t)), runs)
+        raise missing(next(t for t in tables if not runs[0].has(t)), runs, by)
     for run in runs:
         lacking = [table for table in tables if not run.has(table)]
         if lacking:
-            command = f"python analyses/{COMMANDS[lacking[0]]} --run {run.directory}"
-            warn(f"note: left out {run.name}, without {lacking[0]}.csv: {command}")
+            remedy = f": {command(*by.split(), '--run', run.directory)}" if by else ""
+            warn(f"note: left out {run.name}, without {lacking[0]}.csv{remedy}")
     return found
 
 
@@ -110,7 +91,8 @@ class _Figures(Registry[ModuleType]):
 def main(names: Sequence[str], description: str | None, group: str = "") -> None:
     """Draw figures from the runs that the flags give; a mistake ends it with one line and exit code 2.
 
-    A figure whose measurements are missing does not keep the others from being drawn; what is missing is said last.
+    A figure whose measurements are missing does not keep the others from being drawn; what is missing is said last, and
+    is a mistake where the figure was asked for by name. With `--measure` it is measured first.
 
     Args:
         names: of the files beside the script, each with `draw(runs)`, which returns the figure's `Picture`s.
@@ -122,13 +104,18 @@ def main(names: Sequence[str], description: str | None, group: str = "") -> None
 
 
 def _draw(args: argparse.Namespace, figures: _Figures) -> None:
-    from mcanalysis.errors import UserError
+    from mcanalysis.errors import DataError, UserError
     from mcanalysis.plotting.picture import save
     from mcanalysis.plotting.style import on_page
 
-    errors = []
+    errors, absent = [], []
+    if args.dry_run and not args.measure:
+        raise UserError("Expected --dry-run with --measure, got it alone; add --measure to be told how long it takes.")
     page, chosen, folder, runs = _settled(args, figures.names())
-    for name in chosen:
+    is_named = len(figures.names()) == 1 or args.only is not None
+    is_whole = not args.measure or _measure(args, figures, chosen, runs)
+    for name in () if args.dry_run else chosen:
+        figure = None
         try:
             figure = figures.get(name)
             with on_page(page):
@@ -136,11 +123,44 @@ def _draw(args: argparse.Namespace, figures: _Figures) -> None:
                     save(picture, folder, args.format)
                     say(str(folder / f"{picture.stem}.{args.format[0]}"))
         except UserError as error:
-            errors.append(f"{name}: {error}")
+            is_mistake = is_named or figure is None or isinstance(error, DataError)
+            (errors if is_mistake else absent).append(f"{name}: {error}")
+    for line in absent:
+        warn(f"not drawn: {line}")
     for error in errors:
         fail(error)
-    if errors:
+    if errors or not is_whole:
         sys.exit(2)
+    named = of_runs(args.run or [])
+    if absent and not args.measure:
+        warn(f"next: {command('figures', '--measure', *named)}")
+    elif not args.dry_run:
+        warn(f"next: {command('report', *(args.run or []))}")
+
+
+def _train(only_tell: bool) -> None:
+    """The runs of the main job, from nothing; ends the script where they cannot be trained or are not to be."""
+    from mcanalysis.cli.measuring import measure
+
+    warn("No runs are there: those of the main job come first, and then it is said how long the rest takes")
+    if not measure([["connectivity", "--resume"]], only_tell):
+        sys.exit(2)
+    if only_tell:
+        sys.exit(0)
+
+
+def _measure(
+    args: argparse.Namespace, figures: _Figures, chosen: Sequence[str], runs: Callable[[str | None], list[FinishedRun]]
+) -> bool:
+    """Measure what these figures lack; whether all of it could be. One that cannot be imported is named when drawn."""
+    from mcanalysis.cli.measuring import lacking, measure
+    from mcanalysis.errors import UserError
+
+    asked = []
+    for name in chosen:
+        with suppress(UserError):
+            asked.append(figures.get(name))
+    return measure(lacking(asked, runs, bool(args.run)), args.dry_run)
 
 
 def _parser(names: Sequence[str], description: str | None) -> Parser:
@@ -151,12 +171,15 @@ def _parser(names: Sequence[str], description: str | None) -> Parser:
         help="a finished run; repeatable; of several of one strategy and seed comparisons take the first (default: all "
         "in runs/, for ablations also those in runs/ablations/)",
     )  # fmt: skip
+    parser.add_argument("--measure", action="store_true", help="measure what figures lack, after a word on how long")
+    parser.add_argument("--dry-run", action="store_true", help="with --measure: say how long that takes, and end")
     parser.add_argument("--style", default="paper", help="paper, slides or screen: size of text and lines (paper)")
     parser.add_argument(
         "--width", help="a venue (acl, icml, ieee, …) or two widths in inches, one column and all: 3,6.3"
     )
     parser.add_argument("--format", type=comma_list, default=["pdf", "png"], help="among pdf, png, svg (pdf,png)")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: figures/ beside the runs")
+    parser.set_defaults(only=None)
     if len(names) > 1:
         parser.add_argument("--only", type=comma_list, metavar="A,B", help=f"some of {', '.join(names)}")
     return parser
@@ -169,7 +192,7 @@ def _settled(
     from mcanalysis.errors import UnknownNameError, UserError
     from mcanalysis.runs.finished import FinishedRun
 
-    asked = getattr(args, "only", None) or names
+    asked = args.only or names
     chosen = [name for name in names if name in asked]
     for kind, known, given in (("figure", names, asked), ("format", FORMATS, args.format)):
         for name in given:
@@ -181,6 +204,9 @@ def _settled(
     given = [FinishedRun(directory) for directory in args.run or ()]
     home = Path("runs")
     found = given or found_runs(home)
+    if args.measure and not found:
+        _train(args.dry_run)
+        found = found_runs(home)
 
     def runs(folder: str | None) -> list[FinishedRun]:
         of_figure = found if given or folder is None else found + found_runs(home / folder)

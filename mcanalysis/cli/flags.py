@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -67,6 +68,14 @@ class _Append(argparse._AppendAction):
         setattr(namespace, self.dest, list(given))
 
 
+class _ShowHelp(argparse._HelpAction):
+    """`--help`, what a newcomer looks for, and `--help-all`."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        parser._print_message(parser.format_help(everything=option_string == "--help-all"), sys.stdout)
+        parser.exit()
+
+
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default where it says something."""
 
@@ -77,8 +86,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if says_nothing else super()._get_help_string(action)
 
 
-def _settings_of(of: Any) -> dict[str, tuple[str, bool, dict[str, Any]]]:
-    """By field of a settings class: its flag without dashes, whether it may be None, and the arguments of argparse."""
+def _settings_of(of: Any) -> dict[str, tuple[Flag, bool, dict[str, Any]]]:
+    """By field of a settings class: its flag, whether it may be None, and the arguments of argparse."""
     found, hints = {}, get_type_hints(of, include_extras=True)
     for field in fields(of):
         if get_origin(hints[field.name]) is not Annotated:
@@ -92,7 +101,8 @@ def _settings_of(of: Any) -> dict[str, tuple[str, bool, dict[str, Any]]]:
         default = field.default if field.default_factory is MISSING else field.default_factory()
         default = list(default) if isinstance(default, tuple) else None if default is MISSING else default
         arguments |= {"default": default, "help": text.replace("%", "%%")}
-        found[field.name] = flag.name or field.name.replace("_", "-"), NoneType in kinds, arguments
+        name = flag.name or field.name.replace("_", "-")
+        found[field.name] = replace(flag, name=name), NoneType in kinds, arguments
     return found
 
 
@@ -115,24 +125,51 @@ def _reading(kind: Any, *or_else: Any) -> dict[str, Any]:
     raise TypeError(f"no flag reads {kind}; name what does: Flag(read=…)")
 
 
+class Described(BaseException):
+    """Carries a script's parser out of it, before it reads anything."""
+
+    is_wanted = False
+
+    def __init__(self, parser: Parser) -> None:
+        self.parser = parser
+
+    @classmethod
+    def by(cls, script: Callable[[], object]) -> Parser:
+        """The parser of a script, which goes no further than to make it."""
+        cls.is_wanted = True
+        try:
+            script()
+        except Described as described:
+            return described.parser
+        finally:
+            cls.is_wanted = False
+        raise TypeError("the script ended without a parser")
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and which reads `--config file.yaml` below the flags.
 
-    `config`: whether there are `--config` and `--json`.
+    `config`: whether there are `--config` and `--json`. `--help` shows the flags in `basic` alone: those of fields that
+    are marked so, and what a script itself adds outside a `group`.
     """
 
     def __init__(self, description: str | None, *, config: bool = True) -> None:
-        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False, add_help=False)
+        self.basic: set[str] = set()  # by their names in the namespace
         self.given: dict[str, Any] = {}  # what the flags of one command line were given so far
         self._negative_number_matcher = re.compile(r"-\.?\d")  # as in Python 3.14: -0.5,1.5 is a value and no flag
         for name, action in (
             (None, _Store), ("store", _Store), ("append", _Append), (argparse.BooleanOptionalAction, _OnOff),
+            ("help", _ShowHelp),
         ):  # fmt: skip
             self.register("action", name, action)
         self.set_defaults(config=None, json=False)
+        options = self._optionals
+        options.add_argument("-h", "--help", action="help", help="show what a newcomer looks for, and end")
+        options.add_argument("--help-all", action="help", help="show every flag, and end")
         if config:
-            self.add_argument("--config", metavar="FILE.yaml", help="settings by flag name; flags override them")
-            self.add_argument(
+            options.add_argument("--config", metavar="FILE.yaml", help="settings by flag name; flags override them")
+            options.add_argument(
                 "--json", action="store_true", help="answer with one JSON document on stdout, not with text"
             )
 
@@ -140,11 +177,36 @@ class Parser(argparse.ArgumentParser):
         """The flags under a heading of `--help`."""
         return next((g for g in self._action_groups if g.title == title), None) or self.add_argument_group(title)
 
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        action = super().add_argument(*names, **settings)
+        self.basic.add(action.dest)
+        return action
+
+    def format_help(self, everything: bool = True) -> str:
+        """What `--help-all` prints, or `--help`: that ends with the headings and numbers of the flags left out."""
+        if everything:
+            return super().format_help()
+        rest = [a for a in self._actions if a.option_strings and a.dest not in self.basic | {"help", "help_all"}]
+        formatter = self._get_formatter()
+        formatter.add_usage("%(prog)s [flags]", (), ())
+        formatter.add_text(self.description)
+        more = []
+        for group in self._action_groups:
+            shown = [a for a in group._group_actions if a not in rest and a.dest != "help_all"]
+            formatter.start_section(group.title)
+            formatter.add_arguments(shown)
+            formatter.end_section()
+            if left_out := sum(action in rest for action in group._group_actions):
+                more.append(f"{group.title} {left_out}")
+        formatter.add_text(f"more with --help-all: {', '.join(more)}" if more else None)
+        return formatter.format_help()
+
     def add_settings(
         self,
         of: type,
         *,
         group: str | None = None,
+        basic: bool = False,
         only: Collection[str] | None = None,
         leave_out: Collection[str] = (),
         defaults: Mapping[str, Any] | None = None,
@@ -153,19 +215,24 @@ class Parser(argparse.ArgumentParser):
 
         `mcanalysis.settings` says how a field is written. Types: int, float, str, bool (`--x` and `--no-x`), `Literal`,
         `tuple[X, ...]` (`A,B`), `Mapping[str, …]` (`A=x,B=y`), `int | Mapping[str, int]` (either), each or None. `only`
-        these fields, in this order. `defaults` in place of those of the class; None for a field that cannot be None:
-        the class's is shown and taken, and the script sees that the flag was not given.
+        these fields, in this order. `basic`: `--help` shows all of them where the class marks none. `defaults` in place
+        of those of the class; None for a field that cannot be None: the class's is shown and taken, and the script sees
+        that the flag was not given.
         """
         place, settings, defaults = self.group(group) if group else self, _settings_of(of), defaults or {}
         if unknown := {*(only or ()), *leave_out, *defaults} - set(settings):
             raise TypeError(f"{of.__name__} has no flag for {', '.join(sorted(unknown))}")
-        for field in [name for name in only or settings if name not in leave_out]:
+        chosen = [name for name in only or settings if name not in leave_out]
+        basic = basic and not any(settings[name][0].basic for name in chosen)
+        for field in chosen:
             flag, may_be_none, arguments = settings[field]
             if field in defaults:
                 if defaults[field] is None and not may_be_none:
                     arguments["help"] += f" (default: {arguments['default']})"
                 arguments["default"] = defaults[field]
-            place.add_argument(f"--{flag}", **arguments)
+            action = place.add_argument(f"--{flag.name}", **arguments)
+            if basic or flag.basic:
+                self.basic.add(action.dest)
 
     @staticmethod
     def settings(of: type[Settings], args: argparse.Namespace, **others: Any) -> Settings:
@@ -176,7 +243,7 @@ class Parser(argparse.ArgumentParser):
         """
         given, values = vars(args), {}
         for field, (flag, may_be_none, _) in _settings_of(of).items():
-            value = given.get(name := flag.replace("-", "_"))
+            value = given.get(name := str(flag.name).replace("-", "_"))
             if name in given and (may_be_none or value is not None):
                 values[field] = tuple(value) if isinstance(value, list) else value
         return of(**values | others)
@@ -190,6 +257,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self) -> argparse.Namespace:
         """Flags over the configuration file over defaults."""
+        if Described.is_wanted:
+            raise Described(self)
         first, unknown = self.parse_known_args()
         if unknown:
             self._refuse(unknown)
@@ -243,7 +312,7 @@ class Parser(argparse.ArgumentParser):
             raise UserError(
                 f"Expected settings by name in '{file}', got a {type(values).__name__}; write `flag: value`."
             )
-        actions = {a.dest: a for a in self._actions if a.dest not in ("help", "config")}
+        actions = {a.dest: a for a in self._actions if a.dest not in ("help", "help_all", "config")}
         for name in _written_twice(tree):
             raise UserError(f"Expected each setting once in '{file}', got {name} twice; leave one out.")
         settings = {}

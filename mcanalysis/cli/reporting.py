@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from mcanalysis.cli.console import answer, say, table
+from mcanalysis.cli.console import answer, next_step, say, table
 from mcanalysis.store.atomic import write_text_atomic
 
 
@@ -21,6 +21,7 @@ def closed_forms(found: pd.DataFrame) -> None:
     table(rows)
     say(f"{int(found.holds.sum())} of {len(found)} hold; errors are the largest over the seeds, § of geometry.md")
     answer({"closed_forms": found})
+    next_step("connectivity")
 
 
 def check_merge(found: pd.DataFrame) -> None:
@@ -39,6 +40,7 @@ def check_merge(found: pd.DataFrame) -> None:
     for row in found[found.result == "not installed"].itertuples():
         say(str(row.words))
     answer({"check_merge": found})
+    next_step("connectivity", "--paths", "task_arithmetic-delta,ties-delta")
 
 
 def _cell(row: Mapping[Hashable, Any]) -> str:
@@ -61,6 +63,7 @@ def certificates(found: pd.DataFrame, output_dir: str) -> None:
     write_text_atomic(file, markdown(found))
     say(f"\ntable: {file}")
     answer({"certificates": found})
+    next_step("connectivity", "--tolerance", "0.02")
 
 
 def coverage(found: pd.DataFrame, output_dir: str) -> pd.DataFrame:
@@ -82,4 +85,5 @@ def coverage(found: pd.DataFrame, output_dir: str) -> pd.DataFrame:
     write_text_atomic(folder / "coverage.md", summary_markdown(found))
     say(f"\ntables: {folder}/coverage.csv, coverage.md")
     answer({"coverage": found, "missed": missed})
+    next_step("closed_forms")
     return missed

@@ -37,7 +37,7 @@ def add_run_flags(parser: Parser, leave_out: Sequence[str] = ()) -> None:
     for title in ("model", "data", "optimisation", "execution"):  # in this order in --help
         parser.group(title)
     add_model_flags(parser)
-    parser.add_settings(RunConfig, only=("strategy_settings",))
+    parser.add_settings(RunConfig, group="optimisation", only=("strategy_settings",))
     lora = ("quantization", "lora_rank", "lora_alpha", "lora_dropout", "target_modules")
     parser.add_settings(RunConfig, group="model", only=lora)
     elsewhere = (*_MODEL, "strategy_settings", *lora, *leave_out)

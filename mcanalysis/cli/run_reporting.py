@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
-from mcanalysis.cli.console import answer, duration, say, table, warn
+from mcanalysis.cli.console import answer, duration, next_step, say, table, warn
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.runs.run import Run
 from mcanalysis.strategies import get_strategy
@@ -58,6 +58,7 @@ def dry_run(plan: DryRun) -> None:
     rate = {"learning_rate": plan.peak_rate, "schedule": plan.training.schedule}
     names = {"model": plan.model, "strategy": plan.strategy, "chat_template": plan.template or None}
     answer({"stages": stages}, **names, **rate, **counts, memory_bytes=memory)
+    next_step("the same command without --dry-run")
 
 
 def forecast(plan: Forecast) -> None:
@@ -84,6 +85,19 @@ def forecast(plan: Forecast) -> None:
         {"work": plan.rows}, seconds=plan.seconds, workers=plan.num_workers,
         memory_bytes=plan.memory, free_bytes=plan.free,
     )  # fmt: skip
+
+
+def pieces(plan: Forecast) -> None:
+    """What any other study would take."""
+    rows = [["run", "work", "to do", "time of one worker"]]
+    for row in plan.rows.to_dict("records"):
+        rows.append([row["run"], row["work"], f"{row['to_do']:,}", duration(row["seconds"])])
+    say("\nWhat would be computed; nothing is written")
+    table(rows)
+    workers = "one worker" if plan.num_workers == 1 else f"{plan.num_workers} workers"
+    say(f"about {duration(plan.seconds)} on {workers}, from a few pieces timed here; starting, tables and figures come")
+    say("on top, and what follows from these pieces, as points do from a curve's fit")
+    answer({"work": plan.rows}, seconds=plan.seconds, workers=plan.num_workers)
 
 
 def _prompts(template: str) -> str:
@@ -122,3 +136,4 @@ def run(finished: Run) -> None:
         learners=finished.metrics["learners"], chat_template=finished.chat_template or None,
         cut_prompts=finished.manifest.get("evaluation", {}).get("cut_prompts", {}),
     )  # fmt: skip
+    next_step("connectivity", "--run", finished.directory)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mcanalysis.cli.console import answer, bar, figure, growing_figure, say, table
+from mcanalysis.cli.console import answer, bar, figure, growing_figure, next_step, of_runs, say, table
 from mcanalysis.cli.flags import Parser
 from mcanalysis.cli.run_flags import add_study_flags, study_runs
 from mcanalysis.cli.running import quiet_libraries, run_script
-from mcanalysis.cli.workers import workers
+from mcanalysis.cli.workers import number_of_workers, workers
 from mcanalysis.registry import Registry
 
 if TYPE_CHECKING:
@@ -56,20 +56,20 @@ def run_study(
 
     `description`: the first lines of `--help`. `also`: further facts for `--json`, from the outcome. `unsaid`: tables
     that are too long for the document of `--json`. `parser`: one with further flags; `instead` may carry the study out
-    in another way where these ask for it. `dry_run` says what it would take, for studies that can.
+    in another way where these ask for it. `dry_run` says what it would take, in place of `forecast`.
     """
     parser = parser or Parser(description)
     add_study_flags(parser, kind.strategies)
-    parser.add_settings(kind)
-    if dry_run is not None:
-        parser.add_argument(
-            "--dry-run", action="store_true", help="say what would be computed and needed, and write nothing"
-        )
+    parser.add_settings(kind, group="what is measured", basic=True)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be computed and needed, and write nothing"
+    )
     args = parser.parse()
     study = parser.settings(kind, args)
     quiet_libraries()
-    if dry_run is not None and args.dry_run:
-        dry_run(study, args)
+    if args.dry_run:
+        (dry_run or forecast)(study, args)
+        next_step("the same command without --dry-run")
         return
     from mcanalysis.studies.study import carry_out
 
@@ -80,6 +80,32 @@ def run_study(
             how = {"progress": bar, "on_figure": figure, "on_growing": growing_figure}
             outcome = carry_out(study, study_runs(args), folder, those, **how)
     tell(study, outcome, unsaid, **also(outcome))
+    directories = [run.directory for run in outcome.runs]
+    if getattr(args, "minima", None):
+        next_step("check_merge")
+    elif study.leads_to == "figures":
+        next_step("figures", *of_runs(directories))
+    else:
+        next_step(study.leads_to, *(word for directory in directories for word in ("--run", directory)))
+
+
+def forecast(study: Study, args: argparse.Namespace) -> None:
+    """Say what a study would take of finished runs; raises `UserError` where some are still to be trained."""
+    from mcanalysis.cli import run_reporting
+    from mcanalysis.errors import UserError
+    from mcanalysis.runs.run import Run, load_run
+    from mcanalysis.studies.forecast import forecast_pieces
+
+    found = study_runs(args)
+    if absent := [run.directory for run in found if not isinstance(run, Run) and not run.is_there]:
+        raise UserError(
+            f"Expected finished runs to tell how long this takes, got {len(absent)} that are still to be trained, the "
+            f"first '{absent[0]}'; ask connectivity.py --dry-run how long training takes."
+        )
+    runs = [
+        run if isinstance(run, Run) else load_run(run.directory, args.device, run.execution.engine) for run in found
+    ]
+    run_reporting.pieces(forecast_pieces(study, runs, 1 if args.scheduler else number_of_workers(args)))
 
 
 def run_by_name(name: str, arguments: Sequence[str]) -> None:

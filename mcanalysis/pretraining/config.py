@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from mcanalysis.errors import UserError
-from mcanalysis.settings import Flag
+from mcanalysis.settings import BASIC, Flag
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,9 @@ class PretrainingConfig:
     AdamW (betas 0.9, 0.98; weight decay 0.1), warm-up over 200 steps, cosine decay to zero, gradients clipped to 1.
     """
 
-    text_dir: Annotated[str | None, "*.txt files and <TASK>/train.json (default: generated text)"] = None
+    text_dir: Annotated[str | None, "*.txt files and <TASK>/train.json (default: generated text)", BASIC] = None
     seed: Annotated[int, "of text, weights and order"] = 0
-    num_steps: Annotated[int, "optimiser steps", Flag(name="steps")] = 11000
+    num_steps: Annotated[int, "optimiser steps", Flag(name="steps", basic=True)] = 11000
     batch_size: Annotated[int, "rows per step"] = 16
     row_length: Annotated[int, "tokens per row"] = 96
     learning_rate: Annotated[float, "at its peak"] = 3e-3

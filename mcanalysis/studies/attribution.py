@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, ClassVar, get_args
 
 from mcanalysis.numbers_as_text import with_interval
-from mcanalysis.settings import OR_ALL
+from mcanalysis.settings import BASIC, OR_ALL
 from mcanalysis.studies.engine import Steps
 from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least, check_transition
 
@@ -41,8 +41,8 @@ class Attribution(Study):
     for `chord_barrier`, `above_chord` and `end_change`, and `few_events` where these cannot promise it.
     """
 
-    transition: Annotated[int, "number of the minimum that the path starts from"] = 1
-    space: Annotated[str, "factor, delta or aligned"] = "factor"
+    transition: Annotated[int, "number of the minimum that the path starts from", BASIC] = 1
+    space: Annotated[str, "factor, delta or aligned", BASIC] = "factor"
     num_points: Annotated[int, "points per group, both ends included"] = 11
     num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL] = 50
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress
-from mcanalysis.settings import OR_ALL, Flag
+from mcanalysis.settings import BASIC, OR_ALL, Flag
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.studies.engine import TRAINING, Piece, Steps
 from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least
@@ -59,9 +59,11 @@ class Basin(Study):
 
     strategies: ClassVar = ("sequential",)
     after: Annotated[
-        tuple[float, ...], "shares of a task's steps after which its forks part; 1 is the control", Flag(metavar="S,…")
+        tuple[float, ...],
+        "shares of a task's steps after which its forks part; 1 is the control",
+        Flag(metavar="S,…", basic=True),
     ] = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
-    num_forks: Annotated[int, "other orders from each of them; 0: none"] = 1
+    num_forks: Annotated[int, "other orders from each of them; 0: none", BASIC] = 1
     forked: Annotated[tuple[int, ...], "numbers of the tasks that are forked (default: all)", Flag(metavar="1,2")] = ()
     threshold: Annotated[float, "barrier, in nats per target, below which two forks share a basin"] = 0.05
     radii: Annotated[tuple[float, ...], "relative steps tried along each direction", Flag(metavar="R,…")] = (

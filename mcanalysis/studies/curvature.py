@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress
-from mcanalysis.settings import OR_ALL, Flag
+from mcanalysis.settings import BASIC, OR_ALL, Flag
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.results import JsonResult
 from mcanalysis.studies.engine import Piece, Steps
@@ -51,9 +51,9 @@ class Curvature(Study):
     old task, and their mean `mean_old`; `forgetting_correlations`, of predicted with measured forgetting.
     """
 
-    num_examples: Annotated[int, "test examples per loss, shared by its tasks"] = 40
+    num_examples: Annotated[int, "test examples per loss, shared by its tasks", BASIC] = 40
     num_forgetting_examples: Annotated[int | None, "test examples per old task, or 'all'", OR_ALL] = 100
-    num_eigenvalues: Annotated[int, "at each end of the spectrum"] = 3
+    num_eigenvalues: Annotated[int, "at each end of the spectrum", BASIC] = 3
     tolerance: Annotated[float, "of eigenvalues, relative"] = 0.01
     num_trace_samples: Annotated[int, "products for the trace"] = 10
     spectrum_minimum: Annotated[

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from mcanalysis.errors import UnknownNameError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress
+from mcanalysis.settings import BASIC
 from mcanalysis.studies.engine import Piece, Steps
 from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_transition
 from mcanalysis.tasks.task import SPLITS
@@ -43,14 +44,15 @@ class Early(Study):
     examples that may be unlike all that were measured; half-widths are estimates without them.
     """
 
-    transition: Annotated[int, "number of the minimum that the path starts from"] = 1
+    transition: Annotated[int, "number of the minimum that the path starts from", BASIC] = 1
     space: Annotated[str, "factor, delta or aligned"] = "factor"
     num_points: Annotated[int, "points on the path, both ends included"] = 11
     split: Annotated[str, "train, eval or test"] = "test"
-    tolerance: Annotated[float, "nats per target token"] = 0.05
+    tolerance: Annotated[float, "nats per target token", BASIC] = 0.05
     confidence: Annotated[float, "that no loss of any task is farther off"] = 0.95
 
     strategies: ClassVar = ("sequential",)
+    leads_to: ClassVar = "connectivity"
 
     def __post_init__(self) -> None:
         from mcanalysis.connectivity.early import check_precision

@@ -13,7 +13,7 @@ import numpy as np
 
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
-from mcanalysis.settings import OR_ALL, Flag
+from mcanalysis.settings import BASIC, OR_ALL, Flag
 from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.studies.engine import Steps
 from mcanalysis.studies.study import Rows, Setting, Study, Tables
@@ -78,13 +78,15 @@ class Finders(Study):
 
     strategies: ClassVar = ("sequential", "er", "ilora")
     curves: Annotated[
-        tuple[str, ...], "bezier-2, polychain-7-neb and so on: kind, bends, finder (mean)", Flag(metavar="KIND-BENDS,…")
+        tuple[str, ...],
+        "bezier-2, polychain-7-neb and so on: kind, bends, finder (mean)",
+        Flag(metavar="KIND-BENDS,…", basic=True),
     ] = CURVES
     gradients: Annotated[
-        tuple[int, ...], "how many gradients of the loss a fit may take, each alone", Flag(metavar="N,…")
+        tuple[int, ...], "how many gradients of the loss a fit may take, each alone", Flag(metavar="N,…", basic=True)
     ] = (60,)
     fit_seeds: Annotated[int, "fits of each curve between each pair, from different seeds"] = 1
-    threshold: Annotated[float, "largest barrier, in nats per target, that counts as success"] = 0.05
+    threshold: Annotated[float, "largest barrier, in nats per target, that counts as success", BASIC] = 0.05
     transitions: Annotated[
         tuple[int, ...], "numbers of the minima that pairs start from (default: all pairs)", Flag(metavar="1,2")
     ] = ()

@@ -52,7 +52,7 @@ class Predictors(Study):
     """
 
     strategies: ClassVar = ("sequential", "er", "ewc", "lwf", "agem", "ilora")
-    signals: Annotated[tuple[str, ...], "which of them (default: all)", Flag(metavar="NAME,…")] = ()
+    signals: Annotated[tuple[str, ...], "which of them (default: all)", Flag(metavar="NAME,…", basic=True)] = ()
     num_examples: Annotated[int, "train examples of the new task, and of all old tasks together"] = 40
     space: Annotated[str, "of the path: factor, delta or aligned"] = "factor"
     num_points: Annotated[int, "points measured on each path, both ends included"] = 21

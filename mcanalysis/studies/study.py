@@ -69,6 +69,8 @@ class Study(ABC):
     begins_with: ClassVar[int] = 0
     """After so many tasks the training of the first run gives way to `begin`, so that there is something to see; 0:
     never."""
+    leads_to: ClassVar[str] = "figures"
+    """The script that is proposed when it is done."""
 
     def check(self, num_minima: int) -> None:
         """Raise `UserError` for what a run of so many minima will not have; asked before it is trained."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress
-from mcanalysis.settings import OR_ALL
+from mcanalysis.settings import BASIC, OR_ALL
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.results import JsonResult
 from mcanalysis.studies.engine import Piece, Steps
@@ -46,8 +46,8 @@ class Trajectory(Study):
     """
 
     num_components: Annotated[int, "directions; the first two are drawn"] = 2
-    space: Annotated[str, "factor, delta or aligned"] = "factor"
-    num_losses: Annotated[int, "snapshots per task and learner whose losses are measured; 0: none"] = 3
+    space: Annotated[str, "factor, delta or aligned", BASIC] = "factor"
+    num_losses: Annotated[int, "snapshots per task and learner whose losses are measured; 0: none", BASIC] = 3
     num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL] = 50
 
     strategies: ClassVar = ("sequential", "ilora")

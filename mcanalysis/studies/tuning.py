@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from mcanalysis.errors import DataError, DivergedError, UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress, silent
-from mcanalysis.settings import Flag
+from mcanalysis.settings import BASIC, Flag
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.strategies import get_strategy
 from mcanalysis.studies.engine import Engine, Here, Steps, Workers
@@ -80,12 +80,14 @@ class Tuning:
     The seeds are not those of a comparison, so that no setting is chosen by the luck of a run that it is judged by.
     """
 
-    strategy: Annotated[tuple[str, ...], "strategies, or all"] = ("all",)
-    num_trials: Annotated[int, "of each strategy: its defaults, and others drawn from its grid"] = 8
-    seed: Annotated[tuple[int, ...], "of the runs; other than a comparison's", Flag(metavar="100,101")] = (100,)
+    strategy: Annotated[tuple[str, ...], "strategies, or all", BASIC] = ("all",)
+    num_trials: Annotated[int, "of each strategy: its defaults, and others drawn from its grid", BASIC] = 8
+    seed: Annotated[tuple[int, ...], "of the runs; other than a comparison's", Flag(metavar="100,101", basic=True)] = (
+        100,
+    )
     full: Annotated[bool, "all tasks and 120 steps on the embedded benchmark, too, not four and 100"] = False
     results: Annotated[str | None, "holds a result file of each run; those there are done", Flag(metavar="DIR")] = None
-    output_dir: Annotated[str, "holds the run directories, trials.csv and tuned.yaml"] = "runs/tuning"
+    output_dir: Annotated[str, "holds the run directories, trials.csv and tuned.yaml", BASIC] = "runs/tuning"
 
     def search(
         self,

@@ -12,7 +12,7 @@ from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.models.chat_template import AUTO as AUTO_TEMPLATE
 from mcanalysis.models.chat_template import NONE as NO_TEMPLATE
-from mcanalysis.settings import OR_ALL, Flag
+from mcanalysis.settings import BASIC, OR_ALL, Flag
 
 NUM_STEPS = 120
 """Optimiser steps of a task where neither steps nor epochs are given."""
@@ -177,13 +177,13 @@ class RunConfig:
         default_factory=dict
     )
     seed: int = 0
-    model: Annotated[str, "'embedded', 'smollm2', a folder, a GGUF file, or a hub id"] = "embedded"
+    model: Annotated[str, "'embedded', 'smollm2', a folder, a GGUF file, or a hub id", BASIC] = "embedded"
     dtype: Annotated[str, "auto, float32, bfloat16, …"] = "auto"
-    benchmark: Annotated[str, "embedded, trace, ilora, standard, long or superni"] = "embedded"
+    benchmark: Annotated[str, "embedded, trace, ilora, standard, long or superni", BASIC] = "embedded"
     data_dir: Annotated[
-        str | None, "<DIR>/<TASK>/{train,eval,test}.json, or hub:OWNER/NAME of such", Flag(metavar="DIR")
+        str | None, "<DIR>/<TASK>/{train,eval,test}.json, or hub:OWNER/NAME of such", Flag(metavar="DIR", basic=True)
     ] = None
-    tasks: Annotated[tuple[str, ...] | None, "tasks, in this order", Flag(metavar="A,B,C")] = None
+    tasks: Annotated[tuple[str, ...] | None, "tasks, in this order", Flag(metavar="A,B,C", basic=True)] = None
     scores: Annotated[Mapping[str, str], "another score for a task", Flag(metavar="TASK=SCORE")] = field(
         default_factory=dict
     )

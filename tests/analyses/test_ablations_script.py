@@ -1,5 +1,6 @@
 """`analyses/ablations.py`: one setting at a time, the base in each of them, and a figure of it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,13 @@ SMALL = (
 
 def test_one_setting_differs_and_the_base_is_in_every_panel(script, tmp_path, monkeypatch):
     vary = ("--vary", "ema_decay=0.5,0.95", "--vary", "memory_size=4")
+    code, out, err = script("ablations", *SMALL, *vary, "--seed", "0,1", "--dry-run", "--json")
+    told = json.loads(out)
+    assert code == 0 and len(told["missing"]) == 6 and told["seconds"] > 0 and not list(tmp_path.iterdir())
     code, out, err = script("ablations", *SMALL, *vary, "--seed", "0,1")
     assert code == 0, err
+    code, told, _ = script("ablations", *SMALL, *vary, "--seed", "0,1", "--dry-run")
+    assert code == 0 and "0 of 6 runs are missing: about 0 min 00 s" in told
     folder = tmp_path / "runs" / "ablations"
     names = {f"{what}-seed{seed}" for what in ("base", "ema_decay-0.5", "memory_size-4") for seed in (0, 1)}
     assert {f.parent.name for f in folder.glob("*/manifest.json")} == names  # 0.95 is the base

@@ -1,5 +1,7 @@
 """`analyses/attribution.py`: what it does by default, what it writes, what it refuses."""
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -26,6 +28,31 @@ def test_runs_are_trained_taken_apart_and_not_measured_twice(script, base_folder
     assert [r for r in again.splitlines() if "after" not in r] == [r for r in out.splitlines() if "after" not in r]
     code, out, err = script("attribution", "--run", run, "--transition", 2)
     assert code == 2 and not out and len(err.splitlines()) == 1 and "from 1 to 1" in err
+
+
+def test_a_dry_run_counts_the_points_that_are_computed_afterwards_and_writes_nothing(
+    script, base_folder, tmp_path, monkeypatch
+):
+    base = ("--model", base_folder, "--max-length", 64)
+    code, _, err = script("attribution", *SMALL, *base, "--strategy", "sequential", "--dry-run")
+    assert code == 2 and "1 that are still to be trained" in err and not list(tmp_path.iterdir())
+    assert script("train", *SMALL[:8], *base, "--strategy", "sequential", "--output-dir", "run")[0] == 0
+    files = {file: file.stat().st_size for file in tmp_path.rglob("*")}
+
+    def told():
+        code, out, err = script("attribution", "--run", "run", *SMALL[8:], "--dry-run", "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    before = told()
+    assert before["seconds"] > 0 and files == {file: file.stat().st_size for file in tmp_path.rglob("*")}
+    measured, measure = [], Engine.measure
+    monkeypatch.setattr(Engine, "measure", lambda *a: measured.append(a) or measure(*a))
+    code, _, err = script("attribution", "--run", "run", *SMALL[8:])
+    assert code == 0, err
+    assert [row["to_do"] for row in before["tables"]["work"]] == [len(measured)]
+    after = told()
+    assert after["seconds"] == 0 and not after["tables"]["work"]
 
 
 def test_by_default_the_first_transition_of_two_strategies(script, monkeypatch):

@@ -31,6 +31,8 @@ def test_what_was_written_and_left_out_is_printed(script, source, tmp_path):
         "       4  test",
         "       1  left out: choice_type is not 'single'",
         "    0.25  of test has the most common answer: A",
+        "",
+        "next: python analyses/benchmark.py --benchmark trace --data-dir data",
     ]
     files = {"train.json", "eval.json", "test.json", "conversion.json"}
     assert {file.name for file in (tmp_path / "data" / "MedMCQA").iterdir()} == files

@@ -325,7 +325,7 @@ def test_under_torchrun_one_process_prints(tmp_path):
 
 
 def test_help_is_in_groups(script):
-    code, out, _ = script("train", "--help")
+    code, out, _ = script("train", "--help-all")
     headings = [line.rstrip(":") for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert code == 0 and headings == ["options", "model", "data", "optimisation", "execution"]
     assert argparse.SUPPRESS not in out

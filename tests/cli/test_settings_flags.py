@@ -6,9 +6,12 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
 import pytest
+import yaml
+from jsonschema import Draft202012Validator
 
 from mcanalysis.cli.flags import Parser
 from mcanalysis.cli.running import run_script
+from mcanalysis.cli.schema import config_schema
 from mcanalysis.settings import OR_ALL, Flag
 
 
@@ -179,34 +182,47 @@ def test_a_wrong_flag_is_one_line(refused, flags, pieces):
     assert all(piece in said for piece in pieces), said
 
 
-@pytest.mark.parametrize(
-    ("yaml", "pieces"),
-    [
-        ("- loaves\n", ("settings by name", "list")),
-        ("loaves: [2]", ("a whole number for loaves", "[2]")),
-        ("loaves: 2.5", ("a whole number for loaves", "2.5")),
-        ("loaves: true", ("a whole number for loaves", "True")),
-        ("oven-heat: warm", ("a number for oven-heat", "warm")),
-        ("steam: 1", ("for steam", "1")),
-        ("crust: burnt", ("for crust", "burnt", "thin, thick")),
-        ("turns: [1.5]", ("for turns", "[1.5]")),
-        ("shares: [half]", ("for shares", "['half']")),
-        ("seeds: []", ("for seeds", "[]")),
-        ("labels: 3", ("for labels", "3")),
-        ("labels: {a: x, a: y}", ("labels.a twice",)),
-        ("weights: {a: x}", ("for weights", "'x'")),
-        ("flour: {a: x}", ("for flour",)),
-        ("loave: 2", ("Unknown setting", "Did you mean 'loaves'?")),
-        ("heat: 2", ("Unknown setting", "'heat'")),
-        ("secret: 2", ("Unknown setting", "'secret'")),
-        ("loaves: 2\nloaves: 3", ("loaves twice",)),
-        ("oven_heat: 2\noven-heat: 3", ("oven_heat twice",)),
-        (": : :", ("YAML", "--config")),
-    ],
-)
+WRONG = [
+    ("- loaves\n", ("settings by name", "list")),
+    ("loaves: [2]", ("a whole number for loaves", "[2]")),
+    ("loaves: 2.5", ("a whole number for loaves", "2.5")),
+    ("loaves: true", ("a whole number for loaves", "True")),
+    ("oven-heat: warm", ("a number for oven-heat", "warm")),
+    ("steam: 1", ("for steam", "1")),
+    ("crust: burnt", ("for crust", "burnt", "thin, thick")),
+    ("turns: [1.5]", ("for turns", "[1.5]")),
+    ("shares: [half]", ("for shares", "['half']")),
+    ("seeds: []", ("for seeds", "[]")),
+    ("labels: 3", ("for labels", "3")),
+    ("labels: {a: x, a: y}", ("labels.a twice",)),
+    ("weights: {a: x}", ("for weights", "'x'")),
+    ("flour: {a: x}", ("for flour",)),
+    ("loave: 2", ("Unknown setting", "Did you mean 'loaves'?")),
+    ("heat: 2", ("Unknown setting", "'heat'")),
+    ("secret: 2", ("Unknown setting", "'secret'")),
+    ("loaves: 2\nloaves: 3", ("loaves twice",)),
+    ("oven_heat: 2\noven-heat: 3", ("oven_heat twice",)),
+    (": : :", ("YAML", "--config")),
+]
+
+
+@pytest.mark.parametrize(("yaml", "pieces"), WRONG)
 def test_a_wrong_configuration_file_is_one_line(refused, yaml, pieces):
     said = refused(yaml=yaml)
     assert all(piece in said for piece in pieces), said
+
+
+def test_the_schema_takes_what_the_parser_reads_and_nothing_else():
+    parser = Parser("a bakery")
+    parser.add_settings(Baking)
+    schema = Draft202012Validator(config_schema(parser))
+    for _, _, text, _ in WRITTEN:
+        values = yaml.safe_load(text)
+        assert schema.is_valid(values) and schema.is_valid(dict.fromkeys(values)), text  # null is the default
+    of_yaml_itself = {text for text, pieces in WRONG if "twice" in pieces[0] or pieces[0] == "YAML"}
+    for text in {text for text, _ in WRONG} - of_yaml_itself:
+        assert not schema.is_valid(yaml.safe_load(text)), text
+    assert not schema.is_valid({"rises": "some"}) and not schema.is_valid({"help": True})
 
 
 def test_mistakes_of_the_programmer():

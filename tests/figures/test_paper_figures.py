@@ -180,7 +180,7 @@ def test_the_front_is_what_nothing_beats(draw, runs):
 def test_all_of_them_by_one_command_with_the_data_beside(figure_script, runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = figure_script("__main__", "--format", "svg", "--only", "ablations,simplex,plane")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "next: python analyses/report.py\n")
     stems = [Path(line).stem for line in out.splitlines()]
     assert stems[:2] == ["ablations", "plane_sequential"] and stems[-1] == "simplex_ilora"
     assert all(line.startswith("runs/figures/") for line in out.splitlines())
@@ -192,7 +192,7 @@ def test_all_of_them_by_one_command_with_the_data_beside(figure_script, runs, tm
     assert set(plane.kind) == {"plane"}
 
 
-def test_what_is_missing_is_named_with_its_command_and_the_rest_is_drawn(figure_script, made_run, tmp_path):
+def test_what_is_missing_and_asked_for_by_name_is_a_mistake_and_the_rest_is_drawn(figure_script, made_run, tmp_path):
     run = made_run(tmp_path / "run", without=["spectrum", "simplex"])
     code, out, err = figure_script(
         "__main__", "--run", run, "--format", "png", "--only", "curvature,simplex,ablations,layers"
@@ -216,6 +216,7 @@ def test_what_is_missing_is_named_with_its_command_and_the_rest_is_drawn(figure_
         (("--width", "1,2"), ("at least 2.5 inches", "got 1,2")),
         (("--format", "pdf", "--format", "png"), ("Expected --format once, got pdf and png",)),
         (("--widht", "acl"), ("--widht", "did you mean --width?")),
+        (("--dry-run",), ("Expected --dry-run with --measure",)),
         (("--only", "plan"), ("Unknown figure 'plan'", "Did you mean 'plane'?")),
         (("--run", "/no/such/run"), ("/no/such/run", "manifest.json")),
         ((), ("Expected finished runs in 'runs'", "make demo")),
@@ -234,7 +235,7 @@ def test_runs_that_are_left_out_are_named_with_what_measures_them(figure_script,
     bare = made_run(tmp_path / "runs/bare", "er", without=["cka"])
     code, out, err = figure_script("layers", "--run", whole, "--run", bare, "--format", "png")
     assert code == 0 and "layers_whole" in out and "layers_bare" not in out
-    assert err == f"note: left out bare, without cka.csv: python analyses/similarity.py --run {bare}\n"
+    assert err.startswith(f"note: left out bare, without cka.csv: python analyses/similarity.py --run {bare}\n")
 
 
 def test_names_that_nobody_reads_on_are_no_error(made_run, tmp_path):
@@ -256,7 +257,7 @@ def test_an_unfinished_run_is_refused_by_name_and_passed_over_where_runs_are_loo
     made_run(tmp_path / "runs/whole")
     monkeypatch.chdir(tmp_path)
     code, out, err = figure_script("simplex", "--format", "png")
-    assert (code, err) == (0, "") and out == "runs/figures/simplex_whole.png\n"
+    assert (code, err) == (0, "next: python analyses/report.py\n") and out == "runs/figures/simplex_whole.png\n"
 
 
 def test_a_style_enlarges_everything_by_one_factor_in_every_format(tmp_path):

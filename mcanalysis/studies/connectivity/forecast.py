@@ -75,7 +75,7 @@ def forecast(study: Connectivity, runs: Sequence[Run | Training], num_workers: i
     """
     free = int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else free_memory()
     reset_peak_memory()
-    with _threads_of_one_of(num_workers):
+    with threads_of_one_of(num_workers):
         rows, memory = _rows(study, runs)
     table = pd.DataFrame(rows)
     seconds = max(table.seconds.sum() / num_workers, *_chains(table, num_workers))
@@ -83,7 +83,7 @@ def forecast(study: Connectivity, runs: Sequence[Run | Training], num_workers: i
 
 
 @contextmanager
-def _threads_of_one_of(num_workers: int) -> Iterator[None]:
+def threads_of_one_of(num_workers: int) -> Iterator[None]:
     """Compute with as many threads as one of several workers has."""
     before = torch.get_num_threads()
     if num_workers > 1:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from mcanalysis.errors import UserError
-from mcanalysis.settings import OR_ALL, Flag
+from mcanalysis.settings import BASIC, OR_ALL, Flag
 from mcanalysis.studies.engine import FIRST, FIRST_TRAINING, TRAINING, Steps
 from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least
 
@@ -55,7 +55,7 @@ class Connectivity(Study):
     """
 
     begins_with: ClassVar[int] = 2
-    num_points: Annotated[int, "points on each path, both ends included"] = 21
+    num_points: Annotated[int, "points on each path, both ends included", BASIC] = 21
     num_examples: Annotated[int | None, "examples per task and split, or 'all'", OR_ALL] = 50
     paths: Annotated[
         tuple[str, ...],

@@ -51,11 +51,11 @@ class Landscape(Study):
     plane; `sharpness`, per minimum, task and measure, where there is any.
     """
 
-    transition: Annotated[int, "from the minimum K to K + 1", Flag(metavar="K")] = 2
+    transition: Annotated[int, "from the minimum K to K + 1", Flag(metavar="K", basic=True)] = 2
     third: Annotated[str | None, "a run whose minimum spans the plane, too", Flag(metavar="RUN_DIR")] = None
     from_base: Annotated[bool, "the base model spans the plane, too, which is then in delta space"] = False
     space: Annotated[str, "of the plane: factor, delta or aligned"] = "factor"
-    grid: Annotated[tuple[int, ...], "nodes in x and in y", Flag(metavar="N[,M]")] = (25,)
+    grid: Annotated[tuple[int, ...], "nodes in x and in y", Flag(metavar="N[,M]", basic=True)] = (25,)
     margin: Annotated[float, "of the grid about the minima, in units of the longer side"] = 0.3
     num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL] = 50
     num_directions: Annotated[int, "slices around each minimum (0: none)"] = 3
