@@ -52,6 +52,7 @@ from mcanalysis.store.manifest import (
     recorded_base,
 )
 from mcanalysis.store.measurements import MeasurementStore
+from mcanalysis.store.recorded import is_as_written
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.tasks.names import check_distinct
@@ -479,7 +480,7 @@ def train(
 
         if processes.on_main(claim) == "finished":
             tables = directory / "tables"
-            is_whole = processes.on_main(lambda: all((tables / name).exists() for name in trainer.table_names))
+            is_whole = processes.on_main(lambda: all(is_as_written(tables / name) for name in trainer.table_names))
             if not is_whole or not processes.on_main(lambda: is_general_measured(directory, general)):
                 trainer.run(is_trained=True)
             if processes.is_main:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from functools import cached_property
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-
-from mcanalysis.errors import UserError
+from mcanalysis.errors import DataError
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.params.point import Point
-from mcanalysis.store.atomic import write_bytes_atomic
+from mcanalysis.store.manifest import run_identity
+from mcanalysis.store.point_files import read_tensors, write_tensors
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.training.checkpoint import writing
 
@@ -44,6 +43,10 @@ class TrajectoryWriter:
         if every and not self.every:
             logger.warning("%s trains no LoRA adapter: no trajectory is saved", strategy.name)
 
+    @cached_property
+    def _run(self) -> str | None:
+        return run_identity(self.directory.parent)
+
     def write(self, label: str, step: int, is_last: bool = False) -> None:
         """Save the learners where they are, after `step` steps of the task `label`, if a snapshot is due."""
         if not self.every or (step % self.every and not is_last):
@@ -53,8 +56,8 @@ class TrajectoryWriter:
                 continue
             with writing(), tempfile.TemporaryDirectory() as scratch:
                 self.strategy.save_learner(self.model, learner, Path(scratch))
-                content = save({name: tensor.contiguous() for name, tensor in self.model.read(scratch).items()})
-                write_bytes_atomic(self.directory / label / learner / f"{step}.safetensors", content)
+                file = self.directory / label / learner / f"{step}.safetensors"
+                write_tensors(file, self.model.read(scratch), {"of": [self._run, *_place(file)]})
 
 
 def snapshot_files(run_directory: str | Path, label: str, learner: str) -> dict[int, Path]:
@@ -69,10 +72,15 @@ def snapshot_files(run_directory: str | Path, label: str, learner: str) -> dict[
 
 
 def read_snapshot(file: str | Path) -> Point:
-    """The point in a snapshot's file, scaling multiplied into B; raises `UserError` where there is none."""
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"Expected a snapshot in '{file}', got: {error}; train again with --save-trajectory, or delete the file."
-        ) from None
+    """The point in a snapshot's file, scaling multiplied into B; raises `DataError` where there is none, or another."""
+    remedy = "train again with --save-trajectory, or delete the file"
+    file = Path(file)
+    point, header = read_tensors(file, remedy, "a snapshot in")
+    if "of" in header and header["of"] != [run_identity(file.parents[3]), *_place(file)]:  # version 0.1 wrote none
+        raise DataError(f"Expected a snapshot of its run, task and step in '{file}', got another one; {remedy}.")
+    return point
+
+
+def _place(file: Path) -> list[str]:
+    """The task, learner and step that a snapshot's file is of."""
+    return [file.parent.parent.name, file.parent.name, file.stem]

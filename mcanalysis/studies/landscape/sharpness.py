@@ -14,6 +14,7 @@ from mcanalysis.progress import Progress
 from mcanalysis.runs.run import Opening, Run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.hashing import hash_json
+from mcanalysis.store.small_files import table_text
 from mcanalysis.studies.engine import Piece
 from mcanalysis.studies.landscape.stored_surface import Corner
 
@@ -36,7 +37,7 @@ class KeptRows:
         """Add rows to the table at once, so that a stop does not lose them."""
         rows = [row for own in (self._by_key() | {self.key: result}).values() for row in own]
         file = self.run.directory / "tables" / "sharpness.csv"
-        write_text_atomic(file, pd.DataFrame(rows).to_csv(index=False))
+        write_text_atomic(file, table_text(pd.DataFrame(rows)))
         return result
 
     def _by_key(self) -> dict[str, list[dict[str, Any]]]:
