@@ -230,10 +230,12 @@ class Parser(argparse.ArgumentParser):
         import yaml
 
         from mcanalysis.errors import UnknownNameError, UserError
+        from mcanalysis.store.plain_yaml import check_plain
 
         try:
             with open(file, encoding="utf-8") as stream:  # noqa: PTH123
                 text = stream.read()
+            check_plain(text)
             tree, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
         except (OSError, ValueError, yaml.YAMLError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,6 +56,11 @@ def load_base(
             f"Expected all weights of a {type(model).__name__} at '{name}', got none for {len(told['missing_keys'])}, "
             f"{min(told['missing_keys'])} say; restore its weight files."
         )
+    if beyond := _of_another_depth(told["unexpected_keys"], model.state_dict()):
+        raise UserError(
+            f"Expected the weights of a {type(model).__name__} with as many layers as config.json at '{name}' says, "
+            f"got weights beyond them, {beyond} say; restore config.json or the weight files."
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"Expected a tokenizer with an end token at '{name}', got none; set eos_token in its tokenizer_config.json."
@@ -65,6 +71,19 @@ def load_base(
     model.eval()
     _check_causal(model, name)
     return model, tokenizer
+
+
+def _of_another_depth(unexpected: Iterable[str], has: Iterable[str]) -> str | None:
+    """A weight that was left out, of which the model has one with another number: it is a layer of a deeper model.
+
+    >>> _of_another_depth(["model.layers.2.mlp.weight"], ["model.layers.0.mlp.weight"])
+    'model.layers.2.mlp.weight'
+    >>> _of_another_depth(["vision.0.weight", "rotary.inv_freq"], ["model.layers.0.mlp.weight"])
+    """
+    forms = {re.sub(r"\.\d+(?=\.)", ".N", key) for key in has}
+    return next(
+        (k for k in sorted(unexpected) if ".N" in (form := re.sub(r"\.\d+(?=\.)", ".N", k)) and form in forms), None
+    )
 
 
 def plain_source(name: str) -> str:
@@ -164,21 +183,27 @@ def _check_room(name: str, dtype: str, device: str, revision: str | None) -> Non
 def _one_line(name: str) -> Iterator[None]:
     """What loading raises, as a `UserError` of one line."""
     import torch
-    from safetensors import SafetensorError
 
-    unreadable = (EOFError, RuntimeError, SafetensorError, torch.serialization.pickle.UnpicklingError)  # type: ignore[reportPrivateImportUsage]
     try:
         yield
-    except (UserError, torch.OutOfMemoryError):
+    except (UserError, torch.OutOfMemoryError, MemoryError):
         raise
-    except (OSError, ValueError, KeyError, ImportError, *unreadable) as error:
+    except Exception as error:  # whatever transformers makes of values that its configuration was not meant to have
         text = str(error).strip()
+        if "weights_only" in text:
+            raise UserError(
+                f"Expected weights that are tensors alone at '{name}', got a pickle that would call functions, which "
+                "is not opened here; save the model with save_pretrained, which writes safetensors."
+            ) from None
         if "trust_remote_code" in text:
             raise UserError(
                 f"Expected a model that transformers has the code of, got '{name}', which brings code of its own "
                 "(auto_map in its configuration), and that is not run here; choose a --model that transformers knows."
             ) from None
-        reason = text.splitlines()[0].rstrip(".") if text else type(error).__name__
+        first, *more = text.splitlines() or [""]
+        reason = " ".join(f"{first} {more[0]}".split()) if more and first.endswith(":") else first.rstrip(".")
+        if not text or not isinstance(error, (OSError, ValueError, ImportError, RuntimeError)):
+            reason = f"{type(error).__name__} {reason[:300]}".strip()
         raise UserError(
             f"Expected a causal language model at '{name}', got: {reason}; set --model to a folder with "
             "config.json, model.safetensors and a tokenizer, or to an id this machine can download."
@@ -324,7 +349,7 @@ def _check_no_adapter(name: str, revision: str | None = None) -> None:
         )
     try:
         base = json.loads(Path(found).read_text(encoding="utf-8-sig"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         base = None
     raise UserError(
         f"Expected a base model, got '{name}', which is a PEFT adapter"

@@ -21,7 +21,7 @@ _MEASURED_AGAIN = "nothing to do: what is damaged is left out and measured again
 
 
 class Checked(NamedTuple):
-    """A file, or a folder that is right as a whole, by its name in the run; `what`: more about it; `repair`: if not ok."""
+    """A file, or a folder that is right as a whole, by its name in the run; `repair`: of what is not ok."""
 
     name: str
     status: str
@@ -101,11 +101,12 @@ def _files(run: Path, record: Record) -> Iterator[Checked]:
 
 
 def _tensors(file: Path) -> str | None:
-    """What is wrong with tensors that have their hash beside them."""
+    """What is wrong with tensors that have their hash beside them, and of snapshots what they are of."""
+    from mcanalysis.runs.snapshots import FOLDER, read_snapshot
     from mcanalysis.store.point_files import has_hash, read_tensors
 
     try:
-        read_tensors(file)
+        (read_snapshot if FOLDER in file.parts else read_tensors)(file)
         return None if has_hash(file) else UNKNOWN
     except DataError:
         return "other content"

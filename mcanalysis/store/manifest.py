@@ -69,8 +69,8 @@ def write_manifest(run_directory: str | os.PathLike[str], manifest: Mapping[str,
 
 
 def read_manifest(run_directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the manifest of a run; raises `RunDirectoryError` when there is none, or it is malformed, was changed since
-    it was written, or is of a later format.
+    """Return the manifest of a run; raises `RunDirectoryError` for one that is missing, malformed, changed since it was
+    written, or of a later format.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -98,8 +98,8 @@ def read_manifest(run_directory: str | os.PathLike[str]) -> dict[str, Any]:
     found = manifest.get("format", 1)
     if not isinstance(found, int) or not 1 <= found <= FORMAT:
         raise RunDirectoryError(
-            f"Expected a run of format 1 to {FORMAT} in {run_directory}, got format {str(found)[:20]}; read it with the "
-            "mcanalysis that wrote it, or a newer one."
+            f"Expected a run of format 1 to {FORMAT} in {run_directory}, got format {str(found)[:20]}; read it with "
+            "the mcanalysis that wrote it, or a newer one."
         )
     try:
         check_recorded(path)
@@ -118,12 +118,14 @@ def _warn_of_no_record(directory: Path) -> None:
 
 
 def run_identity(run_directory: str | os.PathLike[str]) -> str | None:
-    """A hash of what makes a run the run that it is: configuration, seed, base and data; None without a manifest."""
-    manifest = manifest_in(run_directory)
-    if manifest is None:
+    """A hash of what makes a run the run that it is: configuration, seed, base and data; None without a manifest that
+    can be read, which is for others to say."""
+    try:
+        manifest = read_manifest(run_directory)
+        hashes = manifest.get("hashes") or {}
+        return hash_json([manifest["config"], manifest.get("seed"), hashes.get("base"), hashes.get("data")])
+    except (RunDirectoryError, AttributeError, TypeError):
         return None
-    hashes = manifest.get("hashes") or {}
-    return hash_json([manifest["config"], manifest.get("seed"), hashes.get("base"), hashes.get("data")])
 
 
 def manifest_in(run_directory: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mcanalysis.errors import UserError
+from mcanalysis.store.manifest import run_identity
 from mcanalysis.store.one_file import check_place
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 _APPLICATION_ID = 0x6D63616E  # "mcan": tells this store from any other SQLite file
 _SCHEMA_VERSION = 2
 _WITHOUT_CHECKSUMS = 1  # read as it is, brought up to date by the first write
+_ABOUT = "CREATE TABLE IF NOT EXISTS about (run TEXT)"  # whose measurements they are, where they lie in a run
 _CHECKSUM = "checksum BLOB"  # of the row; NULL in rows of earlier versions
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS measurements (
@@ -205,7 +207,7 @@ class MeasurementStore:
         with self._one_line_errors(), self._transaction():
             if self._pragma("user_version") == _WITHOUT_CHECKSUMS:
                 self._connection.execute(f"ALTER TABLE measurements ADD COLUMN {_CHECKSUM}")
-                self._connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+                self._mark()
             self._connection.executemany(
                 f"INSERT OR REPLACE INTO measurements ({_COLUMNS}, created, checksum) VALUES ({', '.join('?' * 13)})",
                 rows,
@@ -272,7 +274,7 @@ class MeasurementStore:
                 if application == 0 and num_tables == 0:
                     self._connection.execute(_SCHEMA)
                     self._connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                    self._connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+                    self._mark()
                     application, version = _APPLICATION_ID, _SCHEMA_VERSION
         if application != _APPLICATION_ID:
             raise UserError(
@@ -284,8 +286,21 @@ class MeasurementStore:
                 f"Expected a measurement store of version {_SCHEMA_VERSION} or before at {self.path}, got version "
                 f"{version}; read it with the mcanalysis that wrote it, or choose another run directory."
             )
+        if version == _SCHEMA_VERSION and (whose := self._connection.execute("SELECT run FROM about").fetchone()):
+            here = run_identity(self.path.parent)
+            if None not in (here, whose[0]) and here != whose[0]:
+                raise UserError(
+                    f"Expected the measurements of the run they lie in at {self.path}, got those of another run; "
+                    "restore the file from a copy, or move it away to have them measured again."
+                )
         self._start_write_ahead()
         self._connection.execute("PRAGMA synchronous = NORMAL")
+
+    def _mark(self) -> None:
+        """Write down the version, and whose measurements they are."""
+        self._connection.execute(_ABOUT)
+        self._connection.execute("INSERT INTO about VALUES (?)", (run_identity(self.path.parent),))
+        self._connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
     def _pragma(self, name: str) -> Any:
         return self._connection.execute(f"PRAGMA {name}").fetchone()[0]

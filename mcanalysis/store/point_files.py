@@ -45,8 +45,9 @@ def tensor_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None
 def read_tensors(
     file: str | Path, remedy: str = "remove it to have it computed again", what: str = "a safetensors file at"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a file (on the CPU) and its JSON object; raises `DataError` for a file that is damaged or is
-    not the one that its run wrote.
+    """Return the tensors of a file (on the CPU) and its JSON object.
+
+    Raises `DataError` for a file that is damaged, or is not the one that its run wrote.
     """
     check_recorded(file)
     try:

@@ -116,7 +116,8 @@ def _check(folder: Path, num_processes: int) -> None:
         wrong = wrong_part(folder)
     else:
         wrong = _wrong_unlisted_part(folder)
-    if not wrong and (of := _read_state(folder).get("run")) and of != run_identity(folder.parent):
+    here, of = run_identity(folder.parent), None if wrong else _read_state(folder).get("run")
+    if None not in (here, of) and here != of:
         wrong = "that of another run"
     if wrong:
         raise _refusal(folder, wrong)

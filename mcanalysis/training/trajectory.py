@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from functools import cached_property
 from pathlib import Path
 
-from mcanalysis.errors import DataError
 from mcanalysis.models.adapted_model import AdaptedModel
-from mcanalysis.params.point import Point
-from mcanalysis.store.manifest import run_identity
-from mcanalysis.store.point_files import read_tensors, write_tensors
+from mcanalysis.runs.snapshots import FOLDER, whose
+from mcanalysis.store.point_files import write_tensors
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.training.checkpoint import writing
 
-FOLDER = "trajectory"
 EVERY = 10  # steps between two snapshots where nothing is said about them
 SMALL = 1_000_000  # bytes of a snapshot up to which they are then saved: a task of 500 steps fills 50 MB a learner
 
@@ -43,10 +39,6 @@ class TrajectoryWriter:
         if every and not self.every:
             logger.warning("%s trains no LoRA adapter: no trajectory is saved", strategy.name)
 
-    @cached_property
-    def _run(self) -> str | None:
-        return run_identity(self.directory.parent)
-
     def write(self, label: str, step: int, is_last: bool = False) -> None:
         """Save the learners where they are, after `step` steps of the task `label`, if a snapshot is due."""
         if not self.every or (step % self.every and not is_last):
@@ -57,30 +49,4 @@ class TrajectoryWriter:
             with writing(), tempfile.TemporaryDirectory() as scratch:
                 self.strategy.save_learner(self.model, learner, Path(scratch))
                 file = self.directory / label / learner / f"{step}.safetensors"
-                write_tensors(file, self.model.read(scratch), {"of": [self._run, *_place(file)]})
-
-
-def snapshot_files(run_directory: str | Path, label: str, learner: str) -> dict[int, Path]:
-    """The snapshots of a learner within the task `label` (`<k>-<TASK>`), by step, in order; {} where none were saved.
-
-    >>> snapshot_files("/nonexistent", "1-FOMC", "fast")
-    {}
-    """
-    files = Path(run_directory, FOLDER, label, learner).glob("*.safetensors")
-    steps = {int(f.stem): f for f in files if f.stem.isdigit()}
-    return dict(sorted(steps.items()))
-
-
-def read_snapshot(file: str | Path) -> Point:
-    """The point in a snapshot's file, scaling multiplied into B; raises `DataError` where there is none, or another."""
-    remedy = "train again with --save-trajectory, or delete the file"
-    file = Path(file)
-    point, header = read_tensors(file, remedy, "a snapshot in")
-    if "of" in header and header["of"] != [run_identity(file.parents[3]), *_place(file)]:  # version 0.1 wrote none
-        raise DataError(f"Expected a snapshot of its run, task and step in '{file}', got another one; {remedy}.")
-    return point
-
-
-def _place(file: Path) -> list[str]:
-    """The task, learner and step that a snapshot's file is of."""
-    return [file.parent.parent.name, file.parent.name, file.stem]
+                write_tensors(file, self.model.read(scratch), {"of": whose(file)})

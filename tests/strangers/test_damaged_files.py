@@ -230,7 +230,7 @@ def test_a_curve_of_version_0_1_is_read(run):
 
 @damages
 def test_a_snapshot_of_a_trajectory(damage, run):
-    from mcanalysis.training.trajectory import read_snapshot, snapshot_files
+    from mcanalysis.runs.snapshots import read_snapshot, snapshot_files
 
     file = snapshot_files(run, "1-FOMC", "fast")[4]
     read_snapshot(file)

@@ -11,11 +11,11 @@ from mcanalysis.evaluation.engine import Engine
 from mcanalysis.landscape import trajectory_pca
 from mcanalysis.params import delta_weights
 from mcanalysis.runs.run import load_run
+from mcanalysis.runs.snapshots import read_snapshot, snapshot_files
 from mcanalysis.studies.study import carry_out
 from mcanalysis.studies.trajectory import Trajectory
 from mcanalysis.training.config import Execution
 from mcanalysis.training.continual_trainer import train
-from mcanalysis.training.trajectory import read_snapshot, snapshot_files
 
 TASKS = ("FOMC", "MedMCQA", "JEC-QA")
 LABELS = [f"{k}-{task}" for k, task in enumerate(TASKS, start=1)]
