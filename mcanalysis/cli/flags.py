@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, 
 
 from mcanalysis.cli.console import answer_in_json, is_main_process
 from mcanalysis.settings import Flag, count_or_all
+from mcanalysis.surroundings import be_deterministic, be_offline
 
 __all__ = ["Parser", "comma_list", "count_or_all", "integers", "limits", "numbers", "pairs"]
 
@@ -198,6 +199,9 @@ class Parser(argparse.ArgumentParser):
         args = self.parse_args()
         self._check_of_use(args)
         answer_in_json(args.json)
+        for name, chosen in (("offline", be_offline), ("deterministic", be_deterministic)):
+            if getattr(args, name, False):
+                chosen()
         return args
 
     def _refuse(self, unknown: Sequence[str]) -> NoReturn:

@@ -14,6 +14,7 @@ from typing import Any
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.models.base_source import EMBEDDED, SMOLLM2, SMOLLM2_PACKAGE, converted_folder, gguf_file, model_source
 from mcanalysis.models.free_memory import check_memory
+from mcanalysis.surroundings import settle_operations
 
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 
@@ -38,6 +39,7 @@ def load_base(
     from transformers import AutoModelForCausalLM
 
     check_base(name, dtype, device, revision)
+    settle_operations()
     settings = _quantized(quantization, device)
     plain_source(name)
     tokenizer = load_tokenizer(name, revision)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mcanalysis.errors import DataError, RunDirectoryError, UserError
-from mcanalysis.store.manifest import FORMAT, MANIFEST_NAME, read_manifest
+from mcanalysis.store.manifest import FORMAT, MANIFEST_NAME, read_manifest, run_identity
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.store.one_file import PARTIAL_SUFFIX
 from mcanalysis.store.parts import PARTS_NAME, wrong_part
 from mcanalysis.store.recorded import RECORD_NAME, UNKNOWN, Record, read_record, remedy_for, wrong
+from mcanalysis.store.small_files import read_json
 
 OK, DAMAGED, MISSING = "ok", "damaged", "missing"
 _STORE = "measurements.sqlite"
@@ -140,9 +142,14 @@ def _measured_points(run: Path) -> Mapping[str, int] | None:
 
 def _checkpoint(run: Path) -> Checked:
     folder, name = run / "checkpoint", "checkpoint/"
-    if not (folder / PARTS_NAME).exists() and (folder / "state.json").exists():
-        return Checked(name, UNKNOWN)
+    state: Any = None
+    with suppress(UserError):
+        state = read_json(folder / "state.json")
+    if isinstance(state, dict) and "format" not in state and not (folder / PARTS_NAME).exists():
+        return Checked(name, UNKNOWN)  # of version 0.1
     got = wrong_part(folder)
+    if not got and isinstance(state, dict) and None not in (of := (state.get("run"), run_identity(run))):
+        got = None if of[0] == of[1] else "that of another run"
     remedy = (
         "restore it from a copy, or remove it: a finished run needs none, another one is trained from the first task"
     )

@@ -55,6 +55,7 @@ from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.store.recorded import is_as_written
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Strategy
+from mcanalysis.surroundings import is_deterministic
 from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
 from mcanalysis.training.checkpoint import Position, read_checkpoint, write_checkpoint, writing
@@ -458,6 +459,7 @@ def train(
             with ExitStack() as locks:
                 locks.enter_context(lock_run_directory(directory))
                 how = {"threads": torch.get_num_threads(), "processes": processes.count, "device": processes.device}
+                how |= {"deterministic": True} if is_deterministic() else {}
                 identity = _identity(config, tasks, manifest_in(directory))
                 status = claim_run_directory(directory, resume=resume, execution=how, **identity)
                 if status == "new":
