@@ -87,12 +87,18 @@ def read_table(file: str | os.PathLike[str], remedy: str = AGAIN) -> pd.DataFram
 
 def table_text(table: pd.DataFrame) -> str:
     """A table as CSV, without its index, of which no spreadsheet computes a cell: `'` stands before what it would take
-    for a formula, in names of columns too. `read_table` takes it away.
+    for a formula, in names of columns too. `read_table` takes it away. A carriage return, which ends a row for many
+    readers, is written as a newline.
 
     >>> table_text(pd.DataFrame({"task": ["=1+1", "NA", "-0.5"], "loss": [-0.5, 1.0, 2.0]}))
     "task,loss\\n'=1+1,-0.5\\nNA,1.0\\n-0.5,2.0\\n"
     """
-    return _in_text(table, lambda text: f"'{text}" if _is_formula(text) else text).to_csv(index=False)
+    return _in_text(table, _as_cell).to_csv(index=False)
+
+
+def _as_cell(text: str) -> str:
+    text = f"'{text}" if _is_formula(text) else text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _is_formula(text: str) -> bool:
