@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from mcanalysis.errors import DataError
 from mcanalysis.evaluation.differentiable import WholeLoss
 from mcanalysis.landscape.sharpness import epsilon_sharpness, expected_sharpness
 from mcanalysis.progress import Progress
@@ -20,6 +22,8 @@ from mcanalysis.studies.landscape.stored_surface import Corner
 
 if TYPE_CHECKING:
     from mcanalysis.studies.landscape.study import Landscape
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,12 @@ class KeptRows:
 
     def _by_key(self) -> dict[str, list[dict[str, Any]]]:
         by_key: dict[str, list[dict[str, Any]]] = {}
-        for row in self.run.table("sharpness").to_dict("records") if self.run.has("sharpness") else ():
+        try:
+            rows = self.run.table("sharpness").to_dict("records") if self.run.has("sharpness") else []
+        except DataError as error:
+            logger.warning("Rows of sharpness are found again. %s", error)
+            rows = []
+        for row in rows:
             by_key.setdefault(row["key"], []).append({str(name): value for name, value in row.items()})
         return by_key
 
