@@ -19,6 +19,7 @@ from mcanalysis.models.base_identity import established, recorded_commit
 from mcanalysis.models.chat_template import NONE, template_name
 from mcanalysis.runs.general import General, general_hashes, told_apart
 from mcanalysis.store.manifest import MANIFEST_NAME, read_manifest
+from mcanalysis.store.recorded import check_all_there
 from mcanalysis.store.small_files import AGAIN, read_json, read_table
 from mcanalysis.tasks.names import check_name
 from mcanalysis.tasks.task import TaskData
@@ -232,6 +233,7 @@ class FinishedRun:
     def losses(self) -> dict[str, list[float]]:
         """The training loss at each step, by the label of what was trained, in order."""
         folder = self.directory / "losses"
+        check_all_there(folder)
         return {
             label: _read(folder / f"{label}.json", list) for label in _in_order(f.stem for f in folder.glob("*.json"))
         }
@@ -304,6 +306,7 @@ class FinishedRun:
 
     def outputs(self, learner: str) -> dict[int, tuple[str, dict[str, list[str]]]]:
         """What a learner wrote on the test split: number of the stage (0 = base) -> (its task, the texts by task)."""
+        check_all_there(self.directory / "generations")
         found, suffix = {}, f"-{learner}"
         for file in sorted((self.directory / "generations").glob("*.json")):
             stage, _, name = file.stem.partition("-")

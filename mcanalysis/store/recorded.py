@@ -132,6 +132,19 @@ def check_recorded(file: str | os.PathLike[str], remedy: str = "") -> None:
         raise DataError(f"Expected '{file}' as it was written, got {got}; {remedy or remedy_for(place[1])}.")
 
 
+def check_all_there(folder: Path) -> None:
+    """Raise `DataError` where some of the files that a run wrote into a folder of its are gone; not where all are."""
+    place = _place(folder / "any")
+    found = place and read_record(place[0])
+    if not place or not found:
+        return
+    top = place[1].removesuffix("any")
+    listed = [name for name in found.files if name.startswith(top)]
+    gone = [name for name in listed if not (place[0] / name).exists()]
+    if gone and len(gone) < len(listed):
+        raise DataError(f"Expected the file '{place[0] / gone[0]}', got none; {remedy_for(gone[0])}.")
+
+
 def recorded_hash(file: Path) -> str | None:
     """The hash of a run's file when it was last written, whether it is there or not; None where none is recorded."""
     place = _place(file)

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -465,7 +466,7 @@ def test_their_sockets_are_of_this_machine_alone(tmp_path):
     try:
         for command in commands:
             line = [sys.executable, "-m", "distributed.cli.dask_" + command.split()[1], *command.split()[2:]]
-            started.append(subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.DEVNULL))
+            started.append(subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True))
             time.sleep(1)
         deadline = time.monotonic() + 60
         found: set[str] = set()
@@ -475,8 +476,7 @@ def test_their_sockets_are_of_this_machine_alone(tmp_path):
         assert len(found) >= 3 and {address.split(":")[0] for address in found} == {"0100007F"}, found
     finally:
         for process in started:
-            process.terminate()
-        for process in started:
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait(timeout=30)
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import sqlite3
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -386,6 +387,9 @@ def test_a_base_that_version_0_1_did_not_see_whole_is_measured_anew_with_one_war
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["hashes"]["base"] = _former_hash(str(base))
     write_manifest(folder, manifest)
+    with sqlite3.connect(folder / "measurements.sqlite") as connection:
+        connection.execute("DELETE FROM about")  # version 0.1 did not say whose measurements they are
+    connection.close()
     assert load_run(folder).base_marker == ""  # so far nothing but what it saw
     (base / "vocab.txt").write_text("one")
     try:
