@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mcanalysis.errors import UserError
     from mcanalysis.evaluation.adapter_objective import adapter_objective
     from mcanalysis.evaluation.engine_settings import EngineSettings
+    from mcanalysis.landscape.basin_radius import basin_radius
     from mcanalysis.landscape.eigenvalues import eigenvalues
     from mcanalysis.landscape.hessian import HessianOperator
     from mcanalysis.landscape.predicted_forgetting import predicted_forgetting
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mcanalysis.params.point import snapshot
     from mcanalysis.paths import Bezier, Linear, Plane, PolyChain, SegmentedBezier, Simplex
     from mcanalysis.runs.run import Run, load_run
+    from mcanalysis.studies.signals.base import signals
     from mcanalysis.training.config import RunConfig, TrainingConfig
     from mcanalysis.training.continual_trainer import ContinualTrainer, train
 
@@ -58,6 +60,7 @@ _HOMES = {
     "adapter_objective": "evaluation.adapter_objective",
     "attribute": "connectivity.attribution",
     "barrier_certificate": "connectivity.certificate",
+    "basin_radius": "landscape.basin_radius",
     "check_merge": "models.check_merge",
     "early_profile": "connectivity.early",
     "eigenvalues": "landscape.eigenvalues",
@@ -74,6 +77,7 @@ _HOMES = {
     "profile": "connectivity.profile",
     "random_slice": "landscape.slices",
     "save_adapter": "models.adapter_files",
+    "signals": "studies.signals.base",
     "snapshot": "params.point",
     "spectral_density": "landscape.spectral_density",
     "trace": "landscape.trace",
@@ -83,10 +87,10 @@ _HOMES = {
 __all__ = [
     "Bezier", "Certificate", "ContinualTrainer", "EngineSettings", "HessianOperator", "Linear", "Plane",
     "PolyChain", "Profile", "Run", "RunConfig", "SegmentedBezier", "Simplex", "Slice", "TrainingConfig",
-    "UserError", "adapter_objective", "attribute", "barrier_certificate", "check_merge", "early_profile", "eigenvalues",
-    "ensemble_along", "epsilon_sharpness", "expected_sharpness", "fit_curve", "fit_trajectory_pca", "gauge_spread",
-    "load_adapter", "load_run", "module_objective", "predicted_forgetting", "profile", "random_slice", "save_adapter",
-    "snapshot", "spectral_density", "trace", "train",
+    "UserError", "adapter_objective", "attribute", "barrier_certificate", "basin_radius", "check_merge",
+    "early_profile", "eigenvalues", "ensemble_along", "epsilon_sharpness", "expected_sharpness", "fit_curve",
+    "fit_trajectory_pca", "gauge_spread", "load_adapter", "load_run", "module_objective", "predicted_forgetting",
+    "profile", "random_slice", "save_adapter", "signals", "snapshot", "spectral_density", "trace", "train",
 ]  # fmt: skip
 
 

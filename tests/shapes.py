@@ -245,6 +245,14 @@ SHAPES: dict[str, dict[str, Any]] = {
     "metrics.continual.relative_gain": {**matrix, "reference": size("T"), "returns": float},
     "metrics.continual.with_task_identity": {**matrix, "returns": f64("_ T")},
     "metrics.continual.continual_metrics": {**matrix, "reference": size("T"), "returns": dict[str, float | int | None]},
+    "metrics.clustered_ranks.clustered_spearman": {name: size("n") for name in ("x", "y", "runs", "strata")},
+    "metrics.clustered_ranks.leave_one_run_out": {
+        "signals": size("n k"),
+        "outcome": size("n"),
+        "runs": size("n"),
+        "returns[0]": f64("n"),
+        "returns[1]": f64("n"),
+    },
     "metrics.comparisons.crossed_mean": {
         "values": size("*b seeds orders"),
         "returns": tuple[f64("*b"), f64("*b"), f64("*b")],
@@ -398,6 +406,12 @@ SHAPES: dict[str, dict[str, Any]] = {
         "range(num_steps if finder == 'mean' else len(returns.history))": size("steps"),
         "returns.history": size("steps"),
     },
+    "connectivity.connected_volume.simplex_samples": {
+        "range(num_samples)": size("n"),
+        "range(num_corners)": size("k"),
+        "returns": f64("n k"),
+    },
+    "connectivity.connected_volume.connected_volume": {"values": size("n")},
     "connectivity.simplex_grid.simplex_weights": {"range(len(simplex.anchors))": size("k"), "returns": size("n k")},
     "connectivity.simplex_grid.simplex_profile": {"simplex.anchors": POINTS, "weights": size("n k")},
     # landscape

@@ -12,6 +12,7 @@ import re
 import runpy
 import shlex
 import sys
+import types
 from itertools import pairwise
 from pathlib import Path
 
@@ -431,6 +432,24 @@ def test_finders(empty_folder, capsys):
     for row, words in zip(rows, printed, strict=False):
         assert [float(row[i]) for i in (1, 3, 5)] == pytest.approx([float(w) for w in words[3:]], abs=0.05)
     assert names["Falling"].name == "falling"
+
+
+def test_a_signal_of_ones_own():
+    step = {"q.lora_A.weight": torch.eye(1, 3), "q.lora_B.weight": torch.ones(2, 1)}
+    start = step | {"q.lora_B.weight": 4 * torch.ones(2, 1)}
+    names: dict = {}
+    for language, text, _, run in blocks("docs/predictors.md"):
+        if language == "python" and run:
+            exec(text, names)
+    assert names["SIGNAL"].of(types.SimpleNamespace(update=step, start=start)) == pytest.approx(
+        {"step_over_state": 0.25}
+    )
+
+
+def test_basin(empty_folder, capsys):
+    python_of("docs/basin.md")
+    radii = [float(word) for word in capsys.readouterr().out.split()]
+    assert radii == pytest.approx([(0.2 / h) ** 0.5 / 2 for h in (1.0, 20.0)], abs=2e-3)
 
 
 def test_every_python_block_is_in_a_test_above():

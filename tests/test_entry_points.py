@@ -12,6 +12,7 @@ from mcanalysis.metrics import scores
 from mcanalysis.paths import Linear, base, get_path, path_names
 from mcanalysis.paths.path_kinds import path_kind
 from mcanalysis.registry import Registry
+from mcanalysis.studies.signals import base as signals
 
 FIGURES = _Figures(["plane"], "mcanalysis.figures")
 # Of each kind: its registry, a file of a stranger that defines one called `theirs`, and the object in it.
@@ -48,6 +49,12 @@ KINDS = {
         "from mcanalysis.paths import Linear\nclass Theirs(Linear):\n    name = 'theirs'\n",
         "Theirs",
     ),
+    "signals": (
+        signals._SIGNALS,
+        "from mcanalysis.studies.signals.base import Signal\n"
+        "SIGNAL = Signal('theirs', lambda move: 1.0, 'none', 'them')\n",
+        "SIGNAL",
+    ),
     "figures": (FIGURES, "def draw(runs):\n    return []\n", ""),
     "studies": (
         STUDIES,
@@ -67,7 +74,9 @@ of_every_kind = pytest.mark.parametrize("kind", KINDS)
 def install(install_package, monkeypatch):
     """`install(package, kind, text, name=value)` installs a package of one file, `<package>_file`."""
     FIGURES.names()
-    monkeypatch.setattr(FIGURES, "_loaders", dict(FIGURES._loaders))
+    signals.signal_names()
+    for registry in (FIGURES, signals._SIGNALS):
+        monkeypatch.setattr(registry, "_loaders", dict(registry._loaders))
 
     def call(package, kind, text, **entries):
         install_package(package, f"mcanalysis.{kind}", entries, {f"{package}_file": text})

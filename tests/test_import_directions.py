@@ -49,7 +49,7 @@ BELOW["explore"] = _RUN_AND_BELOW | {"connectivity", "landscape", "plotting", "f
 BELOW["studies"] = set(BELOW)
 BELOW |= {  # for any network, nothing of runs
     "classics": {"connectivity", "symmetry", "paths", "params", "metrics", "store", "plotting"},
-    "closed_forms": {"connectivity", "models", "paths", "params"},
+    "closed_forms": {"connectivity", "landscape", "metrics", "models", "paths", "params"},
     "coverage": {"connectivity", "metrics"},
 }
 BELOW["report"] = {"studies", "plotting", "fonts", "runs", "tasks", "store"}

@@ -136,6 +136,25 @@ def epsilon_sharpness(
     >>> round(result.max_loss - result.loss, 6)  # the corner (0.2, 0.4)
     0.6
     """
+    return worst_in_box(loss, point, epsilon, num_steps, num_starts, seed)[0]
+
+
+def worst_in_box(
+    loss: Callable[[Point], Tensor | Iterator[Tensor]],
+    point: Mapping[str, Tensor],
+    epsilon: float = 1e-3,
+    num_steps: int = 10,
+    num_starts: int = 3,
+    seed: int = 0,
+) -> tuple[EpsilonSharpness, Point]:
+    """Return what `epsilon_sharpness` returns, and the point of the box where the largest loss was found.
+
+    Of a LoRA point it is in balanced factors, ΔW and all. Takes and raises what `epsilon_sharpness` does.
+
+    >>> slope = lambda p: p["w"].sum()
+    >>> worst_in_box(slope, {"w": torch.tensor([1.0, -3.0]).double()}, epsilon=0.1)[1]["w"].tolist()
+    [1.2, -2.6]
+    """
     _check_ranges(
         ("epsilon", epsilon, 0.0 < epsilon < math.inf, "positive"),
         ("num_steps", num_steps, num_steps >= 1, "at least 1"),
@@ -146,6 +165,7 @@ def epsilon_sharpness(
     width = {n: torch.zeros_like(t) if n in fixed else epsilon * (t.abs() + 1.0) for n, t in theta.items()}
     generator = torch.Generator().manual_seed(seed)
     centre = highest = math.nan
+    worst = theta
     for start in range(num_starts):
         place = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
         if start:
@@ -154,12 +174,13 @@ def epsilon_sharpness(
             value, gradient = _value_and_gradient(loss, theta, width, place, last=step == num_steps)
             if start == step == 0:
                 centre = highest = value
+            if not math.isfinite(value) or value > highest:
+                highest, worst = value, {name: t + width[name] * place[name] for name, t in theta.items()}
             if not math.isfinite(value):
-                return EpsilonSharpness(100.0 * (value - centre) / (1.0 + centre), centre, value)
-            highest = max(highest, value)
+                return EpsilonSharpness(100.0 * (value - centre) / (1.0 + centre), centre, value), worst
             for name, slope in gradient.items():
                 place[name].add_(slope.sign(), alpha=1.0 - step / num_steps).clamp_(-1.0, 1.0)
-    return EpsilonSharpness(100.0 * (highest - centre) / (1.0 + centre), centre, highest)
+    return EpsilonSharpness(100.0 * (highest - centre) / (1.0 + centre), centre, highest), worst
 
 
 def _value_and_gradient(

@@ -235,6 +235,10 @@ _ANALYSES = (  # name, what it says, script, tables
         ("weight_distance", "subspace_overlap", "cka", "prediction_similarity"),
     ),
     ("Attribution", "which layers and modules make a barrier", "attribution", ("attribution", "attribution_barriers")),
+    (
+        "Basins", "when a task leaves its basin, how far its score holds, how much of a simplex is good", "basin",
+        ("basin_forks", "basin_radius", "basin_volume"),
+    ),
     ("Path finders", "which curve connects the minima, at what cost", "finders", ("finders",)),
 )  # fmt: skip
 

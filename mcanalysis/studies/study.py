@@ -74,6 +74,9 @@ class Study(ABC):
     def check(self, num_minima: int) -> None:
         """Raise `UserError` for what a run of so many minima will not have; asked before it is trained."""
 
+    def check_all(self, runs: Sequence[Run | Training]) -> None:
+        """Raise `UserError` for runs that are too few together; asked before any is trained."""
+
     @abstractmethod
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
         """The tables of one run. Raises `UserError`, before it asks for anything, for a run that it cannot measure."""
@@ -162,6 +165,7 @@ def carry_out(
     for run in runs:
         if isinstance(run, Training):
             study.check(run.num_minima)
+    study.check_all(runs)
     if len(orders := dict.fromkeys(run.order or "an order without a name" for run in runs)) > 1:
         raise UserError(
             f"Expected runs of one order of the tasks, whose minima are each other's, got {' and '.join(orders)}; "

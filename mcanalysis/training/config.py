@@ -47,6 +47,9 @@ class TrainingConfig:
 
     `from_zero`: the linear schedule of version 0.1, whose warm-up has rate 0 at each task's first step. A run that was
     begun with it, which its manifest tells by having no `schedule`, goes on with it.
+
+    `fork`: (task, after, seed): that task's examples come in another order, of that seed, from its step `after` on, and
+    all else is the same (`studies.basin`).
     """
 
     num_steps: Annotated[
@@ -63,8 +66,16 @@ class TrainingConfig:
     schedule: Annotated[Literal["linear", "cosine", "constant"], "of the rate after its warm-up"] = "linear"
     epochs: Annotated[int | Mapping[str, int] | None, "passes over a task's train examples, not --steps"] = None
     from_zero: bool = False
+    fork: tuple[str, int, int] | None = None
 
     def __post_init__(self) -> None:
+        if self.fork is not None:
+            object.__setattr__(self, "fork", tuple(self.fork))  # a list where it comes from a manifest
+            if self.fork[1] < 0 or self.group_by_length:
+                raise UserError(
+                    f"Expected a fork after at least 0 steps of a task whose order is free, got {self.fork[1]} steps"
+                    f"{' and group_by_length' if self.group_by_length else ''}; change it."
+                )
         if self.num_steps is None and self.epochs is None:
             object.__setattr__(self, "num_steps", NUM_STEPS)
         if self.num_steps is not None and self.epochs is not None:
@@ -132,6 +143,7 @@ class TrainingConfig:
         resolved = {**asdict(self), "learning_rate": self.rate_for(model)}
         if self.epochs is None:
             del resolved["epochs"]
+        resolved |= {} if (fork := resolved.pop("fork")) is None else {"fork": list(fork)}
         if resolved.pop("from_zero"):
             del resolved["schedule"]
         return resolved

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -240,6 +241,10 @@ class ContinualTrainer:
             self._trajectory.write(stage.label, step, step == stage.num_steps * self.strategy.num_phases())
             on_step()
 
+        fork = None
+        if self.config.fork is not None and self.config.fork[0] == stage.name:
+            after = max(0, self.config.fork[1] - start.phase * stage.num_steps)
+            fork = after, stage.order_seed(self.config.fork[2], start.phase)
         with tempfile.TemporaryDirectory() as scratch:
             if "tensorboard" in self.execution.report_to:
                 os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.directory / "logs" / stage.label)
@@ -256,6 +261,7 @@ class ContinualTrainer:
                 stop=stop,
                 write_checkpoint=write,
                 on_step=step_done,
+                fork=fork,
             )
             trainer.train(resume_from_checkpoint=saved and str(saved))
         if stop:
@@ -407,6 +413,7 @@ def train(
     general: General | Sequence[TaskData] = (),
     lock_seconds: float = 0.0,
     until: int | None = None,
+    start_from: Path | None = None,
 ) -> bool:
     """Train one run into its directory; returns False where a finished run of the same configuration was there.
 
@@ -414,9 +421,12 @@ def train(
     with the same arguments. `general`: tasks that are only measured, before training and after each task; along paths
     too, if they come as a `General`, which the manifest records. `lock_seconds`: how long another process is waited for
     that has the directory, as one that is told to end and saves has. `until`: train the first so many tasks only, and
-    leave an unfinished run that another call goes on with. Raises `RunDirectoryError`
-    before anything is written if the directory belongs to another configuration, holds an unfinished run and `resume`
-    is not asked for, or is in use by another process; `Stopped` after a signal, with a checkpoint written.
+    leave an unfinished run that another call goes on with. `start_from`: the directory of an unfinished run, whose
+    checkpoint and minima a new one begins with: its first tasks must be trained as this one's.
+
+    Raises `RunDirectoryError` before anything is written if the directory belongs to another configuration, holds an
+    unfinished run and `resume` is not asked for, or is in use by another process; `Stopped` after a signal, with a
+    checkpoint written.
     """
     execution = execution or Execution()
     processes = Processes(device or execution.device or default_device())
@@ -464,6 +474,9 @@ def train(
                 status = claim_run_directory(directory, resume=resume, execution=how, **identity)
                 if status == "new":
                     record_hashes(directory, "base_source", recorded_source(config.model))
+                    for part in () if start_from is None else (start_from / "minima", start_from / "checkpoint"):
+                        with replace_directory_atomic(directory / part.name) as folder:
+                            shutil.copytree(part, folder, dirs_exist_ok=True)
                 if status != "finished":
                     locks.enter_context(lock_training(directory))
                     record_hashes(directory, "origins", {t.task.name: t.origin for t in tasks if t.origin})

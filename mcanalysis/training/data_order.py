@@ -47,3 +47,27 @@ def steps_of_examples(
                 rng.shuffle(cut)
             steps += cut
     return [sorted(step, key=lambda pair: lengths[pair[0]]) for step in steps[:num_steps]]
+
+
+def forked(
+    steps: Sequence[Sequence[tuple[int, bool]]], after: int, num_examples: int, lengths: Sequence[int], seed: str
+) -> list[list[tuple[int, bool]]]:
+    """The same examples in another order from step `after` on; the steps before it are as they were.
+
+    Every stretch of `num_examples` of what is left, as many as a pass has, is shuffled in itself, so that a fork sees
+    what the other saw in that stretch, each first appearance once.
+
+    >>> steps = steps_of_examples([1] * 4, num_steps=4, step_size=2, seed="a")
+    >>> fork = forked(steps, 2, 4, [1] * 4, seed="b")
+    >>> fork[:2] == steps[:2], sorted(i for step in fork[2:] for i, _ in step)
+    (True, [0, 1, 2, 3])
+    """
+    rng = Random(f"fork/{seed}")
+    left = [pair for step in steps[after:] for pair in step]
+    for start in range(0, len(left), num_examples):
+        stretch = left[start : start + num_examples]
+        rng.shuffle(stretch)
+        left[start : start + num_examples] = stretch
+    pairs = iter(left)
+    rest = [[next(pairs) for _ in step] for step in steps[after:]]
+    return [*map(list, steps[:after]), *(sorted(step, key=lambda pair: lengths[pair[0]]) for step in rest)]

@@ -22,7 +22,7 @@ from mcanalysis.models.forward import forward
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.strategies.strategy import Step, Strategy, Totals
 from mcanalysis.training.config import Execution, TrainingConfig
-from mcanalysis.training.data_order import steps_of_examples
+from mcanalysis.training.data_order import forked, steps_of_examples
 from mcanalysis.training.engines import check_engine
 from mcanalysis.training.processes import Processes
 from mcanalysis.training.schedule import make_scheduler
@@ -76,7 +76,8 @@ class TaskTrainer(Trainer):
     The engine fetches the micro-batches of one optimiser step together (`get_batch_samples`): there replay is drawn and
     the denominators over the whole accumulated batch are counted, so that 4 × 4 examples give the loss of 16.
 
-    `order_seed` fixes the order of the examples. `write_checkpoint` is given a function that saves the engine's state
+    `order_seed` fixes the order of the examples; `fork`, a step and a seed, that of another order from there on.
+    `write_checkpoint` is given a function that saves the engine's state
     into a folder. `losses` holds one number per optimiser step.
     """
 
@@ -95,6 +96,7 @@ class TaskTrainer(Trainer):
         stop: StopRequest | None = None,
         write_checkpoint: Callable[[Callable[[Path], None]], None] | None = None,
         on_step: Callable[[], None] = lambda: None,
+        fork: tuple[int, str] | None = None,
     ) -> None:
         execution = execution or Execution()
         self.adapted = model
@@ -150,7 +152,10 @@ class TaskTrainer(Trainer):
         )
         arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for several processes, never nn.DataParallel
         step_size = config.batch_size * config.gradient_accumulation
-        steps = steps_of_examples([len(e) for e in examples], num_steps, step_size, order_seed, config.group_by_length)
+        lengths = [len(e) for e in examples]
+        steps = steps_of_examples(lengths, num_steps, step_size, order_seed, config.group_by_length)
+        if fork is not None:
+            steps = forked(steps, fork[0], len(examples), lengths, fork[1])
         cuts = [s[i : i + config.batch_size] for s in steps for i in range(0, step_size, config.batch_size)]
         super().__init__(
             model=model.network,  # type: ignore[arg-type]

@@ -129,7 +129,31 @@ def other_tables(told):
                 "mutual_information": float("nan")}
         for curve, gradients in (("linear", 0), ("bezier-1", 60), ("polychain-3-neb", 60)) for k in (0, 1)
     ]  # fmt: skip
-    return {"simplex": simplex, "attribution_barriers": attribution, "finders": finders}
+    signals = [
+        told | {"space": "factor", "start": MINIMA[k], "end": MINIMA[k + 1], "num_examples": 4, "forgetting": 0.1 * k,
+                "score_forgetting": 0.2, "barrier": 0.1 - 0.1 * k, "gain": 0.0, "kl_new": k + told["seed"],
+                "cka_drop": 0.1}
+        for k in (0, 1)
+    ]  # fmt: skip
+    forks = [
+        told | {"space": "factor", "task": minimum, "num_steps": 10, "after": after, "threshold": 0.05,
+                **interval("chord_barrier", 0.3 - after / 50)}
+        for minimum in MINIMA for after in (0, 5, 10)
+    ]  # fmt: skip
+    stable = [
+        told | {"task": minimum, "num_steps": 10, "stable_from": float("inf"), "unstable_at": 10, "share": float("inf"),
+                "threshold": 0.05}
+        for minimum in MINIMA
+    ]  # fmt: skip
+    radii = [
+        told | {"task": minimum, "direction": kind, "number": 0, "keep": 0.9, "radius": radius, "last_held": 0.5,
+                "first_lost": radius if radius != 0.6 else 1.0, "score": 0.5}
+        for minimum in MINIMA
+        for kind, radius in (("random", float("inf")), ("worst", 0.6), ("forgetting", float("nan")))
+    ]  # fmt: skip
+    volume = told | {"num_minima": 3, "keep": 0.9, "num_samples": 60} | interval("volume", 0.4)
+    basin = {"basin_forks": forks, "basin_stable": stable, "basin_radius": radii, "basin_volume": [volume]}
+    return {"simplex": simplex, "attribution_barriers": attribution, "finders": finders, "signals": signals} | basin
 
 
 def make_run(directory, strategy="sequential", seed=0, status="finished", without=(), **settings):

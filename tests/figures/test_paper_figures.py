@@ -35,7 +35,7 @@ def points(figure, gid):
 
 def test_every_file_is_one_of_them(figure_script):
     code, out, _ = figure_script("__main__", "--help")
-    assert code == 0 and f"some of {', '.join(NAMES)}" in " ".join(out.split()) and len(NAMES) == 13
+    assert code == 0 and f"some of {', '.join(NAMES)}" in " ".join(out.split()) and len(NAMES) == 15
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -124,7 +124,7 @@ def test_outputs_are_shown_without_prompts_where_the_data_has_gone(make_run, tmp
 def test_what_is_not_measured_is_said_with_the_command(make_run, tmp_path):
     folder = make_run(tmp_path / "a run", measured=False)
     text = Page(render([load_run(folder)])).text
-    for script in ("connectivity", "landscape", "curvature", "similarity", "attribution", "finders"):
+    for script in ("connectivity", "landscape", "curvature", "similarity", "attribution", "finders", "basin"):
         assert f"python analyses/{script}.py --run '{folder}'" in text  # quoted, for its blank
 
 

@@ -1,0 +1,281 @@
+"""What predicts forgetting, barrier and gain? Signals of every transition of runs beside what the transition did.
+
+Every signal of a transition is one file in `<run>/signals/<learner>/`, named by a hash of the points, the data and the
+settings; outcomes are read from the run's store, where `connectivity.py` has measured the same path. What loads torch
+or draws is imported where it is used: the settings are read for `--help`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from mcanalysis.errors import UserError
+from mcanalysis.numbers_as_text import cell
+from mcanalysis.progress import Progress
+from mcanalysis.settings import OR_ALL, Flag
+from mcanalysis.studies.engine import Piece, Steps
+from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mcanalysis.plotting.picture import Picture
+    from mcanalysis.runs.run import Opening, Run
+    from mcanalysis.runs.transitions import Transition
+    from mcanalysis.studies.connectivity.measuring import PathName, RunPaths
+    from mcanalysis.studies.signals import Move
+    from mcanalysis.studies.training import Training
+
+OUTCOMES = ("forgetting", "score_forgetting", "barrier", "gain")
+DETECTABLE = 0.6  # the Spearman correlation that the number of transitions must suffice to tell from chance
+_VERSION = 1  # counts up when what is computed changes, so that results of before are not used
+
+
+@dataclass(frozen=True)
+class Predictors(Study):
+    """What predicts forgetting, barrier and gain of a transition: signals, and how well they rank unseen runs.
+
+    Of every transition of the answering learner: each of `signals` (() for all), on `num_examples` train examples of
+    the new task and as many of the old tasks together; and what the straight path in a `space` did on test, on
+    `num_points` points and `num_path_examples` per task: the rise of the mean loss of the old tasks (`forgetting`,
+    nats), the fall of their mean score (`score_forgetting`), the mean over all tasks of the chord barrier of the loss
+    (`barrier`) and what the best point between the ends, chosen on eval, gains in the balanced score (`gain`).
+
+    Tables: `signals`, a row per transition; of all runs `predictor_correlations`, Spearman's ρ with 95 % intervals over
+    runs, p values and Holm's over the signals, and `predictor_out_of_run`, predictions of each run from the others.
+    """
+
+    strategies: ClassVar = ("sequential", "er", "ewc", "lwf", "agem", "ilora")
+    signals: Annotated[tuple[str, ...], "which of them (default: all)", Flag(metavar="NAME,…")] = ()
+    num_examples: Annotated[int, "train examples of the new task, and of all old tasks together"] = 40
+    space: Annotated[str, "of the path: factor, delta or aligned"] = "factor"
+    num_points: Annotated[int, "points measured on each path, both ends included"] = 21
+    num_path_examples: Annotated[int | None, "eval and test examples per task on paths, or 'all'", OR_ALL] = 50
+
+    def __post_init__(self) -> None:
+        from mcanalysis.connectivity.profile import grid
+        from mcanalysis.params.spaces import get_space
+        from mcanalysis.studies.signals.base import check_examples, get_signal
+
+        grid(self.num_points)
+        get_space(self.space)
+        check_at_least(self, num_path_examples=1, num_points=3)
+        check_examples(self.num_examples)
+        for name in self.signals:
+            get_signal(name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The signals, all where none is named."""
+        from mcanalysis.studies.signals import signal_names
+
+        return self.signals or tuple(signal_names())
+
+    def check_all(self, runs: Sequence[Run | Training]) -> None:
+        """Raise `UserError` for fewer transitions than a correlation of 0.6 needs, or fewer than 3 runs."""
+        from mcanalysis.metrics.clustered_ranks import LEAST_RUNS, num_needed
+        from mcanalysis.studies.training import Training
+
+        num_minima = [run.num_minima if isinstance(run, Training) else len(run.minima) for run in runs]
+        columns = len(columns_of(self.names))
+        needed, there = num_needed(DETECTABLE, columns), sum(max(number - 1, 0) for number in num_minima)
+        if there < needed or len(num_minima) < LEAST_RUNS:
+            raise UserError(
+                f"Expected at least {needed} transitions of {LEAST_RUNS} runs or more, which a Spearman correlation of "
+                f"{DETECTABLE} among {columns} signals takes to be told from chance (Holm, 5 %), got {there} of "
+                f"{len(num_minima)}; add runs with --run, --seed or --strategy, or name fewer --signals."
+            )
+
+    def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
+        """A piece per transition and signal, and the points of the straight paths."""
+        import pandas as pd
+
+        from mcanalysis.runs.transitions import run_transitions
+        from mcanalysis.studies.connectivity.measuring import RunPaths
+        from mcanalysis.studies.connectivity.study import Connectivity
+        from mcanalysis.studies.points import Points
+
+        class WithoutGeneral(RunPaths):
+            general: ClassVar[list] = []
+
+        learner, kind = run.answering_learner, f"linear-{self.space}"
+        transitions = run_transitions(run, learner)
+        connectivity = Connectivity(
+            paths=(kind,), other_paths=(), num_points=self.num_points, num_examples=self.num_path_examples
+        )
+        paths = WithoutGeneral(run, learner, connectivity)
+        points = Points(run, setting.num_workers)
+        outcomes = [_outcomes(points, paths, name) for name in paths.names(kind)]
+        keys = [minimum.key for minimum in run.minima_of(learner)]
+        pieces = []
+        for k, t in enumerate(transitions, start=1):  # signals of one after another, which share gradients
+            pieces += [self._piece(run, k, name, t, keys[max(k - 2, 0) : k + 1]) for name in self.names]
+        found = yield [*outcomes, *pieces]
+        measured, values = found[: len(outcomes)], found[len(outcomes) :]
+        rows = []
+        for k, (transition, outcome) in enumerate(zip(transitions, measured, strict=True)):
+            of_k = values[k * len(self.names) : (k + 1) * len(self.names)]
+            row = {"strategy": run.strategy, "learner": learner, "seed": run.seed, "space": self.space}
+            row |= {"start": transition.start, "end": transition.end, "num_examples": self.num_examples, **outcome}
+            for name, of_signal in zip(self.names, of_k, strict=True):
+                row |= {column: math.nan if of_signal[column] is None else of_signal[column]
+                        for column in columns_of([name])}  # fmt: skip
+            rows.append(row)
+        return {"signals": pd.DataFrame(rows)}
+
+    def _piece(self, run: Run, k: int, name: str, transition: Transition, minima: Sequence[str]) -> Piece:
+        """`minima`: the keys of those that a signal may be made of, the one before the start among them."""
+        from mcanalysis.store.hashing import hash_json
+        from mcanalysis.store.results import JsonResult
+        from mcanalysis.studies.signals.base import SPLIT, get_signal
+
+        data = [run.task_objective(task, SPLIT, self.num_examples).settings_key for task in transition.tasks]
+        version = [_VERSION, name, get_signal(name).version]
+        base = [run.config["dtype"], run.config.get("quantization")]
+        key = hash_json([version, list(minima), data, self.num_examples, base])
+        folder = run.directory / "signals" / run.answering_learner
+        kept = JsonResult(folder / f"{transition.end}-{name}-{key[:12]}.json")
+        words = f"signal {name} of {transition.start} → {transition.end} of {run.directory.name}"
+        return Piece(str(kept.file), _measure, (run.opening, k, name, self.num_examples), kept, name=words)
+
+    def compare(self, tables: Tables, runs: Sequence[Run]) -> Tables:
+        return tables_of(tables["signals"])
+
+    def pictures_of_all(self, tables: Tables) -> Iterator[Picture]:
+        from mcanalysis.plotting.predictors import predictors_picture
+
+        yield predictors_picture(tables["predictor_correlations"], tables["predictor_out_of_run"], tables["signals"])
+
+    def words(self, tables: Tables) -> Iterator[str | Rows]:
+        """The signals by the size of their pooled correlation with each outcome, and what they predict out of run."""
+        found, out = tables["predictor_correlations"], tables["predictor_out_of_run"]
+        for outcome, rows in found[found.over == "all"].groupby("outcome", sort=False):
+            within = found[(found.over == "within strategies") & (found.outcome == outcome)].set_index("signal")
+            alone = out[out.outcome == outcome].set_index("signals")
+            yield (
+                f"\nWhat ranks transitions by {outcome}: Spearman's ρ [95 % over {rows.num_runs.max()} runs], of "
+                f"{rows.n.max()} transitions; p after Holm"
+            )
+            shown = [["signal", "old data", "pooled", "p", "within strategies", "p", "R² out of run"]]
+            for row in rows.reindex(rows.rho.abs().sort_values(ascending=False).index).to_dict("records"):
+                other = within.loc[row["signal"]]
+                shown.append(
+                    [row["signal"], "yes" if row["needs_old_data"] else "no", _rho(row), cell(row["p_holm"], 3),
+                     _rho(other), cell(other.p_holm, 3), cell(alone.r2.get(row["signal"], math.nan))]
+                )  # fmt: skip
+            yield shown
+            for name in ("all signals", "without old data"):
+                yield f"{name}: R² out of run {cell(alone.r2[name])}, rank correlation {cell(alone.rho[name])}"
+
+
+def _rho(row: Mapping[Any, Any]) -> str:
+    return f"{cell(row['rho'])} [{cell(row['low'])}, {cell(row['high'])}]"
+
+
+def columns_of(names: Sequence[str]) -> list[str]:
+    """The columns of signals, in order."""
+    from mcanalysis.studies.signals import get_signal
+
+    return [column for name in names for column in get_signal(name).columns]
+
+
+def needs_old_data() -> dict[str, bool]:
+    """Of every signal's columns, whether it takes examples of old tasks."""
+    from mcanalysis.studies.signals import get_signal, signal_names
+
+    return {c: signal.needs_old_data for signal in map(get_signal, signal_names()) for c in signal.columns}
+
+
+def tables_of(signals: pd.DataFrame) -> Tables:
+    """Correlations and predictions from the table `signals` of several runs.
+
+    `predictor_correlations`: a row per outcome, signal and `over`: all transitions, those "within strategies" (ranks
+    taken in each), and each strategy alone. `p_holm` is over the signals of an outcome and `over`.
+    `predictor_out_of_run`: a row per outcome and set of signals (each alone, "all signals", "without old data"): `r2`
+    against the other runs' mean, 1 at best and negative where that mean is the better prediction, and Spearman's `rho`
+    of predictions and outcomes; NaN with a single run.
+    """
+    import numpy as np
+    import pandas as pd
+    from scipy.stats import spearmanr
+
+    from mcanalysis.metrics.clustered_ranks import clustered_spearman, leave_one_run_out
+    from mcanalysis.metrics.comparisons import holm
+
+    needs = {column: old for column, old in needs_old_data().items() if column in signals}
+    runs = signals.groupby(["strategy", "learner", "seed"], sort=False).ngroup().to_numpy()
+    strategy = signals.strategy.to_numpy()
+    overs = {"all": (np.ones(len(signals), bool), None), "within strategies": (np.ones(len(signals), bool), strategy)}
+    overs |= {name: (strategy == name, None) for name in dict.fromkeys(strategy)}
+    correlations, predictions = [], []
+    for outcome in OUTCOMES:
+        y = signals[outcome].to_numpy(float)
+        for over, (chosen, strata) in overs.items():
+            found = [
+                clustered_spearman(signals[c].to_numpy(float)[chosen], y[chosen], runs[chosen], strata) for c in needs
+            ]
+            adjusted = holm([one.p for one in found])
+            for (column, old), one, p in zip(needs.items(), found, adjusted, strict=True):
+                labels = {"outcome": outcome, "over": over, "signal": column, "needs_old_data": old}
+                correlations.append(labels | one._asdict() | {"p_holm": p})
+        sets = {column: [column] for column in needs} | {"all signals": list(needs)}
+        sets["without old data"] = [column for column, old in needs.items() if not old]
+        known = ~np.isnan(y)
+        for name, columns in sets.items():
+            row: dict[str, Any] = {"outcome": outcome, "signals": name, "n": int(known.sum()), "r2": math.nan}
+            row["rho"] = math.nan
+            if columns and len(set(runs[known])) > 1:
+                guess, mean = leave_one_run_out(signals[columns].to_numpy(float)[known], y[known], runs[known])
+                spread = float(((y[known] - mean) ** 2).sum())
+                row["r2"] = 1 - float(((y[known] - guess) ** 2).sum()) / spread if spread else math.nan
+                if np.ptp(guess) > 0 and np.ptp(y[known]) > 0:
+                    row["rho"] = float(spearmanr(guess, y[known])[0])  # type: ignore[arg-type]
+            predictions.append(row)
+    return {"predictor_correlations": pd.DataFrame(correlations), "predictor_out_of_run": pd.DataFrame(predictions)}
+
+
+def _outcomes(points: Any, paths: RunPaths, name: PathName) -> Steps[dict[str, float]]:
+    import numpy as np
+
+    from mcanalysis.metrics.barriers import balanced_score, interpolation_gain, t_star
+    from mcanalysis.studies.connectivity.measuring import measure_path
+
+    found = yield from measure_path(points, paths, name, 0)
+    transition, test = found.path.transition, found.profiles["test"]
+
+    def balanced(split: str) -> Any:
+        scores = {task: found.profiles[split][task].scores for task in transition.tasks}
+        return balanced_score([scores[task] for task in transition.old], scores[transition.new])  # type: ignore
+
+    losses = np.mean([test[task].losses for task in transition.old], axis=0)
+    scores = np.mean([test[task].scores for task in transition.old], axis=0)  # type: ignore
+    gain = interpolation_gain(
+        test[transition.new].ts, balanced("test"), t_star(test[transition.new].ts, balanced("eval"))
+    )
+    return {
+        "forgetting": float(losses[-1] - losses[0]),
+        "score_forgetting": float(scores[0] - scores[-1]),
+        "barrier": float(np.mean([test[task].chord_barrier() for task in transition.tasks])),
+        "gain": float(gain),
+    }
+
+
+@lru_cache(maxsize=1)  # a transition's, while its signals are taken
+def _move(run: Run, k: int, num_examples: int) -> Move:
+    from mcanalysis.studies.signals import Move
+
+    return Move(run, k, num_examples)
+
+
+def _measure(opening: Opening, k: int, name: str, num_examples: int, progress: Progress) -> dict[str, float]:
+    from mcanalysis.studies.signals import get_signal
+
+    bar = progress(total=1, desc=f"signal {name}")
+    found = get_signal(name).of(_move(opening.run, k, num_examples))
+    bar.update(1)
+    bar.close()
+    return found
