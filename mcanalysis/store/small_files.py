@@ -122,5 +122,5 @@ def _in_text(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
     for i in texts:
         column = table.iloc[:, i]
         if any(changed(value) is not value and changed(value) != value for value in column.unique()):
-            made.isetitem(i, column.map(changed))
+            made.isetitem(i, column.map(changed).array)
     return made.set_axis([changed(name) for name in table.columns], axis="columns")
