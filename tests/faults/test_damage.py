@@ -9,10 +9,12 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -98,9 +100,9 @@ def measured(run: Path) -> dict[Any, Any]:
 def position(run: Path) -> Any:
     """What training would go on from."""
     read = {}
-    model = SimpleNamespace(load_raw=read.update)
+    model = SimpleNamespace(load_raw=lambda tensors: read.update(trained=tensors))
     strategy = SimpleNamespace(
-        name="ilora", load_state=lambda model, tensors, values: read.update(tensors, values=values)
+        name="ilora", load_state=lambda model, tensors, values: read.update(of=[tensors, values])
     )
     return read_checkpoint(run / "checkpoint", model, strategy, Processes("cpu")), read
 
@@ -257,7 +259,7 @@ def outcome(use: Callable[[Path], Any], run: Path, right: Any, name: str, caplog
 def test_damage_is_found_when_the_file_is_used(which, damage, runs, tmp_path, caplog, record_property):
     kind = KINDS[which]
     run = shutil.copytree(runs / "one", tmp_path / "one")
-    right = kind.use(run)
+    right = deepcopy(kind.use(run))  # tensors are of the file as it lies there
     damaged(run, kind, damage, runs)
     found = verify(run)
     became = outcome(kind.use, run, right, kind.name, caplog)
@@ -373,3 +375,66 @@ def test_a_curve_that_is_fitted_anew_to_other_bits_takes_its_values_with_it(runs
     with MeasurementStore(run / "measurements.sqlite") as store:
         assert store.missing(KEYS) == on_it and on_it
     assert f"{len(on_it)} values measured on the former one" in caplog.text
+
+
+@pytest.mark.parametrize("which", ["checkpoint", "minima/1-FOMC/fast", "trajectory/1-FOMC/fast"])
+def test_a_whole_folder_of_another_run_or_place_is_not_taken_for_ones_own(which, runs, tmp_path):
+    """Each of its files is as it was written, elsewhere."""
+    run = shutil.copytree(runs / "one", tmp_path / "one")
+    shutil.rmtree(run / which)
+    source = (
+        runs / "another" / which if which == "checkpoint" else runs / "one" / which.replace("1-FOMC", "2-NumGLUE-cm")
+    )
+    shutil.copytree(source, run / which)
+    if which.startswith("trajectory"):
+        use = KINDS["trajectory"].use
+    else:
+        use = position if which == "checkpoint" else lambda run: mc.load_run(run).minimum(1, "fast").point
+    with pytest.raises(UserError):
+        use(run)
+    assert any(c.name.startswith(which) for c in verify(run) if c.status == DAMAGED)
+
+
+def edit_without_checksum(file):
+    edit_store(file)
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE measurements SET checksum = NULL")
+    connection.close()
+
+
+SABOTEURS = {
+    "no hash is compared": ("store.recorded.wrong", lambda *_: None, ["adapter", "adapter config", "accuracy matrix",
+        "metrics", "profiles", "ensemble", "losses", "generations", "manifest"], "edit"),
+    "the parts of a checkpoint are not compared": ("training.checkpoint.wrong_part", lambda _: None,
+        ["checkpoint tensors", "checkpoint state"], "edit"),
+    "a snapshot does not say of what it is": ("runs.snapshots.whose", lambda _: [None], ["trajectory"], "swap"),
+    "values without a checksum are not compared with their examples": (
+        "store.measurements._is_plausible", lambda _: True, ["measurements"], "edit"),
+    "a store without checksums": ("store.measurements._measurement", None,
+        ["measurements"], "edit"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SABOTEURS)
+def test_the_table_catches_code_that_does_not_look(name, runs, tmp_path, caplog, monkeypatch):
+    """The same cases with a check taken out: each has to come out wrong."""
+    target, instead, kinds, damage = SABOTEURS[name]
+    if target.endswith("_measurement"):
+
+        def instead(row):
+            nll, targets, scores = (np.frombuffer(b, d) for b, d in zip(row[8:11], ("<f8", "<i4", "<f4"), strict=True))
+            of_nan = [float("nan") if value is None else value for value in row[4:6]]
+            return Measurement(*of_nan, *row[6:8], nll, targets, scores)
+
+    monkeypatch.setattr(f"mcanalysis.{target}", instead)
+    for which in kinds:
+        run, kind = shutil.copytree(runs / "one", tmp_path / which), KINDS[which]
+        right = deepcopy(kind.use(run))  # tensors are of the file as it lies there
+        if target.endswith("_is_plausible"):
+            kind = kind._replace(edit=edit_without_checksum)
+        damaged(run, kind, damage, runs)
+        if which == "measurements":
+            with pytest.raises(AssertionError):
+                outcome(kind.use, run, right, kind.name, caplog)
+        else:
+            assert outcome(kind.use, run, right, kind.name, caplog) == "WRONG", which

@@ -34,7 +34,7 @@ def measured(tmp_path_factory):
     train(config, folder, execution=Execution(save_trajectory=1))
 
     class Undrawn(Connectivity):
-        def pictures(self, tables):
+        def pictures(self, *_):
             return ()
 
     study = Undrawn(num_points=3, num_examples=4, paths=("linear-factor", "bezier-factor"), curve_steps=2)
