@@ -89,6 +89,8 @@ def _files(run: Path, record: Record) -> Iterator[Checked]:
         if top in apart or last.endswith((PARTIAL_SUFFIX, ".lock")) or last.startswith((RECORD_NAME, _STORE)):
             continue
         if name not in there:
+            if None in record.files[name]:  # it was about to be written for the first time
+                continue
             yield Checked(name, MISSING, "", remedy_for(name))
             continue
         got = wrong(record, run, name)

@@ -33,12 +33,13 @@ _AGAIN = "remove it and run the command that wrote it again, which keeps what wa
 
 @dataclass(frozen=True)
 class Record:
-    """The hashes of a folder's files by name; two of a file that was being replaced, the newer one first.
+    """The hashes of a folder's files by name; two of a file that was being replaced, the newer one first (None: no
+    file).
 
     `is_whole`: everything in the folder was written under it, so that a file without a hash is another folder's.
     """
 
-    files: Mapping[str, list[str]] = field(default_factory=dict)
+    files: Mapping[str, list[str | None]] = field(default_factory=dict)
     is_whole: bool = False
 
 
@@ -104,21 +105,23 @@ def note(written: Mapping[Path, str], folder: Path | None = None) -> None:
     record_file = root / RECORD_NAME
     with _alone(record_file):
         found = read_record(root) or Record()
-        files = {name: _settled(root / name, hashes) for name, hashes in found.files.items()}
+        files = {n: settled for n, hashes in found.files.items() if (settled := _settled(root / n, hashes))}
         if folder is not None:
             gone = f"{folder.relative_to(root).as_posix()}/"
             files = {name: hashes for name, hashes in files.items() if name in new or not name.startswith(gone)}
         for name, value in new.items():
-            files[name] = [value, *(h for h in files.get(name, [])[:1] if h != value and (root / name).exists())]
+            there = (root / name).is_file()
+            before = None if not there else files[name][0] if name in files else hash_file_once(root / name)
+            files[name] = [value] if before == value else [value, before]
         _write(record_file, Record(dict(sorted(files.items())), found.is_whole))
 
 
-def _settled(file: Path, hashes: list[str]) -> list[str]:
-    """The one that a file has of two that it may have; both where it has neither."""
-    if len(hashes) == 1 or not file.is_file():
+def _settled(file: Path, hashes: list[str | None]) -> list[str | None]:
+    """The one that a file has of two that it may have, none where it need not be there; both where it has neither."""
+    if len(hashes) == 1:
         return hashes
-    now = hash_file_once(file)
-    return [now] if now in hashes else hashes
+    now = hash_file_once(file) if file.is_file() else None
+    return hashes if now not in hashes else [] if now is None else [now]
 
 
 def check_recorded(file: str | os.PathLike[str], remedy: str = "") -> None:
@@ -140,7 +143,7 @@ def check_all_there(folder: Path) -> None:
         return
     top = place[1].removesuffix("any")
     listed = [name for name in found.files if name.startswith(top)]
-    gone = [name for name in listed if not (place[0] / name).exists()]
+    gone = [name for name in listed if None not in found.files[name] and not (place[0] / name).exists()]
     if gone and len(gone) < len(listed):
         raise DataError(f"Expected the file '{place[0] / gone[0]}', got none; {remedy_for(gone[0])}.")
 

@@ -336,10 +336,15 @@ def test_a_kill_between_the_hash_and_the_file_leaves_the_file_as_it_was(runs, tm
         patch.setattr("mcanalysis.store.recorded.replace_file", record_only)
         with pytest.raises(KeyboardInterrupt):
             write_json_atomic(run / "tables/metrics.json", {**before, "average_accuracy": 0.9})
-    assert len(json.loads((run / "hashes.json").read_text())["files"]["tables/metrics.json"]) == 2
+        assert len(json.loads((run / "hashes.json").read_text())["files"]["tables/metrics.json"]) == 2
+        assert mc.load_run(run).metrics == before and {c.status for c in verify(run)} == {OK}
+        with pytest.raises(KeyboardInterrupt):
+            write_json_atomic(run / "tables/new.json", {})
+    assert json.loads((run / "hashes.json").read_text())["files"]["tables/new.json"][1] is None
     assert mc.load_run(run).metrics == before and {c.status for c in verify(run)} == {OK}
     write_json_atomic(run / "tables/cost.json", {})  # which settles it
-    assert len(json.loads((run / "hashes.json").read_text())["files"]["tables/metrics.json"]) == 1
+    listed = json.loads((run / "hashes.json").read_text())["files"]
+    assert len(listed["tables/metrics.json"]) == 1 and "tables/new.json" not in listed
 
 
 def record_only(file, content):
