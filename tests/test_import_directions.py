@@ -15,6 +15,7 @@ BELOW = {
     "errors": set(),
     "progress": set(),
     "time_limit": set(),
+    "surroundings": set(),
     "registry": set(),
     "numbers_as_text": set(),
     "settings": set(),
@@ -56,7 +57,7 @@ BELOW["report"] = {"studies", "plotting", "fonts", "runs", "tasks", "store"}
 BELOW["integrations"] = {"studies", "training", *_RUN_AND_BELOW}  # what the trainers of others are given
 BELOW["cli"] = set(BELOW)
 BELOW["__main__"] = {"cli"}  # the door to scripts and studies
-ANYWHERE = {"errors", "progress", "registry", "numbers_as_text", "settings", "time_limit"}
+ANYWHERE = {"errors", "progress", "registry", "numbers_as_text", "settings", "time_limit", "surroundings"}
 DOORS = {("runs", "explore")}  # the one import upwards, when `run.explore()` is called
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

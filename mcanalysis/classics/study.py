@@ -20,6 +20,7 @@ from mcanalysis.plotting.classics import plot_classic
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.store.small_files import table_text
 
 CLASSICS = {classic.name: classic for classic in (GARIPOV, FRANKLE, MIRZADEH, AINSWORTH, JORDAN)}
 
@@ -74,7 +75,7 @@ def reproduce_classics(
     every = pd.concat(values, ignore_index=True)
     folder = Path(output_dir)
     figures = [file for classic, figure in drawings for file in save_figure(figure, folder / classic.name)]
-    write_text_atomic(folder / "classics.csv", every.to_csv(index=False))
+    write_text_atomic(folder / "classics.csv", table_text(every))
     write_text_atomic(folder / "classics.md", claims_markdown(table))
     return ClassicsResult(table, every, figures)
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, 
 
 from mcanalysis.cli.console import answer_in_json, is_main_process
 from mcanalysis.settings import Flag, count_or_all
+from mcanalysis.surroundings import be_deterministic, be_offline
 
 __all__ = ["Parser", "comma_list", "count_or_all", "integers", "limits", "numbers", "pairs"]
 
@@ -267,6 +268,9 @@ class Parser(argparse.ArgumentParser):
         args = self.parse_args()
         self._check_of_use(args)
         answer_in_json(args.json)
+        for name, chosen in (("offline", be_offline), ("deterministic", be_deterministic)):
+            if getattr(args, name, False):
+                chosen()
         return args
 
     def _refuse(self, unknown: Sequence[str]) -> NoReturn:
@@ -299,10 +303,12 @@ class Parser(argparse.ArgumentParser):
         import yaml
 
         from mcanalysis.errors import UnknownNameError, UserError
+        from mcanalysis.store.plain_yaml import check_plain
 
         try:
             with open(file, encoding="utf-8") as stream:  # noqa: PTH123
                 text = stream.read()
+            check_plain(text)
             tree, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
         except (OSError, ValueError, yaml.YAMLError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())

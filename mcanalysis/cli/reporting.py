@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mcanalysis.cli.console import answer, next_step, say, table
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.store.small_files import table_text
+
+if TYPE_CHECKING:
+    from mcanalysis.runs.verify import Checked
 
 
 def closed_forms(found: pd.DataFrame) -> None:
@@ -50,6 +55,18 @@ def _cell(row: Mapping[Hashable, Any]) -> str:
     return {"holds": "·", "violated": f"{row['error']:.2g}"}.get(result, result)
 
 
+def verified(by_run: Mapping[str, Sequence[Checked]]) -> bool:
+    """Each file with what became of it, and what can be done; returns whether nothing is damaged or missing."""
+    for run, found in by_run.items():
+        for c in found:
+            more = f" ({c.what})" if c.what else ""
+            say(f"{c.status:<16}  {run}/{c.name}{more}{f'; {c.repair}' if c.repair else ''}")
+        number = Counter(c.status for c in found)
+        say(f"{run}: {', '.join(f'{number[s]} {s}' for s in ('ok', 'damaged', 'missing', 'no recorded hash'))}")
+    answer(runs={run: [c._asdict() for c in found] for run, found in by_run.items()})
+    return all(c.status not in ("damaged", "missing") for found in by_run.values() for c in found)
+
+
 def certificates(found: pd.DataFrame, output_dir: str) -> None:
     """Per family of profiles how often certificates hold; writes the table."""
     from mcanalysis.coverage.certificates import TOLERANCE, cells, markdown
@@ -81,7 +98,7 @@ def coverage(found: pd.DataFrame, output_dir: str) -> pd.DataFrame:
     for row in missed.to_dict("records"):
         say(f"missed: {missed_words(row)}")
     folder = Path(output_dir)
-    write_text_atomic(folder / "coverage.csv", found.to_csv(index=False))
+    write_text_atomic(folder / "coverage.csv", table_text(found))
     write_text_atomic(folder / "coverage.md", summary_markdown(found))
     say(f"\ntables: {folder}/coverage.csv, coverage.md")
     answer({"coverage": found, "missed": missed})

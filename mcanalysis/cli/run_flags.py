@@ -30,6 +30,12 @@ def add_model_flags(parser: Parser) -> None:
         "--engine", type=comma_list, default=[], metavar="A,B",
         help="force how points are evaluated: merged or unmerged, shared or whole (prefixes), compiled",
     )  # fmt: skip
+    parser.group("execution").add_argument(
+        "--offline", action="store_true", help="ask no hub: models and data are those that lie on this machine"
+    )
+    parser.group("execution").add_argument(
+        "--deterministic", action="store_true", help="only operations that give the same bits each time on one machine"
+    )
 
 
 def add_run_flags(parser: Parser, leave_out: Sequence[str] = ()) -> None:

@@ -50,6 +50,12 @@ def run_script(main: Callable[[], None], *, launched: bool = False) -> None:
     except UserError as error:
         _last_words(str(error))
         sys.exit(2)
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        reason = " ".join(str(error).split("You can")[0].split())
+        _last_words(f"Expected operations that repeat (--deterministic), got: {reason} Leave --deterministic out.")
+        sys.exit(2)
     except BrokenPipeError:  # whoever read our output wants no more of it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # what a shell makes of SIGPIPE

@@ -72,6 +72,7 @@ class Engine:
         # Generation stops, and its text is cut, where `generate` of the model itself would stop.
         self._ends = stops_at(model.tokenizer, getattr(causal_lm(model.network), "generation_config", None))
         self._appends = only_appends(model.tokenizer)
+        self._repeats: bool | None = None
         self._lowered: int | None = None  # the budget, once memory has run out
         self._plans: OrderedDict[tuple[Objective, ...], list[Reading]] = OrderedDict()
         self._scored: WeakKeyDictionary[Objective, dict[tuple[int, str], float]] = WeakKeyDictionary()
@@ -161,6 +162,13 @@ class Engine:
         """The losses alone, without generation: scores are NaN, the values per example are there."""
         nll, targets, _ = self._read(point, objectives, generate=False, progress=progress, desc=desc)
         return [Measurement.of(nll[part], targets[part]) for part in self._parts(objectives)]
+
+    def repeats(self, point: Mapping[str, Tensor], objective: Objective) -> bool:
+        """Whether an objective's losses at a point, computed twice, are the same to the last bit; computed once."""
+        if self._repeats is None:
+            once, again = (self.losses(point, [objective])[0] for _ in range(2))
+            self._repeats = once == again
+        return self._repeats
 
     def choices(self, objectives: Sequence[Objective]) -> dict[str, Any]:
         """How these objectives are evaluated, for the manifest: what was chosen where the settings say `auto`.

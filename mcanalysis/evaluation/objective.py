@@ -19,6 +19,9 @@ from mcanalysis.tasks.task import Example, Task, TaskData
 
 logger = logging.getLogger(__name__)
 
+VERSION = 1
+"""Of the code that makes losses and scores: raised where a number changes, so that none of before is served."""
+
 _warned: set[tuple] = set()  # of which splits this process has said that their prompts were cut
 
 
@@ -91,6 +94,8 @@ def make_objective(
         key["ends"] = sorted(ends)
     if base_marker:
         key["base"] = base_marker
+    if VERSION != 1:  # absent at first, so that what was stored stays
+        key["version"] = VERSION
     name = "" if template is None else template.name
     return Objective(data.task, split, tuple(examples), tuple(encoded), num_cut, hash_json(key)[:16], name)
 

@@ -13,6 +13,7 @@ from typing import Any
 import regex
 
 from mcanalysis.errors import UserError
+from mcanalysis.store.recorded import check_recorded
 
 # Every setting of PEFT's LoraConfig stands in one of these four; a test fails when PEFT adds one.
 READ = frozenset(
@@ -189,6 +190,7 @@ def _read_object(directory: Path) -> dict[str, Any]:
         if (directory / "config.json").exists():
             raise _no_adapter(directory, "a whole model", "give the adapter's folder, and the model as its base")
         raise _no_adapter(directory, "no adapter_config.json", "give the folder that PEFT's save_pretrained wrote")
+    check_recorded(file)
     try:
         settings = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:

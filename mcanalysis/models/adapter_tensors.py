@@ -16,6 +16,7 @@ from torch import Tensor
 from mcanalysis.errors import UserError
 from mcanalysis.models.adapter_config import AdapterConfig
 from mcanalysis.params.lora import key_b, module_names, ranks
+from mcanalysis.store.recorded import check_recorded
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def _read_tensors(directory: Path) -> dict[str, Tensor]:
             f"Expected adapter_model.safetensors in '{directory}', got adapter_model.bin, a pickle, which is not "
             "opened here; load the adapter with PEFT and save it again, which writes safetensors."
         )
+    check_recorded(file)
     try:
         return load_file(file)
     except (OSError, ValueError, SafetensorError) as error:

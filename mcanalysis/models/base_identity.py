@@ -160,7 +160,7 @@ def _shards(folder: Path) -> Iterator[Path]:
     for index in folder.glob("*.index.json"):
         try:
             named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # loading says what is wrong with it
         yield from (file for file in (folder / str(name) for name in named) if file.is_file())
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.models.base_source import EMBEDDED, SMOLLM2, SMOLLM2_PACKAGE, converted_folder, gguf_file, model_source
 from mcanalysis.models.free_memory import check_memory
+from mcanalysis.surroundings import settle_operations
 
 SPREAD = "auto"
 """As a device: the layers of a model are shared out to all GPUs (accelerate's `device_map="auto"`)."""
@@ -44,6 +46,7 @@ def load_base(
     spread = device if device == SPREAD or not isinstance(device, str) else None
     device = SPREAD if spread else str(device)
     check_base(name, dtype, device, revision)
+    settle_operations()
     settings = {"device_map": spread} if spread else _quantized(quantization, device)
     if spread and quantization is not None:
         raise UserError(f"Expected one device for a {quantization} base, got '{device}'; name a GPU with --device.")
@@ -64,6 +67,11 @@ def load_base(
             f"Expected all weights of a {type(model).__name__} at '{name}', got none for {len(told['missing_keys'])}, "
             f"{min(told['missing_keys'])} say; restore its weight files."
         )
+    if beyond := _of_another_depth(told["unexpected_keys"], model.state_dict()):
+        raise UserError(
+            f"Expected the weights of a {type(model).__name__} with as many layers as config.json at '{name}' says, "
+            f"got weights beyond them, {beyond} say; restore config.json or the weight files."
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"Expected a tokenizer with an end token at '{name}', got none; set eos_token in its tokenizer_config.json."
@@ -76,6 +84,19 @@ def load_base(
     model.eval()
     _check_causal(model, name)
     return model, tokenizer
+
+
+def _of_another_depth(unexpected: Iterable[str], has: Iterable[str]) -> str | None:
+    """A weight that was left out, of which the model has one with another number: it is a layer of a deeper model.
+
+    >>> _of_another_depth(["model.layers.2.mlp.weight"], ["model.layers.0.mlp.weight"])
+    'model.layers.2.mlp.weight'
+    >>> _of_another_depth(["vision.0.weight", "rotary.inv_freq"], ["model.layers.0.mlp.weight"])
+    """
+    forms = {re.sub(r"\.\d+(?=\.)", ".N", key) for key in has}
+    return next(
+        (k for k in sorted(unexpected) if ".N" in (form := re.sub(r"\.\d+(?=\.)", ".N", k)) and form in forms), None
+    )
 
 
 def plain_source(name: str) -> str:
@@ -196,21 +217,27 @@ def _check_nothing_is_left_out(model: Any, name: str) -> None:
 def _one_line(name: str) -> Iterator[None]:
     """What loading raises, as a `UserError` of one line."""
     import torch
-    from safetensors import SafetensorError
 
-    unreadable = (EOFError, RuntimeError, SafetensorError, torch.serialization.pickle.UnpicklingError)  # type: ignore[reportPrivateImportUsage]
     try:
         yield
-    except (UserError, torch.OutOfMemoryError):
+    except (UserError, torch.OutOfMemoryError, MemoryError):
         raise
-    except (OSError, ValueError, KeyError, ImportError, *unreadable) as error:
+    except Exception as error:  # whatever transformers makes of values that its configuration was not meant to have
         text = str(error).strip()
+        if "weights_only" in text:
+            raise UserError(
+                f"Expected weights that are tensors alone at '{name}', got a pickle that would call functions, which "
+                "is not opened here; save the model with save_pretrained, which writes safetensors."
+            ) from None
         if "trust_remote_code" in text:
             raise UserError(
                 f"Expected a model that transformers has the code of, got '{name}', which brings code of its own "
                 "(auto_map in its configuration), and that is not run here; choose a --model that transformers knows."
             ) from None
-        reason = text.splitlines()[0].rstrip(".") if text else type(error).__name__
+        first, *more = text.splitlines() or [""]
+        reason = " ".join(f"{first} {more[0]}".split()) if more and first.endswith(":") else first.rstrip(".")
+        if not text or not isinstance(error, (OSError, ValueError, ImportError, RuntimeError)):
+            reason = f"{type(error).__name__} {reason[:300]}".strip()
         raise UserError(
             f"Expected a causal language model at '{name}', got: {reason}; set --model to a folder with "
             "config.json, model.safetensors and a tokenizer, or to an id this machine can download."
@@ -356,7 +383,7 @@ def _check_no_adapter(name: str, revision: str | None = None) -> None:
         )
     try:
         base = json.loads(Path(found).read_text(encoding="utf-8-sig"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         base = None
     raise UserError(
         f"Expected a base model, got '{name}', which is a PEFT adapter"

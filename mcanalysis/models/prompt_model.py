@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.params.point import Point
+from mcanalysis.store.recorded import check_recorded
 
 
 class Prompts(nn.Module, ABC):
@@ -197,12 +198,14 @@ class PromptModel(AdaptedModel):
     def read(self, directory: str | Path) -> Point:
         """The point that `save` wrote; raises `UserError` for a folder without prompts, or with others."""
         directory = Path(directory)
+        for name in (self.config_file, self.tensor_file):
+            check_recorded(directory / name)
         try:
             config = json.loads((directory / self.config_file).read_text(encoding="utf-8"))
             point: Point = load_file(directory / self.tensor_file)
             self._prompts_at(point)
             expected = self._config(point)
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, RecursionError, SafetensorError) as error:
             raise UserError(
                 f"Expected prompts of this model ({self.config_file}, {self.tensor_file}) in '{directory}', "
                 f"got: {error}; give a folder that the same strategy wrote."

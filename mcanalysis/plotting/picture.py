@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from mcanalysis.plotting.style import save_figure
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.store.small_files import table_text
 
 
 class Picture(NamedTuple):
@@ -23,10 +24,7 @@ class Picture(NamedTuple):
 
     def beside(self, folder: Path) -> dict[Path, str]:
         """What is written beside the picture in a folder: the texts of its caption and its data, by file."""
-        texts = {
-            f"{self.stem}_{end}.csv" if end else f"{self.stem}.csv": t.to_csv(index=False)
-            for end, t in self.data.items()
-        }
+        texts = {f"{self.stem}_{end}.csv" if end else f"{self.stem}.csv": table_text(t) for end, t in self.data.items()}
         if self.caption:
             texts[f"{self.stem}.txt"] = self.caption + "\n"
         return {folder / name: text for name, text in texts.items()}

@@ -19,10 +19,56 @@ from mcanalysis.models.base_identity import established, recorded_commit
 from mcanalysis.models.chat_template import NONE, template_name
 from mcanalysis.runs.general import General, general_hashes, told_apart
 from mcanalysis.store.manifest import MANIFEST_NAME, read_manifest
+from mcanalysis.store.recorded import check_all_there
 from mcanalysis.store.small_files import AGAIN, read_json, read_table
+from mcanalysis.tasks.names import check_name
 from mcanalysis.tasks.task import TaskData
 
 logger = logging.getLogger(__name__)
+
+
+_TEXT, _MAYBE_TEXT, _NUMBER, _BLOCK = (str,), (str, type(None)), (int, float), (dict,)
+_TYPES = {
+    "strategy": _TEXT, "benchmark": _TEXT, "model": _TEXT, "dtype": _TEXT, "scored_split": _TEXT, "seed": (int,),
+    "tasks": (list,), "data_dir": _MAYBE_TEXT, "quantization": _MAYBE_TEXT, "order": _MAYBE_TEXT,
+    "revision": _MAYBE_TEXT, "chat_template": _TEXT, "lora_rank": (int,), "lora_alpha": _NUMBER,
+    "target_modules": (list, type(None)), "scores": _BLOCK, "sizes": _BLOCK, "max_new_tokens": _BLOCK,
+    "training": _BLOCK, "strategy_settings": _BLOCK,
+}  # fmt: skip
+
+
+class _Config(dict[str, Any]):
+    """The configuration in a manifest, which may come from anywhere: what is not there, or is no value, is refused."""
+
+    def __init__(self, directory: Path, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self._directory = directory
+
+    def __missing__(self, name: str) -> Any:
+        raise RunDirectoryError(
+            f"Expected the config's {name} in '{self._directory}/{MANIFEST_NAME}', got none; restore it."
+        )
+
+    def check(self) -> None:
+        """Raise `RunDirectoryError` for a value of another type than was written, `DataError` for no name of a task."""
+        for name, kinds in _TYPES.items():
+            value = self.get(name)
+            if name in self and (not isinstance(value, kinds) or isinstance(value, bool)):
+                raise self._refusal(name, value)
+        for name in ("tasks", "target_modules"):
+            if not all(isinstance(one, str) for one in self.get(name) or ()):
+                raise self._refusal(name, self[name])
+        length = self.get("training", {}).get("max_length", 1)
+        if not isinstance(length, int) or isinstance(length, bool):
+            raise self._refusal("training.max_length", length)
+        for task in self.get("tasks", ()):
+            check_name(task)
+
+    def _refusal(self, name: str, got: Any) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"Expected the config's {name} as it was written in '{self._directory}/{MANIFEST_NAME}', got "
+            f"{repr(got)[:60]}; restore it."
+        )
 
 
 class FinishedRun:
@@ -38,7 +84,7 @@ class FinishedRun:
     def __init__(self, directory: str | os.PathLike[str], scored_split: str = "test") -> None:
         self.directory = Path(directory)
         self.manifest = self._read_manifest()
-        self.config: dict[str, Any] = self.manifest["config"]
+        self.config = _Config(self.directory, self.manifest["config"])
         if self.scored_split != scored_split:
             raise RunDirectoryError(
                 f"Expected a run scored on the {scored_split} split, got '{directory}', scored on "
@@ -55,6 +101,7 @@ class FinishedRun:
             raise RunDirectoryError(
                 f"Expected the hashes of base and data in '{directory}/manifest.json', got none; restore the file."
             )
+        self.config.check()
         if missing := [name for name in ("strategy", "seed", "tasks") if name not in self.config]:
             raise RunDirectoryError(
                 f"Expected the config's {' and '.join(missing)} in '{directory}/manifest.json', got none; restore it."
@@ -187,6 +234,7 @@ class FinishedRun:
     def losses(self) -> dict[str, list[float]]:
         """The training loss at each step, by the label of what was trained, in order."""
         folder = self.directory / "losses"
+        check_all_there(folder)
         return {
             label: _read(folder / f"{label}.json", list) for label in _in_order(f.stem for f in folder.glob("*.json"))
         }
@@ -259,6 +307,7 @@ class FinishedRun:
 
     def outputs(self, learner: str) -> dict[int, tuple[str, dict[str, list[str]]]]:
         """What a learner wrote on the test split: number of the stage (0 = base) -> (its task, the texts by task)."""
+        check_all_there(self.directory / "generations")
         found, suffix = {}, f"-{learner}"
         for file in sorted((self.directory / "generations").glob("*.json")):
             stage, _, name = file.stem.partition("-")

@@ -7,10 +7,10 @@ next write of the same folder clears it away.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +19,11 @@ from typing import Any
 
 import numpy as np
 
-PARTIAL_SUFFIX = ".partial"
+from mcanalysis.store.hashing import hash_file
+from mcanalysis.store.one_file import PARTIAL_SUFFIX, check_place, replace_file, sync
+from mcanalysis.store.parts import PARTS_NAME
+from mcanalysis.store.recorded import note
+
 _REPLACED_SUFFIX = ".replaced"
 
 
@@ -38,20 +42,13 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write bytes as `write_text_atomic` writes text: the whole new file or the earlier one, never half of it."""
+    """Write bytes as `write_text_atomic` writes text: the whole new file or the earlier one, never half of it.
+
+    In a run the file's hash is noted. Raises `UserError` where a link, a device or a pipe stands in the file's place,
+    and for a folder of a run that is a link out of it.
+    """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
-    try:
-        with partial.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    _sync(target.parent)
+    replace_file(target, content, lambda: note({target: hashlib.sha256(content).hexdigest()}))
 
 
 def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
@@ -87,6 +84,7 @@ def replace_directory_atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     '7'
     """
     target = Path(path)
+    check_place(target)
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"Expected a folder or nothing at {target}, got a file.")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,15 +95,18 @@ def replace_directory_atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield partial
         for folder, _, names in os.walk(partial, topdown=False):
             for name in names:
-                _sync(Path(folder, name))
-            _sync(Path(folder))
+                sync(Path(folder, name))
+            sync(Path(folder))
+        if not (partial / PARTS_NAME).exists():
+            files = [f for f in sorted(partial.rglob("*")) if f.is_file()]
+            note({target / f.relative_to(partial): hash_file(f) for f in files}, target)
         if target.exists():
             target.rename(replaced)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     partial.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -120,10 +121,12 @@ def recover_directory(path: str | os.PathLike[str]) -> bool:
     target = Path(path)
     partial, replaced = _siblings(target)
     # The old folder steps aside only once the new one is complete, so its presence vouches for the new one.
-    if not target.exists() and replaced.exists():
+    if not target.exists() and replaced.exists() and not replaced.is_symlink():
         (partial if partial.exists() else replaced).rename(target)
     for leftover in (partial, replaced):
-        if leftover.exists():
+        if leftover.is_symlink():  # nobody here made it
+            leftover.unlink()
+        elif leftover.exists():
             shutil.rmtree(leftover)
     return target.exists()
 
@@ -168,14 +171,3 @@ def plain_json(obj: Any) -> Any:
 
 def _siblings(target: Path) -> tuple[Path, Path]:
     return (target.with_name(f".{target.name}{PARTIAL_SUFFIX}"), target.with_name(f".{target.name}{_REPLACED_SUFFIX}"))
-
-
-def _sync(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folders.
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 LOCK_NAME = "measurements.lock"
 TRAINING_LOCK_NAME = "training.lock"
+_AS_IT_IS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # no link is followed, no pipe waited for
 _locks: dict[Path, int] = {}  # files, by this process: how often
 
 
@@ -70,13 +72,18 @@ def _lock(directory: Path, name: str = LOCK_NAME) -> Iterator[None]:
 def _take(file: Path) -> int:
     while True:
         try:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | _AS_IT_IS, 0o666)
         except OSError as error:
+            if file.is_symlink():
+                raise _no_lock(file, "a symbolic link") from None
             raise RunDirectoryError(
                 f"Expected a run directory that can be written at {file.parent}, got: {error.strerror}; copy the run "
                 "to a folder where you may write."
             ) from error
         try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                raise _no_lock(file, "another name of a file" if stat.S_ISREG(found.st_mode) else "no file")
             free = _lock_file(descriptor, file)
             if free is None:  # no locks here: what the file says has to do
                 free = not _is_alive(_owner(descriptor))
@@ -92,6 +99,11 @@ def _take(file: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _no_lock(file: Path, got: str) -> RunDirectoryError:
+    """What is written into it would be written elsewhere."""
+    return RunDirectoryError(f"Expected a lock of its own at '{file}', got {got}; remove it.")
 
 
 @contextmanager
@@ -133,7 +145,7 @@ def _owner(descriptor: int) -> dict[str, Any]:
     try:
         owner = json.loads(os.pread(descriptor, 1000, 0))
         return owner if isinstance(owner, dict) else {}
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         return {}
 
 

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from mcanalysis.errors import RunDirectoryError, RunInUseError
+from mcanalysis.errors import DataError, RunDirectoryError, RunInUseError
 from mcanalysis.store.atomic import PARTIAL_SUFFIX, plain_json, write_json_atomic
 from mcanalysis.store.code_key import code_key
+from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.lock import lock_folder
+from mcanalysis.store.recorded import RECORD_NAME, begin_record, check_recorded
 
 MANIFEST_NAME = "manifest.json"
+FORMAT = 2
+"""Of a run directory: since it, the hashes of all files are recorded; version 0.1 wrote no format."""
+logger = logging.getLogger(__name__)
+
 _PACKAGES = ("mcanalysis", "torch", "transformers", "peft", "numpy")
 
 
@@ -41,6 +49,7 @@ def new_manifest(
     ('running', ['mcanalysis', 'numpy', 'peft', 'python', 'torch', 'transformers'])
     """
     return {
+        "format": FORMAT,
         "status": "running",
         "created": _now(),
         "finished": None,
@@ -60,7 +69,8 @@ def write_manifest(run_directory: str | os.PathLike[str], manifest: Mapping[str,
 
 
 def read_manifest(run_directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the manifest of a run; raises `RunDirectoryError` when there is none or it is malformed.
+    """Return the manifest of a run; raises `RunDirectoryError` for one that is missing, malformed, changed since it was
+    written, or of a later format.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +86,7 @@ def read_manifest(run_directory: str | os.PathLike[str]) -> dict[str, Any]:
             f"Expected a run directory at {run_directory}, got no {MANIFEST_NAME} there; "
             "give a directory that train.py wrote."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunDirectoryError(
             f"Expected JSON in {path}, got: {error}; restore the file or choose another directory."
         ) from error
@@ -85,7 +95,37 @@ def read_manifest(run_directory: str | os.PathLike[str]) -> dict[str, Any]:
             f'Expected an object with a "config" object in {path}, got something else; '
             "restore the file or choose another directory."
         )
+    found = manifest.get("format", 1)
+    if not isinstance(found, int) or not 1 <= found <= FORMAT:
+        raise RunDirectoryError(
+            f"Expected a run of format 1 to {FORMAT} in {run_directory}, got format {str(found)[:20]}; read it with "
+            "the mcanalysis that wrote it, or a newer one."
+        )
+    try:
+        check_recorded(path)
+    except DataError as error:
+        raise RunDirectoryError(str(error)) from None
+    if found > 1 and not (path.parent / RECORD_NAME).exists():
+        _warn_of_no_record(path.parent)
     return manifest
+
+
+@cache
+def _warn_of_no_record(directory: Path) -> None:
+    logger.warning(
+        "'%s' has lost its %s, which lists the hashes of its files: they are used unchecked", directory, RECORD_NAME
+    )
+
+
+def run_identity(run_directory: str | os.PathLike[str]) -> str | None:
+    """A hash of what makes a run the run that it is: configuration, seed, base and data; None without a manifest that
+    can be read, which is for others to say."""
+    try:
+        manifest = read_manifest(run_directory)
+        hashes = manifest.get("hashes") or {}
+        return hash_json([manifest["config"], manifest.get("seed"), hashes.get("base"), hashes.get("data")])
+    except (RunDirectoryError, AttributeError, TypeError):
+        return None
 
 
 def manifest_in(run_directory: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -149,6 +189,7 @@ def claim_run_directory(
     manifest = new_manifest(config, seed, base_hash, data_hashes, execution)
     if not (directory / MANIFEST_NAME).exists():
         _make_empty(directory)
+        begin_record(directory)
         write_manifest(directory, manifest)
         return "new"
     recorded = read_manifest(directory)
@@ -260,13 +301,14 @@ def record_evaluation(run_directory: str | os.PathLike[str], choices: Mapping[st
 
 
 def _make_empty(directory: Path) -> None:
-    """Make a directory; it may exist if it holds nothing but leftovers of a killed manifest write."""
+    """Make a directory; it may exist if it holds nothing but leftovers of a kill before there was a manifest."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         found = sorted(entry.name for entry in directory.iterdir())
     except OSError as error:
         raise _cannot_be_made(directory, error) from error
-    leftovers = [n for n in found if n.startswith(f".{MANIFEST_NAME}.") and n.endswith(PARTIAL_SUFFIX)]
+    begun = (f".{MANIFEST_NAME}.", f".{RECORD_NAME}.")
+    leftovers = [n for n in found if n == RECORD_NAME or (n.startswith(begun) and n.endswith(PARTIAL_SUFFIX))]
     if found != leftovers:
         first = next(name for name in found if name not in leftovers)
         raise RunDirectoryError(

@@ -1,11 +1,14 @@
 """The measurement store: every measured value once, in one SQLite file per run.
 
 A row is one (point, objective, settings). Each write is one transaction in write-ahead mode, so a process
-killed at any moment leaves whole rows only, and a resumed analysis measures just the keys still `missing`.
+killed at any moment leaves whole rows only, and a resumed analysis measures just the keys still `missing`. A row has a
+checksum of all that it says: one that has changed since counts as missing, which a warning says.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import math
 import os
 import sqlite3
@@ -19,10 +22,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mcanalysis.errors import UserError
+from mcanalysis.store.manifest import run_identity
+from mcanalysis.store.one_file import check_place
+
+logger = logging.getLogger(__name__)
 
 _APPLICATION_ID = 0x6D63616E  # "mcan": tells this store from any other SQLite file
-_SCHEMA_VERSION = 1
-_SCHEMA = """
+_SCHEMA_VERSION = 2
+_WITHOUT_CHECKSUMS = 1  # read as it is, brought up to date by the first write
+_ABOUT = "CREATE TABLE IF NOT EXISTS about (run TEXT)"  # whose measurements they are, where they lie in a run
+_CHECKSUM = "checksum BLOB"  # of the row; NULL in rows of earlier versions
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS measurements (
     point_key TEXT NOT NULL,
     task TEXT NOT NULL,
@@ -36,10 +46,14 @@ CREATE TABLE IF NOT EXISTS measurements (
     targets BLOB NOT NULL, -- int32, little-endian
     scores BLOB NOT NULL,  -- float32, little-endian
     created TEXT NOT NULL, -- UTC
+    {_CHECKSUM},
     PRIMARY KEY (point_key, task, split, settings_key)
 )
 """
 _KEY_MATCHES = "point_key = ? AND task = ? AND split = ? AND settings_key = ?"
+_COLUMNS = (
+    "point_key, task, split, settings_key, loss, score, num_examples, num_targets, nll, targets, scores"  # checked
+)
 _BUSY_TIMEOUT_SECONDS = 30.0
 
 
@@ -143,6 +157,9 @@ class MeasurementStore:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._said: set[tuple[str, str, str, str]] = set()  # keys of damaged rows that were warned of
+        for end in ("", "-wal", "-shm", "-journal"):  # all of which SQLite writes to
+            check_place(self.path.with_name(self.path.name + end))
         with self._one_line_errors():
             self._connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None)
         try:
@@ -153,36 +170,26 @@ class MeasurementStore:
             raise
 
     def get(self, key: tuple[str, str, str, str]) -> Measurement | None:
-        """Return the measurement stored under `key`, or None.
+        """Return the measurement stored under `key`; None where there is none, or one that is damaged.
 
         >>> with MeasurementStore(":memory:") as store:
         ...     store.get(("9f2c", "FOMC", "test", "01ab")) is None
         True
         """
         with self._one_line_errors():
-            row = self._connection.execute(
-                "SELECT loss, score, num_examples, num_targets, nll, targets, scores "
-                f"FROM measurements WHERE {_KEY_MATCHES}",
-                key,
-            ).fetchone()
+            row = self._connection.execute(f"{self._select} WHERE {_KEY_MATCHES}", key).fetchone()
         if row is None:
             return None
-        loss, score, num_examples, num_targets, nll, targets, scores = row
         try:
-            return Measurement(
-                loss=math.nan if loss is None else loss,
-                score=math.nan if score is None else score,
-                num_examples=num_examples,
-                num_targets=num_targets,
-                nll=np.frombuffer(nll, dtype="<f8"),
-                targets=np.frombuffer(targets, dtype="<i4"),
-                scores=np.frombuffer(scores, dtype="<f4"),
-            )
-        except (TypeError, ValueError) as error:  # never written so
-            raise UserError(
-                f"Expected whole measurements at {self.path}, got a damaged row ({error}); "
-                "move the file away to have it measured again."
-            ) from None
+            return _measurement(row)
+        except (TypeError, ValueError, OverflowError) as error:
+            if key not in self._said:
+                self._said.add(key)
+                logger.warning(
+                    "a measurement of %s (%s) in '%s' is damaged (%s): it is left out and measured again",
+                    key[1], key[2], self.path, error,
+                )  # fmt: skip
+            return None
 
     def put(self, key: tuple[str, str, str, str], measurement: Measurement) -> None:
         """Store one measurement, replacing what was under `key`; on return it is safe from a kill."""
@@ -191,32 +198,52 @@ class MeasurementStore:
     def put_many(self, items: Iterable[tuple[tuple[str, str, str, str], Measurement]]) -> None:
         """Store several (key, measurement) pairs in one transaction: all of them or none."""
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        rows = [
-            (
-                *MeasurementKey(*key),
-                _null_if_nan(m.loss),
-                _null_if_nan(m.score),
-                m.num_examples,
-                m.num_targets,
-                m.nll.tobytes(),
-                m.targets.tobytes(),
-                m.scores.tobytes(),
-                created,
-            )
-            for key, m in items
-        ]
+        rows = []
+        for key, m in items:
+            arrays = (m.nll.tobytes(), m.targets.tobytes(), m.scores.tobytes())
+            loss, score = (None if math.isnan(value) else value for value in (m.loss, m.score))
+            row = (*MeasurementKey(*key), loss, score, m.num_examples, m.num_targets, *arrays)
+            rows.append((*row, created, _checksum(row)))
         with self._one_line_errors(), self._transaction():
-            self._connection.executemany(f"INSERT OR REPLACE INTO measurements VALUES ({', '.join('?' * 12)})", rows)
+            if self._pragma("user_version") == _WITHOUT_CHECKSUMS:
+                self._connection.execute(f"ALTER TABLE measurements ADD COLUMN {_CHECKSUM}")
+                self._mark()
+            self._connection.executemany(
+                f"INSERT OR REPLACE INTO measurements ({_COLUMNS}, created, checksum) VALUES ({', '.join('?' * 13)})",
+                rows,
+            )
 
     def missing(self, keys: Iterable[tuple[str, str, str, str]]) -> list[MeasurementKey]:
-        """Return those keys that are not stored yet, each once, in the order given."""
-        query = f"SELECT 1 FROM measurements WHERE {_KEY_MATCHES}"
+        """Return those keys that are not stored yet, or in damaged rows, each once, in the order given."""
+        return [key for key in dict.fromkeys(MeasurementKey(*key) for key in keys) if self.get(key) is None]
+
+    def drop_points(self, prefix: str) -> int:
+        """Remove every measurement of points whose key begins with `prefix`; returns how many there were."""
+        with self._one_line_errors(), self._transaction():
+            return self._connection.execute(
+                "DELETE FROM measurements WHERE substr(point_key, 1, ?) = ?", (len(prefix), prefix)
+            ).rowcount
+
+    def check(self) -> tuple[int, int, list[MeasurementKey]]:
+        """Look at the file page by page and at all rows: how many are whole, how many have no checksum, and the keys of
+        the damaged ones. Raises `UserError` where the file is not what SQLite wrote.
+        """
+        whole, unknown, damaged = 0, 0, []
         with self._one_line_errors():
-            return [
-                key
-                for key in dict.fromkeys(MeasurementKey(*key) for key in keys)
-                if self._connection.execute(query, key).fetchone() is None
-            ]
+            if (said := self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(said)
+            for row in self._connection.execute(self._select):
+                try:
+                    _measurement(row)
+                    whole, unknown = whole + (row[-1] is not None), unknown + (row[-1] is None)
+                except (TypeError, ValueError, OverflowError):
+                    damaged.append(MeasurementKey(*map(str, row[:4])))
+        return whole, unknown, damaged
+
+    def points(self) -> dict[str, int]:
+        """How many values there are of each point, by its key."""
+        with self._one_line_errors():
+            return dict(self._connection.execute("SELECT point_key, COUNT(*) FROM measurements GROUP BY point_key"))
 
     def close(self) -> None:
         """Close the connection; the store is of no use afterwards."""
@@ -232,6 +259,11 @@ class MeasurementStore:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @property
+    def _select(self) -> str:
+        has_checksums = self._pragma("user_version") >= _SCHEMA_VERSION
+        return f"SELECT {_COLUMNS}, {'checksum' if has_checksums else 'NULL'} FROM measurements"
+
     def _prepare(self) -> None:
         application, version = self._pragma("application_id"), self._pragma("user_version")
         if application == 0:
@@ -242,20 +274,33 @@ class MeasurementStore:
                 if application == 0 and num_tables == 0:
                     self._connection.execute(_SCHEMA)
                     self._connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                    self._connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+                    self._mark()
                     application, version = _APPLICATION_ID, _SCHEMA_VERSION
         if application != _APPLICATION_ID:
             raise UserError(
                 f"Expected a measurement store at {self.path}, got a SQLite file of another program; "
                 "move it away or choose another run directory."
             )
-        if version != _SCHEMA_VERSION:
+        if version not in (_WITHOUT_CHECKSUMS, _SCHEMA_VERSION):
             raise UserError(
-                f"Expected a measurement store of version {_SCHEMA_VERSION} at {self.path}, got version "
+                f"Expected a measurement store of version {_SCHEMA_VERSION} or before at {self.path}, got version "
                 f"{version}; read it with the mcanalysis that wrote it, or choose another run directory."
             )
+        if version == _SCHEMA_VERSION and (whose := self._connection.execute("SELECT run FROM about").fetchone()):
+            here = run_identity(self.path.parent)
+            if None not in (here, whose[0]) and here != whose[0]:
+                raise UserError(
+                    f"Expected the measurements of the run they lie in at {self.path}, got those of another run; "
+                    "restore the file from a copy, or move it away to have them measured again."
+                )
         self._start_write_ahead()
         self._connection.execute("PRAGMA synchronous = NORMAL")
+
+    def _mark(self) -> None:
+        """Write down the version, and whose measurements they are."""
+        self._connection.execute(_ABOUT)
+        self._connection.execute("INSERT INTO about VALUES (?)", (run_identity(self.path.parent),))
+        self._connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
     def _pragma(self, name: str) -> Any:
         return self._connection.execute(f"PRAGMA {name}").fetchone()[0]
@@ -303,5 +348,45 @@ class MeasurementStore:
             ) from error
 
 
-def _null_if_nan(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _measurement(row: tuple[Any, ...]) -> Measurement:
+    """The measurement in a row; raises `ValueError` or `TypeError` for one that is not as it was written.
+
+    Rows of earlier versions have no checksum: their loss and score must be those of their examples.
+    """
+    *_, loss, score, num_examples, num_targets, nll, targets, scores, checksum = row
+    if checksum is not None and checksum != _checksum(row[:-1]):
+        raise ValueError("its checksum is another")
+    found = Measurement(
+        loss=math.nan if loss is None else loss,
+        score=math.nan if score is None else score,
+        num_examples=num_examples,
+        num_targets=num_targets,
+        nll=np.frombuffer(nll, dtype="<f8"),
+        targets=np.frombuffer(targets, dtype="<i4"),
+        scores=np.frombuffer(scores, dtype="<f4"),
+    )
+    if checksum is None and not _is_plausible(found):
+        raise ValueError("its values per example have another mean")
+    return found
+
+
+def _is_plausible(m: Measurement) -> bool:
+    """Whether means are those of the values per example, to float32."""
+    of_examples = Measurement.of(m.nll, m.targets, m.scores) if len(m.nll) and m.targets.any() else m
+    pairs = [(m.loss, of_examples.loss), (m.num_targets, of_examples.num_targets)]
+    pairs += [(m.score, of_examples.score)] if len(m.scores) else []
+    return all(np.isclose(stored, made, rtol=1e-4, atol=1e-4, equal_nan=True) for stored, made in pairs)
+
+
+def _checksum(row: tuple[Any, ...]) -> bytes:
+    """Of the columns of a row, each by its type and to the last bit."""
+    parts = [value if isinstance(value, bytes) else repr(_as_stored(value)).encode() for value in row]
+    digest = hashlib.sha256(repr([len(part) for part in parts]).encode())
+    for part in parts:
+        digest.update(part)
+    return digest.digest()[:16]
+
+
+def _as_stored(value: Any) -> Any:
+    """What SQLite gives back: no negative zero, no subclass of a string."""
+    return value + 0.0 if isinstance(value, float) else str(value) if isinstance(value, str) else value

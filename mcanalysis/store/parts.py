@@ -54,7 +54,7 @@ def wrong_part(folder: str | os.PathLike[str]) -> str | None:
         return f"no {Path(error.filename).name}"
     except OSError as error:
         return f"{Path(error.filename).name}, which cannot be read ({error.strerror})"
-    except (ValueError, TypeError, KeyError, AttributeError):  # no JSON, or JSON of another form
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # no JSON, or JSON of another form
         return _CHANGED.format(PARTS_NAME)
     return None
 

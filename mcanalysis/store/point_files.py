@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mcanalysis.errors import DataError
 from mcanalysis.store.atomic import write_bytes_atomic
+from mcanalysis.store.recorded import check_recorded
 
 
 def write_tensors(file: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> None:
@@ -37,25 +38,36 @@ def tensor_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None
     """What `write_tensors` writes."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({} if header is None else header)
-    return save(stored, {"json": text, "sha256": _content_hash(stored, text)})
+    # One entry: several come in any order, and equal files would differ.
+    return save(stored, {"checked": json.dumps({"json": text, "sha256": _content_hash(stored, text)})})
 
 
-def read_tensors(file: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a file (on the CPU) and its JSON object; raises `DataError` for a file that is damaged."""
+def read_tensors(
+    file: str | Path, remedy: str = "remove it to have it computed again", what: str = "a safetensors file at"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a file (on the CPU) and its JSON object.
+
+    Raises `DataError` for a file that is damaged, or is not the one that its run wrote.
+    """
+    check_recorded(file)
     try:
         with safe_open(str(file), framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        metadata = json.loads(metadata["checked"]) if metadata.keys() == {"checked"} else metadata
         text = metadata.get("json", "{}")
         is_old = metadata.keys() <= {"json"}  # version 0.1 wrote no hash
         if not is_old and metadata != {"json": text, "sha256": _content_hash(tensors, text)}:
             raise ValueError("other content than was written")
         return tensors, json.loads(text)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(
-            f"Expected a safetensors file at {file}, got: {' '.join(str(error).split())}; remove it to have it "
-            "computed again."
-        ) from None
+    except (OSError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
+        raise DataError(f"Expected {what} {file}, got: {' '.join(str(error).split())}; {remedy}.") from None
+
+
+def has_hash(file: str | Path) -> bool:
+    """Whether a file that can be read has a hash of its content; version 0.1 wrote none."""
+    with safe_open(str(file), framework="pt") as opened:
+        return bool({"checked", "sha256"} & (opened.metadata() or {}).keys())
 
 
 def _content_hash(tensors: Mapping[str, Tensor], text: str) -> str:

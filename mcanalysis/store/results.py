@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mcanalysis.errors import DataError
 from mcanalysis.store.atomic import write_json_atomic
 from mcanalysis.store.small_files import read_json
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,12 @@ class JsonResult:
     file: Path
 
     def find(self) -> Any:
-        """What the file holds; None where it is not there. Raises `DataError` for a damaged one."""
-        return read_json(self.file) if self.file.exists() else None
+        """What the file holds; None where it is not there, or is damaged, which a warning says: it is made again."""
+        try:
+            return read_json(self.file) if self.file.exists() else None
+        except DataError as error:
+            logger.warning("A stored result is left out and made again. %s", error)
+            return None
 
     def keep(self, result: Any) -> Any:
         """Write the file, whole or not at all; returns what is read from it."""

@@ -1,6 +1,7 @@
-"""Reading the tables and JSON files of a run: whole, or refused in one line.
+"""Tables and JSON files of a run: read whole and as they were written, or refused in one line.
 
-A CSV file that was cut is still a CSV file, of fewer rows and with another last number; but it does not end a line.
+A CSV file that was cut is still a CSV file, of fewer rows and with another last number; but it does not end a line, and
+its hash is another (`store.recorded`).
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from mcanalysis.errors import DataError
+from mcanalysis.store.recorded import check_recorded
 
 TEXT_COLUMNS = (
     "strategy", "learner", "start_learner", "end_learner", "space", "path", "kind", "start", "end", "minimum", "minima",
@@ -23,21 +27,25 @@ TEXT_COLUMNS = (
 
 _EXACT: dict[str, Any] = {"float_precision": "round_trip"} if pd.__version__ < "3.1" else {}  # from then on as it is
 
+# What a spreadsheet takes for a formula; an apostrophe before it makes it text, and another one what had one already.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
 AGAIN = "remove it and run the command that wrote it again, which keeps what was measured"
 
 
 def read_json(file: str | os.PathLike[str], remedy: str = AGAIN) -> Any:
-    """What a JSON file holds; raises `DataError` where it is missing or damaged.
+    """What a JSON file holds; raises `DataError` where it is missing, damaged or, of a run, not as it was written.
 
     >>> read_json("/nonexistent/cost.json", "train again")
     Traceback (most recent call last):
     mcanalysis.errors.DataError: Expected JSON in '/nonexistent/cost.json', got no such file; train again.
     """
+    check_recorded(file, remedy)
     try:
         return json.loads(Path(file).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"Expected JSON in '{file}', got no such file; {remedy}.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of values too deep within one another
         raise DataError(f"Expected JSON in '{file}', got: {error}; {remedy}.") from None
 
 
@@ -45,8 +53,9 @@ def read_table(file: str | os.PathLike[str], remedy: str = AGAIN) -> pd.DataFram
     """Return a table in CSV: an empty cell is missing (NaN), all other text in a column of names is a name.
 
     Numbers are those that were written, to the last bit; columns of `few_events` are true or false. In an accuracy
-    matrix, which has a column `after`, every other column is a task's, and of numbers. Raises `DataError` for a table
-    that is missing, damaged or cut.
+    matrix, which has a column `after`, every other column is a task's, and of numbers. What `table_text` has put before
+    formulas is taken away. Raises `DataError` for a table that is missing, damaged, cut or, of a run, not as it was
+    written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -55,6 +64,7 @@ def read_table(file: str | os.PathLike[str], remedy: str = AGAIN) -> pd.DataFram
     ...     read_table(table).to_numpy().tolist()
     [['NA', nan, 0.5, True], ['1', '2-nan', nan, False]]
     """
+    check_recorded(file, remedy)
     try:
         with Path(file).open(encoding="utf-8", newline="") as stream:
             text = stream.read()
@@ -65,10 +75,52 @@ def read_table(file: str | os.PathLike[str], remedy: str = AGAIN) -> pd.DataFram
         flags = [] if "after" in header else [name for name in header if name.endswith("few_events")]
         types = dict.fromkeys(names, str)
         table = pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False, na_values=[""], **_EXACT)
-        return table.assign(**{name: table[name].eq(True) for name in flags})
+        table = table.assign(**{name: table[name].eq(True) for name in flags})
+        return _in_text(table, lambda text: text[1:] if text[0] == "'" and _FORMULA.match(text) else text)
     except FileNotFoundError:
         raise DataError(f"Expected a table in '{file}', got no such file; {remedy}.") from None
     except DataError:
         raise
     except (OSError, ValueError) as error:  # pandas' errors of parsing are ValueErrors
         raise DataError(f"Expected a table in '{file}', got: {' '.join(str(error).split())}; {remedy}.") from None
+
+
+def table_text(table: pd.DataFrame) -> str:
+    """A table as CSV, without its index, of which no spreadsheet computes a cell: `'` stands before what it would take
+    for a formula, in names of columns too. `read_table` takes it away. A carriage return, which ends a row for many
+    readers, is written as a newline.
+
+    >>> table_text(pd.DataFrame({"task": ["=1+1", "NA", "-0.5"], "loss": [-0.5, 1.0, 2.0]}))
+    "task,loss\\n'=1+1,-0.5\\nNA,1.0\\n-0.5,2.0\\n"
+    """
+    return _in_text(table, _as_cell).to_csv(index=False)
+
+
+def _as_cell(text: str) -> str:
+    text = f"'{text}" if _is_formula(text) else text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _is_formula(text: str) -> bool:
+    if not _FORMULA.match(text):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return text[0] in "\t\r"
+
+
+def _in_text(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    """A table with every text in it, and every name of a column, changed."""
+
+    def changed(value: Any) -> Any:
+        return change(value) if isinstance(value, str) and value else value
+
+    texts = [i for i, kind in enumerate(table.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
+    made = table.copy(deep=False)
+    for i in texts:
+        column = table.iloc[:, i]
+        if any(changed(value) is not value and changed(value) != value for value in column.unique()):
+            made.isetitem(i, column.map(changed).array)
+    return made.set_axis([changed(name) for name in table.columns], axis="columns")

@@ -11,6 +11,7 @@ from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.settings import Flag
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.store.small_files import table_text
 from mcanalysis.strategies import make_strategy
 from mcanalysis.studies.strategies import study_configs
 from mcanalysis.studies.study import Rows
@@ -97,7 +98,7 @@ class Ablations:
             every = {"strategy_settings": _all_settings(run.strategy, run.config["strategy_settings"])}
             found.append(AblationRun(run.strategy, run.seed, {**run.config, **every}, run.metrics["learners"]))
         table = ablation_table(found, self.strategy, tuple(self.varied))
-        write_text_atomic(Path(self.output_dir) / "ablations.csv", table.to_csv(index=False))
+        write_text_atomic(Path(self.output_dir) / "ablations.csv", table_text(table))
         return table
 
     def words(self, table: pd.DataFrame) -> Iterator[str | Rows]:

@@ -5,6 +5,7 @@ Only the process that runs the engine opens a run's store, which is no file that
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,11 @@ from mcanalysis.runs.run import Opening, Run
 from mcanalysis.store.manifest import record_evaluation
 from mcanalysis.store.measurements import Measurement, MeasurementKey, MeasurementStore
 from mcanalysis.studies.engine import Piece, Steps
+from mcanalysis.surroundings import is_deterministic
 
+logger = logging.getLogger(__name__)
+
+_TWICE = 4  # examples whose losses are computed twice, once in each process, to see whether they repeat
 _SMALLEST_SHARE = 16  # examples: with fewer the cost of setting the weights shows
 
 
@@ -67,8 +72,12 @@ def evaluate(opening: Opening, where: Where, shares: tuple[Share, ...], progress
     """What a piece does: measure shares of objectives at a point."""
     run = opening.run
     objectives = [share.of(run) for share in shares]
-    measured = run.engine.measure(where.point(run), objectives, progress, f"a point of {run.directory.name}")
-    return Evaluated(measured, run.engine.choices(objectives))
+    point = where.point(run)
+    measured = run.engine.measure(point, objectives, progress, f"a point of {run.directory.name}")
+    choices = run.engine.choices(objectives)
+    if not run.engine.repeats(point, some_of(objectives[0], tuple(range(_TWICE))[: len(objectives[0].encoded)])):
+        choices["repeatable"] = False
+    return Evaluated(measured, choices)
 
 
 class Some(NamedTuple):
@@ -186,6 +195,12 @@ class Points:
         """Store what a point gave; `choices` go into the manifest."""
         if choices != self._recorded:  # the same for most points
             record_evaluation(self.run.directory, choices)
+            if choices.get("repeatable") is False and "repeatable" not in self._recorded:
+                logger.warning(
+                    "a point of '%s' was evaluated twice and had other losses: on this machine numbers differ in their "
+                    "last digits from call to call; --deterministic asks for operations that repeat",
+                    self.run.directory,
+                )
             self._recorded = choices
         values = [(measurement_key(point_key, objective), measurement) for objective, measurement in measured]
         with self.store() as store:
@@ -257,9 +272,9 @@ def _num_shares(objectives: Sequence[Objective], workers: int, num_points: int) 
     """Into how many a point's examples are divided, where they may be, with so many points to measure: as keeps all
     workers busy.
 
-    One where points are enough: each share sets the weights and writes answers token by token anew, and pads otherwise,
-    which changes the last digits.
+    One where points are enough, and where bits are to repeat, whoever else computes: each share sets the weights and
+    writes answers token by token anew, and pads otherwise, which changes the last digits.
     """
-    if not all(o.is_divisible for o in objectives):
+    if is_deterministic() or not all(o.is_divisible for o in objectives):
         return 1
     return max(1, min(workers // num_points, sum(len(o.encoded) for o in objectives) // _SMALLEST_SHARE))

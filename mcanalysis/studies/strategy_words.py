@@ -11,6 +11,7 @@ import pandas as pd
 
 from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.store.small_files import table_text
 from mcanalysis.studies.strategy_comparisons import CONFIDENCE, compared_summary, comparisons, over_all_runs
 from mcanalysis.studies.strategy_tables import comparison_notes, comparison_table, summary_cells
 
@@ -141,9 +142,9 @@ def write_comparison(runs: Sequence[FinishedRun], output_dir: str | Path, agains
     cells = compared_cells(summary)
     notes = [comparison_notes(runs, table), what_is_compared(table, against)]
     folder = Path(output_dir) / "comparison"
-    write_text_atomic(folder / "strategies.csv", table.to_csv(index=False))
-    write_text_atomic(folder / "comparisons.csv", comparisons(table, against).to_csv(index=False))
-    write_text_atomic(folder / "summary.csv", summary.to_csv(index=False))
+    write_text_atomic(folder / "strategies.csv", table_text(table))
+    write_text_atomic(folder / "comparisons.csv", table_text(comparisons(table, against)))
+    write_text_atomic(folder / "summary.csv", table_text(summary))
     lines = [cells[0], ["---"] * len(cells[0]), *cells[1:]]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     write_text_atomic(folder / "summary.md", "\n\n".join([text, *filter(None, notes)]) + "\n")

@@ -16,6 +16,7 @@ from mcanalysis.errors import UserError
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.lock import lock_measurements
+from mcanalysis.store.small_files import table_text
 from mcanalysis.studies.drawn import Drawn, origin
 from mcanalysis.studies.engine import FIRST_TRAINING, TRAINING, Engine, Here, Steps, Workers
 
@@ -220,7 +221,7 @@ def write_tables(tables: Mapping[str, pd.DataFrame], directory: Path) -> list[st
     """Write `<directory>/<name>.csv` of each table; returns the texts, each after the name of its table."""
     texts = []
     for name, table in tables.items():
-        text = table.to_csv(index=False)
+        text = table_text(table)
         write_text_atomic(directory / f"{name}.csv", text)
         texts.append(f"{name}\n{text}")
     return texts

@@ -164,7 +164,7 @@ class _OnDisk(Sequence[Any]):
 
 
 def _read(run: Run, learner: str, minimum: str, step: int | None) -> Point:
-    from mcanalysis.training.trajectory import read_snapshot, snapshot_files
+    from mcanalysis.runs.snapshots import read_snapshot, snapshot_files
 
     if step is None:
         return run.minimum(minimum, learner).point
@@ -177,7 +177,7 @@ def _stops(run: Run, space: str) -> list[_Stop]:
     Raises `UserError` for a run without snapshots and for one whose points have no common factors.
     """
     from mcanalysis.params.point import content_hash
-    from mcanalysis.training.trajectory import snapshot_files
+    from mcanalysis.runs.snapshots import snapshot_files
 
     labels = [minimum.label for minimum in run.minima]
     steps = {

@@ -16,6 +16,7 @@ from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress, silent
 from mcanalysis.settings import BASIC, Flag
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.store.small_files import table_text
 from mcanalysis.strategies import get_strategy
 from mcanalysis.studies.engine import Engine, Here, Steps, Workers
 from mcanalysis.studies.strategies import run_directories, run_name, study_configs
@@ -225,7 +226,7 @@ class Search:
         from mcanalysis.studies.tuned import Chosen, Tuned
 
         folder = Path(self.tuning.output_dir)
-        write_text_atomic(folder / "trials.csv", table.to_csv(index=False))
+        write_text_atomic(folder / "trials.csv", table_text(table))
         chosen = {}
         for name, of in table.groupby("strategy", sort=False):
             if not of.chosen.any():

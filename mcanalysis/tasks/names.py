@@ -41,7 +41,8 @@ def check_name(name: str) -> None:
 
 
 def check_distinct(names: Sequence[str]) -> None:
-    """Raise `UserError` where a name comes twice: the results of one task would replace those of the other.
+    """Raise `UserError` where a name comes twice, or looks like another to the letter: the results of one task would
+    replace those of the other, in the reader's mind or, on some file systems, on disk.
 
     >>> check_distinct(["FOMC", "FOMC"])
     Traceback (most recent call last):
@@ -50,6 +51,11 @@ def check_distinct(names: Sequence[str]) -> None:
     for name, count in Counter(names).items():
         if count > 1:
             raise UserError(f"Expected each task once, got {name} {count} times; name it once.")
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFKC", name), name)
+        if other != name:
+            raise UserError(f"Expected names that look different, got {other!a} and {name!a}; rename one of the tasks.")
 
 
 def told_apart(names: Sequence[str], files: Sequence[str | PathLike[str]]) -> list[str]:

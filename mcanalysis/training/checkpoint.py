@@ -23,6 +23,7 @@ from mcanalysis.errors import RunDirectoryError, UserError
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.passes import Passes
 from mcanalysis.store.atomic import recover_directory, replace_directory_atomic
+from mcanalysis.store.manifest import run_identity
 from mcanalysis.store.parts import PARTS_NAME, write_parts, wrong_part
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.training.processes import Processes
@@ -74,6 +75,7 @@ def write_checkpoint(
             for name, content in (("trained", model.raw()), ("strategy", tensors)):
                 save_file({n: t.contiguous().cpu() for n, t in content.items()}, partial / f"{name}.safetensors")
             state = {"format": _FORMAT, **asdict(position), "task_index": strategy.task_index, "strategy": values}
+            state["run"] = run_identity(folder.parent)
             (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
         processes.wait()  # every process has written its part
         if processes.is_main:
@@ -96,6 +98,7 @@ def read_checkpoint(folder: Path, model: AdaptedModel, strategy: Strategy, proce
         strategy.task_index = state.pop("task_index")
         strategy.load_state(model, load_file(folder / "strategy.safetensors"), state.pop("strategy"))
         state.pop("format", None)
+        state.pop("run", None)
         return Position(**{"passes": None, **state})
     except UserError:
         raise
@@ -113,6 +116,9 @@ def _check(folder: Path, num_processes: int) -> None:
         wrong = wrong_part(folder)
     else:
         wrong = _wrong_unlisted_part(folder)
+    here, of = run_identity(folder.parent), None if wrong else _read_state(folder).get("run")
+    if None not in (here, of) and here != of:
+        wrong = "that of another run"
     if wrong:
         raise _refusal(folder, wrong)
     if not is_listed:
@@ -162,7 +168,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise _refusal(folder, "no state.json") from None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise _refusal(folder, "state.json, which is damaged") from None
     if not isinstance(state, dict):
         raise _refusal(folder, "state.json, which is damaged")

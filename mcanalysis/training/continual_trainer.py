@@ -53,8 +53,10 @@ from mcanalysis.store.manifest import (
     recorded_base,
 )
 from mcanalysis.store.measurements import MeasurementStore
+from mcanalysis.store.recorded import is_as_written
 from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.strategy import Strategy
+from mcanalysis.surroundings import is_deterministic
 from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
 from mcanalysis.training.checkpoint import Position, read_checkpoint, write_checkpoint, writing
@@ -467,6 +469,7 @@ def train(
             with ExitStack() as locks:
                 locks.enter_context(lock_run_directory(directory))
                 how = {"threads": torch.get_num_threads(), "processes": processes.count, "device": processes.device}
+                how |= {"deterministic": True} if is_deterministic() else {}
                 identity = _identity(config, tasks, manifest_in(directory))
                 status = claim_run_directory(directory, resume=resume, execution=how, **identity)
                 if status == "new":
@@ -492,7 +495,7 @@ def train(
 
         if processes.on_main(claim) == "finished":
             tables = directory / "tables"
-            is_whole = processes.on_main(lambda: all((tables / name).exists() for name in trainer.table_names))
+            is_whole = processes.on_main(lambda: all(is_as_written(tables / name) for name in trainer.table_names))
             if not is_whole or not processes.on_main(lambda: is_general_measured(directory, general)):
                 trainer.run(is_trained=True)
             if processes.is_main:

@@ -21,7 +21,7 @@ from mcanalysis.store import base_minimum
 from mcanalysis.store.atomic import write_json_atomic, write_text_atomic
 from mcanalysis.store.manifest import record_evaluation
 from mcanalysis.store.measurements import Measurement, MeasurementStore
-from mcanalysis.store.small_files import read_json
+from mcanalysis.store.small_files import read_json, table_text
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.training.processes import Processes
 from mcanalysis.training.stopping import StopRequest
@@ -153,11 +153,11 @@ class Scoring:
             table.insert(0, "after", range(len(matrix)))
             if self.strategy.schedule == "joint":
                 table = table.iloc[[0, -1]]
-            write_text_atomic(self.directory / "tables" / self._matrix_name(learner), table.to_csv(index=False))
+            write_text_atomic(self.directory / "tables" / self._matrix_name(learner), table_text(table))
             metrics[learner] = continual_metrics(matrix)
         write_json_atomic(self.directory / "tables" / "metrics.json", {**metrics[answering], "learners": metrics})
         if self._of_general:
-            write_text_atomic(self.directory / "tables" / "general.csv", self._general_table().to_csv(index=False))
+            write_text_atomic(self.directory / "tables" / "general.csv", table_text(self._general_table()))
 
     def _general_table(self) -> pd.DataFrame:
         """`general.csv`: loss, score and retention of every general task after each task (0: the base), by learner."""

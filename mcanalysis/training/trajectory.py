@@ -6,17 +6,12 @@ import logging
 import tempfile
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-
-from mcanalysis.errors import UserError
 from mcanalysis.models.adapted_model import AdaptedModel
-from mcanalysis.params.point import Point
-from mcanalysis.store.atomic import write_bytes_atomic
+from mcanalysis.runs.snapshots import FOLDER, whose
+from mcanalysis.store.point_files import write_tensors
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.training.checkpoint import writing
 
-FOLDER = "trajectory"
 EVERY = 10  # steps between two snapshots where nothing is said about them
 SMALL = 1_000_000  # bytes of a snapshot up to which they are then saved: a task of 500 steps fills 50 MB a learner
 
@@ -53,26 +48,5 @@ class TrajectoryWriter:
                 continue
             with writing(), tempfile.TemporaryDirectory() as scratch:
                 self.strategy.save_learner(self.model, learner, Path(scratch))
-                content = save({name: tensor.contiguous() for name, tensor in self.model.read(scratch).items()})
-                write_bytes_atomic(self.directory / label / learner / f"{step}.safetensors", content)
-
-
-def snapshot_files(run_directory: str | Path, label: str, learner: str) -> dict[int, Path]:
-    """The snapshots of a learner within the task `label` (`<k>-<TASK>`), by step, in order; {} where none were saved.
-
-    >>> snapshot_files("/nonexistent", "1-FOMC", "fast")
-    {}
-    """
-    files = Path(run_directory, FOLDER, label, learner).glob("*.safetensors")
-    steps = {int(f.stem): f for f in files if f.stem.isdigit()}
-    return dict(sorted(steps.items()))
-
-
-def read_snapshot(file: str | Path) -> Point:
-    """The point in a snapshot's file, scaling multiplied into B; raises `UserError` where there is none."""
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"Expected a snapshot in '{file}', got: {error}; train again with --save-trajectory, or delete the file."
-        ) from None
+                file = self.directory / label / learner / f"{step}.safetensors"
+                write_tensors(file, self.model.read(scratch), {"of": whose(file)})

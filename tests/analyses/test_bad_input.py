@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from mcanalysis.store.manifest import write_manifest
+
 TINY = ("--steps", 1, "--num-train", 8, "--num-test", 2, "--batch-size", 2, "--num-points", 3, "--num-examples", 2)
 
 
@@ -119,7 +121,7 @@ def test_an_unfinished_run_is_refused_without_resume(script, tmp_path):
     assert script(*run)[0] == 0
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     manifest["status"] = "running"
-    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(tmp_path / "run", manifest)
     refused(script(*run), "--resume")
     refused(script("connectivity", "--run", tmp_path / "run"), "finished run")
     assert script(*run, "--resume")[0] == 0

@@ -11,6 +11,7 @@ import torch
 import mcanalysis as mc
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.models.loading import load_base
+from mcanalysis.store.manifest import write_manifest
 from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.tasks.embedded import generate_task
 
@@ -99,7 +100,7 @@ def test_a_changed_base_is_refused(finished):
     directory = finished[0] / "embedded-sequential-seed0"
     manifest = json.loads((directory / "manifest.json").read_text())
     manifest["hashes"]["base"] = "0" * 64
-    (directory / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(directory, manifest)
     with pytest.raises(mc.UserError, match="base model"):
         _ = mc.load_run(directory).model
 

@@ -11,6 +11,7 @@ import mcanalysis as mc
 from mcanalysis.evaluation import representations
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.params.weight_distance import module_distances, weight_distance
+from mcanalysis.store.atomic import write_bytes_atomic
 from mcanalysis.studies import similarity_tables
 from mcanalysis.studies.similarity import Similarity
 
@@ -167,7 +168,8 @@ def test_a_stopped_study_goes_on_where_it_was(script, monkeypatch, tmp_path):
 def test_other_minima_are_never_taken_for_these(finished, script, monkeypatch):
     directory = finished[0] / "embedded-sequential-seed0"
     first, second = (directory / "minima" / name / "fast" for name in ("1-FOMC", "2-MedMCQA"))
-    (first / "adapter_model.safetensors").write_bytes((second / "adapter_model.safetensors").read_bytes())
+    content = (second / "adapter_model.safetensors").read_bytes()
+    write_bytes_atomic(first / "adapter_model.safetensors", content)  # as if the run had done so
     monkeypatch.setattr(Similarity, "pictures", lambda *_: ())  # numbers alone
     calls = counting(monkeypatch)
     assert script("similarity", "--run", directory, "--num-examples", 6, "--workers", 1)[0] == 0

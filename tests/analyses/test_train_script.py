@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
+from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.manifest import lock_run_directory
 from mcanalysis.strategies import strategy_names
 from mcanalysis.training import continual_trainer, dry_run
@@ -263,7 +264,7 @@ def unfinished(script, tmp_path):
     flags = ("--strategy", "er", "--benchmark", "trace", "--data-dir", "data", *SMALL[2:], "--output-dir", "run")
     assert script("train", *flags)[0] == 0
     manifest = tmp_path / "run" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"finished"', '"running"', 1))
+    write_text_atomic(manifest, manifest.read_text().replace('"finished"', '"running"', 1))
     return flags
 
 

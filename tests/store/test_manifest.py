@@ -103,9 +103,11 @@ def test_a_file_in_the_way_is_refused(tmp_path):
 
 
 def test_leftovers_of_a_killed_first_write_do_not_block_the_run(tmp_path):
-    (tmp_path / ".manifest.json.0a1b2c3d.partial").write_text('{"sta')
+    for name in (".manifest.json.0a1b2c3d.partial", ".hashes.json.0a1b2c3d.partial"):
+        (tmp_path / name).write_text('{"sta')
+    (tmp_path / "hashes.json").write_text("{}")  # written before there is a manifest
     assert claim_run_directory(tmp_path, CONFIG, resume=False) == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hashes.json", "manifest.json"]
 
 
 @pytest.mark.parametrize(

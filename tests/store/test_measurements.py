@@ -147,7 +147,7 @@ def test_a_store_of_another_version_is_refused(tmp_path):
     with sqlite3.connect(path) as other:
         other.execute("PRAGMA user_version = 99")
     other.close()
-    with pytest.raises(UserError, match=r"Expected a measurement store of version 1 at .*, got version 99"):
+    with pytest.raises(UserError, match=r"Expected a measurement store of version 2 or before at .*, got version 99"):
         MeasurementStore(path)
 
 

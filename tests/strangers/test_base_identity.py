@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import sqlite3
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from mcanalysis.models.base_identity import _former_hash, base_identity
 from mcanalysis.models.loading import load_base
 from mcanalysis.runs.run import load_run
 from mcanalysis.store import hashing
+from mcanalysis.store.manifest import write_manifest
 from mcanalysis.studies.adapters import AdapterConnectivity, AdaptersOpening, connect_adapters
 from mcanalysis.studies.attribution import Attribution
 from mcanalysis.studies.connectivity.study import Connectivity
@@ -384,7 +386,10 @@ def test_a_base_that_version_0_1_did_not_see_whole_is_measured_anew_with_one_war
     folder = Path(shutil.copytree(root / "runs" / "a", tmp_path / "a"))
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["hashes"]["base"] = _former_hash(str(base))
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, manifest)
+    with sqlite3.connect(folder / "measurements.sqlite") as connection:
+        connection.execute("DELETE FROM about")  # version 0.1 did not say whose measurements they are
+    connection.close()
     assert load_run(folder).base_marker == ""  # so far nothing but what it saw
     (base / "vocab.txt").write_text("one")
     try:

@@ -15,6 +15,7 @@ from mcanalysis.landscape.grid import Node
 from mcanalysis.landscape.slices import random_slice
 from mcanalysis.paths.plane import Plane
 from mcanalysis.runs.run import load_run
+from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.measurements import Measurement, MeasurementStore
 from mcanalysis.studies.engine import Here
 from mcanalysis.studies.executors.processes import Processes
@@ -263,7 +264,7 @@ def test_a_row_of_sharpness_that_is_there_is_kept_and_a_stop_loses_none(copied, 
     table = run.directory / "tables" / "sharpness.csv"
     assert list(pd.read_csv(table).learner) == ["fast"] * 4
     marked = table.read_text().replace("nats/token", "marked")  # as another version may have found it
-    table.write_text(marked)
+    write_text_atomic(table, marked)
     found = study_of([run], run.directory, settings)["sharpness"]
     assert list(at(found, measure="expected").unit) == ["marked", "marked", "nats/token", "nats/token"]
     study_of([run], run.directory, replace(settings, sharpness_samples=0))
@@ -303,7 +304,7 @@ def test_refusals_come_before_anything_is_measured(copied, make_run, calls, tmp_
     with pytest.raises(UserError, match="third minimum to span a plane, got only 1-FOMC and 2-MedMCQA"):
         study_of([two], tmp_path, replace(SMALL, transition=1))
     file = other.directory / "manifest.json"
-    file.write_text(file.read_text().replace(other.recorded_base, "another"))
+    write_text_atomic(file, file.read_text().replace(other.recorded_base, "another"))
     with pytest.raises(PointMismatchError, match="third minimum on the base of"):
         study_of([run], tmp_path, replace(SMALL, third=str(other.directory)))
     with pytest.raises(UserError, match="got one of progressive_prompts"):

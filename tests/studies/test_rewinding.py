@@ -14,6 +14,7 @@ from mcanalysis.explore.walk import start_walk, walkable_kinds
 from mcanalysis.params.lora import delta_weights
 from mcanalysis.plotting.ternary import plot_ternary
 from mcanalysis.runs.run import load_run
+from mcanalysis.store.manifest import write_manifest
 from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.studies.landscape.study import Landscape
 from mcanalysis.studies.study import carry_out
@@ -118,7 +119,7 @@ def test_what_has_no_path_from_the_base_is_refused_in_one_line(copied):
     manifest = json.loads((run.directory / "manifest.json").read_text())
     for strategy in ("l2p", "progressive_prompts"):
         manifest["config"]["strategy"] = strategy
-        (run.directory / "manifest.json").write_text(json.dumps(manifest))
+        write_manifest(run.directory, manifest)
         for ask in (lambda r: r.minimum("base"), lambda r: r.path("base", 1)):
             with pytest.raises(UserError, match=f"got one of {strategy}, which has none"):
                 ask(load_run(run.directory))

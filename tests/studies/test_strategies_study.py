@@ -12,6 +12,7 @@ from mcanalysis.benchmarks.orders import in_order
 from mcanalysis.errors import DataError, RunDirectoryError, UnknownNameError, UserError
 from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.runs.general import General
+from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.manifest import mark_finished, new_manifest, write_manifest
 from mcanalysis.strategies import strategy_names
 from mcanalysis.studies import training
@@ -278,7 +279,7 @@ def test_what_is_finished_is_not_trained_again_and_what_is_not_is_refused_before
     trained(configs, tmp_path)
     assert started == [0, 1]
     manifest = tmp_path / "embedded-sequential-seed1" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"finished"', '"running"', 1))
+    write_text_atomic(manifest, manifest.read_text().replace('"finished"', '"running"', 1))
     third = [*configs, replace(config, seed=2)]
     with pytest.raises(RunDirectoryError, match="seed1; pass --resume"):
         trained(third, tmp_path)

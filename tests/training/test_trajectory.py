@@ -9,12 +9,13 @@ import torch
 from mcanalysis.errors import UserError
 from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.params.ema import ema_decay_at
+from mcanalysis.runs.snapshots import read_snapshot, snapshot_files
 from mcanalysis.strategies import get_strategy, strategy_names
 from mcanalysis.training import trajectory
 from mcanalysis.training.config import Execution
 from mcanalysis.training.continual_trainer import train
 from mcanalysis.training.stopping import Stopped
-from mcanalysis.training.trajectory import TrajectoryWriter, read_snapshot, snapshot_files
+from mcanalysis.training.trajectory import TrajectoryWriter
 
 NUM_STEPS = 5
 

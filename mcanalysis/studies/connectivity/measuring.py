@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from glob import escape
 from itertools import pairwise
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ from mcanalysis.store import base_minimum
 from mcanalysis.store.atomic import write_bytes_atomic
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.store.point_files import point_bytes, points_of, read_points
+from mcanalysis.store.recorded import recorded_hash
 from mcanalysis.studies.connectivity.certified import Certified, certified
 from mcanalysis.studies.connectivity.gauges import measure_gauges
 from mcanalysis.studies.connectivity.general_tables import GeneralTasks
@@ -37,6 +40,8 @@ from mcanalysis.studies.points import Points
 
 if TYPE_CHECKING:
     from mcanalysis.studies.connectivity.study import Connectivity
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_STEPS = 10  # the most steps of a curve fit that a kill loses
 
@@ -189,7 +194,7 @@ def measure_path(points: Points, paths: RunPaths, name: PathName, turn: int) -> 
     def bends() -> Steps[bytes]:
         if not path.kind.is_fitted:
             return b""
-        kept = _CurveFile(path.file)
+        kept = _CurveFile(path.file, points, f"{path.key[:24]}/", paths.ensembles)
         words = f"curve {name.kind} {path.transition.start} → {path.transition.end} of {run.directory.name}"
         (content,) = yield [Piece(str(path.file), fit_path, (run.opening, study, name), kept, turn, words)]
         return content
@@ -313,9 +318,15 @@ def _known_simplex(run: Run, learner: str, study: Connectivity) -> StoredSimplex
 
 @dataclass(frozen=True)
 class _CurveFile:
-    """The bends of a curve in its file."""
+    """The bends of a curve in its file.
+
+    What was measured on the curve that lay there before does not hold for one that another machine fits to its bits.
+    """
 
     file: FilePath
+    points: Points
+    point_keys: str
+    ensembles: FilePath
 
     def find(self) -> bytes | None:
         if not self.file.exists():
@@ -324,7 +335,17 @@ class _CurveFile:
         return self.file.read_bytes()
 
     def keep(self, result: bytes) -> bytes:
+        before = recorded_hash(self.file)
         write_bytes_atomic(self.file, result)
+        if before not in (None, recorded_hash(self.file)):
+            with self.points.store() as store:
+                number = store.drop_points(self.point_keys)
+            for file in self.ensembles.glob(f"{escape(self.file.stem[:-8])}*.json"):
+                file.unlink()
+            logger.warning(
+                "'%s' was fitted anew and is another curve: %d values measured on the former one are measured again",
+                self.file, number,
+            )  # fmt: skip
         return result
 
 

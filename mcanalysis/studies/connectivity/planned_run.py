@@ -87,7 +87,7 @@ class PlannedRun:
         try:
             state = json.loads((self.directory / "checkpoint" / "state.json").read_text(encoding="utf-8"))
             stage, steps = int(state["stage"]), len(state["losses"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             stage, steps = 0, 0
         table = self.plan.stages
         left = table.padded.iloc[stage:].sum()

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from mcanalysis.errors import DataError
 from mcanalysis.evaluation.differentiable import WholeLoss
 from mcanalysis.landscape.sharpness import epsilon_sharpness, expected_sharpness
 from mcanalysis.progress import Progress
 from mcanalysis.runs.run import Opening, Run
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.hashing import hash_json
+from mcanalysis.store.small_files import table_text
 from mcanalysis.studies.engine import Piece
 from mcanalysis.studies.landscape.stored_surface import Corner
 
 if TYPE_CHECKING:
     from mcanalysis.studies.landscape.study import Landscape
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,17 @@ class KeptRows:
         """Add rows to the table at once, so that a stop does not lose them."""
         rows = [row for own in (self._by_key() | {self.key: result}).values() for row in own]
         file = self.run.directory / "tables" / "sharpness.csv"
-        write_text_atomic(file, pd.DataFrame(rows).to_csv(index=False))
+        write_text_atomic(file, table_text(pd.DataFrame(rows)))
         return result
 
     def _by_key(self) -> dict[str, list[dict[str, Any]]]:
         by_key: dict[str, list[dict[str, Any]]] = {}
-        for row in self.run.table("sharpness").to_dict("records") if self.run.has("sharpness") else ():
+        try:
+            rows = self.run.table("sharpness").to_dict("records") if self.run.has("sharpness") else []
+        except DataError as error:
+            logger.warning("Rows of sharpness are found again. %s", error)
+            rows = []
+        for row in rows:
             by_key.setdefault(row["key"], []).append({str(name): value for name, value in row.items()})
         return by_key
 

@@ -12,8 +12,8 @@ from mcanalysis.landscape.grid import Node
 from mcanalysis.metrics.bootstrap import Sample
 from mcanalysis.metrics.intervals import Estimate, mean_interval, weighted
 from mcanalysis.paths.plane import Plane
+from mcanalysis.runs.snapshots import read_snapshot, snapshot_files
 from mcanalysis.store.measurements import Measurement
-from mcanalysis.training.trajectory import read_snapshot, snapshot_files
 
 Measured = Mapping[str, Sequence[Measurement | None]]
 """What was measured at a node, by its key: a value per objective, None where there is none."""

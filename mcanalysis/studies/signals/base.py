@@ -148,7 +148,7 @@ class Move:
         The first snapshot at 5 % or later; None where there is none, or the first one is beyond 10 %.
         """
         from mcanalysis.landscape.predicted_forgetting import same_ranks
-        from mcanalysis.training.trajectory import read_snapshot, snapshot_files
+        from mcanalysis.runs.snapshots import read_snapshot, snapshot_files
 
         files = snapshot_files(self.run.directory, self.transition.end, self.run.answering_learner)
         last = max(files, default=0)

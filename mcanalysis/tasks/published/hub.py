@@ -130,7 +130,7 @@ def _read(file: Path, dataset: str) -> Drawn | None:
         kept = json.loads(file.read_text("utf-8"))
         splits = {split: [Example(str(p), str(a)) for p, a in kept["splits"][split]] for split in SPLITS}
         return Drawn(dataset, str(kept["commit"]), splits)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         logger.warning("'%s' is damaged and is made again", file)
         return None
 
