@@ -14,6 +14,8 @@ from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.models.base_source import EMBEDDED, SMOLLM2, SMOLLM2_PACKAGE, converted_folder, gguf_file, model_source
 from mcanalysis.models.free_memory import check_memory
 
+_MOST_LAYERS = 10_000  # thirty times what the deepest models have
+
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 
 
@@ -116,6 +118,12 @@ def load_shape(name: str, dtype: str = "auto", revision: str | None = None) -> A
     check_base(name, dtype, "cpu", revision)
     with _place(name, revision) as (source, which), torch.device("meta"):
         shape = AutoConfig.from_pretrained(source, **_source_settings(revision), **which)
+        layers = getattr(shape, "num_hidden_layers", None)
+        if isinstance(layers, int) and layers > _MOST_LAYERS:  # each is made before anything is read
+            raise UserError(
+                f"Expected a model of at most {_MOST_LAYERS:,} layers at '{name}', got {layers:,} in its config.json; "
+                "restore the file."
+            )
         chosen = shape.dtype or torch.float32 if dtype == "auto" else getattr(torch, dtype)
         return AutoModelForCausalLM.from_config(shape, dtype=chosen, trust_remote_code=False)
 

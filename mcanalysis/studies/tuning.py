@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from mcanalysis.errors import DataError, DivergedError, UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress, silent
-from mcanalysis.settings import Flag
+from mcanalysis.settings import SEEDS, Bounds, Flag, check_bounds
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.strategies import get_strategy
 from mcanalysis.studies.engine import Engine, Here, Steps, Workers
@@ -81,11 +81,16 @@ class Tuning:
     """
 
     strategy: Annotated[tuple[str, ...], "strategies, or all"] = ("all",)
-    num_trials: Annotated[int, "of each strategy: its defaults, and others drawn from its grid"] = 8
-    seed: Annotated[tuple[int, ...], "of the runs; other than a comparison's", Flag(metavar="100,101")] = (100,)
+    num_trials: Annotated[
+        int, "of each strategy: its defaults, and others drawn from its grid", Bounds(high=10_000)
+    ] = 8
+    seed: Annotated[tuple[int, ...], "of the runs; other than a comparison's", Flag(metavar="100,101"), SEEDS] = (100,)
     full: Annotated[bool, "all tasks and 120 steps on the embedded benchmark, too, not four and 100"] = False
     results: Annotated[str | None, "holds a result file of each run; those there are done", Flag(metavar="DIR")] = None
     output_dir: Annotated[str, "holds the run directories, trials.csv and tuned.yaml"] = "runs/tuning"
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
     def search(
         self,
