@@ -42,8 +42,8 @@ def machine_fault(error: BaseException) -> str | None:
         )
     found = _NUMBER.search(text)
     number = error.errno if isinstance(error, OSError) else None
-    if number is None and type(error).__module__.split(".")[0] in ("safetensors", "safetensors_rust", "builtins"):
-        number = int(next(filter(None, found.groups()))) if found and not isinstance(error, ValueError) else None
+    if number is None and found and (type(error).__name__ == "SafetensorError" or isinstance(error, RuntimeError)):
+        number = int(next(filter(None, found.groups())))
     if number is None and "PytorchStreamWriter" in text:  # its archive's writer does not say why
         number = errno.ENOSPC
     if number is None:

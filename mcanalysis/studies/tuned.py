@@ -61,7 +61,7 @@ class Tuned:
         """Read what `write` wrote; raises `UserError` for anything else, and for strategies or settings not known."""
         try:
             values = yaml.safe_load(Path(file).read_text("utf-8"))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise UserError(
                 f"Expected a YAML file that tune.py wrote at '{file}', got: {reason}; tune again."

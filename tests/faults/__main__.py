@@ -23,10 +23,6 @@ import crashes
 import saboteurs
 
 HERE = Path(__file__).resolve().parent
-NUMBERS = {"er": 5, "ewc": 5, "gem": 5, "ilora": 6, "o_lora": 5, "sure": 5} | {
-    "curves": 12, "profiles": 6, "plane": 8, "two workers": 4,
-}  # fmt: skip
-"""Kills and stops of each command in `make faults`; four times as many with SIZE=full."""
 EXAMPLES = {"small": 2_000, "full": 20_000}
 COLUMNS = ("injected", "survived", *crashes.FINDINGS)
 
@@ -94,10 +90,11 @@ def _row(part: str, cases: dict[str, dict[str, str]]) -> Row:
 def _commands(args: argparse.Namespace, folder: Path, done: _Done, kind: str) -> Iterator[Row]:
     finished = folder / "finished" / "run"
     shutil.rmtree(folder / "finished", ignore_errors=True)
-    crashes.prepare(folder)
     for name in args.commands.split(","):
         command = crashes.COMMANDS[name]
-        number = args.number or (NUMBERS[name] if kind == "crash" else 3) * (4 if args.size == "full" else 1)
+        if not command.trains and not finished.exists():
+            crashes.prepare(folder)
+        number = args.number or (crashes.NUMBERS[name] if kind == "crash" else 3) * (4 if args.size == "full" else 1)
         whole = crashes.undisturbed(command, folder, finished)
         drawn = crashes.crash_cases(command, whole, number, args.seed) if kind == "crash" else (
             crashes.disk_cases(whole, number, args.seed)

@@ -80,6 +80,11 @@ COMMANDS = {
     )
 }  # fmt: skip
 
+NUMBERS = {"er": 5, "ewc": 5, "gem": 5, "ilora": 6, "o_lora": 5, "sure": 5} | {
+    "curves": 12, "profiles": 6, "plane": 8, "two workers": 4,
+}  # fmt: skip
+"""Kills and stops of each command in `make faults`; four times as many with SIZE=full."""
+
 
 @dataclass
 class Outcome:
