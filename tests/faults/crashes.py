@@ -271,8 +271,11 @@ def half_written(folder: Path) -> list[str]:
     return wrong
 
 
-def not_synced(log: Sequence[str], earlier: Sequence[str] = ()) -> list[str]:
-    """Renames of a file whose content had not been forced to disk, `earlier` or now, or whose folder was not later."""
+def not_synced(log: Sequence[str], earlier: Sequence[str] = (), ended: bool = True) -> list[str]:
+    """Renames of a file whose content had not been forced to disk, `earlier` or now, or whose folder was not later.
+
+    `ended`: whether the process came so far as to do the latter.
+    """
     synced = {line[5:] for line in earlier if line.startswith("sync ")}
     wrong, waiting = [], {}
     for line in log:
@@ -287,7 +290,7 @@ def not_synced(log: Sequence[str], earlier: Sequence[str] = ()) -> list[str]:
             parent = Path(target).parent
             if parent.exists() and not aside:
                 waiting[target] = fault_hook._identity(parent)
-    return wrong + [f"{target}: folder" for target in waiting]
+    return wrong + [f"{target}: folder" for target in waiting if ended]
 
 
 def in_place_without_a_rename(folder: Path, before: set[str], logs: Sequence[Sequence[str]]) -> list[str]:
@@ -339,7 +342,8 @@ def case(
         finding.found["hang"] = "the second start"
     elif second.code != 0:
         finding.found["unclear"] = f"the second start, exit code {second.code}: {second.said.strip()[-300:]}"
-    if unsynced := not_synced(second.log, first.log):
+    unsynced = not_synced(second.log, first.log) + not_synced(first.log, ended=first.code == 0)
+    if unsynced:
         finding.found["not synced"] = "; ".join(unsynced)
     if again := lost(first.log, second.log):
         finding.found["lost"] = "; ".join(again[:3])

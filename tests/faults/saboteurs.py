@@ -94,8 +94,8 @@ SABOTEURS = {
         "mcanalysis.studies.points:measurement_key", _key_without_point, command="profiles"
     ),
     "a key without settings": Saboteur(
-        "mcanalysis.evaluation.objective:Objective.settings_key",
-        lambda original: property(lambda self: "0"),
+        "mcanalysis.evaluation.objective:hash_json",
+        _always("0"),
         ("tests/evaluation/test_measuring.py",),
     ),
     "locks do not lock": Saboteur("mcanalysis.store.lock:_lock_file", _always(True), ("tests/store/test_lock.py",)),
@@ -138,9 +138,9 @@ SABOTEURS = {
         ("tests/faults/test_absurd_values.py", "-k", "memory_size"),
     ),
     "a diverged training is saved": Saboteur(
-        "mcanalysis.training.task_trainer:_check_finite",
-        _always(None),
-        ("tests/faults/test_numbers.py", "-k", "training"),
+        "mcanalysis.training.task_trainer:TaskTrainer._check_finite",
+        _unread,
+        ("tests/faults/test_numbers.py", "-k", "explode"),
     ),
 }
 
@@ -156,7 +156,7 @@ def plant(name: str) -> None:
     original = vars(owner)[last] if outer and last in vars(owner) else getattr(owner, last)
     other = saboteur.instead(original)
     setattr(owner, last, other)
-    if outer or last == "os":
+    if outer or getattr(original, "__module__", "") != module:  # of another module: here alone
         return
     for held in [m for n, m in sys.modules.items() if n.startswith(("mcanalysis", "tests"))]:
         for attribute, value in list(vars(held).items()):
