@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -45,12 +46,8 @@ def _in_place(original: Any) -> Any:
     return write
 
 
-def _unsynced(original: Any) -> Any:
-    class Without:
-        def __getattr__(self, name: str) -> Any:
-            return (lambda descriptor: None) if name == "fsync" else getattr(original, name)
-
-    return Without()
+def _folders_unsynced(original: Any) -> Any:
+    return lambda descriptor: None if stat.S_ISDIR(os.fstat(descriptor).st_mode) else original(descriptor)
 
 
 def _unread(original: Any) -> Any:
@@ -70,10 +67,10 @@ def _another_order(original: Any) -> Any:
 _ATOMIC, _STORE = "mcanalysis.store.atomic", "mcanalysis.store.measurements"
 _STRANGERS = "tests/strangers"
 SABOTEURS = {
-    "contents are not forced to disk": Saboteur(f"{_ATOMIC}:os", _unsynced, command="er"),
+    "contents are not forced to disk": Saboteur("os:fsync", _always(None), command="er"),
     "files are written in place": Saboteur(f"{_ATOMIC}:write_bytes_atomic", _in_place, command="er"),
-    "a folder is not forced to disk": Saboteur(f"{_ATOMIC}:_sync", _always(None), command="er"),
-    "partial files stay": Saboteur(f"{_ATOMIC}:clear_partial_files", _always(None), command="er", fault="kill@2"),
+    "a folder is not forced to disk": Saboteur("os:fsync", _folders_unsynced, command="er"),
+    "partial files stay": Saboteur(f"{_ATOMIC}:clear_partial_files", _always(None), command="er", fault="kill@56"),
     "a replacement is not finished": Saboteur(
         f"{_ATOMIC}:recover_directory",
         lambda original: lambda path: Path(path).exists(),
