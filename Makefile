@@ -6,6 +6,7 @@
 # make versions  that wheel in fresh environments of other Pythons and the oldest and newest torch, transformers and peft
 # make accelerator  the same numbers on a GPU as on the CPU, and how fast it trains and evaluates; see docs/development.md
 # make house  lines, files and imports of each folder, and the picture of the house (docs/house.png)
+# make faults kills, full disks, absurd and drawn input, planted faults, and a table of what they did; SIZE=full, see docs/faults.md
 # make bench  speed and memory into BENCHMARKS.md; MCANALYSIS_TRACE_DIR=<folder of tasks> for real text
 PYTHON ?= python3
 VENV   := .venv
@@ -14,7 +15,7 @@ ARGS   ?=
 SIZE   ?= small
 DATA   ?= data/bigbench
 
-.PHONY: demo real test test-all accelerator lint format docs build versions house bench clean
+.PHONY: demo real test test-all faults accelerator lint format docs build versions house bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -40,6 +41,9 @@ test: $(VENV)/.installed-test
 
 test-all: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n 2 $(ARGS)
+
+faults: $(VENV)/.installed-test
+	$(VENV)/bin/python tests/faults --size $(SIZE) $(ARGS)
 
 accelerator: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n 4 tests/accelerator

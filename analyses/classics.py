@@ -9,7 +9,7 @@ from __future__ import annotations
 from start import run_script
 
 from mcanalysis.cli.console import answer, bar, next_step, say, table
-from mcanalysis.cli.flags import Parser
+from mcanalysis.cli.flags import Parser, whole
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument(
         "result", nargs="?", default="all", help="garipov, frankle, mirzadeh, ainsworth, jordan, or all"
     )
-    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on")
+    parser.add_argument("--seeds", type=whole(1, 1000), default=5, help="how many, from 0 on")
     parser.add_argument("--output-dir", default="runs/classics", help="for classics.csv, classics.md and the figures")
     args = parser.parse()
 

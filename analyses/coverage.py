@@ -12,16 +12,21 @@ from pathlib import Path
 from start import run_script
 
 from mcanalysis.cli.console import bar
-from mcanalysis.cli.flags import Parser
+from mcanalysis.cli.flags import Parser, whole
 
 
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="few samples of two sizes: that it works, no evidence")
-    parser.add_argument("--trials", type=int, default=None, help="samples of each population (200; --quick: 12)")
+    parser.add_argument(
+        "--trials", type=whole(1, 1_000_000), default=None, help="samples of each population (200; --quick: 12)"
+    )
     parser.add_argument("--output-dir", default="runs/coverage", help="for coverage.csv and coverage.md")
     parser.add_argument(
-        "--certificates", type=int, metavar="N", help="instead: certificates of barriers of N random profiles; resumes"
+        "--certificates",
+        type=whole(1, 1_000_000),
+        metavar="N",
+        help="instead: certificates of barriers of N random profiles; resumes",
     )
     args = parser.parse()
 

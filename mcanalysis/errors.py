@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -21,11 +22,26 @@ class UnknownNameError(UserError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], remedy: str = "") -> None:
         names = sorted(known)
+        name = shortened(name)
         text = f"Unknown {kind} '{name}'.{did_you_mean(name, names)} Expected one of: {', '.join(names)}."
         super().__init__(f"{text} {remedy}" if remedy else text)
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str]]:
         return UserError, (str(self),)  # a worker process sends it as text
+
+
+def shortened(value: Any, most: int = 60) -> str:
+    """A value as an error shows it: whole where it is short, else its two ends.
+
+    >>> shortened(12), shortened("a" * 100, 20)
+    ('12', 'aaaaaaaa…aaaaaaaa (100 characters)')
+    """
+    try:
+        text = str(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a number of about 2^{value.bit_length()}"
+    end = most // 2 - 2
+    return text if len(text) <= most else f"{text[:end]}…{text[-end:]} ({len(text):,} characters)"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

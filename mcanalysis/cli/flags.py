@@ -15,10 +15,11 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mcanalysis.cli.console import answer_in_json, is_main_process
+from mcanalysis.errors import shortened
 from mcanalysis.settings import Flag, count_or_all
 from mcanalysis.surroundings import be_deterministic, be_offline
 
-__all__ = ["Parser", "comma_list", "count_or_all", "integers", "limits", "numbers", "pairs"]
+__all__ = ["Parser", "comma_list", "count_or_all", "integers", "limits", "numbers", "pairs", "whole"]
 
 Settings = TypeVar("Settings")
 
@@ -35,7 +36,7 @@ def _once(parser: Any, action: argparse.Action, values: Any, flag: str | None) -
         return "all" if value is None else str(value)
 
     before = parser.given.setdefault(action.dest, values)
-    if before != values:
+    if before is not values and before != values:  # NaN is not equal to itself
         raise UserError(f"Expected {flag} once, got {shown(before)} and {shown(values)}; leave one out.")
 
 
@@ -93,8 +94,10 @@ def _settings_of(of: Any) -> dict[str, tuple[Flag, bool, dict[str, Any]]]:
     for field in fields(of):
         if get_origin(hints[field.name]) is not Annotated:
             continue
-        kind, text, *more = get_args(hints[field.name])
-        flag = more[0] if more else Flag()
+        kind, *said = get_args(hints[field.name])
+        if not isinstance(text := said[0], str):  # bounds alone
+            continue
+        flag = next((f for f in said if isinstance(f, Flag)), Flag())
         kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
         arguments = {"type": flag.read} if flag.read else _reading(*(k for k in kinds if k is not NoneType))
         arguments |= {"metavar": flag.metavar} if flag.metavar else {}
@@ -250,7 +253,7 @@ class Parser(argparse.ArgumentParser):
         return of(**values | others)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, "" if not is_main_process() else f"error: {message}; see --help\n")
+        self.exit(2, "" if not is_main_process() else f"error: {shortened(message, 600)}; see --help\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self.given = {}
@@ -310,7 +313,7 @@ class Parser(argparse.ArgumentParser):
                 text = stream.read()
             check_plain(text)
             tree, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise UserError(f"Expected a YAML file at '{file}', got: {reason}; check --config.") from None
         values = {} if values is None else values
@@ -401,6 +404,24 @@ def comma_list(text: str) -> list[str]:
     if not parts:
         raise argparse.ArgumentTypeError(f"expected A[,B,C], got '{text}'")
     return parts
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """What reads a whole number in these bounds, for a flag that is of no settings class.
+
+    >>> whole(1, 1024)("8")
+    8
+    """
+
+    def read(text: str) -> int:
+        try:
+            if low <= (number := int(text)) <= high:
+                return number
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"expected a whole number from {low:,} to {high:,}, got '{text}'")
+
+    return read
 
 
 def integers(text: str) -> list[int]:

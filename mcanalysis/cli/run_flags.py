@@ -142,7 +142,7 @@ def typed(settings: dict[str, str]) -> dict[str, Any]:
     def read(text: str) -> Any:
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (ValueError, OverflowError, yaml.YAMLError):  # no date, or a number of thousands of digits
             return text
         try:
             return float(value) if isinstance(value, str) else value

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from mcanalysis.cli.console import fail, is_main_process, warn
+from mcanalysis.cli.machine_faults import machine_fault
 
 # Read when NumPy is first imported. Its products here are small (bootstraps), and its threads wait for one another by
 # spinning, which beside workers that compute takes several times as long as one thread.
@@ -35,7 +36,7 @@ def num_processes() -> int:
 
 
 def run_script(main: Callable[[], None], *, launched: bool = False) -> None:
-    """Run a script's main; a mistake in the input ends it with one line on stderr and exit code 2.
+    """Run a script's main; a mistake in the input, or what the machine refuses, ends it with one line on stderr and 2.
 
     A stop by SIGTERM or Ctrl-C ends it with 143 or 130. `launched`: it may be launched as several processes, each of
     which takes its part, as training does; of others each would compute all.
@@ -59,6 +60,12 @@ def run_script(main: Callable[[], None], *, launched: bool = False) -> None:
     except BrokenPipeError:  # whoever read our output wants no more of it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # what a shell makes of SIGPIPE
+    except Exception as error:
+        reason = machine_fault(error)
+        if reason is None:
+            raise
+        _last_words(reason)
+        sys.exit(2)
     except (Stopped, KeyboardInterrupt) as stop:
         if is_main_process():
             warn("stopped; what was saved is kept: give the same command again, with --resume if training had begun")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mcanalysis.cli.console import bar, warn
-from mcanalysis.cli.flags import Parser
+from mcanalysis.cli.flags import Parser, whole
 from mcanalysis.cli.running import quiet_libraries
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ def add_workers_flags(parser: Parser) -> None:
     """How many processes compute, or which cluster does."""
     execution = parser.group("execution")
     execution.add_argument(
-        "--workers", type=int, metavar="N", help="processes side by side (default: cores, for a small model on CPU)"
+        "--workers",
+        type=whole(1, 1024),
+        metavar="N",
+        help="processes side by side (default: cores, for a small model on CPU)",
     )
     execution.add_argument("--scheduler", metavar="ADDRESS|FILE", help="compute on the workers of a dask scheduler")
     execution.add_argument("--insecure", action="store_true", help="a scheduler on another machine, unencrypted")
@@ -76,8 +79,6 @@ def number_of_workers(args: argparse.Namespace) -> int:
         # A model of the hub is taken to be large.
         size = sum(f.stat().st_size for f in folder.glob("*.safetensors")) if folder.is_dir() else 1 << 40
         return default_workers(args.device or default_device(), size)
-    if args.workers < 1:
-        raise UserError(f"--workers is a number from 1, got {args.workers}: leave it out for the default.")
     if args.workers > 1 and (":" in (args.device or "") or args.device == "auto"):
         raise UserError(
             f"Each of {args.workers} workers has a GPU of its own, so --device {args.device} means nothing: choose "

@@ -19,6 +19,7 @@ from mcanalysis.metrics.bootstrap import Sample
 from mcanalysis.metrics.intervals import FEWEST_EVENTS, FEWEST_EXAMPLES, Estimate
 from mcanalysis.paths import Curve, Path
 from mcanalysis.paths.base import at_ends
+from mcanalysis.settings import MOST_POINTS
 
 logger = logging.getLogger(__name__)
 Quantity = Literal["loss", "score"]
@@ -257,6 +258,11 @@ def grid_beyond(num_points: int, low: float, high: float) -> np.ndarray:
             "most 0 and HIGH of at least 1, such as -0.5,1.5."
         )
     steps = num_points - 1
+    if (high - low) * steps > MOST_POINTS:
+        raise UserError(
+            f"Expected at most {MOST_POINTS:,} points on a path, got more at {steps} steps of each length from {low:g} "
+            f"to {high:g}; narrow --extrapolate or lower --num-points."
+        )
     first, last = math.ceil(low * steps - _ROUNDING), math.floor(high * steps + _ROUNDING)
     numbers = [*range(first, 0), *range(steps + 1, last + 1)]
     if not numbers:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mcanalysis.errors import UserError
+from mcanalysis.errors import UserError, shortened
 from mcanalysis.evaluation.batch_pass import Enough, run_batch, to_the_end
 from mcanalysis.evaluation.batch_plan import Reading, longest, plan_readings
 from mcanalysis.evaluation.compiled import Compiled, check_can_compile
@@ -336,8 +336,17 @@ class Engine:
         for row, output in enumerate(outputs):
             if (row, output) not in known:  # along a path outputs repeat
                 example = objective.examples[row]
-                known[row, output] = score.per_example(output, example.answer, objective.task.source(example.prompt))
+                value = score.per_example(output, example.answer, objective.task.source(example.prompt))
+                if not -_ROUNDING <= value <= 1 + _ROUNDING:
+                    raise UserError(
+                        f"Expected scores in [0, 1] of {objective.task.score}, got {value} for {shortened(output)!r}; "
+                        "divide it by its largest value, or choose another score."
+                    )
+                known[row, output] = value
         return np.array([known[row, output] for row, output in enumerate(outputs)])
+
+
+_ROUNDING = 1e-9  # of a score that is a quotient
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from mcanalysis.errors import UserError
+from mcanalysis.settings import Bounds, check_bounds
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,13 @@ class EngineSettings:
     `whole` (`auto`: shared where it is a part worth it). `compile`: the decoder goes through `torch.compile`.
     """
 
-    token_budget: Annotated[int | None, "most tokens evaluated at once (2048)"] = None
+    token_budget: Annotated[int | None, "most tokens evaluated at once (2048)", Bounds(1)] = None
     adapter: Literal["auto", "merged", "unmerged"] = "auto"
     prefix: Literal["auto", "shared", "whole"] = "auto"
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.token_budget is not None and self.token_budget < 1:
-            raise UserError(
-                f"Expected a token budget of at least 1, got {self.token_budget}; leave it out to use 2048."
-            )
+        check_bounds(self)
         for name, allowed in (("adapter", ("auto", "merged", "unmerged")), ("prefix", ("auto", "shared", "whole"))):
             if getattr(self, name) not in allowed:
                 raise UserError(f"Expected {name} to be one of {', '.join(allowed)}, got '{getattr(self, name)}'.")

@@ -276,7 +276,8 @@ def argmax_interval(estimate: Estimate, points: slice = slice(None)) -> tuple[in
         spread = _spread(estimate, ahead)
         ratios = _ratios(estimate, ahead, spread)
         critical = np.quantile(_largest(ratios, 1), 2 * _TAIL - 1) * _small_sample(estimate)
-        if (ahead(estimate.point) - _distance(spread, float(critical), -1)).max() <= _ROUNDING:
+        # Of one example nothing is known of the spread (NaN), and any point may be the best.
+        if not (ahead(estimate.point) - _distance(spread, float(critical), -1)).max() > _ROUNDING:
             kept.append(index)
     return kept[0], kept[-1]
 

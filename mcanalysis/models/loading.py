@@ -18,6 +18,7 @@ from mcanalysis.surroundings import settle_operations
 
 SPREAD = "auto"
 """As a device: the layers of a model are shared out to all GPUs (accelerate's `device_map="auto"`)."""
+_MOST_LAYERS = 10_000  # thirty times what the deepest models have
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 
 
@@ -145,7 +146,14 @@ def load_config(name: str, revision: str | None = None) -> Any:
     from transformers import AutoConfig
 
     with _place(name, revision) as (source, which):
-        return AutoConfig.from_pretrained(source, **_source_settings(revision), **which)
+        shape = AutoConfig.from_pretrained(source, **_source_settings(revision), **which)
+    layers = getattr(shape, "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > _MOST_LAYERS:  # each is made before anything is read
+        raise UserError(
+            f"Expected a model of at most {_MOST_LAYERS:,} layers at '{name}', got {layers:,} in its config.json; "
+            "restore the file."
+        )
+    return shape
 
 
 def load_shape(name: str, dtype: str = "auto", revision: str | None = None) -> Any:

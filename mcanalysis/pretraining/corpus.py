@@ -38,7 +38,7 @@ def _json_documents(file: Path) -> list[Document]:
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
         return [Document(row["prompt"], row["answer"], predict_prompt=True) for row in rows]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise DataError(
             f"Expected a JSON list of {{'prompt', 'answer'}} in {file}, got {type(error).__name__}: {error}; "
             "correct or remove the file."

@@ -6,6 +6,7 @@ keeps is the same everywhere without a word between them; `loss` sees each proce
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, ge
 import torch
 from torch import Tensor
 
-from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.errors import UnknownNameError, UserError, shortened
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.encoding import Batch, EncodedExample
@@ -26,6 +27,8 @@ from mcanalysis.params.low_rank import truncate
 from mcanalysis.params.merging import with_one_rank
 from mcanalysis.params.point import Point
 
+_MOST = 1_000_000_000
+"""Of whatever a strategy's setting counts, which has an end long before."""
 Schedule = Literal["sequence", "joint", "none"]
 GradientOf = Callable[[Sequence[EncodedExample]], dict[str, Tensor]]
 """The gradient, by parameter name, of the cross entropy on some examples (nats per target token) where the model is."""
@@ -140,8 +143,13 @@ def _fitting(name: str, strategy: str, value: Any, hint: Any) -> Any:
     """The value as one of the types that the annotation allows."""
     allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     expected = []
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and not (abs(value) <= _MOST or (int not in allowed and math.isfinite(value))):
+        raise UserError(
+            f"Expected a number of at most {_MOST:,} for {name} of {strategy}, got {shortened(value)}; change "
+            "--settings."
+        )
     for one in allowed:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if get_origin(one) is Literal:
             fits, words = value in get_args(one), " or ".join(map(str, get_args(one)))
         elif one is bool:
@@ -159,7 +167,9 @@ def _fitting(name: str, strategy: str, value: Any, hint: Any) -> Any:
         expected.append(words)
     if "a number" in expected:  # of which whole ones are some
         expected = [words for words in expected if words != "a whole number"]
-    raise UserError(f"Expected {' or '.join(expected)} for {name} of {strategy}, got {value!r}; change --settings.")
+    raise UserError(
+        f"Expected {' or '.join(expected)} for {name} of {strategy}, got {shortened(repr(value))}; change --settings."
+    )
 
 
 class Strategy(ABC):

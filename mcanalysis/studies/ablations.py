@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
-from mcanalysis.settings import Flag
+from mcanalysis.settings import SEEDS, Flag, check_bounds
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.small_files import table_text
 from mcanalysis.strategies import make_strategy
@@ -54,11 +54,12 @@ class Ablations:
     """
 
     strategy: Annotated[str, "the method"] = "ilora"
-    seed: Annotated[tuple[int, ...], "seeds", Flag(metavar="0,1")] = (0, 1)
+    seed: Annotated[tuple[int, ...], "seeds", Flag(metavar="0,1"), SEEDS] = (0, 1)
     output_dir: Annotated[str, "holds the run directories and ablations.csv"] = "runs/ablations"
     varied: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if not self.varied and self.strategy != "ilora":
             raise UserError(f"Expected --vary NAME=V1,V2 with --strategy {self.strategy}, got none; say what to vary.")
         object.__setattr__(self, "varied", self.varied or VARIED)

@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, ClassVar, get_args
 
 from mcanalysis.numbers_as_text import with_interval
-from mcanalysis.settings import BASIC, OR_ALL
+from mcanalysis.settings import BASIC, MOST_POINTS, OR_ALL, Bounds, check_bounds
 from mcanalysis.studies.engine import Steps
-from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least, check_transition
+from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_transition
 
 if TYPE_CHECKING:
     from mcanalysis.connectivity.attribution import Hold
@@ -43,18 +43,16 @@ class Attribution(Study):
 
     transition: Annotated[int, "number of the minimum that the path starts from", BASIC] = 1
     space: Annotated[str, "factor, delta or aligned", BASIC] = "factor"
-    num_points: Annotated[int, "points per group, both ends included"] = 11
-    num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL] = 50
+    num_points: Annotated[int, "points per group, both ends included", Bounds(2, MOST_POINTS)] = 11
+    num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL, Bounds(1)] = 50
 
     strategies: ClassVar = ("sequential", "ilora")
 
     def __post_init__(self) -> None:
-        from mcanalysis.connectivity.profile import grid
         from mcanalysis.params.spaces import get_space
 
-        grid(self.num_points)
+        check_bounds(self)
         get_space(self.space)
-        check_at_least(self, num_examples=1)
 
     def check(self, num_minima: int) -> None:
         check_transition(self.transition, num_minima)

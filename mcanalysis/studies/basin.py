@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress
-from mcanalysis.settings import BASIC, OR_ALL, Flag
+from mcanalysis.settings import BASIC, MOST_POINTS, OR_ALL, Bounds, Flag, check_bounds
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.studies.engine import TRAINING, Piece, Steps
-from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least
+from mcanalysis.studies.study import Rows, Setting, Study, Tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,25 +63,27 @@ class Basin(Study):
         "shares of a task's steps after which its forks part; 1 is the control",
         Flag(metavar="S,…", basic=True),
     ] = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
-    num_forks: Annotated[int, "other orders from each of them; 0: none", BASIC] = 1
+    num_forks: Annotated[int, "other orders from each of them; 0: none", Bounds(0, 1000), BASIC] = 1
     forked: Annotated[tuple[int, ...], "numbers of the tasks that are forked (default: all)", Flag(metavar="1,2")] = ()
     threshold: Annotated[float, "barrier, in nats per target, below which two forks share a basin"] = 0.05
     radii: Annotated[tuple[float, ...], "relative steps tried along each direction", Flag(metavar="R,…")] = (
         0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0,
     )  # fmt: skip
-    num_directions: Annotated[int, "random directions per minimum; six have an interval; 0: no radii"] = 6
+    num_directions: Annotated[
+        int, "random directions per minimum; six have an interval; 0: no radii", Bounds(0, 10_000)
+    ] = 6
     epsilon: Annotated[float, "box in which the worst direction is found"] = 0.01
-    num_samples: Annotated[int, "points of each simplex; 0: none"] = 60
+    num_samples: Annotated[int, "points of each simplex; 0: none", Bounds(0, MOST_POINTS)] = 60
     keep: Annotated[float, "share τ of its value that a score keeps inside a basin"] = 0.9
     space: Annotated[str, "factor, delta or aligned"] = "factor"
-    num_points: Annotated[int, "points measured between two forks, both ends included"] = 11
-    num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL] = 50
+    num_points: Annotated[int, "points measured between two forks, both ends included", Bounds(3, MOST_POINTS)] = 11
+    num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL, Bounds(1)] = 50
 
     def __post_init__(self) -> None:
         from mcanalysis.params.spaces import get_space
 
         get_space(self.space)
-        check_at_least(self, num_forks=0, num_directions=0, num_samples=0, num_points=3, num_examples=1)
+        check_bounds(self)
         for name, values in (("after", self.after), ("radii", self.radii)):
             if not values or any(not a < b for a, b in pairwise(values)):
                 raise UserError(f"Expected numbers that increase, got {values or 'none'}; change --{name}.")

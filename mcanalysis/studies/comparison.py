@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mcanalysis.errors import UserError
-from mcanalysis.settings import BASIC, Flag
+from mcanalysis.settings import BASIC, SEEDS, Bounds, Flag, check_bounds
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.studies.strategies import study_configs
 from mcanalysis.studies.study import Rows
@@ -25,9 +25,15 @@ class Comparison:
     """Which strategies and seeds, and where they lie; on the embedded benchmark a short one unless it is `full`."""
 
     strategy: Annotated[tuple[str, ...], "strategies, or all", BASIC] = ("all",)
-    seed: Annotated[tuple[int, ...], "one run per strategy and seed", Flag(metavar="0,1,2", basic=True)] = (0, 1, 2)
+    seed: Annotated[tuple[int, ...], "one run per strategy and seed", Flag(metavar="0,1,2", basic=True), SEEDS] = (
+        0,
+        1,
+        2,
+    )
     order: Annotated[tuple[str, ...] | None, "orders of the tasks: published ones, shuffledN"] = None
-    num_orders: Annotated[int | None, "in place of names: the published orders, then shuffled ones"] = None
+    num_orders: Annotated[
+        int | None, "in place of names: the published orders, then shuffled ones", Bounds(high=10_000)
+    ] = None
     against: Annotated[str | None, "the strategy that others are compared with (default: er, or sequential)", BASIC] = (
         None
     )
@@ -39,6 +45,9 @@ class Comparison:
     output_dir: Annotated[
         str | None, "holds run directories and comparison/ (default: runs/compare, or runs)", BASIC
     ] = None
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
     def is_short(self, benchmark: str) -> bool:
         """Whether it is made on a few tasks in few steps, unless others are asked for."""

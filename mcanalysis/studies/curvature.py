@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress
-from mcanalysis.settings import BASIC, OR_ALL, Flag
+from mcanalysis.settings import BASIC, OR_ALL, Bounds, Flag, check_bounds
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.results import JsonResult
 from mcanalysis.studies.engine import Piece, Steps
-from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least
+from mcanalysis.studies.study import Rows, Setting, Study, Tables
 
 if TYPE_CHECKING:
     from mcanalysis.landscape.hessian import HessianOperator
@@ -51,21 +51,20 @@ class Curvature(Study):
     old task, and their mean `mean_old`; `forgetting_correlations`, of predicted with measured forgetting.
     """
 
-    num_examples: Annotated[int, "test examples per loss, shared by its tasks", BASIC] = 40
-    num_forgetting_examples: Annotated[int | None, "test examples per old task, or 'all'", OR_ALL] = 100
-    num_eigenvalues: Annotated[int, "at each end of the spectrum", BASIC] = 3
+    num_examples: Annotated[int, "test examples per loss, shared by its tasks", Bounds(1), BASIC] = 40
+    num_forgetting_examples: Annotated[int | None, "test examples per old task, or 'all'", OR_ALL, Bounds(1)] = 100
+    num_eigenvalues: Annotated[int, "at each end of the spectrum", Bounds(1, 100), BASIC] = 3
     tolerance: Annotated[float, "of eigenvalues, relative"] = 0.01
-    num_trace_samples: Annotated[int, "products for the trace"] = 10
+    num_trace_samples: Annotated[int, "products for the trace", Bounds(2, 1_000_000)] = 10
     spectrum_minimum: Annotated[
         str | None, "whose density is drawn, by number or label (default: last)", Flag(metavar="K")
     ] = None
-    num_probes: Annotated[int, "random starts of the density"] = 2
-    num_lanczos: Annotated[int, "Lanczos steps of each probe"] = 40
+    num_probes: Annotated[int, "random starts of the density", Bounds(1, 10_000)] = 2
+    num_lanczos: Annotated[int, "Lanczos steps of each probe", Bounds(2, 10_000)] = 40
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_at_least(self, num_examples=1, num_forgetting_examples=1, num_eigenvalues=1, num_trace_samples=2)
-        check_at_least(self, num_probes=1, num_lanczos=2)
+        check_bounds(self)
         if not self.tolerance > 0:
             raise UserError(f"Expected a positive tolerance, got {self.tolerance}; 0.01 is one percent.")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from mcanalysis.errors import UnknownNameError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress
-from mcanalysis.settings import BASIC
+from mcanalysis.settings import BASIC, MOST_POINTS, Bounds, check_bounds
 from mcanalysis.studies.engine import Piece, Steps
 from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_transition
 from mcanalysis.tasks.task import SPLITS
@@ -46,7 +46,7 @@ class Early(Study):
 
     transition: Annotated[int, "number of the minimum that the path starts from", BASIC] = 1
     space: Annotated[str, "factor, delta or aligned"] = "factor"
-    num_points: Annotated[int, "points on the path, both ends included"] = 11
+    num_points: Annotated[int, "points on the path, both ends included", Bounds(2, MOST_POINTS)] = 11
     split: Annotated[str, "train, eval or test"] = "test"
     tolerance: Annotated[float, "nats per target token", BASIC] = 0.05
     confidence: Annotated[float, "that no loss of any task is farther off"] = 0.95
@@ -56,12 +56,11 @@ class Early(Study):
 
     def __post_init__(self) -> None:
         from mcanalysis.connectivity.early import check_precision
-        from mcanalysis.connectivity.profile import grid
         from mcanalysis.params.spaces import get_space
 
         if self.split not in SPLITS:
             raise UnknownNameError("split", self.split, SPLITS)
-        grid(self.num_points)
+        check_bounds(self)
         get_space(self.space)
         check_precision(self.tolerance, self.confidence)
 

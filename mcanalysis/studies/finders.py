@@ -13,7 +13,7 @@ import numpy as np
 
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
-from mcanalysis.settings import BASIC, OR_ALL, Flag
+from mcanalysis.settings import BASIC, Bounds, check_bounds, Flag, MOST_POINTS, MOST_STEPS, OR_ALL
 from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.studies.engine import Steps
 from mcanalysis.studies.study import Rows, Setting, Study, Tables
@@ -83,21 +83,20 @@ class Finders(Study):
         Flag(metavar="KIND-BENDS,…", basic=True),
     ] = CURVES
     gradients: Annotated[
-        tuple[int, ...], "how many gradients of the loss a fit may take, each alone", Flag(metavar="N,…", basic=True)
-    ] = (60,)
-    fit_seeds: Annotated[int, "fits of each curve between each pair, from different seeds"] = 1
+    fit_seeds: Annotated[int, "fits of each curve between each pair, from different seeds", Bounds(high=1000)] = 1
     threshold: Annotated[float, "largest barrier, in nats per target, that counts as success", BASIC] = 0.05
     transitions: Annotated[
         tuple[int, ...], "numbers of the minima that pairs start from (default: all pairs)", Flag(metavar="1,2")
     ] = ()
     space: Annotated[str, "factor, delta or aligned"] = "factor"
-    num_points: Annotated[int, "points measured on each path, both ends included"] = 11
-    num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL] = 50
+    num_points: Annotated[int, "points measured on each path, both ends included", Bounds(2, MOST_POINTS)] = 11
+    num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL, Bounds(1)] = 50
     ensemble: Annotated[
         int, "mutual information of the predictions of N points of each path (5)", Flag(metavar="N", bare=5)
     ] = 0
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if not self.curves or len(set(self.curves)) < len(self.curves):
             raise UserError(f"Expected different curves, got {', '.join(self.curves) or 'none'}; change --curves.")
         if not self.gradients or self.fit_seeds < 1:

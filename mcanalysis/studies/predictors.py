@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress
-from mcanalysis.settings import OR_ALL, Flag
+from mcanalysis.settings import MOST_EXAMPLES, MOST_POINTS, OR_ALL, Bounds, Flag, check_bounds
 from mcanalysis.studies.engine import Piece, Steps
-from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least
+from mcanalysis.studies.study import Rows, Setting, Study, Tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,10 +53,14 @@ class Predictors(Study):
 
     strategies: ClassVar = ("sequential", "er", "ewc", "lwf", "agem", "ilora")
     signals: Annotated[tuple[str, ...], "which of them (default: all)", Flag(metavar="NAME,…", basic=True)] = ()
-    num_examples: Annotated[int, "train examples of the new task, and of all old tasks together"] = 40
+    num_examples: Annotated[
+        int, "train examples of the new task, and of all old tasks together", Bounds(high=MOST_EXAMPLES)
+    ] = 40
     space: Annotated[str, "of the path: factor, delta or aligned"] = "factor"
-    num_points: Annotated[int, "points measured on each path, both ends included"] = 21
-    num_path_examples: Annotated[int | None, "eval and test examples per task on paths, or 'all'", OR_ALL] = 50
+    num_points: Annotated[int, "points measured on each path, both ends included", Bounds(3, MOST_POINTS)] = 21
+    num_path_examples: Annotated[
+        int | None, "eval and test examples per task on paths, or 'all'", OR_ALL, Bounds(1)
+    ] = 50
 
     def __post_init__(self) -> None:
         from mcanalysis.connectivity.profile import grid
@@ -65,7 +69,7 @@ class Predictors(Study):
 
         grid(self.num_points)
         get_space(self.space)
-        check_at_least(self, num_path_examples=1, num_points=3)
+        check_bounds(self)
         check_examples(self.num_examples)
         for name in self.signals:
             get_signal(name)

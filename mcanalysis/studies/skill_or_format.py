@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress
-from mcanalysis.settings import OR_ALL, Flag
+from mcanalysis.settings import OR_ALL, Bounds, Flag, check_bounds
 from mcanalysis.studies.engine import Piece, Steps
 from mcanalysis.studies.study import Rows, Setting, Study, Tables
 
@@ -44,7 +44,7 @@ class SkillOrFormat(Study):
 
     ts: Annotated[tuple[float, ...], "t between the ends that are measured, too", Flag(metavar="T,…")] = (0.5,)
     space: Annotated[str, "factor, delta or aligned"] = "delta"
-    num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL] = 50
+    num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL, Bounds(1)] = 50
 
     strategies: ClassVar = ("sequential", "ilora")
 
@@ -55,8 +55,7 @@ class SkillOrFormat(Study):
         outside = [t for t in self.ts if not 0 <= t <= 1]
         if outside:
             raise UserError(f"Expected t from 0 to 1, got {outside[0]:g}; change --ts.")
-        if self.num_examples is not None and self.num_examples < 1:
-            raise UserError(f"Expected at least 1 example per task, got {self.num_examples}; raise --num-examples.")
+        check_bounds(self)
 
     def check(self, num_minima: int) -> None:
         if num_minima < 2:

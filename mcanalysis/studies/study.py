@@ -33,14 +33,6 @@ Rows = list[list[str]]
 """A table in words, the first row its header."""
 
 
-def check_at_least(settings: object, **lowest: int) -> None:
-    """Raise `UserError` where a number of the settings is below the one that is given for it."""
-    for name, least in lowest.items():
-        value = getattr(settings, name)
-        if value is not None and value < least:
-            raise UserError(f"Expected {name} of at least {least}, got {value}; raise --{name.replace('_', '-')}.")
-
-
 def check_transition(number: int, num_minima: int) -> None:
     """Raise `UserError` for a transition that a run of so many minima does not have."""
     if num_minima < 2:

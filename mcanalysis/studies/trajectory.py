@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress
-from mcanalysis.settings import BASIC, OR_ALL
+from mcanalysis.settings import BASIC, OR_ALL, Bounds, check_bounds
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.results import JsonResult
 from mcanalysis.studies.engine import Piece, Steps
-from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least
+from mcanalysis.studies.study import Rows, Setting, Study, Tables
 
 if TYPE_CHECKING:
     from mcanalysis.evaluation.objective import Objective
@@ -45,10 +45,12 @@ class Trajectory(Study):
     says which points they are of. `trajectory_losses`, per snapshot and task, and the mean of the old ones, `mean_old`.
     """
 
-    num_components: Annotated[int, "directions; the first two are drawn"] = 2
+    num_components: Annotated[int, "directions; the first two are drawn", Bounds(2, 1000)] = 2
     space: Annotated[str, "factor, delta or aligned", BASIC] = "factor"
-    num_losses: Annotated[int, "snapshots per task and learner whose losses are measured; 0: none", BASIC] = 3
-    num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL] = 50
+    num_losses: Annotated[
+        int, "snapshots per task and learner whose losses are measured; 0: none", Bounds(0), BASIC
+    ] = 3
+    num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL, Bounds(1)] = 50
 
     strategies: ClassVar = ("sequential", "ilora")
 
@@ -56,7 +58,7 @@ class Trajectory(Study):
         from mcanalysis.params.spaces import get_space
 
         get_space(self.space)
-        check_at_least(self, num_components=2, num_losses=0, num_examples=1)
+        check_bounds(self)
 
     def measure(self, run: Run, setting: Setting) -> Steps[Tables]:
         """One piece for the plane, and those of the losses; raises `UserError` for a run without snapshots."""

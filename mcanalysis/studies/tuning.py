@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from mcanalysis.errors import DataError, DivergedError, UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.progress import Progress, silent
-from mcanalysis.settings import BASIC, Flag
+from mcanalysis.settings import BASIC, SEEDS, Bounds, Flag, check_bounds
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.small_files import table_text
 from mcanalysis.strategies import get_strategy
@@ -82,13 +82,18 @@ class Tuning:
     """
 
     strategy: Annotated[tuple[str, ...], "strategies, or all", BASIC] = ("all",)
-    num_trials: Annotated[int, "of each strategy: its defaults, and others drawn from its grid", BASIC] = 8
-    seed: Annotated[tuple[int, ...], "of the runs; other than a comparison's", Flag(metavar="100,101", basic=True)] = (
-        100,
-    )
+    num_trials: Annotated[
+        int, "of each strategy: its defaults, and others drawn from its grid", Bounds(high=10_000), BASIC
+    ] = 8
+    seed: Annotated[
+        tuple[int, ...], "of the runs; other than a comparison's", Flag(metavar="100,101", basic=True), SEEDS
+    ] = (100,)
     full: Annotated[bool, "all tasks and 120 steps on the embedded benchmark, too, not four and 100"] = False
     results: Annotated[str | None, "holds a result file of each run; those there are done", Flag(metavar="DIR")] = None
     output_dir: Annotated[str, "holds the run directories, trials.csv and tuned.yaml", BASIC] = "runs/tuning"
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
     def search(
         self,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from mcanalysis.errors import DataError, UserError
+from mcanalysis.errors import DataError, UserError, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +20,15 @@ RESERVED = ("mean", "mean_old", "after")
 """Rows and a column of the result tables that are no tasks: a task of that name would take their place."""
 
 
+LONGEST = 90
+"""Bytes of a task's name: names of curves hold two of them, and no file's name may have more than 255."""
+
+
 def check_name(name: str) -> None:
     """Raise `DataError` for a name that stands for something else in the tables, or that no folder can have.
 
-    Refused are `RESERVED`, a "/" or "\\\\", and control characters (a newline ends a row of a table for many readers).
+    Refused are `RESERVED`, a "/" or "\\\\", control characters (a newline ends a row of a table for many readers), and
+    more than `LONGEST` bytes.
 
     >>> check_name("NA")
     >>> check_name("mean")
@@ -33,6 +38,10 @@ def check_name(name: str) -> None:
     if name in RESERVED:
         what = "a mean" if name.startswith("mean") else "a column"
         raise DataError(f"Expected a name for a task, got '{name}', which names {what} in the tables; rename it.")
+    if (size := len(name.encode("utf-8", "surrogatepass"))) > LONGEST:
+        raise DataError(
+            f"Expected a name for a task of at most {LONGEST} bytes, got {size} in '{shortened(name)}'; rename it."
+        )
     if any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
         raise DataError(
             f"Expected a name for a task that a folder can have, in one line, got {name!r}; rename it without slashes "

@@ -15,6 +15,10 @@ NO_SCORE = ""
 """The score of text that is read and never answered: of it there are losses alone."""
 
 
+LONGEST_TEXT = 5_000_000
+"""Characters of a prompt or an answer: more than any model reads, and tokenizers need minutes for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One prompt, instruction included, and the answer the model should give.
@@ -110,11 +114,20 @@ class TaskData:
     def of(cls, task: Task, splits: Mapping[str, Iterable[Example]]) -> TaskData:
         """Return the task with these examples and their content hash (64 hex digits).
 
+        Raises `DataError` for a text longer than `LONGEST_TEXT`.
+
         >>> data = TaskData.of(Task("FOMC", "en", "accuracy", 4), {"test": [Example("Text:", "A")]})
         >>> len(data.splits["test"]), len(data.content_hash)
         (1, 64)
         """
         kept = {split: tuple(examples) for split, examples in splits.items()}
+        for split, examples in kept.items():
+            for index, example in enumerate(examples):
+                if (size := max(len(example.prompt), len(example.answer))) > LONGEST_TEXT:
+                    raise DataError(
+                        f"Expected texts of at most {LONGEST_TEXT:,} characters in the {split} split of {task.name}, "
+                        f"got {size:,} in example {index}; cut it, or leave it out."
+                    )
         content = {split: [(e.prompt, e.answer) for e in examples] for split, examples in kept.items()}
         return cls(task, kept, hash_json(content))
 

@@ -193,10 +193,9 @@ def _parse(text: str, file: Path, line: int | None = None) -> Any:
             f"Expected JSON in {file}, got: {error.msg} at line {line or error.lineno}, column {error.colno}; "
             f"{must}{hint}."
         ) from error
-    except RecursionError as error:
-        raise DataError(
-            f"Expected {_FORM} in {file}, got JSON nested too deeply; write prompts and answers as plain text."
-        ) from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
+        what = "JSON nested too deeply" if isinstance(error, RecursionError) else f"JSON that Python refuses: {error}"
+        raise DataError(f"Expected {_FORM} in {file}, got {what}; write prompts and answers as plain text.") from error
 
 
 def _read_text(file: Path) -> str:

@@ -12,7 +12,7 @@ from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.evaluation.engine_settings import AUTO, EngineSettings
 from mcanalysis.models.chat_template import AUTO as AUTO_TEMPLATE
 from mcanalysis.models.chat_template import NONE as NO_TEMPLATE
-from mcanalysis.settings import BASIC, OR_ALL, Flag
+from mcanalysis.settings import BASIC, MOST_EXAMPLES, MOST_STEPS, OR_ALL, SEEDS, Bounds, Flag, check_bounds
 
 NUM_STEPS = 120
 """Optimiser steps of a task where neither steps nor epochs are given."""
@@ -24,6 +24,9 @@ RATES, RATE = {"embedded": 3e-3}, 2e-4
 al. 2023; artidoro/qlora, whose README has 1e-4 for larger ones) and of TRL's guide to PEFT; LLMCL and TRACE have 1e-4.
 3e-3 was chosen for the embedded base of 1.2 M parameters.
 """
+
+MOST_TRAINED = 20_000_000
+"""Examples that a task's steps may take, repetitions counted: their order is drawn before the first one."""
 
 SCHEDULES = ("linear", "cosine", "constant")
 
@@ -53,18 +56,25 @@ class TrainingConfig:
     """
 
     num_steps: Annotated[
-        int | Mapping[str, int] | None, "optimiser steps per task (default: 120)", Flag(name="steps")
+        int | Mapping[str, int] | None,
+        "optimiser steps per task (default: 120)",
+        Flag(name="steps"),
+        Bounds(1, MOST_STEPS),
     ] = None
-    batch_size: Annotated[int, "examples per micro-batch, of all processes"] = 16
-    gradient_accumulation: Annotated[int, "micro-batches per step"] = 1
-    learning_rate: Annotated[float | None, "at its peak (default: 3e-3 for the embedded base, 2e-4 for others)"] = None
-    warmup_ratio: Annotated[float, "share of a task's steps in which the rate rises"] = 0.1
-    max_grad_norm: Annotated[float, "0 does not clip"] = 1.0
-    weight_decay: Annotated[float, "of AdamW"] = 0.0
-    max_length: Annotated[int, "tokens; longer prompts lose their middle"] = 1024
+    batch_size: Annotated[int, "examples per micro-batch, of all processes", Bounds(1, 65_536)] = 16
+    gradient_accumulation: Annotated[int, "micro-batches per step", Bounds(1, 65_536)] = 1
+    learning_rate: Annotated[
+        float | None, "at its peak (default: 3e-3 for the embedded base, 2e-4 for others)", Bounds(high=100.0)
+    ] = None
+    warmup_ratio: Annotated[float, "share of a task's steps in which the rate rises", Bounds(0.0, 1.0)] = 0.1
+    max_grad_norm: Annotated[float, "0 does not clip", Bounds(0.0)] = 1.0
+    weight_decay: Annotated[float, "of AdamW", Bounds(0.0)] = 0.0
+    max_length: Annotated[int, "tokens; longer prompts lose their middle", Bounds(1, 1 << 30)] = 1024
     group_by_length: Annotated[bool, "less padding, and less of a mixture, in a step"] = False
     schedule: Annotated[Literal["linear", "cosine", "constant"], "of the rate after its warm-up"] = "linear"
-    epochs: Annotated[int | Mapping[str, int] | None, "passes over a task's train examples, not --steps"] = None
+    epochs: Annotated[
+        int | Mapping[str, int] | None, "passes over a task's train examples, not --steps", Bounds(1, MOST_STEPS)
+    ] = None
     from_zero: bool = False
     fork: tuple[str, int, int] | None = None
 
@@ -80,24 +90,13 @@ class TrainingConfig:
             object.__setattr__(self, "num_steps", NUM_STEPS)
         if self.num_steps is not None and self.epochs is not None:
             raise UserError("Expected steps or epochs, got both; leave out --steps or --epochs.")
-        for name in ("num_steps", "epochs", "batch_size", "gradient_accumulation", "max_length"):
-            value = getattr(self, name)
-            for task, number in value.items() if isinstance(value, Mapping) else [("", value)]:
-                of = f" for {task}" if task else ""
-                if number is not None and (not isinstance(number, int) or number < 1):
-                    kind = "of at least 1" if isinstance(number, int) else "as a whole number"
-                    raise UserError(f"Expected {name} {kind}, got {number}{of}; change it.")
+        check_bounds(self)
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise UserError(f"Expected a positive learning_rate, got {self.learning_rate}; leave it out.")
         if self.schedule not in SCHEDULES:
             raise UnknownNameError("schedule", self.schedule, SCHEDULES)
         if self.from_zero and self.schedule != "linear":
             raise UserError(f"Expected a linear schedule with from_zero, got {self.schedule}; leave from_zero out.")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise UserError(f"Expected a warmup_ratio in [0, 1], got {self.warmup_ratio}; leave it out to use 0.1.")
-        for name in ("max_grad_norm", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"Expected {name} of at least 0, got {getattr(self, name)}; choose 0 to switch it off.")
 
     def steps_of(self, task: str, num_examples: int) -> int:
         """Optimiser steps of a task with so many train examples; raises `UserError` for one that none are given for.
@@ -111,8 +110,14 @@ class TrainingConfig:
                 raise UserError(f"Expected {flag} for every task, got none for {task}; add {task}=N.")
             number = number[task]
         assert number is not None  # one of the two is given
-        in_an_epoch = math.ceil(num_examples / (self.batch_size * self.gradient_accumulation))
-        return number * in_an_epoch if self.num_steps is None else number
+        in_a_step = self.batch_size * self.gradient_accumulation
+        steps = number * math.ceil(num_examples / in_a_step) if self.num_steps is None else number
+        if steps * in_a_step > MOST_TRAINED:
+            raise UserError(
+                f"Expected at most {MOST_TRAINED:,} examples of {task} to be trained on, each time counted, got "
+                f"{steps:,} steps of {in_a_step:,}; lower {flag}, --batch-size or --gradient-accumulation."
+            )
+        return steps
 
     def num_warmup_steps(self, num_steps: int) -> int:
         """How many of a task's steps are warm-up."""
@@ -176,7 +181,7 @@ class RunConfig:
     strategy_settings: Annotated[Mapping[str, Any], "settings of the strategy", Flag(name="settings")] = field(
         default_factory=dict
     )
-    seed: int = 0
+    seed: Annotated[int, Flag(name="seed"), SEEDS] = 0
     model: Annotated[str, "'embedded', 'smollm2', a folder, a GGUF file, or a hub id", BASIC] = "embedded"
     dtype: Annotated[str, "auto, float32, bfloat16, …"] = "auto"
     benchmark: Annotated[str, "embedded, trace, ilora, standard, long or superni", BASIC] = "embedded"
@@ -187,16 +192,21 @@ class RunConfig:
     scores: Annotated[Mapping[str, str], "another score for a task", Flag(metavar="TASK=SCORE")] = field(
         default_factory=dict
     )
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    num_test: Annotated[int | None, "test examples per task for the matrix", OR_ALL] = None
+    sizes: Annotated[Mapping[str, int], Flag(name="num-train"), Bounds(high=MOST_EXAMPLES)] = field(
+        default_factory=dict
+    )
+    num_test: Annotated[int | None, "test examples per task for the matrix", OR_ALL, Bounds(1)] = None
     quantization: Annotated[Literal["4bit", "8bit"] | None, "of the base; needs an NVIDIA GPU"] = None
-    lora_rank: Annotated[int, "r"] = 8
-    lora_alpha: Annotated[float, "ΔW = alpha/r · B·A"] = 16.0
+    lora_rank: Annotated[int, "r", Bounds(1, 16_384)] = 8
+    lora_alpha: Annotated[float, "ΔW = alpha/r · B·A", Bounds(high=1e6)] = 16.0
     lora_dropout: Annotated[float, "on the adapter's input"] = 0.0
     target_modules: Annotated[tuple[str, ...] | None, "layers to adapt, or all-linear"] = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
     max_new_tokens: Annotated[
-        Mapping[str, int], "most tokens generated for an answer; with --minima N", Flag(metavar="TASK=N")
+        Mapping[str, int],
+        "most tokens generated for an answer; with --minima N",
+        Flag(metavar="TASK=N"),
+        Bounds(high=1_000_000),
     ] = field(default_factory=dict)
     order: Annotated[str | None, "order of the tasks: a published one or shuffledN", Flag(metavar="NAME")] = None
     revision: Annotated[str | None, "branch, tag or commit of a model of the hub"] = None
@@ -208,14 +218,15 @@ class RunConfig:
     scored_split: Literal["test", "eval"] = "test"
 
     def __post_init__(self) -> None:
-        if self.lora_rank < 1:
-            raise UserError(f"Expected lora_rank of at least 1, got {self.lora_rank}; leave it out to use 8.")
+        check_bounds(self)
+        for name in {"name", "seed"} & set(self.strategy_settings):
+            raise UserError(
+                f"Expected settings of {self.strategy}, got {name}, which is a run's; give it by its own flag."
+            )
         if not self.lora_alpha > 0:
             raise UserError(f"Expected a positive lora_alpha, got {self.lora_alpha}; leave it out to use 16.")
         if not 0 <= self.lora_dropout < 1:
             raise UserError(f"Expected lora_dropout in [0, 1), got {self.lora_dropout}; leave it out to use 0.")
-        if self.num_test is not None and self.num_test < 1:
-            raise UserError(f"Expected num_test of at least 1, got {self.num_test}; leave it out to use all.")
 
     def resolved(self) -> dict[str, Any]:
         """As JSON types, for the manifest; two runs with equal resolved configurations are the same run."""
@@ -269,26 +280,20 @@ class Execution:
     scored.
     """
 
-    device: Annotated[
-        str | None, "cpu, cuda, cuda:1, mps, auto: shared out to all GPUs, not in training (default: cuda if present)"
-    ] = None
-    save_steps: Annotated[int, "the most steps that a kill can lose"] = 100
+    device: Annotated[str | None, "cpu, cuda, cuda:1, mps (default: cuda if present)"] = None
+    save_steps: Annotated[int, "the most steps that a kill can lose", Bounds(1)] = 100
     report_to: Annotated[tuple[str, ...], "tensorboard, wandb, mlflow"] = ()
     gradient_checkpointing: Annotated[bool, "less memory, more time"] = False
     torch_compile: Annotated[bool, "compile the model"] = False
     save_trajectory: Annotated[
         int | None,
         "snapshot of every learner each N steps (0: none; default: 10 where an adapter is small, up to 1 MB)",
+        Bounds(0),
     ] = None
     engine: EngineSettings = AUTO
 
     def __post_init__(self) -> None:
-        if self.save_steps < 1:
-            raise UserError(f"Expected save_steps of at least 1, got {self.save_steps}; leave it out to use 100.")
-        if self.save_trajectory is not None and self.save_trajectory < 0:
-            raise UserError(
-                f"Expected save_trajectory of at least 0, got {self.save_trajectory}; choose 0 to save none."
-            )
+        check_bounds(self)
         for tracker in self.report_to:
             if tracker not in TRACKERS:
                 raise UnknownNameError("tracker", tracker, TRACKERS)

@@ -34,7 +34,7 @@ def trace_folder(tmp_path, **splits):
 @pytest.mark.parametrize(
     ("arguments", "pieces"),
     [
-        (("--num-points", 1), ("--num-points of at least 2", "got 1")),
+        (("--num-points", 1), ("num_points of at least 2", "got 1", "--num-points")),
         (("--strategy", "sequental"), ("Unknown strategy 'sequental'", "Did you mean 'sequential'?")),
         (("--tasks", "FOMCC,C-STANCE"), ("FOMCC", "Did you mean 'FOMC'?")),
         (("--benchmark", "tracee"), ("Unknown benchmark 'tracee'", "Did you mean 'trace'?")),
@@ -58,7 +58,7 @@ def trace_folder(tmp_path, **splits):
         (("--no-such-flag",), ("--no-such-flag",)),
         (("--num-point", 3), ("unrecognized arguments: --num-point 3 (did you mean --num-points?)",)),
         (("--engine", "compield"), ("Unknown way of evaluating for --engine 'compield'", "Did you mean 'compiled'?")),
-        (("--token-budget", 0), ("token budget of at least 1, got 0",)),
+        (("--token-budget", 0), ("token_budget of at least 1, got 0",)),
     ],
 )
 def test_flags(script, tmp_path, arguments, pieces):

@@ -34,7 +34,7 @@ def test_tables_and_figure(script, tmp_path, quick):
     ("arguments", "pieces"),
     [
         (("frankel",), ("Unknown classic result 'frankel'", "Did you mean 'frankle'?")),
-        (("garipov", "--seeds", 0), ("one or more different seeds", "got []")),
+        (("garipov", "--seeds", 0), ("--seeds", "from 1 to 1,000", "got '0'")),
     ],
 )
 def test_a_mistake_is_one_line(script, tmp_path, arguments, pieces):

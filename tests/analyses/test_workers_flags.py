@@ -32,7 +32,7 @@ def test_processes_of_this_machine(flags, given, number):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (("--workers", "0"), "--workers is a number from 1, got 0"),
+        (("--workers", "0"), "--workers: expected a whole number from 1 to 1,024, got '0'"),
         (("--time-limit", "-1"), "--time-limit is a number of seconds"),
         (("--insecure",), "--insecure is about a --scheduler"),
         (("--workers", "2", "--scheduler", "127.0.0.1:1"), "leave one out"),

@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_base_and_it_loads(tmp_path):
 
 
 def test_impossible_sizes_are_refused():
-    with pytest.raises(UserError, match="vocabulary"):
+    with pytest.raises(UserError, match="vocab_size of at least 300"):
         PretrainingConfig(vocab_size=100)
     with pytest.raises(UserError, match="multiple"):
         PretrainingConfig(hidden_size=130)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from mcanalysis.errors import UserError
-from mcanalysis.settings import BASIC, OR_ALL, Flag
+from mcanalysis.settings import BASIC, MOST_POINTS, MOST_STEPS, OR_ALL, Bounds, Flag, check_bounds
 from mcanalysis.studies.engine import FIRST, FIRST_TRAINING, TRAINING, Steps
-from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least
+from mcanalysis.studies.study import Rows, Setting, Study, Tables
 
 if TYPE_CHECKING:
     from pathlib import Path as FilePath
@@ -55,16 +55,16 @@ class Connectivity(Study):
     """
 
     begins_with: ClassVar[int] = 2
-    num_points: Annotated[int, "points on each path, both ends included", BASIC] = 21
-    num_examples: Annotated[int | None, "examples per task and split, or 'all'", OR_ALL] = 50
+    num_points: Annotated[int, "points on each path, both ends included", Bounds(2, MOST_POINTS), BASIC] = 21
+    num_examples: Annotated[int | None, "examples per task and split, or 'all'", OR_ALL, Bounds(1)] = 50
     paths: Annotated[
         tuple[str, ...],
         "linear, bezier, polychain or, through all minima, segmented_bezier; in factor, delta or aligned space",
         Flag(metavar="PATH-SPACE,…"),
     ] = PATHS
     other_paths: Annotated[tuple[str, ...], "for all but the first strategy"] = ("linear-factor",)
-    num_bends: Annotated[int, "bends of a fitted curve (per segment)"] = 1
-    curve_steps: Annotated[int, "optimiser steps of each curve fit (per segment)"] = 60
+    num_bends: Annotated[int, "bends of a fitted curve (per segment)", Bounds(1, 1000)] = 1
+    curve_steps: Annotated[int, "optimiser steps of each curve fit (per segment)", Bounds(high=MOST_STEPS)] = 60
     finder: Annotated[str, "how curves are fitted: mean; chains also by bisection, neb or layerwise"] = "mean"
     curve_learning_rate: float = 1e-2
     curve_batch_size: int = 16
@@ -78,6 +78,7 @@ class Connectivity(Study):
         int,
         "average predictions over N points of each path (5): loss, accuracy, calibration",
         Flag(metavar="N", bare=5),
+        Bounds(high=1000),
     ] = 0
     simplex: Annotated[
         tuple[int, ...], "measure the simplex of these minima, by number; 0: the base", Flag(metavar="1,2,3")
@@ -93,21 +94,21 @@ class Connectivity(Study):
         int,
         "measure the linear factor path over N random factors (BR, R⁻¹A) of its end, test split (10): N times its cost",
         Flag(metavar="N", bare=10),
+        Bounds(high=10_000),
     ] = 0
 
     def __post_init__(self) -> None:
         from mcanalysis.connectivity.finders import get_finder
-        from mcanalysis.connectivity.profile import grid, grid_beyond
+        from mcanalysis.connectivity.profile import grid_beyond
         from mcanalysis.paths.path_kinds import path_kind
 
-        grid(self.num_points)
+        check_bounds(self)
         kinds = [path_kind(name) for name in (*self.paths, *self.other_paths)]
         finder = get_finder(self.finder)
         if not self.paths:
             raise UserError(f"Expected at least one path, got none; choose some, such as {', '.join(PATHS)}.")
         if len(set(self.paths)) < len(self.paths):
             raise UserError(f"Expected each path once, got {', '.join(self.paths)}; leave out the repeated one.")
-        check_at_least(self, num_examples=1, num_bends=1)
         for kind in kinds:
             if kind.is_fitted:
                 finder.check(kind.path_class, self.num_bends, self.curve_steps)

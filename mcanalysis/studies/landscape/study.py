@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
-from mcanalysis.settings import OR_ALL, Flag
+from mcanalysis.settings import MOST_POINTS, OR_ALL, Bounds, Flag, check_bounds
 from mcanalysis.store import base_minimum
 from mcanalysis.studies.engine import Steps
-from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_at_least, check_transition
+from mcanalysis.studies.study import Rows, Setting, Study, Tables, check_transition
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,16 +55,18 @@ class Landscape(Study):
     third: Annotated[str | None, "a run whose minimum spans the plane, too", Flag(metavar="RUN_DIR")] = None
     from_base: Annotated[bool, "the base model spans the plane, too, which is then in delta space"] = False
     space: Annotated[str, "of the plane: factor, delta or aligned"] = "factor"
-    grid: Annotated[tuple[int, ...], "nodes in x and in y", Flag(metavar="N[,M]", basic=True)] = (25,)
-    margin: Annotated[float, "of the grid about the minima, in units of the longer side"] = 0.3
-    num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL] = 50
-    num_directions: Annotated[int, "slices around each minimum (0: none)"] = 3
-    slice_points: Annotated[int, "points of a slice"] = 21
+    grid: Annotated[tuple[int, ...], "nodes in x and in y", Flag(metavar="N[,M]", basic=True), Bounds(high=1000)] = (
+        25,
+    )
+    margin: Annotated[float, "of the grid about the minima, in units of the longer side", Bounds(0.0, 1000.0)] = 0.3
+    num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL, Bounds(1)] = 50
+    num_directions: Annotated[int, "slices around each minimum (0: none)", Bounds(high=1000)] = 3
+    slice_points: Annotated[int, "points of a slice", Bounds(high=MOST_POINTS)] = 21
     slice_radius: Annotated[float, "of slices, in units of each filter's length"] = 1.0
-    surface_grid: Annotated[int, "nodes a side of a slice along two directions (0: none)"] = 11
-    sharpness_samples: Annotated[int, "directions of the mean rise (0: none)"] = 10
+    surface_grid: Annotated[int, "nodes a side of a slice along two directions (0: none)", Bounds(high=1000)] = 11
+    sharpness_samples: Annotated[int, "directions of the mean rise (0: none)", Bounds(high=100_000)] = 10
     sharpness_radius: Annotated[float, "of the mean rise, in units of each filter's length"] = 0.1
-    epsilon: Annotated[float, "of ε-sharpness"] = 1e-3
+    epsilon: Annotated[float, "of ε-sharpness", Bounds(0.0, 1000.0)] = 1e-3
 
     strategies: ClassVar = ("sequential", "ilora")
 
@@ -78,7 +80,7 @@ class Landscape(Study):
             raise UserError(f"Expected one or two numbers of nodes, got {len(self.grid)}; give --grid N or N,M.")
         for number in self.grid:
             Axis(0.0, 1.0, number)
-        check_at_least(self, num_examples=1)
+        check_bounds(self)
         if self.num_directions < 0:
             raise UserError(f"Expected at least 0 directions, got {self.num_directions}; 0 leaves slices out.")
         if self.num_directions:
