@@ -13,7 +13,7 @@ import numpy as np
 
 from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
-from mcanalysis.settings import BASIC, Bounds, check_bounds, Flag, MOST_POINTS, MOST_STEPS, OR_ALL
+from mcanalysis.settings import BASIC, MOST_POINTS, MOST_STEPS, OR_ALL, Bounds, Flag, check_bounds
 from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.studies.engine import Steps
 from mcanalysis.studies.study import Rows, Setting, Study, Tables
@@ -83,6 +83,11 @@ class Finders(Study):
         Flag(metavar="KIND-BENDS,…", basic=True),
     ] = CURVES
     gradients: Annotated[
+        tuple[int, ...],
+        "how many gradients of the loss a fit may take, each alone",
+        Flag(metavar="N,…"),
+        Bounds(high=MOST_STEPS),
+    ] = (60,)
     fit_seeds: Annotated[int, "fits of each curve between each pair, from different seeds", Bounds(high=1000)] = 1
     threshold: Annotated[float, "largest barrier, in nats per target, that counts as success", BASIC] = 0.05
     transitions: Annotated[
