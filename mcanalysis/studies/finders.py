@@ -85,7 +85,7 @@ class Finders(Study):
     gradients: Annotated[
         tuple[int, ...],
         "how many gradients of the loss a fit may take, each alone",
-        Flag(metavar="N,…"),
+        Flag(metavar="N,…", basic=True),
         Bounds(high=MOST_STEPS),
     ] = (60,)
     fit_seeds: Annotated[int, "fits of each curve between each pair, from different seeds", Bounds(high=1000)] = 1
