@@ -22,7 +22,7 @@ import numpy as np
 from mcanalysis.store.hashing import hash_file
 from mcanalysis.store.one_file import PARTIAL_SUFFIX, check_place, replace_file, sync
 from mcanalysis.store.parts import PARTS_NAME
-from mcanalysis.store.recorded import note
+from mcanalysis.store.recorded import note, settle
 
 _REPLACED_SUFFIX = ".replaced"
 
@@ -49,6 +49,7 @@ def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
     """
     target = Path(path)
     replace_file(target, content, lambda: note({target: hashlib.sha256(content).hexdigest()}))
+    settle(target)
 
 
 def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
@@ -107,6 +108,7 @@ def replace_directory_atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     partial.rename(target)
     sync(target.parent)
+    settle(target)
     shutil.rmtree(replaced, ignore_errors=True)
 
 

@@ -1,9 +1,9 @@
 """`hashes.json` of a run: the SHA-256 of each of its files as it was written, compared whenever one is read.
 
-What writes a file (`store.atomic`) notes its hash first, beside that of the file that is replaced: a process that is
-killed in between leaves a file with one of the two. The next write settles which. Folders that are right or wrong as a
-whole have a list of their own (`store.parts`), files of tensors a hash within (`store.point_files`), and so have rows
-of measurements; none of them is noted here.
+What writes a file (`store.atomic`) notes its hash first, beside that of the file that is replaced, and when it is done
+that the former is past: a process that is killed in between leaves a file with one of the two, and the next write
+settles which. Folders that are right or wrong as a whole have a list of their own (`store.parts`), files of tensors a
+hash within (`store.point_files`), and so have rows of measurements; none of them is noted here.
 """
 
 from __future__ import annotations
@@ -114,6 +114,18 @@ def note(written: Mapping[Path, str], folder: Path | None = None) -> None:
             before = None if not there else files[name][0] if name in files else hash_file_once(root / name)
             files[name] = [value] if before == value else [value, before]
         _write(record_file, Record(dict(sorted(files.items())), found.is_whole))
+
+
+def settle(file: Path) -> None:
+    """Note that a file, or a folder, has taken its place: what was there before is not it any more."""
+    place = _place(file)
+    found = place and read_record(place[0])
+    if not place or not found or all(len(hashes) == 1 for hashes in found.files.values()):
+        return
+    with _alone(place[0] / RECORD_NAME):
+        found = read_record(place[0]) or Record()
+        files = {n: settled for n, hashes in found.files.items() if (settled := _settled(place[0] / n, hashes))}
+        _write(place[0] / RECORD_NAME, Record(files, found.is_whole))
 
 
 def _settled(file: Path, hashes: list[str | None]) -> list[str | None]:

@@ -256,14 +256,14 @@ def outcome(use: Callable[[Path], Any], run: Path, right: Any, name: str, caplog
 
 
 @pytest.mark.parametrize(("which", "damage"), CASES)
-def test_damage_is_found_when_the_file_is_used(which, damage, runs, tmp_path, caplog, record_property):
+def test_damage_is_found_when_the_file_is_used(which, damage, runs, tmp_path, caplog, request):
     kind = KINDS[which]
     run = shutil.copytree(runs / "one", tmp_path / "one")
     right = deepcopy(kind.use(run))  # tensors are of the file as it lies there
     damaged(run, kind, damage, runs)
     found = verify(run)
     became = outcome(kind.use, run, right, kind.name, caplog)
-    record_property("outcome", became)
+    request.node.user_properties.append(("outcome", became))
     may_be_right = which in ("measurements", "checkpoint list")  # free space of a page, of JSON
     assert became in ("refused", LEFT_OUT) or (became == "right" and may_be_right) or which == "hashes", became
     odd = {c.name: c for c in found if c.status in (DAMAGED, MISSING)}
