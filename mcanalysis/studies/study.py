@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mcanalysis.errors import UserError
 from mcanalysis.progress import Progress, silent
-from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.store.atomic import clear_partial_files, write_text_atomic
 from mcanalysis.store.lock import lock_measurements
 from mcanalysis.store.small_files import table_text
 from mcanalysis.studies.drawn import Drawn, origin
@@ -184,6 +184,8 @@ def carry_out(
         else:
             ready = run
         with lock_measurements(ready.directory):
+            for name in ("tables", "figures", "curves"):  # of a start that was killed
+                clear_partial_files(ready.directory / name)
             tables = yield from study.measure(ready, setting)
             texts = write_tables(tables, ready.directory / "tables")
             draw(ready.directory, study.pictures(tables), texts)
