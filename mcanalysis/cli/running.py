@@ -51,17 +51,11 @@ def run_script(main: Callable[[], None], *, launched: bool = False) -> None:
     except UserError as error:
         _last_words(str(error))
         sys.exit(2)
-    except RuntimeError as error:
-        if "deterministic" not in str(error):
-            raise
-        reason = " ".join(str(error).split("You can")[0].split())
-        _last_words(f"Expected operations that repeat (--deterministic), got: {reason} Leave --deterministic out.")
-        sys.exit(2)
     except BrokenPipeError:  # whoever read our output wants no more of it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # what a shell makes of SIGPIPE
     except Exception as error:
-        reason = machine_fault(error)
+        reason = _not_repeated(error) or machine_fault(error)
         if reason is None:
             raise
         _last_words(reason)
@@ -70,6 +64,14 @@ def run_script(main: Callable[[], None], *, launched: bool = False) -> None:
         if is_main_process():
             warn("stopped; what was saved is kept: give the same command again, with --resume if training had begun")
         sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
+
+
+def _not_repeated(error: Exception) -> str | None:
+    """What to say of an operation that `--deterministic` does not allow; None for another error."""
+    if not isinstance(error, RuntimeError) or "deterministic" not in str(error):
+        return None
+    reason = " ".join(str(error).split("You can")[0].split())
+    return f"Expected operations that repeat (--deterministic), got: {reason} Leave --deterministic out."
 
 
 def _last_words(reason: str) -> None:
