@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.errors import UnknownNameError, UserError, shortened
 from mcanalysis.models.base_source import EMBEDDED, SMOLLM2, SMOLLM2_PACKAGE, converted_folder, gguf_file, model_source
 from mcanalysis.models.free_memory import check_memory
 from mcanalysis.surroundings import settle_operations
@@ -72,10 +72,6 @@ def load_base(
         raise UserError(
             f"Expected the weights of a {type(model).__name__} with as many layers as config.json at '{name}' says, "
             f"got weights beyond them, {beyond} say; restore config.json or the weight files."
-        )
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"Expected a tokenizer with an end token at '{name}', got none; set eos_token in its tokenizer_config.json."
         )
     _check_vocabulary(model, tokenizer, name)
     if spread:
@@ -138,7 +134,29 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 
             tokenizer = tokenizer_as_trained(tokenizer, file, read_header(file))
     remember_ends(tokenizer, generation)
+    _check_tokenizer(tokenizer, name)
     return tokenizer
+
+
+def _check_tokenizer(tokenizer: Any, name: str) -> None:
+    """Raise `UserError` for settings of a tokenizer that let it be loaded and fail when it is used."""
+    from mcanalysis.models.end_tokens import end_ids
+
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"Expected a tokenizer with an end token at '{name}', got none; set eos_token in its tokenizer_config.json."
+        )
+    for end in end_ids(tokenizer):
+        if type(end) is not int or not 0 <= end < 2**31:
+            raise UserError(
+                f"Expected numbers of tokens as eos_token_id in generation_config.json at '{name}', got "
+                f"{shortened(repr(end))}; restore the file."
+            )
+    if not isinstance(tokenizer.model_max_length, int | float):  # with which each text is compared
+        raise UserError(
+            f"Expected a number of tokens as model_max_length in tokenizer_config.json at '{name}', got "
+            f"{shortened(repr(tokenizer.model_max_length))}; restore the file."
+        )
 
 
 def load_config(name: str, revision: str | None = None) -> Any:

@@ -62,19 +62,26 @@ class Basin(Study):
         tuple[float, ...],
         "shares of a task's steps after which its forks part; 1 is the control",
         Flag(metavar="S,…", basic=True),
+        Bounds(0.0, 1.0),
     ] = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
     num_forks: Annotated[int, "other orders from each of them; 0: none", Bounds(0, 1000), BASIC] = 1
-    forked: Annotated[tuple[int, ...], "numbers of the tasks that are forked (default: all)", Flag(metavar="1,2")] = ()
-    threshold: Annotated[float, "barrier, in nats per target, below which two forks share a basin"] = 0.05
-    radii: Annotated[tuple[float, ...], "relative steps tried along each direction", Flag(metavar="R,…")] = (
+    forked: Annotated[
+        tuple[int, ...], "numbers of the tasks that are forked (default: all)", Flag(metavar="1,2"), Bounds(1)
+    ] = ()
+    threshold: Annotated[
+        float, "barrier, in nats per target, below which two forks share a basin", Bounds(0.0, 1000.0)
+    ] = 0.05
+    radii: Annotated[
+        tuple[float, ...], "relative steps tried along each direction", Flag(metavar="R,…"), Bounds(0.0, 1000.0)
+    ] = (
         0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0,
     )  # fmt: skip
     num_directions: Annotated[
         int, "random directions per minimum; six have an interval; 0: no radii", Bounds(0, 10_000)
     ] = 6
-    epsilon: Annotated[float, "box in which the worst direction is found"] = 0.01
+    epsilon: Annotated[float, "box in which the worst direction is found", Bounds(0.0, 1000.0)] = 0.01
     num_samples: Annotated[int, "points of each simplex; 0: none", Bounds(0, MOST_POINTS)] = 60
-    keep: Annotated[float, "share τ of its value that a score keeps inside a basin"] = 0.9
+    keep: Annotated[float, "share τ of its value that a score keeps inside a basin", Bounds(0.0, 1.0)] = 0.9
     space: Annotated[str, "factor, delta or aligned"] = "factor"
     num_points: Annotated[int, "points measured between two forks, both ends included", Bounds(3, MOST_POINTS)] = 11
     num_examples: Annotated[int | None, "test examples per task, or 'all'", OR_ALL, Bounds(1)] = 50
@@ -87,11 +94,9 @@ class Basin(Study):
         for name, values in (("after", self.after), ("radii", self.radii)):
             if not values or any(not a < b for a, b in pairwise(values)):
                 raise UserError(f"Expected numbers that increase, got {values or 'none'}; change --{name}.")
-        if not 0 <= self.after[0] <= self.after[-1] <= 1:
-            raise UserError(f"Expected shares of a task's steps in [0, 1], got {self.after}; change --after.")
-        if not 0 < self.keep <= 1 or not self.threshold > 0 or not self.epsilon > 0 or not self.radii[0] > 0:
+        if not (self.keep and self.threshold and self.epsilon and self.radii[0]):
             raise UserError(
-                f"Expected a keep in (0, 1] and positive threshold, epsilon and radii, got {self.keep}, "
+                f"Expected a positive keep, threshold and epsilon and positive radii, got {self.keep}, "
                 f"{self.threshold}, {self.epsilon} and {self.radii}; change them."
             )
         if not (self.num_forks or self.num_directions or self.num_samples):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from mcanalysis.errors import UserError
-from mcanalysis.settings import OR_ALL, Flag
+from mcanalysis.settings import MOST_POINTS, OR_ALL, Bounds, Flag
 from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.studies.study import Tables
 
@@ -26,22 +26,18 @@ class CardPaths(Connectivity):
     intervals (95 %). A barrier below `noticeable` nats per target token is called none.
     """
 
-    num_points: Annotated[int, "points on each path, both ends included"] = 11
-    num_examples: Annotated[int | None, "examples of each half of a data file, or 'all'", OR_ALL] = None
+    num_points: Annotated[int, "points on each path, both ends included", Bounds(3, MOST_POINTS)] = 11
+    num_examples: Annotated[int | None, "examples of each half of a data file, or 'all'", OR_ALL, Bounds(1)] = None
     paths: tuple[str, ...] = tuple(f"linear-{space}" for space in SPACES)
     tolerance: Annotated[
         float | None, "enclose the barriers to X nats, instead of an interval each", Flag(metavar="X")
     ] = None
-    noticeable: Annotated[float, "nats per target token from which the verdict calls it a barrier"] = 0.05
+    noticeable: Annotated[float, "nats per target token from which the verdict calls it a barrier", Bounds(0.0)] = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_points < 3:
-            raise UserError(
-                f"Expected --num-points of at least 3, one between the ends, got {self.num_points}; raise it."
-            )
-        if not self.noticeable > 0:
-            raise UserError(f"Expected --noticeable above 0 nats, got {self.noticeable:g}; try 0.05.")
+        if not self.noticeable:
+            raise UserError("Expected --noticeable above 0 nats, got 0; try 0.05.")
 
     def compare(self, tables: Tables, runs: Sequence[Any]) -> Tables:
         return {}  # two adapters have no metrics

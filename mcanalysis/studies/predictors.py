@@ -67,9 +67,9 @@ class Predictors(Study):
         from mcanalysis.params.spaces import get_space
         from mcanalysis.studies.signals.base import check_examples, get_signal
 
+        check_bounds(self)
         grid(self.num_points)
         get_space(self.space)
-        check_bounds(self)
         check_examples(self.num_examples)
         for name in self.signals:
             get_signal(name)

@@ -53,6 +53,12 @@ FLAGS = [
     (("landscape", "--epsilon", "nan"), "epsilon in [0, 1000], got nan"),
     (("curvature", "--num-lanczos", 10**9), "num_lanczos of at most 10,000"),
     (("finders", "--fit-seeds", 10**9), "fit_seeds of at most 1,000"),
+    (("basin", "--num-directions", 10**9), "num_directions of at most 10,000"),
+    (("basin", "--radii", "1,inf"), "radii in [0, 1000], got inf"),
+    (("basin", "--threshold", "inf"), "threshold in [0, 1000], got inf"),
+    (("basin", "--forked", 0), "forked of at least 1, got 0"),
+    (("predictors", "--num-points", 10**9), "num_points of at most 100,000"),
+    (("predictors", "--num-examples", 10**12), "num_examples of at most 10,000,000"),
     (("finders", "--gradients", 10**9), "gradients of at most 10,000,000"),
 ]
 OF_THEIR_OWN = [
@@ -176,16 +182,29 @@ def test_json_that_python_refuses(refused, tmp_path, text):
     )
 
 
-@pytest.mark.parametrize(("key", "value"), [("num_hidden_layers", 10**6), ("vocab_size", 10**12)])
-def test_a_base_of_absurd_size(refused, tmp_path, base_folder, key, value):
-    config = json.loads((base_folder / "config.json").read_text())
+OF_A_BASE = [  # as the fuzzer found those of tokenizers; "" is without the entry
+    ("config.json", "num_hidden_layers", 10**6, "layers"),
+    ("config.json", "vocab_size", 10**12, "memory"),
+    ("generation_config.json", "eos_token_id", 2**70, "numbers of tokens as eos_token_id"),
+    ("generation_config.json", "eos_token_id", -1, "eos_token_id in generation_config.json at './base', got -1"),
+    ("generation_config.json", "eos_token_id", [1, 0.5], "got 0.5; restore the file"),
+    ("tokenizer_config.json", "model_max_length", "0", "tokens as model_max_length in tokenizer_config.json"),
+    ("tokenizer_config.json", "model_max_length", [2, "a\nb"], "got [2, 'a\\nb']; restore the file"),
+    ("tokenizer_config.json", "eos_token", "", "Expected a tokenizer with an end token at './base', got none"),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value", "said"), OF_A_BASE, ids=lambda value: str(value)[:20])
+def test_a_file_of_a_base_with_a_value_of_no_use(refused, tmp_path, base_folder, name, key, value, said):
     (tmp_path / "base").mkdir()
     for file in base_folder.iterdir():
         (tmp_path / "base" / file.name).symlink_to(file)
-    (tmp_path / "base" / "config.json").unlink()
-    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, key: value}))
-    said = refused("train", *TINY, "--model", "./base")
-    assert ("layers" if key == "num_hidden_layers" else "memory") in said
+    changed = json.loads((base_folder / name).read_text()) | {key: value}
+    if value == "":
+        del changed[key]
+    (tmp_path / "base" / name).unlink()
+    (tmp_path / "base" / name).write_text(json.dumps(changed))
+    assert said in refused("train", *TINY, "--model", "./base", "--dry-run")
 
 
 def test_every_number_that_is_a_flag_has_bounds_or_is_checked_elsewhere():
@@ -197,12 +216,16 @@ def test_every_number_that_is_a_flag_has_bounds_or_is_checked_elsewhere():
     from mcanalysis.settings import Bounds
     from mcanalysis.studies.ablations import Ablations
     from mcanalysis.studies.attribution import Attribution
+    from mcanalysis.studies.basin import Basin
+    from mcanalysis.studies.card_settings import CardPaths
     from mcanalysis.studies.comparison import Comparison
     from mcanalysis.studies.connectivity.study import Connectivity
     from mcanalysis.studies.curvature import Curvature
     from mcanalysis.studies.early import Early
     from mcanalysis.studies.finders import Finders
     from mcanalysis.studies.landscape.study import Landscape
+    from mcanalysis.studies.predictors import Predictors
+    from mcanalysis.studies.similarity import Similarity
     from mcanalysis.studies.skill_or_format import SkillOrFormat
     from mcanalysis.studies.trajectory import Trajectory
     from mcanalysis.studies.tuning import Tuning
@@ -210,6 +233,7 @@ def test_every_number_that_is_a_flag_has_bounds_or_is_checked_elsewhere():
 
     classes = (EngineSettings, PretrainingConfig, Ablations, Attribution, Comparison, Connectivity, Curvature, Early)
     classes += (Finders, Landscape, SkillOrFormat, Trajectory, Tuning, Execution, RunConfig, TrainingConfig)
+    classes += (Basin, CardPaths, Predictors, Similarity)
     without = set()
     for of in classes:
         for name, hint in get_type_hints(of, include_extras=True).items():
@@ -221,7 +245,8 @@ def test_every_number_that_is_a_flag_has_bounds_or_is_checked_elsewhere():
         "Connectivity.simplex", "Connectivity.extrapolate", "Connectivity.tolerance", "SkillOrFormat.ts",
         "Curvature.tolerance", "Curvature.spectrum_minimum", "Early.tolerance", "Early.confidence",
         "Landscape.slice_radius", "Landscape.sharpness_radius", "Finders.threshold", "Finders.ensemble",
-        "RunConfig.lora_dropout",
+        "RunConfig.lora_dropout", "CardPaths.simplex", "CardPaths.extrapolate", "CardPaths.tolerance",
+        "Similarity.num_examples",
     }  # fmt: skip
     assert without - elsewhere == set()
 
