@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from start import run_script
 
-from mcanalysis.cli.console import answer, bar, say
+from mcanalysis.cli.console import answer, bar, next_step, say
 from mcanalysis.cli.flags import Parser, comma_list
 from mcanalysis.cli.run_flags import add_model_flags, engine
 from mcanalysis.cli.running import quiet_libraries
@@ -70,6 +70,7 @@ def main() -> None:
             raise UserError("Expected a point to upload, got no t*: no gain could be measured; name one with --t.")
         address = push_to_hub(made.point(t), args.push, made.base_name, made.markdown)
         say(f"t = {t:g} is uploaded: {address}")
+    next_step("connectivity", "--model", args.model, "--minima", ",".join(adapters), "--data", ",".join(args.data))
     answer(made.tables, [], verdict=list(made.verdict), t_star=made.t_star, card=list(map(str, files)), pushed=address)
 
 

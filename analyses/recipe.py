@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from start import run_script
 
-from mcanalysis.cli.console import answer, say
+from mcanalysis.cli.console import answer, next_step, say
 from mcanalysis.cli.flags import Parser
 
 
@@ -43,6 +43,8 @@ def main() -> None:
             made = mergekit_recipe(args.path, args.t, args.models, args.base)
         write_text_atomic(Path(args.output), made.to_yaml())
         say(f"{args.path} at t = {args.t:g}, for {args.to}: {args.output}")
+        merger = "add_weighted_adapter takes its keys" if args.to == "peft" else f"mergekit-yaml {args.output} OUT"
+        next_step(f"{merger}; python analyses/recipe.py --read {args.output} reads it")
         answer(recipe=args.output, path=args.path, t=args.t)
         return
     recipe = read_mergekit(args.read) if "merge_method" in read_tree(args.read) else read_peft(args.read)
@@ -62,6 +64,7 @@ def main() -> None:
     if args.output_dir is not None:
         save_adapter(recipe.point(), args.output_dir, base)
         say(f"the point, as a PEFT adapter: {args.output_dir}")
+    next_step("check_merge")
     facts = {"path": place[0], "t": place[1]} if place else {}
     answer(method=method, models=list(names), weights=list(recipe.weights), saved=args.output_dir, **facts)
 

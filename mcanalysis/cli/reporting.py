@@ -63,8 +63,10 @@ def verified(by_run: Mapping[str, Sequence[Checked]]) -> bool:
             say(f"{c.status:<16}  {run}/{c.name}{more}{f'; {c.repair}' if c.repair else ''}")
         number = Counter(c.status for c in found)
         say(f"{run}: {', '.join(f'{number[s]} {s}' for s in ('ok', 'damaged', 'missing', 'no recorded hash'))}")
+    is_well = all(c.status not in ("damaged", "missing") for found in by_run.values() for c in found)
+    next_step("report", *by_run) if is_well else next_step("repair what is named above, as it says")
     answer(runs={run: [c._asdict() for c in found] for run, found in by_run.items()})
-    return all(c.status not in ("damaged", "missing") for found in by_run.values() for c in found)
+    return is_well
 
 
 def certificates(found: pd.DataFrame, output_dir: str) -> None:

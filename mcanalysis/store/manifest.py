@@ -49,7 +49,6 @@ def new_manifest(
     ('running', ['mcanalysis', 'numpy', 'peft', 'python', 'torch', 'transformers'])
     """
     return {
-        "format": FORMAT,
         "status": "running",
         "created": _now(),
         "finished": None,
@@ -190,7 +189,7 @@ def claim_run_directory(
     if not (directory / MANIFEST_NAME).exists():
         _make_empty(directory)
         begin_record(directory)
-        write_manifest(directory, manifest)
+        write_manifest(directory, {"format": FORMAT, **manifest})
         return "new"
     recorded = read_manifest(directory)
     found = differences(
