@@ -133,29 +133,28 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
             from mcanalysis.models.gguf_conversion import read_header, tokenizer_as_trained
 
             tokenizer = tokenizer_as_trained(tokenizer, file, read_header(file))
+    _check_tokenizer(tokenizer, generation, name)
     remember_ends(tokenizer, generation)
-    _check_tokenizer(tokenizer, name)
     return tokenizer
 
 
-def _check_tokenizer(tokenizer: Any, name: str) -> None:
+def _check_tokenizer(tokenizer: Any, generation: Any, name: str) -> None:
     """Raise `UserError` for settings of a tokenizer that let it be loaded and fail when it is used."""
-    from mcanalysis.models.end_tokens import end_ids
-
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"Expected a tokenizer with an end token at '{name}', got none; set eos_token in its tokenizer_config.json."
         )
-    for end in end_ids(tokenizer):
-        if type(end) is not int or not 0 <= end < 2**31:
+    ends, longest = generation.eos_token_id, tokenizer.model_max_length  # with the latter each text is compared
+    for end in ends if isinstance(ends, (list, tuple)) else [ends]:
+        if end is not None and not (type(end) is int and 0 <= end < 2**31):
             raise UserError(
                 f"Expected numbers of tokens as eos_token_id in generation_config.json at '{name}', got "
                 f"{shortened(repr(end))}; restore the file."
             )
-    if not isinstance(tokenizer.model_max_length, int | float):  # with which each text is compared
+    if not isinstance(longest, int | float):
         raise UserError(
             f"Expected a number of tokens as model_max_length in tokenizer_config.json at '{name}', got "
-            f"{shortened(repr(tokenizer.model_max_length))}; restore the file."
+            f"{shortened(repr(longest))}; restore the file."
         )
 
 
@@ -248,7 +247,9 @@ def _one_line(name: str) -> Iterator[None]:
         yield
     except (UserError, torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # whatever transformers makes of values that its configuration was not meant to have
+    except BaseException as error:  # whatever transformers makes of values that its configuration was not meant to have
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # that of tokenizers' Rust
+            raise
         text = str(error).strip()
         if "weights_only" in text:
             raise UserError(

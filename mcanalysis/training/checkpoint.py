@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -81,6 +82,19 @@ def write_checkpoint(
         if processes.is_main:
             write_parts(partial)
     processes.wait()  # the folder is in its place
+
+
+def copy_checkpoint(source: Path, folder: Path, processes: Processes) -> None:
+    """Let a run begin with the checkpoint of another, whole: it is the run's own from then on.
+
+    Raises `RunDirectoryError` as `read_checkpoint` does.
+    """
+    _check(source, processes.count)
+    with replace_directory_atomic(folder) as fresh:
+        shutil.copytree(source, fresh, dirs_exist_ok=True)
+        state = {**_read_state(fresh), "run": run_identity(folder.parent)}
+        (fresh / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        write_parts(fresh)
 
 
 def read_checkpoint(folder: Path, model: AdaptedModel, strategy: Strategy, processes: Processes) -> Position:

@@ -59,7 +59,7 @@ from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.surroundings import is_deterministic
 from mcanalysis.tasks.names import check_distinct
 from mcanalysis.tasks.task import TaskData
-from mcanalysis.training.checkpoint import Position, read_checkpoint, write_checkpoint, writing
+from mcanalysis.training.checkpoint import Position, copy_checkpoint, read_checkpoint, write_checkpoint, writing
 from mcanalysis.training.config import Execution, RunConfig, TrainingConfig
 from mcanalysis.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from mcanalysis.training.processes import Processes
@@ -474,9 +474,10 @@ def train(
                 status = claim_run_directory(directory, resume=resume, execution=how, **identity)
                 if status == "new":
                     record_hashes(directory, "base_source", recorded_source(config.model))
-                    for part in () if start_from is None else (start_from / "minima", start_from / "checkpoint"):
-                        with replace_directory_atomic(directory / part.name) as folder:
-                            shutil.copytree(part, folder, dirs_exist_ok=True)
+                    if start_from is not None:
+                        with replace_directory_atomic(directory / "minima") as folder:
+                            shutil.copytree(start_from / "minima", folder, dirs_exist_ok=True)
+                        copy_checkpoint(start_from / "checkpoint", directory / "checkpoint", processes)
                 if status != "finished":
                     locks.enter_context(lock_training(directory))
                     record_hashes(directory, "origins", {t.task.name: t.origin for t in tasks if t.origin})

@@ -188,8 +188,10 @@ OF_A_BASE = [  # as the fuzzer found those of tokenizers; "" is without the entr
     ("generation_config.json", "eos_token_id", 2**70, "numbers of tokens as eos_token_id"),
     ("generation_config.json", "eos_token_id", -1, "eos_token_id in generation_config.json at './base', got -1"),
     ("generation_config.json", "eos_token_id", [1, 0.5], "got 0.5; restore the file"),
+    ("generation_config.json", "eos_token_id", [[1], {}], "got [1]; restore the file"),
     ("tokenizer_config.json", "model_max_length", "0", "tokens as model_max_length in tokenizer_config.json"),
     ("tokenizer_config.json", "model_max_length", [2, "a\nb"], "got [2, 'a\\nb']; restore the file"),
+    ("tokenizer.json", "model", {"continuing_subword_prefix": "cpu"}, "got: PanicException range end index"),
     ("tokenizer_config.json", "eos_token", "", "Expected a tokenizer with an end token at './base', got none"),
 ]
 
@@ -199,7 +201,8 @@ def test_a_file_of_a_base_with_a_value_of_no_use(refused, tmp_path, base_folder,
     (tmp_path / "base").mkdir()
     for file in base_folder.iterdir():
         (tmp_path / "base" / file.name).symlink_to(file)
-    changed = json.loads((base_folder / name).read_text()) | {key: value}
+    changed = json.loads((base_folder / name).read_text())
+    changed |= {key: changed[key] | value if isinstance(value, dict) else value}
     if value == "":
         del changed[key]
     (tmp_path / "base" / name).unlink()
