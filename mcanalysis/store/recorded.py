@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mcanalysis.errors import DataError, UserError
 from mcanalysis.store.hashing import hash_file_once, hash_json
-from mcanalysis.store.one_file import replace_file
+from mcanalysis.store.one_file import PARTIAL_SUFFIX, replace_file
 
 RECORD_NAME = "hashes.json"
 FORMAT = 1
@@ -217,6 +217,8 @@ def _place(file: Path) -> tuple[Path, str] | None:
 def _write(file: Path, record: Record) -> None:
     listed = {"format": FORMAT, "is_whole": record.is_whole, "files": record.files}
     text = json.dumps({**listed, "sha256": hash_json(listed)}, indent=1)
+    for leftover in file.parent.glob(f".{RECORD_NAME}.*{PARTIAL_SUFFIX}"):  # of a start that was killed: we are alone
+        leftover.unlink(missing_ok=True)
     replace_file(file, (text + "\n").encode())
 
 

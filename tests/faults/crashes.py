@@ -375,17 +375,17 @@ def drawn_moments(whole: Whole, number: int, seed: int) -> list[int]:
     return [rng.randint(a + 1, b) for a, b in pairwise(edges)]
 
 
-def crash_cases(command: Command, whole: Whole, number: int, seed: int) -> Iterator[dict[str, object]]:
-    """Arguments of `case`: kills at drawn moments, one where there are no locks, one at a drawn time, and a signal."""
+def crash_cases(command: Command, whole: Whole, number: int, seed: int) -> list[dict[str, object]]:
+    """Arguments of `case`: kills at drawn moments, one where there are no locks, a signal, and one at a drawn time."""
     rng = Random(f"crash/{command.name}/{seed}")
     moments = drawn_moments(whole, max(1, number - 2), seed)
-    for n in moments[:-1]:
-        yield {"fault": f"kill@{n}"}
-    yield {"fault": f"kill@{moments[-1]}", "flags": "no-flock"}
-    yield {"after": rng.uniform(0.2, 1.0) * whole.seconds}
-    number, code = rng.choice((("term", 143), ("int", 130)))
+    cases: list[dict[str, object]] = [{"fault": f"kill@{n}"} for n in moments[:-1]]
+    cases += [{"fault": f"kill@{moments[-1]}", "flags": "no-flock"}]
+    at_a_time = {"after": rng.uniform(0.2, 1.0) * whole.seconds}
+    name, code = rng.choice((("term", 143), ("int", 130)))
     # Only a training has something to save first; others end by the signal itself.
-    yield {"fault": f"{number}@{rng.choice(moments)}", "expected": (code, -signal.SIGTERM)}
+    cases += [{"fault": f"{name}@{rng.choice(moments)}", "expected": (code, -signal.SIGTERM)}, at_a_time]
+    return cases[:number]
 
 
 def disk_cases(whole: Whole, number: int, seed: int) -> Iterator[dict[str, object]]:
