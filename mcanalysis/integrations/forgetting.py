@@ -29,10 +29,12 @@ from mcanalysis.params.point import content_hash
 from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.general import General, general_hashes, told_apart
 from mcanalysis.runs.run import load_run
+from mcanalysis.runs.snapshots import FOLDER, read_snapshot, snapshot_files
 from mcanalysis.store.atomic import clear_partial_files, replace_directory_atomic, write_text_atomic
 from mcanalysis.store.lock import lock_measurements
 from mcanalysis.store.manifest import (
     claim_run_directory,
+    keep_identity,
     lock_run_directory,
     manifest_in,
     mark_finished,
@@ -42,7 +44,7 @@ from mcanalysis.store.manifest import (
     write_manifest,
 )
 from mcanalysis.store.measurements import Measurement, MeasurementStore
-from mcanalysis.store.small_files import read_table
+from mcanalysis.store.small_files import read_table, table_text
 from mcanalysis.strategies import make_strategy
 from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.studies.engine import Engine as Pieces
@@ -52,7 +54,7 @@ from mcanalysis.tasks.names import check_name
 from mcanalysis.training.checkpoint import writing
 from mcanalysis.training.processes import Processes
 from mcanalysis.training.scoring import Scoring
-from mcanalysis.training.trajectory import FOLDER, TrajectoryWriter, read_snapshot, snapshot_files
+from mcanalysis.training.trajectory import TrajectoryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +185,7 @@ class ForgettingCallback(TrainerCallback):
                 before, data = as_recorded(config, claimed, recorded), {name: hashes[name] for name in claimed}
                 if claim_run_directory(self.directory, before, True, **identity, data_hashes=data) == "new":
                     record_hashes(self.directory, "base_source", recorded_source(slot.name))
+                keep_identity(self.directory)
                 clear_partial_files(self.directory)
                 if not step:
                     shutil.rmtree(self.directory / FOLDER / self.label, ignore_errors=True)
@@ -313,7 +316,7 @@ class ForgettingCallback(TrainerCallback):
             before = read_table(file)
             is_over = before.minimum.eq(self.label) & before.step.ge(step)
             rows = [*before[~is_over].to_dict("records"), *rows]  # type: ignore[list-item]
-        write_text_atomic(file, pd.DataFrame(rows).to_csv(index=False))
+        write_text_atomic(file, table_text(pd.DataFrame(rows)))
 
     def _values(self, measured: list[Measurement]) -> dict[str, float]:
         """Measurements of the tasks and general tasks by the names that trackers get; a text has no score."""

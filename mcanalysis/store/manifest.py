@@ -118,13 +118,32 @@ def _warn_of_no_record(directory: Path) -> None:
 
 def run_identity(run_directory: str | os.PathLike[str]) -> str | None:
     """A hash of what makes a run the run that it is: configuration, seed, base and data; None without a manifest that
-    can be read, which is for others to say."""
+    can be read, which is for others to say. One that grows by tasks keeps what it began with (`keep_identity`)."""
     try:
         manifest = read_manifest(run_directory)
+        if isinstance(manifest.get("identity"), str):
+            return manifest["identity"]
         hashes = manifest.get("hashes") or {}
         return hash_json([manifest["config"], manifest.get("seed"), hashes.get("base"), hashes.get("data")])
     except (RunDirectoryError, AttributeError, TypeError):
         return None
+
+
+def keep_identity(run_directory: str | os.PathLike[str]) -> None:
+    """Write the identity into the manifest, for a run whose configuration will grow by tasks; nothing if it is there.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_manifest(folder, new_manifest({"tasks": ["A"]}))
+    ...     keep_identity(folder)
+    ...     first = run_identity(folder)
+    ...     write_manifest(folder, {**read_manifest(folder), "config": {"tasks": ["A", "B"]}})
+    ...     run_identity(folder) == first
+    True
+    """
+    manifest = read_manifest(run_directory)
+    if "identity" not in manifest:
+        write_manifest(run_directory, {**manifest, "identity": run_identity(run_directory)})
 
 
 def manifest_in(run_directory: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -1,20 +1,23 @@
-"""YAML that is read stands for itself: a few lines of names for names for lists would fill the memory."""
+"""YAML that is read fits into memory: a few lines of names for names for lists would fill it."""
 
 from __future__ import annotations
 
+from typing import Any
+
 _DEEPEST = 20
 _LONGEST = 1_000_000
+_MOST_VALUES = 100_000
 
 
 def check_plain(text: str) -> None:
-    """Raise `ValueError` for YAML of settings with aliases, deeper than 20 levels, or of more than a million letters.
+    """Raise `ValueError` for YAML of settings that is deeper than 20 levels, longer than a million letters, or larger.
 
-    What else is wrong with it, a tag of Python say, its reader says.
+    Its size is that with every alias written out. What else is wrong with it, a tag of Python say, its reader says.
 
-    >>> check_plain("steps: 4")
-    >>> check_plain("a: &x [1]\\nb: *x")
+    >>> check_plain("a: &x [1, 2]\\nb: *x")
+    >>> check_plain("a: &x [1]\\nb: &y [*x, *x, *x]\\nc: " + "[" * 21 + "]" * 21)
     Traceback (most recent call last):
-    ValueError: an alias (*) in line 2, where each value is to be written out
+    ValueError: values within more than 20 others in line 3
     """
     import yaml
 
@@ -25,6 +28,16 @@ def check_plain(text: str) -> None:
         depth += type(token).__name__.endswith("StartToken") - type(token).__name__.endswith("EndToken")
         if depth > _DEEPEST + 1:  # the stream itself is one
             raise ValueError(f"values within more than {_DEEPEST} others in line {token.start_mark.line + 1}")
-        if isinstance(token, yaml.AliasToken):
-            line = token.start_mark.line + 1
-            raise ValueError(f"an alias (*) in line {line}, where each value is to be written out")
+    if (size := _size(yaml.compose(text, yaml.SafeLoader), {})) > _MOST_VALUES:
+        raise ValueError(f"more than {_MOST_VALUES:,} values with its aliases (*) written out, {size:.0e}")
+
+
+def _size(node: Any, known: dict[int, int]) -> int:
+    """The values in a node, each alias counted as what it stands for."""
+    if isinstance(value := getattr(node, "value", None), list):
+        if id(node) not in known:
+            known[id(node)] = _MOST_VALUES + 1  # what holds itself is without end
+            parts = (part for item in value for part in (item if isinstance(item, tuple) else (item,)))
+            known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+        return known[id(node)]
+    return 1

@@ -32,7 +32,6 @@ def test_processes_of_this_machine(flags, given, number):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (("--workers", "0"), "--workers: expected a whole number from 1 to 1,024, got '0'"),
         (("--time-limit", "-1"), "--time-limit is a number of seconds"),
         (("--insecure",), "--insecure is about a --scheduler"),
         (("--workers", "2", "--scheduler", "127.0.0.1:1"), "leave one out"),
@@ -44,6 +43,12 @@ def test_processes_of_this_machine(flags, given, number):
 def test_what_makes_no_sense_is_refused(flags, given, words):
     with pytest.raises(UserError, match=words), workers(flags(*given)):
         pass
+
+
+def test_no_workers(flags, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        flags("--workers", "0")
+    assert "--workers: expected a whole number from 1 to 1,024, got '0'" in capsys.readouterr().err
 
 
 def test_a_study_is_not_started_by_torchrun(monkeypatch, capsys):

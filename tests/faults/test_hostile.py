@@ -209,7 +209,7 @@ def test_a_run_of_another_format(found, tmp_path):
 LAUGHS = [f"{c}: &{c} [{', '.join([f'*{b}'] * 9)}]" for b, c in pairwise("abcdefghi")]
 YAML = {
     "laughs": "\n".join(["a: &a [x, x, x]", *LAUGHS]),
-    "one alias": "seed: &one 1\nsteps: *one\n",
+    "endless": "seed: &one [*one]\n",
     "tag": "seed: !!python/object/apply:os.system ['touch PWNED']\n",
     "deep": "seed: " + "[" * 20_000,
     "long": "model: " + "x" * 2_000_000,
@@ -325,11 +325,10 @@ def test_no_call_lets_a_models_own_code_run():
     for name in ("from_pretrained", "from_config"):
         for file, node in calls(name):
             source = ast.unparse(node)
-            if (
-                source.startswith(("PeftModel", "GenerationConfig.from_model_config"))
-                or file == "models/check_merge.py"
-            ):
+            if source.startswith(("PeftModel", "GenerationConfig.from_model_config")):
                 continue  # models made here
+            if file in ("models/check_merge.py", "models/weighted_adapter.py"):
+                continue  # PEFT's adapters on layers made here
             number += 1
             assert "trust_remote_code=False" in source or "_source_settings(" in source, (file, source)
     assert number >= 8

@@ -1,12 +1,6 @@
 """Each planted fault is caught; `make faults` plants them, too, and counts."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import saboteurs
 
 

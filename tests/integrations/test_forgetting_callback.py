@@ -18,8 +18,9 @@ from mcanalysis.evaluation.engine import Engine
 from mcanalysis.integrations import ForgettingCallback, IloraCallback
 from mcanalysis.models.encoding import encode_all
 from mcanalysis.runs.finished import FinishedRun
+from mcanalysis.runs.snapshots import snapshot_files
+from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.tasks.task import Example
-from mcanalysis.training.trajectory import snapshot_files
 
 QUICK = {"max_new_tokens": 4, "num_test": 1}
 TEXT = "apple river seven green\n\nquiet paper north silver stone\n"
@@ -299,7 +300,7 @@ def finished(trained, data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     shutil.copytree(data / "zeta", tmp_path / "data" / "beta")
     manifest = (tmp_path / "run" / "manifest.json").read_text()
-    (tmp_path / "run" / "manifest.json").write_text(manifest.replace(str(data), str(tmp_path / "data")))
+    write_text_atomic(tmp_path / "run" / "manifest.json", manifest.replace(str(data), str(tmp_path / "data")))
     return tmp_path
 
 
