@@ -124,7 +124,14 @@ def missing_modules(adapter: SavedAdapter, base: nn.Module) -> list[str]:
 
 def warn_of_missing(adapter: SavedAdapter, base: nn.Module, directory: str | Path) -> None:
     """Say in one line which modules of the base an adapter was to adapt and does not."""
-    missing = missing_modules(adapter, base)
+    try:
+        missing = missing_modules(adapter, base)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # what PEFT makes of values of other types
+        reason = " ".join(f"{type(error).__name__} {error}".split()).rstrip(".")[:200]
+        raise UserError(
+            f"Expected target_modules, exclude_modules, layers_to_transform and layers_pattern that PEFT reads in "
+            f"adapter_config.json in '{directory}', got: {reason}; restore those of its training."
+        ) from error
     if missing:
         logger.warning(
             "the adapter in '%s' has no tensors for %s of the base, which its settings ask for: there the base stays "

@@ -380,8 +380,8 @@ def crash_cases(command: Command, whole: Whole, number: int, seed: int) -> list[
     rng = Random(f"crash/{command.name}/{seed}")
     moments = drawn_moments(whole, max(1, number - 2), seed)
     cases: list[dict[str, object]] = [{"fault": f"kill@{n}"} for n in moments[:-1]]
-    cases += [{"fault": f"kill@{moments[-1]}", "flags": "no-flock"}]
-    at_a_time = {"after": rng.uniform(0.2, 1.0) * whole.seconds}
+    cases.append({"fault": f"kill@{moments[-1]}", "flags": "no-flock"})
+    at_a_time: dict[str, object] = {"after": rng.uniform(0.2, 1.0) * whole.seconds}
     name, code = rng.choice((("term", 143), ("int", 130)))
     # Only a training has something to save first; others end by the signal itself.
     cases += [{"fault": f"{name}@{rng.choice(moments)}", "expected": (code, -signal.SIGTERM)}, at_a_time]

@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from mcanalysis.errors import UserError
-from mcanalysis.models.adapter_files import load_adapter, save_adapter
+from mcanalysis.models.adapter_files import load_adapter, save_adapter, warn_of_missing
 from mcanalysis.models.encoding import collate
 from mcanalysis.models.forward import forward
 from mcanalysis.models.lora_model import LoraModel
@@ -141,6 +141,16 @@ def test_what_the_algebra_does_not_cover_is_refused_by_name(fresh_base, tmp_path
     saved_by_peft(fresh_base(), tmp_path, **settings)
     with pytest.raises(UserError, match=named):
         load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("setting", [{"layers_pattern": True}, {"exclude_modules": 3}, {"target_modules": [["a"]]}])
+def test_settings_of_modules_that_peft_cannot_read_are_named(fresh_base, tmp_path, setting):
+    """As the fuzzer found the first."""
+    saved_by_peft(fresh_base(), tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | setting))
+    with pytest.raises(UserError, match=r"that PEFT reads in adapter_config.json in .*, got: \w+Error"):
+        warn_of_missing(load_adapter(tmp_path), fresh_base(), tmp_path)
 
 
 @pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal"])
