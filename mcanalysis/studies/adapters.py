@@ -313,9 +313,7 @@ class BarrierMatrix(AdapterConnectivity):
         return f"{k} minima: {paths} paths of {self.num_points} points, {points} points in all (ends are shared)"
 
 
-def checked_pair(
-    opening: AdaptersOpening, study: AdapterConnectivity
-) -> tuple[AdapterPair, AdapterConnectivity, list[Objective]]:
+def checked_pair(opening: AdaptersOpening, study: Connectivity) -> tuple[AdapterPair, Connectivity, list[Objective]]:
     """The opened minima, the study as it is made of them, and what is measured.
 
     Raises `UserError` for what the study cannot do, with nothing written. Where paths were left as they are by default,
@@ -355,7 +353,7 @@ def checked_pair(
     return pair, study, objectives
 
 
-def _of_these(study: AdapterConnectivity, pair: AdapterPair) -> AdapterConnectivity:
+def _of_these(study: Connectivity, pair: AdapterPair) -> Connectivity:
     """The study with paths that these minima have; raises `UserError` where others were asked for by name."""
     is_whole, is_own, many = pair.strategy == "models", pair.opening.objective is not None, len(pair.points) > 2
     words = "whole models" if is_whole else "--objective"

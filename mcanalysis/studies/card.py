@@ -196,8 +196,9 @@ def _made(pair: AdapterPair, study: CardPaths, tables: Tables, refused: Mapping[
     parts += [Heading("The two"), _facts(pair, names, base), Heading("Data"), *_data(pair, study)]
     versions = (manifest_in(pair.directory) or {})["versions"]
     shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    first, second = pair.points
     parts += [Heading("Made with"), f"mcanalysis, analyses/card.py; {shown}; dtype {pair.opening.dtype}."]
-    return Card(title, verdict, float(gains["delta"]["t_star"]), base, parts, tables, pair.points)
+    return Card(title, verdict, float(gains["delta"]["t_star"]), base, parts, tables, (first, second))
 
 
 def _losses(barriers: pd.DataFrame, space: str, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -300,7 +301,8 @@ def _along(profiles: pd.DataFrame, tasks: Sequence[str], t_star: float) -> Part:
 
 
 def _facts(pair: AdapterPair, names: Sequence[str], base: str) -> Part:
-    apart = weight_distance(*pair.points)
+    first, second = pair.points
+    apart = weight_distance(first, second)
     rows = [["", *names], ["base", base, base]]
     rows.append(["rank", *(_ranks(point) for point in pair.points)])
     rows.append(["adapted modules", *(str(len(module_names(point))) for point in pair.points)])
