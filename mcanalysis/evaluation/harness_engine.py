@@ -16,7 +16,7 @@ from mcanalysis.store.measurements import Measurement
 
 
 class HarnessEngine(Engine):
-    """Measures points on objectives that are all tasks of one `HarnessObjective`."""
+    """Measures points on objectives that are tasks of a `HarnessObjective`, or of several."""
 
     def measure(
         self,
@@ -26,11 +26,16 @@ class HarnessEngine(Engine):
         desc: str = "evaluation",
     ) -> list[Measurement]:
         """Loss and score of every task at a point, in the order given."""
-        (owner,) = {o.owner for o in objectives if isinstance(o, HarnessTask)}
+        of_owner: dict[Any, list[str]] = {}  # tasks cut to other numbers of examples have another
+        for o in objectives:
+            if isinstance(o, HarnessTask):
+                of_owner.setdefault(o.owner, []).append(o.name)
+        found: dict[str, Measurement] = {}
         bar = progress(total=len(objectives), desc=f"{desc} (tasks)")
         try:
-            found = owner.measure(point, [o.name for o in objectives]).tasks  # type: ignore[union-attr]
-            bar.update(len(objectives))
+            for owner, names in of_owner.items():
+                found |= owner.measure(point, names).tasks
+                bar.update(len(names))
         finally:
             bar.close()
         return [found[o.name] for o in objectives]

@@ -20,7 +20,7 @@ from mcanalysis.evaluation.measuring import measurement_key
 from mcanalysis.evaluation.objective import Objective, make_objective
 from mcanalysis.integrations.adopted_model import adopt, base_commit, unwrapped
 from mcanalysis.integrations.grown_run import as_recorded, grown_config, learned
-from mcanalysis.integrations.ilora import STATE, IloraCallback, Log, attach, checkpoint_of
+from mcanalysis.integrations.ilora import STATE, IloraCallback, Log, attach, checkpoint_of, refuse_best_model
 from mcanalysis.models.base_identity import accepted_identities
 from mcanalysis.models.base_source import recorded_source
 from mcanalysis.models.chat_template import choose_template, use_template
@@ -193,6 +193,8 @@ class ForgettingCallback(TrainerCallback):
         self._names, self._manifest = names, {"config": config, "data": hashes}
         self._general_data = general
         processes.on_main(claim)
+        if self.ilora and not done and resume_from is None:
+            self.ilora.forget()  # it may have been in another run, or in a training of this task that was stopped
         self.strategy = self.ilora.strategy if self.ilora else make_strategy("sequential", seed)
         if self.ilora:
             state = resume_from / STATE if resume_from else self.directory / "checkpoint" if done else None
@@ -352,6 +354,7 @@ class ForgettingCallback(TrainerCallback):
             self.log(dict(values), step=step)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        refuse_best_model(args)
         resumed = checkpoint_of(args, state) if state.global_step else None
         self.begin(kwargs["model"], seed=args.seed, resume_from=resumed, step=state.global_step)
         if self.log is None:

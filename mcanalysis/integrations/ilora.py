@@ -68,6 +68,10 @@ class IloraCallback(TrainerCallback):
                 )
         self.strategy.begin_task(model, task_index, ())
 
+    def forget(self) -> None:
+        """Average anew: a new run has begun."""
+        self.strategy = Ilora(self.strategy.config, seed=0)
+
     @property
     def averaged(self) -> LoraModel:
         """The model whose adapter is averaged; raises `UserError` where nobody has begun."""
@@ -96,6 +100,7 @@ class IloraCallback(TrainerCallback):
         write_checkpoint(folder, position, model, self.strategy, processes, None if number else slow)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        refuse_best_model(args)
         if not self.is_driven:
             resumed = checkpoint_of(args, state) / STATE if state.global_step else None
             self.begin(lora_of(kwargs["model"]), resume_from=resumed)
@@ -116,6 +121,15 @@ class IloraCallback(TrainerCallback):
             if state.is_world_process_zero:
                 with writing(), replace_directory_atomic(Path(args.output_dir) / "slow") as folder:
                     self.strategy.save_learner(self.averaged, "slow", folder)
+
+
+def refuse_best_model(args: Any) -> None:
+    """Raise `UserError` where the trainer would put an earlier adapter in the place of the one that was measured."""
+    if getattr(args, "load_best_model_at_end", False):
+        raise UserError(
+            "Expected load_best_model_at_end=False, got True, which would end a task at another step than the last one "
+            "that is measured and averaged; leave it out."
+        )
 
 
 def checkpoint_of(args: Any, state: Any) -> Path:

@@ -258,6 +258,11 @@ def read_mergekit(file: str | Path) -> MergekitRecipe:
     normalize = shared.get("normalize", method in _NORMALIZED)
     if not isinstance(normalize, bool):
         raise UserError(f"Expected true or false for normalize in '{file}', got {normalize!r}; change it.")
+    if shared.get("rescale") and any(p.get("density", 1.0) != 1.0 for p in own):
+        raise UserError(
+            f"Expected no rescale with a density below 1 in '{file}', got it: trimmed models are not scaled up here; "
+            "leave it out of the recipe."
+        )
     return MergekitRecipe(
         method, tuple(names), tuple(_number(p.get("weight"), "weight") for p in own),
         None if method == "linear" else base, tuple(_number(p.get("density", 1.0), "density") for p in own),

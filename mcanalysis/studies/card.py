@@ -17,7 +17,7 @@ from mcanalysis.errors import UserError
 from mcanalysis.models.base_source import model_source
 from mcanalysis.numbers_as_text import fixed
 from mcanalysis.params.lora import module_names, ranks
-from mcanalysis.params.point import Point
+from mcanalysis.params.point import Point, content_hash
 from mcanalysis.params.spaces import get_space
 from mcanalysis.params.weight_distance import weight_distance
 from mcanalysis.paths import Linear
@@ -156,6 +156,10 @@ def _joined(study: CardPaths, adapters: Sequence[str]) -> tuple[CardPaths, dict[
     from mcanalysis.models.adapter_files import read_point
 
     points = [read_point(folder) for folder in adapters]
+    if content_hash(points[0]) == content_hash(points[1]):
+        raise UserError(
+            f"Expected two adapters, got the same one as '{adapters[0]}' and '{adapters[1]}'; name another."
+        )
     refused = {}
     for kind in study.paths:
         space = kind.rpartition("-")[2]
@@ -175,7 +179,7 @@ def _made(pair: AdapterPair, study: CardPaths, tables: Tables, refused: Mapping[
     tasks = [data.task.name for data in pair.tasks]
     losses = {space: _losses(barriers, space, tasks) for space in SPACES if space not in refused}
     gains = {space: _gain(barriers, space) for space in losses}
-    verdict = (*_on_barriers(losses, study.noticeable), _on_gain(gains["delta"]))
+    verdict = (*_on_barriers(losses, study.noticeable), _on_gain(gains["delta"], len(tasks)))
     few = bool(barriers.few_events.any())
     title = f"Between {names[0]} and {names[1]}"
     base = hub_name(next(iter(pair.base_names), pair.opening.model_name))
@@ -257,32 +261,34 @@ def _on_barriers(losses: Mapping[str, Mapping[str, Mapping[str, Any]]], noticeab
         yield "Which one has a barrier is a matter of the parametrisation: both paths join the same two models."
 
 
-def _on_gain(gain: Mapping[str, Any]) -> str:
+def _on_gain(gain: Mapping[str, Any], num_tasks: int = 1) -> str:
     value, low, high = (gain[f"interpolation_gain{end}"] for end in ("", "_low", "_high"))
     t = f"{gain['t_star']:.2f}"
     words = f"{fixed(value, 3, True)} ({_bounds(low, high, signed=True)})"
     if np.isnan(value):
         return "Merged in the weights: a score on the path is not a number, so no gain is known."
+    end = "the better end" if num_tasks == 1 else "the better end, in the mean of both tasks"
     if gain["few_events"] or low <= 0 <= high:
-        return f"Merged in the weights at t* = {t}: not shown to score better or worse than the better end, {words}."
+        return f"Merged in the weights at t* = {t}: not shown to score better or worse than {end}, {words}."
     better = "better" if low > 0 else "worse"
-    return f"Merged in the weights at t* = {t}: scores {better} than the better end, by {words}."
+    return f"Merged in the weights at t* = {t}: scores {better} than {end}, by {words}."
 
 
 def _table(losses: Mapping[str, Mapping[str, Mapping[str, Any]]], gains: Mapping[str, Mapping[str, Any]]) -> Part:
     rows = [["space", "task", "barrier of the loss", "from – to", "known by", "gain in score", "95 %", "t*"]]
     for space, of_tasks in losses.items():
         gain = gains[space]
-        for i, (task, row) in enumerate(of_tasks.items()):
+        stars = "*" if gain["few_events"] else ""
+        ends = (gain["interpolation_gain_low"], gain["interpolation_gain_high"])
+        gained = [fixed(gain["interpolation_gain"], 3, True), _bounds(*ends, signed=True) + stars]
+        gained.append(fixed(gain["t_star"], 2))
+        for task, row in of_tasks.items():
             star = "*" if row["few"] else ""
             line = [space, task, fixed(row["barrier"], 3), _bounds(row["low"], row["high"]) + star]
             line.append(row.get("certificate", "95 % interval"))
-            if i == len(of_tasks) - 1:  # of both tasks together
-                stars = "*" if gain["few_events"] else ""
-                line.append(fixed(gain["interpolation_gain"], 3, True))
-                ends = (gain["interpolation_gain_low"], gain["interpolation_gain_high"])
-                line += [_bounds(*ends, signed=True) + stars, fixed(gain["t_star"], 2)]
-            rows.append([*line, *[""] * (len(rows[0]) - len(line))])
+            rows.append([*line, *(gained if len(of_tasks) == 1 else [""] * len(gained))])
+        if len(of_tasks) > 1:
+            rows.append([space, "mean of both", *[""] * (len(rows[0]) - 2 - len(gained)), *gained])
     return rows
 
 

@@ -7,7 +7,9 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -19,15 +21,19 @@ from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.tasks.task import NO_SCORE, Example, Task, TaskData
 
+_first_texts: WeakKeyDictionary[ModuleType, str] = (
+    WeakKeyDictionary()
+)  # what runs is what was imported, whatever its file says now
+
 
 def own_task(name: str) -> TaskData:
-    """The task that stands for `module:function`, called as the function; its hash is that of the module's text.
+    """The task that stands for `module:function`, called as the function; its hash is that of the text.
 
     Raises `UserError` as `own_objective` does.
     """
     function = _function(name)
-    task = Task(function.__name__, "und", NO_SCORE, 0)
-    return TaskData(task, {"test": (Example("", ""),)}, hash_json([name, _text(function)]))
+    task = Task(name.partition(":")[2], "und", NO_SCORE, 0)
+    return TaskData(task, {"test": (Example("", ""),)}, hash_json([name, _texts(name, function)]))
 
 
 def own_objective(name: str, base_marker: str = "") -> Objective:
@@ -36,7 +42,7 @@ def own_objective(name: str, base_marker: str = "") -> Objective:
     The function returns the loss as a number, of which there are no intervals, or an object or dict with `nll` and
     `targets`, one per example, and perhaps `scores`, as every objective may. It is called without gradients. The module
     is looked for where Python looks, and in the folder in which the command is given. Stored values are those of the
-    module's text: data that the function reads must stay as they are.
+    text of that module and of the one in which the function was made: what else it calls or reads must stay as it is.
 
     Raises `UserError` for a name that leads to no function, and where it raises or returns anything else.
     """
@@ -89,12 +95,25 @@ def _function(name: str) -> Callable[[Any, Any], Any]:
     return function
 
 
-def _text(function: Any) -> str:
-    """The text of the whole module, in which other functions may be called."""
-    try:
-        return inspect.getsource(sys.modules[function.__module__])
-    except (OSError, TypeError, KeyError):
-        raise UserError(
-            f"Expected a function of a Python file for --objective, got '{function!r}'; stored values are told apart "
-            "by the file's text."
-        ) from None
+def _texts(name: str, function: Any) -> list[str]:
+    """The texts of the module that is named, and of that in which the function was made, where it is another one.
+
+    Raises `UserError` for a module without a file, and for one whose file is not what it was when it was first used.
+    """
+    modules = {name.partition(":")[0], getattr(function, "__module__", None), type(function).__module__}
+    found = []
+    for module in sorted(filter(None, modules - {"builtins"})):
+        try:
+            text = inspect.getsource(sys.modules[module])
+        except (OSError, TypeError, KeyError):
+            raise UserError(
+                f"Expected a function of Python files for --objective, got '{function!r}'; values are told apart "
+                "by the files' texts."
+            ) from None
+        if _first_texts.setdefault(sys.modules[module], text) != text:
+            raise UserError(
+                f"Expected the file of the module '{module}' as it was when it was first used, got another one; start "
+                "Python anew, which imports it anew."
+            )
+        found.append(text)
+    return found

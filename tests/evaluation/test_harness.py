@@ -336,6 +336,19 @@ def test_connectivity_keeps_what_it_measured(objective, pair, tasks, base_folder
 
 
 @pytest.mark.slow
+def test_tasks_of_different_sizes_are_measured_whole(make_task, pair, base_folder, tmp_path):
+    rows = tmp_path / "few" / "rows.jsonl"
+    rows.parent.mkdir()
+    rows.write_text("\n".join(map(json.dumps, ROWS[:4])))
+    files = {"data_files": {"train": str(rows), "test": str(rows)}, "cache_dir": str(tmp_path / "few" / "c")}
+    tasks = (f"lm_eval:{make_task('word', name='small', dataset_kwargs=files)}", make_task("word", name="big"))
+    opening = study.AdaptersOpening(tuple(pair[0]), str(base_folder), tasks, tmp_path / "out", device="cpu")
+    settings = study.AdapterConnectivity(num_points=2, paths=("linear-delta",))
+    profiles = study.connect_adapters(opening, settings).tables["profiles"]
+    numbers = profiles[profiles.task.isin(["small", "big"])].groupby("task").num_examples.unique()
+    assert numbers["small"].tolist() == [4] and numbers["big"].tolist() == [len(ROWS)]
+
+
 def test_tasks_that_lm_eval_brings(monkeypatch):
     """Their index takes seconds; the data lie on the hub."""
     from datasets import config

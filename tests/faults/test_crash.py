@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 
 def test_a_training_that_is_killed(tmp_path):
-    """At a moment, where there are no locks, and by a signal: a process of its own, which may fork (17 s of one core)."""
+    """At a moment, where there are no locks, and by a signal: a process of its own, which may fork (17 s)."""
     command = [sys.executable, str(HERE), "--only", "crash", "--commands", "er", "--number", "2", "--folder", tmp_path]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)

@@ -206,3 +206,25 @@ def test_what_cannot_be_averaged_is_refused(tmp_path, peft_model, make_trainer):
     packed = {"input_ids": torch.ones(1, 4), "labels": torch.ones(1, 4), "position_ids": torch.ones(1, 4)}
     with pytest.raises(UserError, match="not packed and with padding"):
         replay_batch(packed)
+
+
+def test_a_second_run_with_the_same_callback_starts_anew(tmp_path, peft_model, make_trainer, data):
+    shared, found = IloraCallback(), []
+    for name, ilora in (("first", shared), ("second", shared), ("fresh", IloraCallback())):
+        trainer = make_trainer(peft_model(), "zeta", tmp_path / name / "zeta")
+        callback = ForgettingCallback(tmp_path / name / "run", "zeta", data, ilora=ilora, num_points=0, **QUICK)
+        callback.attach(trainer)
+        trainer.train()
+        found.append(mc.load_adapter(tmp_path / name / "run" / "minima" / "1-zeta" / "slow").point)
+    for point in found[:2]:
+        for name, tensor in point.items():
+            torch.testing.assert_close(tensor, found[2][name], rtol=0, atol=0)
+
+
+def test_the_best_model_at_the_end_is_refused(tmp_path, peft_model, make_trainer, data):
+    for callback in (IloraCallback(), ForgettingCallback(tmp_path / "run", "zeta", data, num_points=0, **QUICK)):
+        trainer = make_trainer(peft_model(), "zeta", tmp_path / "out", more={"callbacks": [callback]})
+        trainer.args.load_best_model_at_end = True
+        with pytest.raises(UserError, match="load_best_model_at_end=False, got True"):
+            trainer.train()
+    assert not (tmp_path / "run").exists()

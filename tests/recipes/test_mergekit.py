@@ -197,6 +197,10 @@ HEAD = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}, {mod
         (HEAD.replace("linear", "ties"), "base_model with ties"),
         (HEAD.replace("linear", "dare_ties") + "base_model: base\nparameters: {density: 0.5}\n", "draws other entries"),
         (HEAD.replace("linear", "ties") + "base_model: base\nparameters: {density: 0}\n", "densities in"),
+        (
+            HEAD.replace("linear", "ties") + "base_model: base\nparameters: {density: 0.5, rescale: true}\n",
+            "no rescale",
+        ),
         (HEAD.replace("linear", "slerp"), "base_model and one other"),
         (HEAD.replace("model: b", "model: base+first"), "of one base"),
         ("merge_method: linear\n", "list of models"),

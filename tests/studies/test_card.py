@@ -265,3 +265,9 @@ def test_a_base_that_is_no_id_is_left_out_of_the_front_matter(base_folder):
 
     assert "base_model" not in model_card(str(base_folder), "") + model_card("embedded", "")
     assert model_card("a/b: c", "x").count("---") == 2 and "base_model" not in model_card("a/b: c", "x")
+
+
+def test_one_adapter_twice_is_refused(pair, tmp_path):
+    with pytest.raises(mc.UserError, match="Expected two adapters, got the same one"):
+        mc.card(pair / "first", pair / "first", pair / "questions.json", output_dir=tmp_path / "card")
+    assert not (tmp_path / "card").exists()

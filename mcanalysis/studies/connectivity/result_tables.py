@@ -88,7 +88,8 @@ class ResultTables:
         axis = None if measured.general is None else measured.general.axis
         self.front += front_rows(measured.profiles, t.old, t.new, labels, axis)
         tested = {**measured.profiles["test"], **({} if measured.general is None else measured.general.profiles)}
-        self.flips, self.kept_questions = flip_rows(tested, measured.tested, t.old, t.new, labels)
+        if path.kind.path_class.joins_minima:  # else its start is the base, against which nothing was lost
+            self.flips, self.kept_questions = flip_rows(tested, measured.tested, t.old, t.new, labels)
         self.ensemble += [{**labels, **row} for row in measured.ensemble]
 
     def frames(self) -> dict[str, pd.DataFrame]:

@@ -53,9 +53,10 @@ def words(tables: Tables) -> Iterator[str | Rows]:
             )
         if strategy in ("adapters", "models"):  # trained elsewhere
             yield (
-                f"\nTwo {strategy}, on the examples given; loss in nats per target token. No t* and no gain: chosen and"
+                f"\nTwo {strategy}, on {_examples(tables)}; loss in nats per target token. No t* and no gain: chosen "
+                "and"
             )
-            seen = "" if set(group.path) <= {"linear"} else " The curve was fitted on these, too."
+            seen = " The curve was fitted on these, too." if group.path.str.startswith(FITTED).any() else ""
             yield f"measured on the same examples they would be positive by selection.{seen}"
         else:
             yield f"\n{strategy} / {learner} / seed {seed}, test split; loss in nats per target token;"
@@ -95,6 +96,16 @@ def _certificates(tests: pd.DataFrame) -> Iterator[str | Rows]:
         rows.append([transition, path, row["task"], *numbers, cell(row["evaluations"], 1) + words])
     yield "\nBarriers of the loss, all test examples, to a tolerance; estimates (95 %): bumps between points go unseen"
     yield rows
+
+
+FITTED = ("bezier", "polychain", "segmented_bezier")
+
+
+def _examples(tables: Tables) -> str:
+    """How many examples of each task were measured, which may be fewer than its file has."""
+    number = tables["profiles"].drop_duplicates("task").set_index("task").num_examples
+    number = number[~number.index.isin(MEANS)]
+    return "the first " + ", ".join(f"{n} examples of {task}" for task, n in number.items()) + " (--num-examples)"
 
 
 def _flips(tables: Tables) -> Iterator[str | Rows]:
