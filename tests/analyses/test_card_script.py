@@ -32,7 +32,7 @@ def test_a_card_of_two_tasks_names_the_base_of_the_adapters_and_both_files_are_w
     assert code == 0, err
     page = (folder / "runs/card-first-second/card.md").read_text()
     assert "Straight in the weights" in out and all(f"| {task} | 4 | 2 |" in page for task in ("old", "new"))
-    row = next(line for line in page.splitlines() if line.startswith("| delta | new"))
+    row = next(line for line in page.splitlines() if line.startswith("| delta | mean of both"))
     assert row.split(" | ")[-1] == "0.50 |"  # t* of both tasks together
     assert (folder / "runs/card-first-second/card.html").read_text().startswith("<!doctype html>")
     code, out, err = script("card", "first", "second", "--data", "old.json,new.json", *SMALL, "--json")
