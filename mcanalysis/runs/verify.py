@@ -86,7 +86,11 @@ def _files(run: Path, record: Record) -> Iterator[Checked]:
     known = _measured_points(run)
     for name in sorted(there | record.files.keys()):
         top, last = name.split("/")[0], name.rpartition("/")[2]
-        if top in apart or last.endswith((PARTIAL_SUFFIX, ".lock")) or last.startswith((RECORD_NAME, _STORE)):
+        if (
+            top in apart
+            or last.endswith((PARTIAL_SUFFIX, ".lock", ".checkpoint"))
+            or last.startswith((RECORD_NAME, _STORE))
+        ):
             continue
         if name not in there:
             if None in record.files[name]:  # it was about to be written for the first time

@@ -99,7 +99,7 @@ def note(written: Mapping[Path, str], folder: Path | None = None) -> None:
             f"Expected a folder within the run '{root}', got the link '{target}' to '{target.resolve()}'; copy what it "
             "leads to into the run."
         )
-    new = {name: written[file] for file, (_, name) in places.items() if name.split("/")[0] not in _APART}
+    new = {name: written[file] for file, (_, name) in places.items() if not is_apart(name)}
     if not new:
         return
     record_file = root / RECORD_NAME
@@ -181,7 +181,7 @@ UNKNOWN = "no recorded hash"
 
 def wrong(found: Record, root: Path, name: str) -> str | None:
     """What is wrong with a file that is there, as it stands after "got"; `UNKNOWN` where that cannot be said."""
-    if name.split("/")[0] in _APART:
+    if is_apart(name):
         return UNKNOWN
     expected = found.files.get(name)
     if expected is None:
@@ -191,6 +191,16 @@ def wrong(found: Record, root: Path, name: str) -> str | None:
         return None if hash_file_once(root / name) in expected else "other content"
     except OSError as error:
         return f"no content ({error.strerror})"
+
+
+def is_apart(name: str) -> bool:
+    """Whether no hash of a file is noted: nothing is read from there, or it has one within, as checkpoints of a fit,
+    which go when it has ended.
+
+    >>> is_apart("curves/fast/a.checkpoint"), is_apart("figures/a.png"), is_apart("curves/fast/a.safetensors")
+    (True, True, False)
+    """
+    return name.split("/")[0] in _APART or name.endswith(".checkpoint")
 
 
 def remedy_for(name: str) -> str:

@@ -7,9 +7,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.runs.verify import DAMAGED, MISSING, OK, is_well, verify
+from mcanalysis.store.manifest import claim_run_directory
+from mcanalysis.store.point_files import read_tensors, write_tensors
 
 TRAIN = ("--strategy", "er", "--tasks", "FOMC,NumGLUE-cm", "--num-train", 8, "--num-test", 4, "--steps", 2,
          "--batch-size", 4, "--lora-rank", 1, "--target-modules", "q_proj", "--save-trajectory", 1)  # fmt: skip
@@ -166,3 +169,15 @@ def test_a_manifest_that_was_changed_is_refused_by_every_script(run, script):
     for command in (("connectivity", "--run", run), ("report", run), ("train", *TRAIN, "--output-dir", run)):
         code, _, err = script(*command)
         assert code == 2 and "manifest.json' as it was written" in err and err.count("\n") == 1, err
+
+
+def test_the_checkpoint_of_a_fit_may_go_when_the_fit_has_ended(tmp_path):
+    run = tmp_path / "run"
+    claim_run_directory(run, {"strategy": "er"}, resume=False)
+    for name in ("a.checkpoint", "a.safetensors"):
+        write_tensors(run / "curves" / name, {"w": torch.ones(2)})
+    assert read_tensors(run / "curves" / "a.checkpoint")[0]["w"].tolist() == [1, 1]
+    (run / "curves" / "a.checkpoint").unlink()
+    assert [c.name for c in verify(run) if c.name.startswith("curves/")] == ["curves/a.safetensors"]
+    (run / "curves" / "a.safetensors").unlink()
+    assert [c.status for c in verify(run) if c.name.startswith("curves/")] == ["missing"]
