@@ -104,6 +104,7 @@ def test_a_merge_from_the_base_has_points_of_its_own_and_no_barriers(made):
     assert barriers.filter(regex="_(low|high)$").drop(columns=["t_star_low", "t_star_high"]).isna().all(axis=None)
     assert barriers[(barriers.task == "mean") & (barriers.quantity == "score")].t_star.item() == 0.5
     assert set(tables["front"].path) == {"linear", "slerp", "magmax"}
+    assert set(tables["flips"].path) == {"linear", "slerp"}  # against the base nothing can be lost
     arc = tables["barriers"][tables["barriers"].path == "slerp"]
     assert arc.chord_barrier.notna().all()
     ends = {
