@@ -11,6 +11,7 @@ from torch import Tensor
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.harness import HarnessTask
 from mcanalysis.evaluation.objective import Objective
+from mcanalysis.models.whole_model import WholeModel
 from mcanalysis.progress import Progress, silent
 from mcanalysis.store.measurements import Measurement
 
@@ -43,7 +44,8 @@ class HarnessEngine(Engine):
     def choices(self, objectives: Sequence[Objective]) -> dict[str, Any]:
         """How the tasks are measured, for the manifest."""
         cut = {f"{o.name}/{o.split}": o.num_cut for o in objectives if o.num_cut}
-        return {"lm_eval": version("lm_eval"), "adapter": "unmerged", **({"cut_prompts": cut} if cut else {})}
+        adapter = {} if isinstance(self.model, WholeModel) else {"adapter": "unmerged"}
+        return {"lm_eval": version("lm_eval"), **adapter, **({"cut_prompts": cut} if cut else {})}
 
     def check_room(self, objectives: Sequence[Objective]) -> None:
         """The harness cuts what is too long, which `HarnessObjective` has said."""
