@@ -88,7 +88,8 @@ def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int =
     """Raise `UserError` where a model has no position for a token that is read; warn once where it was made for fewer.
 
     Read are `num_prompts` trained vectors, a prompt, and its answer or all that is written but the last token. The
-    remedy named is the largest maximal length at which every example fits.
+    remedies named are the largest limits at which every example fits: of what is written, where that leaves room for
+    all answers, and of the length.
     """
     number, is_table, first = positions_of(model)
     if first:  # padded rows and what is written are given positions that count from 0
@@ -99,12 +100,12 @@ def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int =
     if number is None:
         return
     room = number - num_prompts
-    longest, fitting, worst = 0, number, None
+    longest, fitting, written, worst = 0, number, number, None
     for name, examples, max_new_tokens in texts:
         for example in examples:
             prompt, answer = len(example.prompt_ids), len(example.answer_ids)
             behind = max(answer, max_new_tokens - 1)
-            longest = max(longest, answer)
+            longest, written = max(longest, answer), min(written, room - prompt + 1)
             if prompt + behind > room:
                 fitting = min(fitting, room - behind + answer)  # the prompt is then cut to what is left of the room
                 if worst is None or prompt + behind > worst[1] + worst[2]:
@@ -114,7 +115,9 @@ def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int =
     name, prompt, behind = worst
     trained = f"{num_prompts} trained vectors, " if num_prompts else ""
     got = f"{trained}a prompt of {prompt} tokens and {behind} behind it in {name}"
-    remedy = f"lower --max-length to {fitting}" if fitting > longest else "choose a model with more positions"
+    limits = (("--max-new-tokens", written), ("--max-length", fitting))
+    less = ", or ".join(f"{flag} to {most}" for flag, most in limits if most > longest)
+    remedy = f"lower {less}" if less else "choose a model with more positions"
     if is_table:
         raise UserError(f"Expected at most the {number} tokens that the model has positions for, got {got}; {remedy}.")
     key = (type(causal_lm(model)).__name__, number)

@@ -109,7 +109,7 @@ def test_a_refusal_names_the_largest_length_that_fits(architecture, limit, tiny_
     answer = len(tokenizer("green stone")["input_ids"]) + 1
     fits = 256 - max(limit - 1 - answer, 0)
     for length in (fits + 1, 400):
-        with pytest.raises(UserError, match=rf"256 tokens .* the test split of zeta; lower --max-length to {fits}\."):
+        with pytest.raises(UserError, match=rf"256 tokens .* the test split of zeta; lower .*--max-length to {fits}\."):
             answers(length)
     objective, outputs = answers(fits)
     prompt = objective.encoded[1].prompt_ids
@@ -119,6 +119,22 @@ def test_a_refusal_names_the_largest_length_that_fits(architecture, limit, tiny_
     written = ids[0, len(prompt) :].tolist()
     written = written[: written.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in written else written
     assert outputs[1] == tokenizer.decode(written, skip_special_tokens=True)
+
+
+def test_short_prompts_with_a_long_limit_are_not_to_be_cut(tiny_base, tokenizer):
+    """Of few tokens in a prompt none need go: less is written, which is named first, and at that limit all fits."""
+    model = LoraModel.attach(tiny_base("gpt2"), tokenizer, LoraSettings(2), 0, "gpt2")
+
+    def measure(limit):
+        objective = make_objective(long_task(20, limit, ("test",)), "test", tokenizer, 256)
+        Engine(model).measure(model.base_point(), [objective])
+
+    with pytest.raises(UserError, match="lower --max-new-tokens to") as error:
+        measure(300)
+    limit = int(str(error.value).split("--max-new-tokens to ")[1].strip(".").split(",")[0])
+    measure(limit)
+    with pytest.raises(UserError, match=f"lower --max-new-tokens to {limit}"):
+        measure(limit + 1)
 
 
 @pytest.mark.parametrize("split", ["train", "eval", "test", "general"])
@@ -136,7 +152,7 @@ def test_a_run_that_will_not_fit_is_refused_before_anything_is_written(
     if split == "train" and not prompts:
         config = replace(config, training=replace(config.training, max_length=300))
     with pytest.raises(
-        UserError, match=r"256 tokens that the model has positions for.*lower --max-length to \d+\."
+        UserError, match=r"256 tokens that the model has positions for.*lower .*--max-length to \d+\."
     ) as e:
         train(config, tmp_path / "run", device="cpu", tasks=tasks, general=general)
     assert not (tmp_path / "run").exists()
@@ -167,7 +183,7 @@ def test_a_batch_that_is_too_long_is_one_line_wherever_it_is_read(tiny_base, tok
 
 def test_where_no_length_helps_the_refusal_says_so(tiny_base, tokenizer):
     model = LoraModel.attach(tiny_base("gpt2"), tokenizer, LoraSettings(2), 0, "gpt2")
-    objective = make_objective(long_task(20, 300, ("test",)), "test", tokenizer)
+    objective = make_objective(long_task(600, 300, ("test",)), "test", tokenizer)
     with pytest.raises(UserError, match="choose a model with more positions"):
         Engine(model).evaluate(model.base_point(), [objective])
 
