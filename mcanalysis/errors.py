@@ -44,6 +44,19 @@ def shortened(value: Any, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:end]}…{text[-end:]} ({len(text):,} characters)"
 
 
+def is_of_an_archive_writer(text: str) -> bool:
+    """Whether a RuntimeError's text is what torch.save says where a disk refuses; why it does is not told.
+
+    Which of three sentences depends on when it met the refusal: as it wrote, flushed or closed the archive.
+
+    >>> is_of_an_archive_writer("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+    True
+    >>> is_of_an_archive_writer("PytorchStreamReader failed reading zip archive")
+    False
+    """
+    return any(said in text for said in ("PytorchStreamWriter", "iostream error", "unexpected pos"))
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The nearest of the known names as a question after a space; nothing where none is near.
 

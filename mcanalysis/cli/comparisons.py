@@ -36,6 +36,7 @@ def run_comparison(description: str | None) -> None:
     add_run_flags(parser, leave_out=("order",))  # here there may be several
     add_general_flags(parser)
     parser.add_settings(Comparison, group="comparison")
+    parser.add_argument("--dry-run", action="store_true", help="say which runs there are and what the others cost")
     add_workers_flags(parser)
     args = parser.parse()
     comparison = parser.settings(Comparison, args)
@@ -50,7 +51,11 @@ def run_comparison(description: str | None) -> None:
         run_config(args, "sequential", comparison.seed[0], {}, order=None), typed(args.settings)
     )
     folder = comparison.folder(args.benchmark)
-    runs = _trained(args, configs, run_directories(configs, folder), comparison.results)
+    directories = run_directories(configs, folder)
+    if args.dry_run:
+        _tell_cost(args, configs, directories, comparison.results)
+        return
+    runs = _trained(args, configs, directories, comparison.results)
     metrics = write_comparison(runs, folder, comparison.against)
     note = comparison.note_tuned(runs, folder)
     speak([*comparison.words(runs, metrics, folder), *([note] if note else [])])
@@ -122,6 +127,20 @@ def _shorten(args: argparse.Namespace) -> None:
 
     args.tasks = get_benchmark("embedded").tasks[:4] if args.tasks is None else args.tasks
     args.steps = 100 if args.steps is None and args.epochs is None else args.steps
+
+
+def _tell_cost(
+    args: argparse.Namespace, configs: Sequence[RunConfig], directories: Sequence[Path], results: str | None
+) -> None:
+    """Say which of these runs are there, and what the others cost as far as those tell; check all, and train none."""
+    from mcanalysis.studies.training import cost_of, trainings
+
+    wanted = trainings(
+        configs, directories, resume=True, execution=execution(args), general=general(args), results=results
+    )
+    say(cost_of(wanted))
+    answer({}, missing=[str(training.directory) for training in wanted if not training.found()])
+    next_step("the same command without --dry-run")
 
 
 def _forecast(args: argparse.Namespace, configs: Sequence[RunConfig], directories: Sequence[Path]) -> None:

@@ -6,7 +6,7 @@ import errno
 import re
 import sys
 
-from mcanalysis.errors import shortened
+from mcanalysis.errors import is_of_an_archive_writer, shortened
 
 _REMEDIES = {
     errno.ENOSPC: "make room there, or choose another folder",
@@ -44,7 +44,7 @@ def machine_fault(error: BaseException) -> str | None:
     number = error.errno if isinstance(error, OSError) else None
     if number is None and found and (type(error).__name__ == "SafetensorError" or isinstance(error, RuntimeError)):
         number = int(next(filter(None, found.groups())))
-    if number is None and "PytorchStreamWriter" in text:  # its archive's writer does not say why
+    if number is None and isinstance(error, RuntimeError) and is_of_an_archive_writer(text):
         number = errno.ENOSPC
     if number is None:
         return None

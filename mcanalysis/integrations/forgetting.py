@@ -20,7 +20,15 @@ from mcanalysis.evaluation.measuring import measurement_key
 from mcanalysis.evaluation.objective import Objective, make_objective
 from mcanalysis.integrations.adopted_model import adopt, base_commit, unwrapped
 from mcanalysis.integrations.grown_run import as_recorded, grown_config, learned
-from mcanalysis.integrations.ilora import STATE, IloraCallback, Log, attach, checkpoint_of, refuse_best_model
+from mcanalysis.integrations.ilora import (
+    STATE,
+    IloraCallback,
+    Log,
+    attach,
+    checkpoint_of,
+    refuse_best_model,
+    state_after,
+)
 from mcanalysis.models.base_identity import accepted_identities
 from mcanalysis.models.base_source import recorded_source
 from mcanalysis.models.chat_template import choose_template, use_template
@@ -197,8 +205,8 @@ class ForgettingCallback(TrainerCallback):
             self.ilora.forget()  # it may have been in another run, or in a training of this task that was stopped
         self.strategy = self.ilora.strategy if self.ilora else make_strategy("sequential", seed)
         if self.ilora:
-            state = resume_from / STATE if resume_from else self.directory / "checkpoint" if done else None
-            self.ilora.begin(slot, len(done), state)
+            kept = state_after(self.directory / "checkpoint", len(done)) if done else None
+            self.ilora.begin(slot, len(done), resume_from / STATE if resume_from else kept)
         self._model, self._processes = slot, processes
         self._trajectory = TrajectoryWriter(self.directory, 1, slot, self.strategy)
         if processes.is_main and not step:

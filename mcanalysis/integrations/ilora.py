@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from mcanalysis.errors import RunDirectoryError, UserError
 from mcanalysis.integrations.adopted_model import lora_of
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.store.atomic import replace_directory_atomic
+from mcanalysis.store.small_files import read_json
 from mcanalysis.strategies.ilora import Ilora, IloraConfig
 from mcanalysis.training.checkpoint import Position, read_checkpoint, write_checkpoint, writing
 from mcanalysis.training.processes import Processes
@@ -19,6 +22,8 @@ from mcanalysis.training.processes import Processes
 STATE = "ilora"
 """The folder, within a checkpoint of the Trainer's, that holds what the average goes on from, and slow itself: an
 adapter in a folder right below would be loaded by the Trainer as a second one when it resumes."""
+
+_BEFORE = "before"  # the folder, within the state of after a task, of that from before it
 
 
 class IloraCallback(TrainerCallback):
@@ -88,16 +93,25 @@ class IloraCallback(TrainerCallback):
 
     def keep(self, folder: Path, number: int = 0) -> None:
         """Write what the average goes on from: that of a run that has learned so many tasks, or, for 0, of a training
-        under way, with slow as a PEFT adapter in `slow`."""
+        under way, with slow as a PEFT adapter in `slow`.
+
+        With the former comes that of before the task: who is killed before the run is called finished trains the task
+        again (`state_after`).
+        """
         model = self.averaged
         processes = Processes(model.device.type)
 
-        def slow(partial: Path) -> None:
-            if processes.is_main:
+        def beside(partial: Path) -> None:
+            if not processes.is_main:
+                return
+            if not number:
                 self.strategy.save_learner(model, "slow", partial / "slow")
+            elif number > 1:
+                before = state_after(folder, number - 1)
+                shutil.copytree(before, partial / _BEFORE, ignore=shutil.ignore_patterns(_BEFORE))
 
         position = Position(number, within=not number)
-        write_checkpoint(folder, position, model, self.strategy, processes, None if number else slow)
+        write_checkpoint(folder, position, model, self.strategy, processes, beside)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         refuse_best_model(args)
@@ -121,6 +135,18 @@ class IloraCallback(TrainerCallback):
             if state.is_world_process_zero:
                 with writing(), replace_directory_atomic(Path(args.output_dir) / "slow") as folder:
                     self.strategy.save_learner(self.averaged, "slow", folder)
+
+
+def state_after(folder: Path, number: int) -> Path:
+    """Where the state of after so many tasks lies: in the folder that `keep` wrote, or in the one of before in it."""
+    before = folder / _BEFORE
+    return before if _stage(folder) != number and _stage(before) == number else folder
+
+
+def _stage(folder: Path) -> Any:
+    with suppress(UserError, AttributeError):  # reading it says what is wrong
+        return read_json(folder / "state.json").get("stage")
+    return None
 
 
 def refuse_best_model(args: Any) -> None:

@@ -10,17 +10,25 @@ from torch import Tensor
 
 from mcanalysis.errors import UserError
 from mcanalysis.models.adapter_files import save_adapter
+from mcanalysis.models.hub_access import SECONDS
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.time_limit import answer_within
 
 TAGS = ("mcanalysis", "lora", "model-merging")
 
 
 def check_upload(repo: str) -> None:
-    """Raise `UserError` for what is no repository's name, and where no token of the hub is there or it is offline."""
-    from huggingface_hub import constants, get_token
+    """Raise `UserError` for what is no OWNER/NAME, without a token of the hub, offline, and where it does not answer.
+
+    Whose token it is is asked, in `hub_access.SECONDS` at most, so that nobody measures for minutes and then cannot
+    upload. Whether that user may write to the repository is found out by writing.
+    """
+    from huggingface_hub import HfApi, constants, get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
+    if repo.count("/") != 1:
+        raise UserError(f"Expected a repository OWNER/NAME, got '{repo}'; name both, and nothing else.")
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
@@ -33,6 +41,18 @@ def check_upload(repo: str) -> None:
         raise UserError(
             f"Expected a token of the hub to upload to '{repo}', got none; run `hf auth login` or set HF_TOKEN."
         )
+    api = HfApi(endpoint=constants.ENDPOINT, token=get_token())
+    try:
+        answer_within(SECONDS, api.whoami)
+    except Exception as error:  # of whatever client this version of huggingface_hub uses
+        raise UserError(
+            f"Expected the hub to know whose the token is, to upload to '{repo}', got: {_reason(error)}; check the "
+            "token and the connection."
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return (" ".join(str(error).split()).rstrip(".") or type(error).__name__)[:200]
 
 
 def model_card(base_name: str, text: str) -> str:
@@ -94,9 +114,8 @@ def push_to_hub(
             address = api.create_repo(repo, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Adapter and card by mcanalysis")
         except Exception as error:  # of whatever client this version of huggingface_hub uses
-            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise UserError(
-                f"Expected to upload to '{repo}', got: {reason[:200]}; check the name, the token's rights and the "
+                f"Expected to upload to '{repo}', got: {_reason(error)}; check the name, the token's rights and the "
                 "connection."
             ) from None
     return str(address)

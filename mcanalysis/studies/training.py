@@ -180,6 +180,31 @@ def trainings(
     ]
 
 
+def cost_of(trainings: Sequence[Training]) -> str:
+    """How many runs there are, and how long those that are not there may take by those that are, in one sentence.
+
+    A strategy of which none is there is taken to cost the mean of all others.
+    """
+    there = {training: run for training in trainings if (run := training.found())}
+    words = f"{len(trainings)} runs, {len(there)} of them there"
+    if filed := sum(not training.is_there for training in there):
+        words += f" ({filed} as result files)"
+    if len(there) == len(trainings):
+        return words
+    seconds: dict[str, list[float]] = {}
+    for training, run in there.items():
+        cost = run.cost
+        if "train_seconds" in cost:
+            total = float(cost["train_seconds"] or 0) + float(cost.get("evaluation_seconds") or 0)
+            seconds.setdefault(training.strategy, []).append(total)
+    if not seconds:
+        return f"{words}; how long they take is not known before one is there"
+    known = [s for of in seconds.values() for s in of]
+    means = [seconds.get(t.strategy, known) for t in trainings if t not in there]
+    minutes = sum(sum(of) / len(of) for of in means) / 60
+    return f"{words}; the others take about {minutes:.0f} minutes of one process, by the {len(known)} known"
+
+
 def _check_filed(run: FiledRun, config: RunConfig, tasks: Sequence[TaskData], general: Sequence[TaskData]) -> None:
     """Raise `RunDirectoryError` for a result file of another run than this one, naming what differs."""
     found = differs_from(run.manifest, config, tasks)

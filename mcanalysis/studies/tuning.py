@@ -147,6 +147,8 @@ class Search:
 
     def plan(self) -> Iterator[str | Rows]:
         """What is searched of each strategy, and what that costs."""
+        from mcanalysis.studies.training import cost_of
+
         rows, kinds = [["strategy", "trials", "searched beside the learning rate"]], []
         for first in (t for t in self.trials if t.number == 0 and t.config.seed == self.tuning.seed[0]):
             name, given = first.config.strategy, first.config.strategy_settings
@@ -160,32 +162,11 @@ class Search:
             yield f"all of their grid, fewer than {self.tuning.num_trials} trials: {', '.join(kinds)}"
         if self.left_out:
             yield f"left out, as nothing is trained: {', '.join(self.left_out)}"
-        yield self._cost()
+        yield cost_of(self.trainings)
 
     @property
     def _rate(self) -> float:
         return self.base.training.rate_for(self.base.model)
-
-    def _cost(self) -> str:
-        """How many runs, and how long those that are not there may take by those that are."""
-        there = {training: run for training in self.trainings if (run := training.found())}
-        words = f"{len(self.trials)} runs, {len(there)} of them there"
-        if filed := sum(not training.is_there for training in there):
-            words += f" ({filed} as result files)"
-        if len(there) == len(self.trials):
-            return words
-        seconds: dict[str, list[float]] = {}
-        for training, run in there.items():
-            cost = run.cost
-            if "train_seconds" in cost:
-                total = float(cost["train_seconds"] or 0) + float(cost.get("evaluation_seconds") or 0)
-                seconds.setdefault(training.strategy, []).append(total)
-        if not seconds:
-            return f"{words}; how long they take is not known before one is there"
-        known = [s for of in seconds.values() for s in of]
-        means = [seconds.get(t.strategy, known) for t in self.trainings if t not in there]
-        minutes = sum(sum(of) / len(of) for of in means) / 60
-        return f"{words}; the others take about {minutes:.0f} minutes of one process, by the {len(known)} known"
 
     def carry_out(self, workers: Workers | None = None, progress: Progress = silent) -> pd.DataFrame:
         """Train what is not there, write `trials.csv` and `tuned.yaml`, and return the former."""

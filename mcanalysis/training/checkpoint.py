@@ -20,7 +20,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from mcanalysis.errors import RunDirectoryError, UserError
+from mcanalysis.errors import RunDirectoryError, UserError, is_of_an_archive_writer
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.passes import Passes
 from mcanalysis.store.atomic import recover_directory, replace_directory_atomic
@@ -203,7 +203,7 @@ def writing() -> Iterator[None]:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
         text = str(error)
-        full = isinstance(error, OSError) or "os error" in text or "PytorchStreamWriter" in text or "fwrite" in text
+        full = isinstance(error, OSError) or "os error" in text or "fwrite" in text or is_of_an_archive_writer(text)
         if not full:
             raise
         raise UserError(

@@ -55,6 +55,21 @@ def test_full_size_is_all_tasks_and_what_is_named_is_kept(asked):
     assert config.tasks is None and config.training.num_steps == 120 and output_dir == "runs"
 
 
+def test_a_dry_run_says_what_there_is_and_what_the_others_cost_and_writes_nothing(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = (*SMALL, "--steps", "1", "--strategy", "sequential,zero_shot", "--seed", "0", "--output-dir", "o")
+    code, out, _ = script("compare", *flags, "--dry-run")
+    assert code == 0 and "2 runs, 0 of them there; how long they take is not known" in out
+    assert not any(tmp_path.iterdir())
+    assert script("train", *flags[:-6], "--strategy", "zero_shot", "--output-dir", "o/embedded-zero_shot-seed0")[0] == 0
+    before = sorted(tmp_path.rglob("*"))
+    code, out, _ = script("compare", *flags, "--dry-run")
+    assert code == 0 and "2 runs, 1 of them there; the others take about" in out
+    assert sorted(tmp_path.rglob("*")) == before
+    code, _, err = script("compare", *flags, "--learning-rate", "0.5", "--dry-run")
+    assert code == 2 and "zero_shot" in err  # of another configuration, said before anything is trained
+
+
 def test_orders_by_name_or_number(asked):
     flags = ("--strategy", "er", "--seed", "0,1")
     configs, _ = asked(*flags, "--benchmark", "trace", "--data-dir", "d", "--order", "paper,shuffled2")

@@ -120,6 +120,8 @@ def test_few_file_handles(script, tmp_path, monkeypatch):
             "smaller --batch-size",
         ),
         (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), "make room"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), "make room"),
+        (RuntimeError("basic_ios::clear: iostream error"), "make room"),
     ],
 )
 def test_what_is_said(error, said):

@@ -186,6 +186,26 @@ def test_a_run_of_ilora_goes_on_in_another_process_and_after_a_kill(
     assert whole == killed and len(whole) == 4
 
 
+def test_a_task_that_is_killed_as_it_ends_is_trained_again(tmp_path, train, peft_model, adapter_bytes, monkeypatch):
+    """Twice, after the new average was kept and before the run was called finished, with no checkpoint of a trainer."""
+
+    def killed(directory):
+        raise KeyboardInterrupt
+
+    for name in ("whole", "killed"):
+        model = peft_model()
+        train(name, model, "zeta", IloraCallback())
+        after_one = {k: v.clone() for k, v in model.state_dict().items()}
+        for _ in range(2 if name == "killed" else 0):
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr("mcanalysis.integrations.forgetting.mark_finished", killed)
+                train(name, model, "alpha", IloraCallback())
+            model.load_state_dict(after_one)
+        train(name, model, "alpha", IloraCallback())
+    whole, again = (adapter_bytes(tmp_path / name / "run") for name in ("whole", "killed"))
+    assert whole == again and len(whole) == 4
+
+
 def test_what_cannot_be_averaged_is_refused(tmp_path, peft_model, make_trainer):
     with pytest.raises(UserError, match="Unknown setting of ilora 'decay'"):
         IloraCallback(decay=0.5)

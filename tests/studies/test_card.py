@@ -196,7 +196,9 @@ class Hub(BaseHTTPRequestHandler):
 
     def reply(self, answer):
         text = json.dumps(answer).encode()
-        self.send_response(403 if self.headers.get("Authorization") == "Bearer hf_refused" else 200)
+        token = self.headers.get("Authorization", "")
+        is_refused = token == "Bearer hf_unknown" or (token == "Bearer hf_reader" and self.command == "POST")
+        self.send_response(403 if is_refused else 200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
@@ -251,11 +253,17 @@ def test_without_a_token_offline_or_refused_it_is_one_line_and_nothing_is_sent(m
         assert "\n" not in str(error.value) and not hub.sent.keys() - {"repo"}
         return str(error.value)
 
-    assert "OWNER/NAME" in pushed("a/b/c") and not hub.asked
+    assert "OWNER/NAME" in pushed("a/b/c") and "OWNER/NAME" in pushed("mine") and not hub.asked
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     assert "a token" in pushed() and "HF_TOKEN" in pushed() and not hub.asked
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_refused")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_unknown")
+    assert "Expected the hub to know whose the token is" in pushed() and not hub.asked
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_reader")
     assert "Expected to upload to 'me/mine', got: " in pushed() and hub.asked
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert (
+        "Expected the hub to know whose the token is" in pushed()
+    )  # before anything is measured: `card.py` asks first
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in pushed()
 
