@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.picture import Picture
@@ -26,6 +29,7 @@ from mcanalysis.plotting.style import (
 
 _LEFT, _TOP, _BOTTOM, _HEIGHT, _BETWEEN, _RIGHT = 0.5, 0.25, 0.42, 1.8, 0.6, 0.1
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY_BLUE)
+_LINES = ("-", "--", ":", "-.")  # by run; the colour is by task, from dark to bright
 _MARKS = {"random": (BLUE, "o"), "worst": (ORANGE, "v"), "forgetting": (PURPLE, "s")}
 
 
@@ -34,8 +38,9 @@ def plot_basin(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw what there is of forks, radii and volumes side by side.
 
     Left: a line per task and run, the chord barrier between forks against the share of the task's steps that they have
-    in common; the threshold, and k₅₀ with its interval. Middle: each minimum's radius per direction; triangles at the
-    upper edge are radii beyond the largest step. Right: the share of a simplex, a line per run.
+    in common, from the first task (dark) to the last one, another style of line for another run; the threshold, and k₅₀
+    with its interval. Middle: each minimum's radius per direction; triangles at the upper edge are radii beyond the
+    largest step. Right: the share of a simplex, a line per run.
 
     Args:
         tables: of the study, by name; any of them may be missing.
@@ -62,12 +67,15 @@ def plot_basin(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 def _forks(axes, forks: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> None:
     threshold = forks.threshold.iloc[0]
-    for number, (whose, rows) in enumerate(forks.groupby(["strategy", "seed", "task"], sort=False)):
+    numbers = sorted({int(task.partition("-")[0]) for task in forks.task})
+    colours = {k: colormaps["viridis"](0.95 * i / max(len(numbers) - 1, 1)) for i, k in enumerate(numbers)}
+    lines = dict(zip(dict.fromkeys(forks.groupby(["strategy", "seed"], sort=False).groups), cycle(_LINES)))
+    for whose, rows in forks.groupby(["strategy", "seed", "task"], sort=False):
         largest = rows.loc[rows.groupby("after").chord_barrier.idxmax()].sort_values("after")
         axes.errorbar(
             largest.after / largest.num_steps, largest.chord_barrier, error_bars(largest, "chord_barrier"),
-            color=_COLOURS[number % len(_COLOURS)], linewidth=0.7, elinewidth=0.4, marker="o", markersize=2,
-            gid="forks " + " ".join(map(str, whose)),
+            color=colours[int(whose[2].partition("-")[0])], linestyle=lines[whose[:2]], linewidth=0.7, elinewidth=0.4,
+            marker="o", markersize=2, gid="forks " + " ".join(map(str, whose)),
         )  # fmt: skip
     axes.axhline(threshold, color=GREY, linestyle="--", linewidth=0.8, gid="threshold")
     if "basin_half" in tables:
@@ -79,6 +87,11 @@ def _forks(axes, forks: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> Non
             axes.axvline(half.half, color=GREY, linewidth=0.8)
     axes.set(xlabel="steps in common (share of the task's)", ylabel="chord barrier (nats)", xlim=(-0.03, 1.03))
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    handles = [Line2D([], [], color=colour, linewidth=1.0, label=str(k)) for k, colour in colours.items()]
+    axes.legend(
+        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(handles), columnspacing=0.6,
+        handlelength=0.7, handletextpad=0.2,
+    )  # fmt: skip
 
 
 def _radii(axes, radii: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> None:
@@ -116,8 +129,9 @@ def basin_picture(tables: Mapping[str, pd.DataFrame]) -> Picture:
         forks = tables["basin_forks"]
         words.append(
             "Chord barrier of a task's test loss between two trainings of it that share their first steps and then see "
-            "its examples in another order, one line per task and run (the largest of several forks); bars: 95 % "
-            f"intervals over examples; dashed: {forks.threshold.iloc[0]:g} nats. The grey line is the share of steps "
+            "its examples in another order, one line per task (its number above, the first one dark) and, by style, "
+            "run (the largest of several forks); bars: 95 % intervals over examples; grey and dashed: "
+            f"{forks.threshold.iloc[0]:g} nats. The grey line is the share of steps "
             "from which on half of the tasks stay below that, grey its 95 % interval over tasks."
         )
     if "basin_radius" in tables:

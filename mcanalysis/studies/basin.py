@@ -269,9 +269,11 @@ class Basin(Study):
             wide = forks.groupby([*keys, "after"], sort=False).chord_barrier.max().unstack("after")
             rows = [["task", *(f"{step} steps" for step in wide.columns)]]
             yield rows + [[_whose(*i), *map(cell, of_task)] for i, of_task in zip(wide.index, wide.values, strict=True)]
+            most = float(forks.after.div(forks.num_steps).max())
+            at, low, high = (_up_to(value, most) for value in (half.half, half.half_low, half.half_high))
             yield (
-                f"half of {int(half.units)} tasks stay below {half.threshold:g} nats from {half.half:.2f} of the steps "
-                f"on [{half.half_low:.2f}, {half.half_high:.2f}]; {int(half.never)} of them at no share that was tried"
+                f"half of {int(half.units)} tasks stay below {half.threshold:g} nats from {at} of the steps on "
+                f"[{low}, {high}]; {int(half.never)} of them at no share that was tried"
             )
             if not forks.trunk_is_run.all():
                 yield (
@@ -283,7 +285,8 @@ class Basin(Study):
             yield f"\nRelative step at which a task's score at its own minimum falls below {kept}, median of directions"
             rows = [["task", "direction", "directions", "radius [95 %]"]]
             for r in radius_summary(tables["basin_radius"]).to_dict("records"):
-                radius = f"{r['radius']:.2f} [{r['radius_low']:.2f}, {r['radius_high']:.2f}]"
+                of = [_up_to(r[name], max(self.radii)) for name in ("radius", "radius_low", "radius_high")]
+                radius = f"{of[0]} [{of[1]}, {of[2]}]"
                 whose = _whose(r["task"], r["strategy"], r["seed"])
                 rows.append([whose, str(r["direction"]), str(r["directions"]), radius])
             yield rows
@@ -294,6 +297,15 @@ class Basin(Study):
                 share = f"{r.volume:.2f} [{r.volume_low:.2f}, {r.volume_high:.2f}]"
                 rows.append([f"{r.strategy}, seed {r.seed}", str(r.num_minima), cell(r.threshold), share])
             yield rows
+
+
+def _up_to(value: float, most: float) -> str:
+    """A number that was looked for up to `most`; infinity is one beyond it.
+
+    >>> _up_to(0.25, 1.0), _up_to(math.inf, 1.0)
+    ('0.25', '> 1')
+    """
+    return f"{value:.2f}" if math.isfinite(value) else f"> {most:g}"
 
 
 def _whose(task: str, strategy: str, seed: int) -> str:

@@ -39,8 +39,8 @@ def check_transition(number: int, num_minima: int) -> None:
         raise UserError(f"Expected a run with at least two minima, got {num_minima}: train on more --tasks.")
     if not 1 <= number < num_minima:
         raise UserError(
-            f"Expected a transition from 1 to {num_minima - 1} between minima 1 to {num_minima}, got {number}: change "
-            "--transition or train on more tasks."
+            f"Expected a transition from 1 to {num_minima - 1} between minima 1 to {num_minima}, got {number}: give "
+            "another --transition (it may be the default that this run lacks), or train on more tasks."
         )
 
 

@@ -152,7 +152,8 @@ def plane_corners(
     trained = "fast" if "fast" in run.learners else run.answering_learner
     minima = minima_in_a_row(run, trained)
     if not 1 <= transition < len(minima):
-        raise UnknownNameError("--transition", str(transition), [str(k) for k in range(1, len(minima))])
+        names = [str(k) for k in range(1, len(minima))]
+        raise UnknownNameError("--transition", str(transition), names, "It is 2 where none is given.")
     ends = Corner.of(minima[transition - 1]), Corner.of(minima[transition])
     if from_base:
         return *ends, Corner.of(BaseMinimum.beside(minima[transition]))
