@@ -5,6 +5,8 @@ Barriers in each space, whether a point between scores better than both, how far
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from start import run_script
 
 from mcanalysis.cli.console import answer, bar, next_step, say
@@ -19,7 +21,7 @@ from mcanalysis.studies.card_settings import CardPaths
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("first", metavar="FIRST", help="a PEFT adapter, at t = 0")
-    parser.add_argument("second", metavar="SECOND", help="another of the same base, at t = 1")
+    parser.add_argument("second", nargs="?", metavar="SECOND", help="another of the same base, at t = 1")
     parser.add_argument("--data", type=comma_list, metavar="FILE[,FILE2]", help="prompts and answers; needed")
     parser.add_argument("--score", default=None, help="how outputs are scored (default exact_match)")
     parser.add_argument("--max-new-tokens", type=int, default=None, metavar="N", help="the longest answer (64)")
@@ -37,6 +39,10 @@ def main() -> None:
     parser.set_defaults(model=None)
     add_workers_flags(parser)
     args = parser.parse()
+    if args.second is None:
+        minima = " ".join(map(str, sorted(Path(args.first).glob("minima/*/*"))[:2]))
+        found = f"a run; two of its minima are {minima}" if minima else f"{args.first} alone"
+        parser.error(f"expected FIRST and SECOND, two adapters, got {found}")
     if args.data is None:
         parser.error("expected --data FILE with prompts and answers, got none")
     if args.t is not None and (args.push is None or not 0 <= args.t <= 1):

@@ -36,6 +36,9 @@ def main() -> None:
     )
     adapters.add_argument("--score", default=None, help="how outputs are scored (default exact_match)")
     adapters.add_argument("--num-fewshot", type=int, default=None, metavar="N", help="examples in prompts of lm_eval:")
+    adapters.add_argument(
+        "--recipe", default=None, metavar="FILE", help="of mergekit: its point is marked on the path of the two"
+    )
     parser.basic |= {"minima", "data"}
     run_study(
         Connectivity, __doc__, parser=parser, instead=two_adapters, dry_run=forecast, also=cut_prompts,
@@ -50,6 +53,8 @@ def opening(args: argparse.Namespace) -> Any:
     if (args.minima is None) != (args.data is None and args.objective is None):
         raise UserError("--minima DIR1,DIR2 and --data FILE (or --objective) go together: give both.")
     if args.minima is None:
+        if args.recipe is not None:
+            raise UserError("--recipe marks a point between two --minima: name these, or leave it out.")
         return None
     for flag in ("run", "general_data", "general_tasks"):
         if getattr(args, flag) is not None:
@@ -83,19 +88,28 @@ def two_adapters(study: Any, args: argparse.Namespace, workers: Any) -> Any:
     """The paths between minima trained elsewhere where the flags name them."""
     if (pair := opening(args)) is None:
         return None
-    from mcanalysis.studies.adapters import AdapterConnectivity, connect_adapters
+    from mcanalysis.studies.adapters import connect_adapters
 
     return connect_adapters(
-        pair, AdapterConnectivity(**vars(study)), workers,
+        pair, marking(study, pair, args), workers,
         progress=bar, on_figure=figure, on_growing=growing_figure, on_cost=say,
     )  # fmt: skip
+
+
+def marking(study: Any, pair: Any, args: argparse.Namespace) -> Any:
+    """The study of minima from elsewhere, which marks the point of a recipe if one is named."""
+    from mcanalysis.recipes.place import place_between
+    from mcanalysis.studies.adapters import AdapterConnectivity
+
+    marked = place_between(args.recipe, pair.adapters) if args.recipe else None
+    return AdapterConnectivity(**vars(study), marked=marked)
 
 
 def forecast(study: Any, args: argparse.Namespace) -> None:
     """Say what the study would take."""
     from mcanalysis.cli import run_reporting
     from mcanalysis.evaluation.harness_tasks import harness_tasks
-    from mcanalysis.studies.adapters import AdapterConnectivity, checked_pair
+    from mcanalysis.studies.adapters import checked_pair
     from mcanalysis.studies.connectivity.forecast import forecast
 
     pair = opening(args)
@@ -104,7 +118,7 @@ def forecast(study: Any, args: argparse.Namespace) -> None:
     elif harness_tasks(pair.data_files):
         raise UserError("--dry-run times the engine, which does not measure tasks of lm-eval: leave it out.")
     else:
-        found, study, _ = checked_pair(pair, AdapterConnectivity(**vars(study)))
+        found, study, _ = checked_pair(pair, marking(study, pair, args))
         runs = [found]
     run_reporting.forecast(forecast(study, runs, 1 if args.scheduler else number_of_workers(args)))
 

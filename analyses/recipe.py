@@ -64,7 +64,11 @@ def main() -> None:
     if args.output_dir is not None:
         save_adapter(recipe.point(), args.output_dir, base)
         say(f"the point, as a PEFT adapter: {args.output_dir}")
-    next_step("check_merge")
+    if place is not None:
+        of = ",".join(name.rpartition("+")[2] for name in names)
+        next_step("connectivity", "--minima", of, "--data", "FILE", "--paths", place[0], "--recipe", args.read)
+    else:
+        next_step("check_merge")
     facts = {"path": place[0], "t": place[1]} if place else {}
     answer(method=method, models=list(names), weights=list(recipe.weights), saved=args.output_dir, **facts)
 

@@ -6,6 +6,7 @@ import argparse
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,11 @@ def run_study(
     tell(study, outcome, unsaid, **also(outcome))
     directories = [run.directory for run in outcome.runs]
     if getattr(args, "minima", None):
-        next_step("check_merge")
+        are_adapters = all(Path(name, "adapter_config.json").exists() for name in args.minima)
+        if are_adapters and len(args.minima) == 2 and args.data and all(map(Path.exists, map(Path, args.data))):
+            next_step("card", *args.minima, "--data", ",".join(args.data))
+        else:
+            next_step("check_merge")
     elif study.leads_to == "figures":
         next_step("figures", *of_runs(directories))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,12 +61,18 @@ _WORDS = {
     "low": "95 % from",
     "high": "to",
 }
+_RECIPE: dict[str, Any] = {
+    "linestyle": "none", "marker": "D", "markersize": 4.5, "markerfacecolor": "white", "markeredgecolor": BLACK,
+    "markeredgewidth": 0.8,
+}  # fmt: skip
 _BEYOND = 0.16  # opacity of the ground beyond the ends of a path
 _MOST_LETTERS = 12  # of a line's words, which stand in the margin
 
 
 @in_print_style
-def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame, so_far: str = "") -> Figure:
+def plot_transitions(
+    profiles: pd.DataFrame, barriers: pd.DataFrame, so_far: str = "", mark: tuple[str, float] | None = None
+) -> Figure:
     """Draw score (upper) and loss (lower, nats per target token) against t in [0, 1], a pair of panels per transition.
 
     `profiles`, `barriers`: the tables of one strategy, learner and seed (`profiles.csv`, `barriers.csv`); the rows of
@@ -75,7 +82,7 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame, so_far: str
     ground: beyond the ends of the path, where that was measured.
     Below each pair: chord barrier of the loss, t* and gain of every path. All loss panels share one axis. One
     transition gives a figure of one column's width, more a figure of two columns' width. `so_far`: how much of it there
-    is, said above the panels.
+    is, said above the panels. `mark`: a path (`linear-delta`) and t that diamonds point out, such as a recipe's.
 
     Raises `UserError` for missing columns, no row of the test split, several runs, repeated rows, or barriers that hold
     nothing of these transitions.
@@ -91,6 +98,8 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame, so_far: str
     labels = _table_lines(shown)
     heights = dict(_PANEL_HEIGHT)
     handles = _legend_handles(lines, shown)
+    if mark is not None:
+        handles.append(Line2D([], [], **_RECIPE, label=f"recipe, t = {mark[1]:g}"))
     columns, num_rows = legend_size(handles, width, 4)
     notes = _table_notes(shown, 1 if width == double_column() else 2)
     notes_height = 0.05 + _LINE * len(notes)
@@ -125,6 +134,8 @@ def plot_transitions(profiles: pd.DataFrame, barriers: pd.DataFrame, so_far: str
                 axes.yaxis.label.set(multialignment="center", va="bottom")
         for quantity, axes in (("score", score), ("loss", loss)):
             _draw(axes, transition, lines, quantity)
+            if mark is not None:
+                _point_out(axes, transition, mark, quantity)
         size = (panel, heights["loss"])
         _write_table(loss, transition, lines, labels, _TICKS + 0.02, size, labelled=column == 0)
     kind = shown[0].rows.strategy.iloc[0].removesuffix("s")  # adapter or model, where it is no strategy
@@ -192,6 +203,14 @@ def _draw(axes: Axes, transition: TransitionRows, lines: Mapping[tuple[str, str]
             there.t, there.score, linestyle="none", marker=mark.marker, markersize=6.5, color=mark.colour,
             markeredgecolor="white", markeredgewidth=0.5, zorder=5, gid="mean at t_star",
         )  # fmt: skip
+
+
+def _point_out(axes: Axes, transition: TransitionRows, mark: tuple[str, float], quantity: str) -> None:
+    """A diamond on each curve of a path at t, between measured points on the line that joins them."""
+    path, _, space = mark[0].rpartition("-")
+    for role, curve in _curves(transition, (path, space)).items():
+        value = np.interp(mark[1], curve.t, curve[quantity], left=np.nan, right=np.nan)
+        axes.plot([mark[1]], [value], **_RECIPE, zorder=6, gid=f"{role} recipe")
 
 
 def _limit(

@@ -272,7 +272,16 @@ def _opened(opening: AdaptersOpening) -> AdapterPair:
 
 @dataclass(frozen=True)
 class AdapterConnectivity(Connectivity):
-    """The same study of minima from elsewhere, which have no metrics and nothing to be compared with."""
+    """The same study of minima from elsewhere, which have no metrics and nothing to be compared with.
+
+    `marked`: a path and t that figures point out, those of a recipe.
+    """
+
+    marked: tuple[str, float] | None = None
+
+    @property
+    def mark(self) -> tuple[str, float] | None:
+        return self.marked
 
     def compare(self, tables: Tables, runs: Sequence[object]) -> Tables:
         return {}
@@ -344,6 +353,10 @@ def checked_pair(opening: AdaptersOpening, study: Connectivity) -> tuple[Adapter
             name,
         )
     study = _of_these(study, pair)
+    if study.mark is not None and study.mark[0] not in study.paths:
+        raise UserError(
+            f"Expected the path of the recipe, {study.mark[0]}, among --paths, got {', '.join(study.paths)}; add it."
+        )
     objectives = pair.objectives(study.num_examples)
     if isinstance(pair.model, WholeModel):
         _ = pair.model.distances  # refuses weights that are no numbers

@@ -54,3 +54,32 @@ def test_bad_input_is_one_line_and_nothing_is_written(script, ends, tmp_path, fl
     code, _, err = script("recipe", *flags)
     assert code == 2 and words in err and len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / "recipe.yaml").exists() and not (tmp_path / "x").exists()
+
+
+def test_a_recipes_point_is_marked_on_the_path(adapter_folder, base_folder, script):
+    flags = (
+        "--minima",
+        "first,second",
+        "--data",
+        "old.json",
+        "--model",
+        base_folder,
+        "--num-points",
+        3,
+        "--workers",
+        1,
+    )
+    flags += ("--max-new-tokens", 2)
+    assert script("recipe", "second", "first", "--base", base_folder, "--t", 0.2)[0] == 0
+    code, out, _ = script("recipe", "--read", "recipe.yaml")
+    assert code == 0 and "--recipe recipe.yaml" in out.splitlines()[-1]
+    code, _, err = script("connectivity", *flags, "--paths", "linear-factor", "--recipe", "recipe.yaml")
+    assert code == 2 and "the path of the recipe, linear-delta, among --paths" in err
+    code, out, err = script("connectivity", *flags, "--paths", "linear-delta", "--recipe", "recipe.yaml")
+    assert code == 0 and out.splitlines()[-1].startswith("next: python analyses/card.py first second"), err
+    (words,) = adapter_folder.rglob("connectivity_*.txt")
+    assert "the recipe's point, t = 0.8 on linear-delta" in words.read_text()  # counted from the first of --minima
+    models = [{"model": f"{base_folder}+{name}", "parameters": {"weight": 1}} for name in ("first", "other")]
+    (adapter_folder / "other.yaml").write_text(yaml.safe_dump({"merge_method": "linear", "models": models}))
+    code, _, err = script("connectivity", *flags, "--recipe", "other.yaml", "--output-dir", "x")
+    assert code == 2 and "a recipe of the two --minima" in err and not (adapter_folder / "x").exists()

@@ -208,6 +208,15 @@ def test_paths_differ_in_dashes_and_roles_in_markers():
     assert {by_gid(axes, f"{role} ends")[0].get_marker() for role in ("old", "new")} == {"s", "o"}
 
 
+def test_a_marked_point_lies_on_the_curves_of_its_path():
+    profiles, barriers = make_tables(2)
+    score, loss = plot_transitions(profiles, barriers, mark=("linear-factor", 0.3)).axes[:2]
+    for axes in (score, loss):
+        curve, (mark,) = one(axes, "new linear-factor"), [line for line in axes.lines if line.get_gid() == "new recipe"]
+        assert mark.get_xdata() == [0.3]
+        assert mark.get_ydata()[0] == pytest.approx(np.interp(0.3, *curve.get_data()))
+
+
 def test_band_is_the_interval_of_the_first_path():
     profiles, barriers = make_tables(2)
     band = one(plot_transitions(profiles, barriers).axes[1], "new linear-factor interval")

@@ -150,6 +150,11 @@ class Connectivity(Study):
                 )
 
     @property
+    def mark(self) -> tuple[str, float] | None:
+        """A path and a t on it that figures point out; none for runs."""
+        return None
+
+    @property
     def from_base_kind(self) -> str:
         """The kind of the paths from the base: the first straight one that is asked for, as all are one line."""
         from mcanalysis.paths.path_kinds import path_kind
@@ -250,8 +255,9 @@ class Connectivity(Study):
         for stem, is_drawn in (("connectivity", _between_minima), ("rewinding", are_from_base)):
             for learner, of_learner in profiles[is_drawn(profiles)].groupby("learner", sort=False):
                 own = barriers[(barriers.learner == learner) & is_drawn(barriers)]
-                drawn = plot_transitions(of_learner, own, so_far)
-                words = "\n\n".join(filter(None, (lacking, caption(of_learner, own))))
+                drawn = plot_transitions(of_learner, own, so_far, self.mark)
+                of_mark = self.mark and f"Diamonds: the recipe's point, t = {self.mark[1]:g} on {self.mark[0]}."
+                words = "\n\n".join(filter(None, (lacking, caption(of_learner, own), of_mark)))
                 yield Picture(f"{stem}_{learner}", drawn, {}, words)
         for learner, known in tables.get("certificates", profiles[:0]).groupby("learner", sort=False):
             first = known[(known.path == known.path.iloc[0]) & (known.space == known.space.iloc[0])]
