@@ -74,8 +74,8 @@ def _forks(axes, forks: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> Non
         largest = rows.loc[rows.groupby("after").chord_barrier.idxmax()].sort_values("after")
         axes.errorbar(
             largest.after / largest.num_steps, largest.chord_barrier, error_bars(largest, "chord_barrier"),
-            color=colours[int(str(whose[2]).partition("-")[0])], linestyle=lines[whose[:2]], linewidth=0.7, elinewidth=0.4,
-            marker="o", markersize=2, gid="forks " + " ".join(map(str, whose)),
+            color=colours[int(str(whose[2]).partition("-")[0])], linestyle=lines[whose[:2]], linewidth=0.7,
+            elinewidth=0.4, marker="o", markersize=2, gid="forks " + " ".join(map(str, whose)),
         )  # fmt: skip
     axes.axhline(threshold, color=GREY, linestyle="--", linewidth=0.8, gid="threshold")
     if "basin_half" in tables:

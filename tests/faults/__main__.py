@@ -15,7 +15,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import crashes
 import saboteurs
 
 HERE = Path(__file__).resolve().parent
+SIDE_BY_SIDE = (("crash", "disk"), ("input", "fuzz", "saboteurs"))  # two cores
 EXAMPLES = {"small": 2_000, "full": 20_000}
 COLUMNS = ("injected", "survived", *crashes.FINDINGS)
 
@@ -39,23 +42,32 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     parser.add_argument("--folder", type=Path, default=Path("runs/faults"), help="for what is run and done.jsonl")
     args = parser.parse_args()
-    started, folder = time.monotonic(), args.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    done = _Done(folder / "done.jsonl", [args.size, args.seed, args.number, args.examples])
-    parts: dict[str, Callable[[], Iterator[Row]]] = {
-        "crash": lambda: _commands(args, folder, done, "crash"),
-        "disk": lambda: _commands(args, folder, done, "disk"),
-        "input": lambda: _input(args, done),
-        "fuzz": lambda: _fuzz(args, folder, done),
-        "saboteurs": lambda: _saboteurs(args, done),
-    }
-    for name in args.only.split(","):
-        if name not in parts:
-            parser.error(f"unknown part '{name}', expected some of {', '.join(parts)}")
-    crashes.load_libraries()
-    rows = [row for name in args.only.split(",") for row in parts[name]()]
+    started, wanted = time.monotonic(), args.only.split(",")
+    args.folder = args.folder.resolve()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    if unknown := set(wanted) - {part for parts in SIDE_BY_SIDE for part in parts}:
+        parser.error(
+            f"unknown part '{unknown.pop()}', expected some of {', '.join(p for of in SIDE_BY_SIDE for p in of)}"
+        )
+    with ProcessPoolExecutor(len(SIDE_BY_SIDE), get_context("fork")) as processes:
+        found = [processes.submit(_rows_of, args, [p for p in parts if p in wanted]) for parts in SIDE_BY_SIDE]
+        rows = [row for future in found for row in future.result()]
     _print(rows, time.monotonic() - started)
     return 1 if any(row[kind] for row in rows for kind in crashes.FINDINGS) else 0
+
+
+def _rows_of(args: argparse.Namespace, wanted: list[str]) -> list[Row]:
+    """What some of the parts found, in a process of its own."""
+    done = _Done(args.folder / "done.jsonl", [args.size, args.seed, args.number, args.examples])
+    parts: dict[str, Callable[[], Iterator[Row]]] = {
+        "crash": lambda: _commands(args, args.folder, done, "crash"),
+        "disk": lambda: _commands(args, args.folder, done, "disk"),
+        "input": lambda: _input(args, done),
+        "fuzz": lambda: _fuzz(args, args.folder, done),
+        "saboteurs": lambda: _saboteurs(args, done),
+    }
+    crashes.load_libraries()  # before it forks
+    return [row for name in wanted for row in parts[name]()]
 
 
 class _Done:
