@@ -23,9 +23,11 @@ from typing import Any
 
 import crashes
 import saboteurs
+import soak
 
 HERE = Path(__file__).resolve().parent
-SIDE_BY_SIDE = (("crash", "disk"), ("input", "fuzz", "saboteurs"))  # two cores
+SIDE_BY_SIDE = (("crash", "disk"), ("input", "fuzz", "saboteurs", "soak"))  # two cores
+SOAKED = (300, 5_000)  # tasks, points
 EXAMPLES = {"small": 2_000, "full": 20_000}
 COLUMNS = ("injected", "survived", *crashes.FINDINGS)
 
@@ -35,14 +37,15 @@ Row = dict[str, Any]
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python tests/faults", description=__doc__)
     parser.add_argument("--size", choices=("small", "full"), default="small")
-    parser.add_argument("--only", default="crash,disk,input,fuzz,saboteurs", metavar="A,B", help="parts (all)")
+    parser.add_argument("--only", default=None, metavar="A,B", help="parts (all; soak with --size full)")
     parser.add_argument("--commands", default=",".join(crashes.COMMANDS), metavar="A,B", help="of crash and disk (all)")
     parser.add_argument("--number", type=int, default=None, help="faults of each command")
     parser.add_argument("--examples", type=int, default=None, help="of the fuzzer, all kinds together")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     parser.add_argument("--folder", type=Path, default=Path("runs/faults"), help="for what is run and done.jsonl")
     args = parser.parse_args()
-    started, wanted = time.monotonic(), args.only.split(",")
+    every = [part for parts in SIDE_BY_SIDE for part in parts if part != "soak" or args.size == "full"]
+    started, wanted = time.monotonic(), args.only.split(",") if args.only else every
     args.folder = args.folder.resolve()
     args.folder.mkdir(parents=True, exist_ok=True)
     if unknown := set(wanted) - {part for parts in SIDE_BY_SIDE for part in parts}:
@@ -65,6 +68,7 @@ def _rows_of(args: argparse.Namespace, wanted: list[str]) -> list[Row]:
         "input": lambda: _input(args, done),
         "fuzz": lambda: _fuzz(args, args.folder, done),
         "saboteurs": lambda: _saboteurs(args, done),
+        "soak": lambda: _soak(args),
     }
     crashes.load_libraries()  # before it forks
     return [row for name in wanted for row in parts[name]()]
@@ -169,6 +173,14 @@ def _saboteurs(args: argparse.Namespace, done: _Done) -> Iterator[Row]:
             f"saboteur {name}", lambda n=name: {} if saboteurs.is_caught(n) else {"wrong": "not caught"}
         )
     yield _row("saboteurs (survived: caught)", caught)
+
+
+def _soak(args: argparse.Namespace) -> Iterator[Row]:
+    sizes = SOAKED if args.number is None else (args.number, 20 * args.number)
+    case = f"soak of {sizes[0]} tasks and {sizes[1]} points"
+    shutil.rmtree(args.folder / "soak", ignore_errors=True)
+    found = soak.soak(args.folder / "soak", *sizes)
+    yield _row(case, found)
 
 
 def _print(rows: list[Row], seconds: float) -> None:
