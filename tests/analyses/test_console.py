@@ -18,9 +18,10 @@ PLAIN = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COL
 
 @pytest.fixture
 def console():
-    """The module, answering with text again afterwards."""
+    """The module, answering with text, whatever a script in this process was asked for before, and again afterwards."""
     from mcanalysis.cli import console
 
+    console.answer_in_json(False)
     yield console
     console.answer_in_json(False)
 
