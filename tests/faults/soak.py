@@ -47,21 +47,27 @@ def soak(folder: Path, num_tasks: int, num_points: int) -> dict[str, dict[str, s
         text = json.dumps([{"prompt": f"{number} {i}:", "answer": str(i)} for i in range(2)])
         for split in ("train", "eval", "test"):
             (folder / "data" / name / f"{split}.json").write_text(text)
-    train = ("train.py", "--benchmark", "trace", "--data-dir", "data", "--strategy", "er", "--batch-size", "2")
-    train += ("--lora-rank", "2", "--steps", "2", "--save-trajectory", "0", "--max-new-tokens")
-    train += (",".join(f"{name}=2" for name in names),)
     path = ("connectivity.py", "--run", "two", "--paths", "linear-factor", "--num-points", str(num_points))
     path += ("--num-examples", "2", "--workers", "1")
     found: dict[str, dict[str, str]] = {}
-    _watched(folder, (*train, "--tasks", ",".join(names[:2]), "--output-dir", "two"), "two")
+    _watched(folder, _training(names[:2], "two"), "two")
     for what, command, run in (
-        (f"{num_tasks} tasks", (*train, "--tasks", ",".join(names), "--output-dir", "many"), "many"),
+        (f"{num_tasks} tasks", _training(names, "many"), "many"),
         (f"{num_points} points", path, "two"),
     ):
         code, said, seen = _watched(folder, command, run)
         _write(folder / f"soak {what}.csv", seen)
         found[f"soak: {what}"] = {"unclear": said[-300:]} if code else _grown(seen)
     return found
+
+
+def _training(names: Sequence[str], run: str) -> tuple[str, ...]:
+    limits = ",".join(f"{name}=2" for name in names)
+    return (
+        "train.py", "--benchmark", "trace", "--data-dir", "data", "--tasks", ",".join(names), "--strategy", "er",
+        "--batch-size", "2", "--lora-rank", "2", "--steps", "2", "--save-trajectory", "0", "--max-new-tokens", limits,
+        "--output-dir", run,
+    )  # fmt: skip
 
 
 def _watched(folder: Path, command: Sequence[str], run: str) -> tuple[int, str, list[Seen]]:
