@@ -75,7 +75,7 @@ def test_by_default_the_first_transition_of_two_strategies(script, monkeypatch):
 
 def test_a_transition_that_will_not_be_there_is_refused_before_anything_is_trained(script, tmp_path):
     code, out, err = script("attribution", *SMALL, "--transition", 2)
-    assert code == 2 and "from 1 to 1 between minima 1 to 2, got 2: change --transition" in err and not out
+    assert code == 2 and "from 1 to 1 between minima 1 to 2, got 2: give another --transition" in err and not out
     code, out, err = script("attribution", "--tasks", "FOMC")
     assert code == 2 and "at least two minima, got 1" in err and not out
     assert not list(tmp_path.iterdir())
