@@ -76,17 +76,8 @@ def main() -> None:
             raise UserError("Expected a point to upload, got no t*: no gain could be measured; name one with --t.")
         address = push_to_hub(made.point(t), args.push, made.base_name, made.markdown)
         say(f"t = {t:g} is uploaded: {address}")
-    next_step(
-        "connectivity",
-        "--model",
-        args.model,
-        "--minima",
-        ",".join(adapters),
-        "--data",
-        ",".join(args.data),
-        "--num-examples",
-        "all",
-    )
+    measured = ("--minima", ",".join(adapters), "--data", ",".join(args.data), "--num-examples", "all")
+    next_step("connectivity", "--model", args.model, *measured)
     answer(made.tables, [], verdict=list(made.verdict), t_star=made.t_star, card=list(map(str, files)), pushed=address)
 
 

@@ -69,7 +69,7 @@ def _forks(axes, forks: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> Non
     threshold = forks.threshold.iloc[0]
     numbers = sorted({int(task.partition("-")[0]) for task in forks.task})
     colours = {k: colormaps["viridis"](0.95 * i / max(len(numbers) - 1, 1)) for i, k in enumerate(numbers)}
-    lines = dict(zip(dict.fromkeys(forks.groupby(["strategy", "seed"], sort=False).groups), cycle(_LINES)))
+    lines = dict(zip(forks.groupby(["strategy", "seed"], sort=False).groups, cycle(_LINES)))
     for whose, rows in forks.groupby(["strategy", "seed", "task"], sort=False):
         largest = rows.loc[rows.groupby("after").chord_barrier.idxmax()].sort_values("after")
         axes.errorbar(

@@ -89,8 +89,8 @@ class MergekitRecipe:
         if len(self.models) != 2:
             return None
         first, second = self.weights
-        if self.method == "slerp":
-            return "slerp-delta", second
+        if self.method == "slerp":  # of adapters mergekit turns W₀ + ΔW, which no path of ours does
+            return None if any("+" in name for name in self.models) else ("slerp-delta", second)
         if self.method == "linear" and (self.normalize or abs(first + second - 1) < 1e-12):
             return "linear-delta", second / (first + second)
         if self.method in ("task_arithmetic", "dare_linear") and first == second and not self.normalize:

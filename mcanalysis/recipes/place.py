@@ -33,4 +33,5 @@ def place_between(file: str | Path, minima: Sequence[str]) -> tuple[str, float]:
             "recipe.py --read FILE --output-dir DIR makes an adapter of it, for --minima."
         )
     path, t = recipe.place
-    return path, t if named == given else 1 - t
+    is_symmetric = path == "task_arithmetic-delta"  # t scales the sum of both
+    return path, t if named == given or is_symmetric else 1 - t

@@ -357,6 +357,12 @@ def checked_pair(opening: AdaptersOpening, study: Connectivity) -> tuple[Adapter
         raise UserError(
             f"Expected the path of the recipe, {study.mark[0]}, among --paths, got {', '.join(study.paths)}; add it."
         )
+    low, high = study.extrapolate or (0.0, 1.0)
+    if study.mark is not None and not low <= study.mark[1] <= high:
+        raise UserError(
+            f"Expected the t of the recipe among what is measured, {low:g} to {high:g}, got {study.mark[1]:g}; "
+            "--extrapolate LOW,HIGH measures straight paths beyond their ends, and no other."
+        )
     objectives = pair.objectives(study.num_examples)
     if isinstance(pair.model, WholeModel):
         _ = pair.model.distances  # refuses weights that are no numbers

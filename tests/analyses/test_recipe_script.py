@@ -8,6 +8,7 @@ import yaml
 
 import mcanalysis as mc
 from mcanalysis.params.lora import delta_weights
+from mcanalysis.recipes.place import place_between
 
 
 @pytest.fixture
@@ -79,7 +80,44 @@ def test_a_recipes_point_is_marked_on_the_path(adapter_folder, base_folder, scri
     assert code == 0 and out.splitlines()[-1].startswith("next: python analyses/card.py first second"), err
     (words,) = adapter_folder.rglob("connectivity_*.txt")
     assert "the recipe's point, t = 0.8 on linear-delta" in words.read_text()  # counted from the first of --minima
+    beyond = [
+        {"model": f"{base_folder}+{n}", "parameters": {"weight": w}} for n, w in (("first", -0.5), ("second", 1.5))
+    ]
+    (adapter_folder / "beyond.yaml").write_text(yaml.safe_dump({"merge_method": "linear", "models": beyond}))
+    code, _, err = script("connectivity", *flags, "--paths", "linear-delta", "--recipe", "beyond.yaml")
+    assert code == 2 and "0 to 1, got 1.5; --extrapolate" in err
     models = [{"model": f"{base_folder}+{name}", "parameters": {"weight": 1}} for name in ("first", "other")]
     (adapter_folder / "other.yaml").write_text(yaml.safe_dump({"merge_method": "linear", "models": models}))
     code, _, err = script("connectivity", *flags, "--recipe", "other.yaml", "--output-dir", "x")
     assert code == 2 and "a recipe of the two --minima" in err and not (adapter_folder / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "place"),
+    [
+        ({"merge_method": "linear"}, ("linear-delta", 0.25)),
+        ({"merge_method": "task_arithmetic", "base_model": "B"}, ("task_arithmetic-delta", 0.7)),
+    ],
+)
+def test_places_count_from_the_first_minimum_and_a_sum_has_no_first(tmp_path, monkeypatch, recipe, place):
+    """By hand: weights 0.75 and 0.25 are t = 0.25 from the first, 0.75 from the second; 0.7·(ΔW₁ + ΔW₂) is t = 0.7."""
+    monkeypatch.chdir(tmp_path)
+    weights = (0.75, 0.25) if recipe["merge_method"] == "linear" else (0.7, 0.7)
+    models = [
+        {"model": f"B+{n}", "parameters": {"weight": w}} for n, w in zip(("first", "second"), weights, strict=True)
+    ]
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**recipe, "models": models, "parameters": {"normalize": False}}))
+    assert place_between("r.yaml", ("first", "second")) == place
+    turned = (place[0], 1 - place[1]) if place[0] == "linear-delta" else place
+    assert place_between("r.yaml", ("second", "first")) == turned
+
+
+def test_slerp_of_adapters_is_on_no_path_of_ours(tmp_path, monkeypatch):
+    """mergekit turns W₀ + ΔW, our `slerp-delta` turns ΔW: other points."""
+    monkeypatch.chdir(tmp_path)
+    slices = {"merge_method": "slerp", "base_model": "B+first", "parameters": {"t": 0.3}}
+    (tmp_path / "r.yaml").write_text(
+        yaml.safe_dump({**slices, "models": [{"model": "B+first"}, {"model": "B+second"}]})
+    )
+    with pytest.raises(mc.UserError, match="whose point does not"):
+        place_between("r.yaml", ("first", "second"))

@@ -18,7 +18,7 @@ def measure(options: Options) -> Section:
         value, detail = found.times(way)
         aims.append(Aim(f"{way} / this engine", limit, value, at_most=False, detail=detail))
     share, detail = found.share_of_floor()
-    aims.append(Aim("its matrix products alone / this engine", 0.65, share, at_most=False, detail=detail))
+    aims.append(Aim("its matrix products alone / this engine", 0.70, share, at_most=False, detail=detail))
     eager, spread = found.share_of_floor(EAGER)
     return Section(
         aims,

@@ -256,7 +256,10 @@ class Connectivity(Study):
             for learner, of_learner in profiles[is_drawn(profiles)].groupby("learner", sort=False):
                 own = barriers[(barriers.learner == learner) & is_drawn(barriers)]
                 drawn = plot_transitions(of_learner, own, so_far, self.mark)
-                of_mark = self.mark and f"Diamonds: the recipe's point, t = {self.mark[1]:g} on {self.mark[0]}."
+                of_mark = self.mark and (
+                    f"Diamonds: the recipe's point, t = {self.mark[1]:g} on {self.mark[0]}; between measured "
+                    "points they lie on the line that joins these."
+                )
                 words = "\n\n".join(filter(None, (lacking, caption(of_learner, own), of_mark)))
                 yield Picture(f"{stem}_{learner}", drawn, {}, words)
         for learner, known in tables.get("certificates", profiles[:0]).groupby("learner", sort=False):
