@@ -64,7 +64,7 @@ class Registry(Generic[T]):
 
     >>> benchmarks = Registry("benchmark", "mcanalysis.benchmarks", "BENCHMARK", group="mcanalysis.benchmarks")
     >>> benchmarks.names()
-    ['embedded', 'ilora', 'long', 'standard', 'superni', 'trace']
+    ['embedded', 'ilora', 'long', 'standard', 'study', 'superni', 'trace']
     >>> benchmarks.get("ilroa")
     Traceback (most recent call last):
     mcanalysis.errors.UnknownNameError: Unknown benchmark 'ilroa'. Did you mean 'ilora'? Expected one of: embedded, ...

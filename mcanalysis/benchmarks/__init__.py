@@ -36,7 +36,7 @@ def benchmark_names() -> list[str]:
     """Return the names of all benchmarks, sorted.
 
     >>> benchmark_names()
-    ['embedded', 'ilora', 'long', 'standard', 'superni', 'trace']
+    ['embedded', 'ilora', 'long', 'standard', 'study', 'superni', 'trace']
     """
     return _BENCHMARKS.names()
 
@@ -53,12 +53,12 @@ def load_benchmark(
 ) -> list[TaskData]:
     """Load the tasks of a benchmark, in the order they are to be learned.
 
-    `tasks` names them and sets their order; without it the benchmark chooses (`embedded` and `ilora` all
+    `tasks` names them and sets their order; without it the benchmark chooses (`embedded`, `study` and `ilora` all
     eight, `trace` the folders present, `standard`, `long` and `superni` their first order). `order` is one of the
     benchmark's published orders or `shuffledN` (`benchmarks.orders`); `tasks` then only names them. `data_dir`: a
     folder, or `hub:OWNER/NAME[@REVISION]`, a data set of the hub that holds such folders; without it benchmarks of
     published data sets are loaded from the hub. `score_overrides` maps a loaded task to another score. `sizes` maps
-    a split to a number of examples: `embedded` generates that many, the others keep that many from the
+    a split to a number of examples: `embedded` and `study` generate that many, others keep that many from the
     start, or all where there are fewer. `max_new_tokens` maps a loaded task to the most tokens generated for an
     answer, by default the task's own (64 for a folder of an unknown name). `commits` maps tasks to the commits of the
     hub to load them at, as `TaskData.origin` has told them; without one, that of now.

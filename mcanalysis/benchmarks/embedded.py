@@ -13,9 +13,20 @@ from mcanalysis.tasks import TaskData
 
 def load(names: Sequence[str] | None, data_dir: Path | None, sizes: Mapping[str, int]) -> list[TaskData]:
     """Generate the tasks named, or all eight; raises `UserError` for an unknown one or a data directory."""
+    return generated("embedded", names, data_dir, sizes)
+
+
+def generated(
+    benchmark: str,
+    names: Sequence[str] | None,
+    data_dir: Path | None,
+    sizes: Mapping[str, int],
+    test_seed: int | None = None,
+) -> list[TaskData]:
+    """The tasks named, or all eight, for a benchmark of that name; `test_seed` as of `generate_task`."""
     if data_dir is not None:
         raise UserError(
-            f"Expected no data directory for the benchmark 'embedded', which is generated, got {data_dir}; "
+            f"Expected no data directory for the benchmark '{benchmark}', which is generated, got {data_dir}; "
             "drop --data-dir or pass --benchmark trace."
         )
     names = TASKS if names is None else names
@@ -25,7 +36,8 @@ def load(names: Sequence[str] | None, data_dir: Path | None, sizes: Mapping[str,
 
     from mcanalysis.tasks.embedded import generate_task
 
-    return [generate_task(name, **{f"num_{split}": size for split, size in sizes.items()}) for name in names]
+    numbers = {f"num_{split}": size for split, size in sizes.items()}
+    return [generate_task(name, **numbers, test_seed=test_seed) for name in names]
 
 
 BENCHMARK = Benchmark("embedded", TASKS, load, {"paper": TASKS})

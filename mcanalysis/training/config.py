@@ -184,7 +184,7 @@ class RunConfig:
     seed: Annotated[int, Flag(name="seed"), SEEDS] = 0
     model: Annotated[str, "'embedded', 'smollm2', a folder, a GGUF file, or a hub id", BASIC] = "embedded"
     dtype: Annotated[str, "auto, float32, bfloat16, …"] = "auto"
-    benchmark: Annotated[str, "embedded, trace, ilora, standard, long or superni", BASIC] = "embedded"
+    benchmark: Annotated[str, "embedded, study, trace, ilora, standard, long or superni", BASIC] = "embedded"
     data_dir: Annotated[
         str | None, "<DIR>/<TASK>/{train,eval,test}.json, or hub:OWNER/NAME of such", Flag(metavar="DIR", basic=True)
     ] = None

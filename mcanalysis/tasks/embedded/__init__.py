@@ -33,12 +33,18 @@ def grammars() -> Mapping[str, ModuleType]:
 
 
 def generate_task(
-    name: str, seed: int = 0, num_train: int = 1000, num_eval: int = 100, num_test: int = 200
+    name: str,
+    seed: int = 0,
+    num_train: int = 1000,
+    num_eval: int = 100,
+    num_test: int = 200,
+    test_seed: int | None = None,
 ) -> TaskData:
     """Generate one task: disjoint splits of distinct prompts, the same on every machine.
 
     A prompt appears once in the whole task, so none of the test prompts is in train. Python's Mersenne Twister is
-    seeded with a string and every choice goes through `Random`, so the result depends on nothing else.
+    seeded with a string and every choice goes through `Random`, so the result depends on nothing else. `test_seed`
+    gives test examples of their own, none of which is in the usual test split; the other splits stay as they are.
 
     >>> task = generate_task("FOMC", num_train=6, num_eval=3, num_test=3)
     >>> [len(task.splits[s]) for s in ("train", "eval", "test")]
@@ -53,9 +59,12 @@ def generate_task(
         if size < 1:
             raise UserError(f"Expected at least 1 {split} example, got {size}; ask for more.")
     rng = Random(f"mcanalysis-embedded-1/{name}/{seed}")
+    drawn = [(split, rng, size) for split, size in sizes.items()]
+    if test_seed is not None:  # after the usual ones, so that these are seen
+        drawn.append(("test", Random(f"mcanalysis-embedded-1/{name}/{seed}/test/{test_seed}"), num_test))
     seen: set[str] = set()
     splits: dict[str, tuple[Example, ...]] = {}
-    for split, size in sizes.items():
+    for split, rng, size in drawn:
         examples: list[Example] = []
         misses = 0
         while len(examples) < size:
