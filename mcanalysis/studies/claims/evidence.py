@@ -1,0 +1,110 @@
+"""From finished pieces to means with intervals: what all questions share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mcanalysis.metrics.comparisons import crossed_mean, holm, student_intervals, student_p
+from mcanalysis.studies.claims.pieces import Found
+
+BARRIER = 0.05
+"""Nats per target below which a barrier counts as none, as in the benchmark of path finders."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question's tables by name, the first of them drawn; `value` says what its `mean` is, `words` what was found."""
+
+    tables: dict[str, pd.DataFrame]
+    value: str
+    words: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One of the study: its letter, what is asked, how it is answered from the pieces, and of which table of theirs."""
+
+    letter: str
+    name: str
+    asked: str
+    answer: Callable[[Sequence[Found]], Answer]
+    needs: str | None = "barriers"
+
+    def answered(self, found: Sequence[Found]) -> Answer:
+        """The answer; without tables where no piece of the main part has what it takes."""
+        main = [piece for piece in found if piece.planned.part == "main"]
+        if not any(self.needs is None or self.needs in piece.tables for piece in main):
+            return Answer({}, "")
+        return self.answer(found)
+
+
+def rows(found: Sequence[Found], table: str, *parts: str) -> pd.DataFrame:
+    """A measured table of all pieces of some parts (default: main), with what tells the pieces apart as columns."""
+    tables = [
+        piece.tables[table].assign(**piece.labels)
+        for piece in found
+        if piece.planned.part in (parts or ("main",)) and table in piece.tables
+    ]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def over_pairs(frame: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
+    """The mean over pairs of what each pair has in the mean, with a 95 % interval of Student's t.
+
+    What is repeated is the pair: a seed with an order of its own, so that pairs are independent. Columns: `by`,
+    `pairs`, `mean`, `low`, `high`, two-sided `p` for a mean of 0 and `p_holm`, corrected for all rows. With one pair
+    there is no interval.
+
+    >>> frame = pd.DataFrame({"path": "line", "pair": [0, 0, 1, 2], "gain": [0.0, 0.2, 0.2, 0.3]})
+    >>> over_pairs(frame, "gain", ["path"]).round(3).to_dict("records")[0]["mean"]
+    0.2
+    """
+    found = []
+    kept = frame.dropna(subset=[value])
+    for labels, group in kept.groupby(list(by), sort=False):
+        values = group.groupby("pair")[value].mean().to_numpy(dtype=float)
+        mean, error, degrees = crossed_mean(values[:, None])
+        low, high = student_intervals(mean, error, degrees, 0.95)
+        numbers = {"pairs": len(values), "mean": float(mean), "low": float(low), "high": float(high)}
+        found.append(dict(zip(by, labels, strict=True)) | numbers | {"p": float(student_p(mean, error, degrees))})
+    table = pd.DataFrame(found, columns=[*by, "pairs", "mean", "low", "high", "p"])
+    return table.assign(p_holm=holm(table.p.to_numpy(dtype=float)) if len(table) else [])
+
+
+def slopes(frame: pd.DataFrame, value: str, x: str, by: Sequence[str]) -> pd.DataFrame:
+    """`over_pairs` of the slope of a value per doubling of `x`, by least squares in each pair.
+
+    >>> frame = pd.DataFrame({"of": "rank", "pair": [0, 0, 1, 1], "rank": [2, 8, 2, 8], "gain": [0.0, 2.0, 0.0, 4.0]})
+    >>> round(float(slopes(frame, "gain", "rank", ["of"])["mean"].iloc[0]), 6)
+    1.5
+    """
+    found = []
+    for labels, group in frame.dropna(subset=[value]).groupby([*by, "pair"], sort=False):
+        if group[x].nunique() > 1:
+            slope = np.polyfit(np.log2(group[x].to_numpy(float)), group[value].to_numpy(float), 1)[0]
+            found.append(dict(zip([*by, "pair"], labels, strict=True)) | {"slope": float(slope)})
+    return over_pairs(pd.DataFrame(found, columns=[*by, "pair", "slope"]), "slope", by)
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table by column.
+
+    >>> records(pd.DataFrame({"path": ["line"], "mean": [0.5]}))
+    [{'path': 'line', 'mean': 0.5}]
+    """
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def interval(row: Mapping[Any, Any], digits: int = 3) -> str:
+    """A mean with its interval, in words; without one where pairs are too few or all the same.
+
+    >>> interval({"mean": 0.1234, "low": -0.5, "high": 0.75})
+    '+0.123 [−0.500, +0.750]'
+    """
+    mean, low, high = (f"{row[n]:+.{digits}f}".replace("-", "−") for n in ("mean", "low", "high"))
+    return mean if "nan" in low else f"{mean} [{low}, {high}]"

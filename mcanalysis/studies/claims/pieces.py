@@ -1,0 +1,199 @@
+"""Runs of the study one after another: trained, measured while the weights are there, and kept as two small files.
+
+`<folder>/<name>.json` is the run's result file, `<folder>/<name>.measured.json` what was measured of it. The result
+file is written last, so that where it is, all of it is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcanalysis.errors import DataError
+from mcanalysis.progress import Progress, silent
+from mcanalysis.runs.general import General
+from mcanalysis.runs.result_file import FiledRun, write_result
+from mcanalysis.store.atomic import plain_json, write_text_atomic
+from mcanalysis.store.hashing import hash_json
+from mcanalysis.store.lock import lock_measurements
+from mcanalysis.store.small_files import read_json
+from mcanalysis.studies.claims.measures import kept, measures
+from mcanalysis.studies.claims.protocol import BASES, Planned, Protocol
+from mcanalysis.studies.engine import Engine, Here, Steps, Workers
+from mcanalysis.studies.study import Setting
+from mcanalysis.studies.training import Training, trainings
+from mcanalysis.training.config import Execution
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mcanalysis.runs.run import Run
+
+_REMEDY = "restore it, or remove it and the result file beside it to measure the run again"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finished piece: the run's result file, and the tables that were measured of it."""
+
+    planned: Planned
+    run: FiledRun
+    file: Path
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What tells it from others, as columns."""
+        config = self.planned.config
+        labels = {"part": self.planned.part, "strategy": config.strategy, "label": self.planned.label}
+        return labels | {"pair": self.planned.pair, "seed": config.seed, "order": config.order or ""}
+
+    @property
+    def seconds(self) -> float:
+        """What it took: training, scoring and measuring, on a core that may have been shared."""
+        trained = sum(float(self.run.cost.get(name) or 0) for name in ("train_seconds", "evaluation_seconds"))
+        return trained + (float(self._measured["seconds"]) if self.planned.measured else 0.0)
+
+    @cached_property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """By name; raises `DataError` for a file that is damaged, changed or of another training of the run."""
+        import pandas as pd
+
+        return {
+            name: pd.DataFrame({c: [math.nan if v is None else v for v in of] for c, of in columns.items()})
+            for name, columns in (self._measured["tables"] if self.planned.measured else {}).items()
+        }
+
+    @cached_property
+    def _measured(self) -> dict[str, Any]:
+        values = read_json(self.file, _REMEDY)
+        if not isinstance(values, dict) or values.pop("sha256", None) != hash_json(values):
+            raise DataError(
+                f"Expected measurements as they were written at '{self.file}', got a file that was changed or cut "
+                f"since; {_REMEDY}."
+            )
+        if values["of"] != hash_json(plain_json(self.run.metrics)):
+            raise DataError(
+                f"Expected measurements of the run in '{self.run.directory}' at '{self.file}', got those of another "
+                f"training of it; {_REMEDY}."
+            )
+        return values
+
+
+def find(
+    protocol: Protocol, planned: Sequence[Planned], results: Path, output_dir: Path, *, make: bool = True
+) -> tuple[list[Found], list[tuple[Planned, Training]]]:
+    """What is there of one part, and what is still to be done, each with its training.
+
+    Bases of the embedded one's family that are not there are trained first; without `make` the runs on them are left
+    out. Raises what `trainings` raises: for a result file of other settings, data or base than the protocol's.
+    """
+    if not planned:
+        return [], []
+    folders = [output_dir / p.folder / p.name for p in planned]
+    general = General(protocol.general) if planned[0].part != "real" else None
+    configs = [replace(p.config, model=str(base_folder(p, output_dir)) if of_family(p) else p.config.model)
+               for p in planned]  # fmt: skip
+    of_base: dict[str, list[int]] = {}
+    for i, config in enumerate(configs):
+        of_base.setdefault(config.model, []).append(i)
+    there: list[Found] = []
+    missing: list[tuple[Planned, Training]] = []
+    for model, numbers in of_base.items():
+        if model != planned[numbers[0]].config.model and not Path(model).exists():
+            if not make:
+                continue
+            make_base(planned[numbers[0]], output_dir)
+        wanted = trainings(
+            [configs[i] for i in numbers], [folders[i] for i in numbers],
+            resume=True, execution=Execution(), general=general, results=results / planned[0].folder,
+        )  # fmt: skip
+        for i, training in zip(numbers, wanted, strict=True):
+            file = measured_file(training)
+            if training.filed is not None and (not planned[i].measured or file.exists()):
+                there.append(Found(planned[i], training.filed, file))
+            else:
+                missing.append((planned[i], training))
+    return there, missing
+
+
+def of_family(planned: Planned) -> bool:
+    """Whether the base of a run is one that `make_base` makes."""
+    return planned.config.model in BASES
+
+
+def base_folder(planned: Planned, output_dir: Path) -> Path:
+    """Where that base lies."""
+    return output_dir / "bases" / planned.config.model
+
+
+def make_base(planned: Planned, output_dir: Path, progress: Progress = silent) -> None:
+    """Train a base of the embedded one's family: the same text, steps and settings, another size."""
+    from mcanalysis.pretraining.config import PretrainingConfig
+    from mcanalysis.pretraining.pretrain import pretrain
+
+    size = BASES[planned.config.model]
+    config = PretrainingConfig(
+        hidden_size=size["hidden_size"], num_layers=size["num_layers"], intermediate_size=3 * size["hidden_size"]
+    )
+    pretrain(config, base_folder(planned, output_dir), progress)
+
+
+def measured_file(training: Training) -> Path:
+    """Beside the result file."""
+    assert training.result_file is not None
+    return training.result_file.with_suffix(".measured.json")
+
+
+def carry_out(
+    protocol: Protocol,
+    missing: Sequence[tuple[Planned, Training]],
+    workers: Workers | None = None,
+    *,
+    seconds: float = math.inf,
+    progress: Progress = silent,
+) -> Iterator[Found]:
+    """Train and measure what is missing, as many runs at a time as there are workers; none is begun after `seconds`."""
+    workers = workers or Here(progress)
+    start = time.monotonic()
+    left = list(missing)
+    while left and time.monotonic() - start < seconds:
+        number = max(workers.count, 1)
+        now, left = left[:number], left[number:]
+        steps = [_of_run(protocol, planned, training, workers) for planned, training in now]
+        yield from Engine(workers, progress).run(steps)
+
+
+def _of_run(protocol: Protocol, planned: Planned, training: Training, workers: Workers) -> Steps[Found]:
+    run: Run = yield from training.steps()
+    if planned.measured:
+        start = time.monotonic()
+        tables: dict[str, Any] = {}
+        known = measures(protocol, run.strategy)
+        setting = Setting(run.strategy, lambda: workers.count)
+        with lock_measurements(run.directory):
+            for name in planned.measured:
+                found = kept((yield from known[name].measure(run, setting)))
+                for table, rows in found.items():
+                    tables[f"rewinding_{table}" if name == "rewinding" else table] = rows.to_dict("list")
+        values = plain_json(
+            {
+                "format": 1,
+                "of": hash_json(plain_json(run.metrics)),
+                "measures": {name: asdict(known[name]) for name in planned.measured},
+                "git_commit": run.manifest.get("git_commit"),
+                "seconds": round(time.monotonic() - start, 1),
+                "tables": tables,
+            }
+        )
+        values["sha256"] = hash_json(values)
+        lines = (f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items())
+        write_text_atomic(measured_file(training), "{\n" + ",\n".join(lines) + "\n}\n")
+    assert training.result_file is not None
+    write_result(run, training.result_file)
+    return Found(planned, FiledRun(training.result_file), measured_file(training))

@@ -1,0 +1,23 @@
+"""(d) Is there one region that is good for all tasks?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcanalysis.studies.claims.evidence import Answer, Question, interval, over_pairs, records, rows
+from mcanalysis.studies.claims.pieces import Found
+
+
+def answer(found: Sequence[Found]) -> Answer:
+    """The share of the simplex of the first T minima that keeps nine tenths of the best corner's mean score."""
+    table = rows(found, "basin_volume")
+    volumes = over_pairs(table, "volume", ["strategy", "num_minima"])
+    inside = over_pairs(table.assign(above=table.highest - table.best_corner), "above", ["strategy", "num_minima"])
+    last = volumes[volumes.num_minima == volumes.num_minima.max()]
+    words = [
+        f"{row['strategy']}, {row['num_minima']:g} minima: {interval(row)} of the simplex" for row in records(last)
+    ]
+    return Answer({"region": volumes, "region_best": inside}, "good share of the simplex", words)
+
+
+QUESTION = Question("d", "region", "Is there one region that is good for all tasks?", answer, "basin_volume")

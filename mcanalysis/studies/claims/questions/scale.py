@@ -1,0 +1,57 @@
+"""(h) How do barrier, gain and score change with the base's size, the rank and the learning rate?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from mcanalysis.studies.claims.evidence import Answer, Question, interval, over_pairs, records, rows, slopes
+from mcanalysis.studies.claims.pieces import Found
+from mcanalysis.studies.claims.questions.methods import scores
+
+SIZES = {
+    "rank": {"rank2": 2.0, "": 8.0, "rank32": 32.0},
+    "learning rate": {"rate-third": 1 / 3, "": 1.0, "rate-triple": 3.0},
+    "width of the base": {"small": 64.0, "": 128.0, "large": 192.0},
+}
+"""What is varied, with the values by the name of the change; "" is the main run."""
+
+
+def answer(found: Sequence[Found]) -> Answer:
+    """Means by value, and the slope per doubling, of chord barrier, gain and average accuracy."""
+    barriers = rows(found, "barriers", "main", "scale", "bases", "real")
+    line = barriers[(barriers.space == "delta") & (barriers.path == "linear")]
+    quantities = {
+        "chord_barrier": line[(line.quantity == "loss") & (line.task == "mean_old")],
+        "interpolation_gain": line[(line.quantity == "score") & (line.task == "mean")],
+        "accuracy": scores(found).query("learner == 'answers'"),
+    }
+    long = []
+    for name, of in quantities.items():
+        of = of.assign(value=of[name], quantity=name)
+        long.append(of[["part", "strategy", "label", "pair", "quantity", "value"]])
+    table = pd.concat(long)
+    parts = []
+    for what, values in SIZES.items():
+        changed = table[table.label.isin(set(values) - {""}) & table.part.isin(["scale", "bases"])]
+        usual = table[(table.part == "main") & table.strategy.isin(changed.strategy) & table.pair.isin(changed.pair)]
+        if len(changed):
+            both = pd.concat([changed, usual])
+            parts.append(both.assign(varied=what, at=both.label.map(values)))
+    of_all = pd.concat(parts) if parts else table[:0].assign(varied="", at=0.0)
+    steep = slopes(of_all, "value", "at", ["varied", "quantity", "strategy"])
+    tables = {"scale": steep, "scale_means": over_pairs(of_all, "value", ["varied", "at", "quantity", "strategy"])}
+    real = table[table.part == "real"]
+    if len(real):
+        tables["scale_real"] = over_pairs(real, "value", ["quantity", "strategy"])
+    words = [
+        f"{row['strategy']}, {row['quantity'].replace('_', ' ')} per doubling of the {row['varied']}: {interval(row)}"
+        for row in records(steep)
+        if row["strategy"] == "sequential"
+    ]
+    return Answer(tables, "slope per doubling", words)
+
+
+QUESTION = Question("h", "scale", "How do barrier and gain change with the size of the base, the rank and the learning "
+                    "rate?", answer)  # fmt: skip

@@ -1,0 +1,31 @@
+"""(f) What predicts forgetting, barrier and gain?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcanalysis.studies.claims.evidence import Answer, Question, interval, records, rows
+from mcanalysis.studies.claims.pieces import Found
+
+
+def answer(found: Sequence[Found]) -> Answer:
+    """Spearman's ρ of each signal with each outcome over runs, and the prediction of runs from others."""
+    from mcanalysis.studies.predictors import tables_of
+
+    table = rows(found, "signals")
+    lacking = [name for name in table if table[name].isna().all()]
+    tables = tables_of(table.drop(columns=lacking))  # a pair has its own seed, so that seeds tell runs apart
+    table = tables["predictor_correlations"]
+    table = table[table.over.isin(["all", "within strategies"])]
+    table = table.rename(columns={"rho": "mean"})
+    first = table[(table.outcome == "forgetting") & (table.over == "within strategies")]
+    best = first.reindex(first["mean"].abs().sort_values(ascending=False).index)[:3]
+    words = [
+        f"{row['signal']}, forgetting, within strategies: ρ {interval(row, 2)}, p {row['p_holm']:.2g} after Holm"
+        for row in records(best)
+    ]
+    return Answer({"signals": first, "signals_all": table, "signals_out_of_run": tables["predictor_out_of_run"]},
+                  "Spearman's ρ with the forgetting of the loss, within strategies", words)  # fmt: skip
+
+
+QUESTION = Question("f", "signals", "Which signals predict forgetting, barrier and gain?", answer, "signals")

@@ -1,0 +1,169 @@
+"""A whole small study: pieces are files, damage is refused, what is there is not done again, answers are by hand."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import mcanalysis as mc
+from mcanalysis.errors import DataError, RunDirectoryError
+from mcanalysis.runs.result_file import FiledRun
+from mcanalysis.runs.run import load_run
+from mcanalysis.studies.claims.pieces import Found, carry_out, find
+from mcanalysis.studies.claims.protocol import QUICK, Part
+from mcanalysis.studies.claims.questions import forgotten, gain, methods
+from mcanalysis.studies.claims.report import write_report
+from mcanalysis.training.config import TrainingConfig
+
+SMALL = replace(
+    QUICK,
+    base=replace(
+        QUICK.base, tasks=("FOMC", "NumGLUE-cm"), num_test=8, sizes={"train": 40, "eval": 8},
+        training=TrainingConfig(num_steps=2, batch_size=4),
+    ),
+    num_points=3,
+    num_examples=8,
+    curve_steps=2,
+    num_samples=4,
+    parts=(
+        Part("main", "", ("sequential", "er"), 2, {"paths": 2, "rewinding": 1}),
+        Part("others", "", ("er",), 0),
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, tuned_with):
+    folder = tmp_path_factory.mktemp("study")
+    planned = SMALL.planned(SMALL.parts[0], tuned_with())
+    there, missing = find(SMALL, planned, folder / "results", folder / "runs")
+    assert not there and len(missing) == 4
+    assert not list(carry_out(SMALL, missing, seconds=0.0))  # no time: none is begun
+    return folder, planned, list(carry_out(SMALL, missing))
+
+
+def test_what_is_there_counts_as_done_with_and_without_its_weights(done, tmp_path):
+    folder, planned, found = done
+    for runs in (folder / "runs", tmp_path / "elsewhere"):
+        there, missing = find(SMALL, planned, folder / "results", runs)
+        assert len(there) == 4 and not missing
+        for one, other in zip(there, found, strict=True):
+            assert one.labels == other.labels and one.seconds == other.seconds
+            for name, table in one.tables.items():
+                pd.testing.assert_frame_equal(table, other.tables[name])
+
+
+def test_what_is_kept_are_the_numbers_of_the_run(done):
+    folder, planned, found = done
+    run = load_run(folder / "runs" / "tuned" / planned[0].name)
+    assert found[0].run.metrics == run.metrics
+    (path, *_) = [p for p in found[0].tables["profiles"].to_dict("records")
+                  if (p["path"], p["space"], p["task"]) == ("linear", "delta", "mean_old")]  # fmt: skip
+    old = run.minima[0].task
+    profile = mc.profile(run.path(1, 2, space="delta"), run.objective(old, "test", 8), ts=path["t"])
+    assert path["loss"] == pytest.approx([float(x) for x in profile.losses], rel=1e-4)
+    assert {"rewinding_profiles", "barriers"} <= set(found[0].tables)
+    assert "rewinding_profiles" not in found[-1].tables  # at one pair alone
+
+
+@pytest.mark.parametrize("change", ["flip", "cut", "other"])
+def test_damaged_measurements_and_those_of_another_training_are_refused(done, tmp_path, change):
+    _, planned, found = done
+    file = tmp_path / found[0].file.name
+    text = found[0].file.read_text()
+    if change == "other":
+        text = found[1].file.read_text()
+    file.write_text({"flip": text.replace("0.", "1.", 1), "cut": text[: len(text) // 2]}.get(change, text))
+    run = FiledRun(found[0].run.directory)
+    with pytest.raises(DataError, match="Expected"):
+        Found(planned[0], run, file).tables  # noqa: B018
+
+
+def test_without_its_result_file_a_piece_is_measured_again(done, tmp_path):
+    folder, planned, found = done
+    results = tmp_path / "results"
+    shutil.copytree(folder / "results", results)
+    (results / "tuned" / f"{planned[0].name}.json").unlink()
+    there, missing = find(SMALL, planned, results, folder / "runs")
+    assert len(there) == 3 and [p.name for p, _ in missing] == [planned[0].name]
+    (again,) = carry_out(SMALL, missing)
+    pd.testing.assert_frame_equal(again.tables["barriers"], found[0].tables["barriers"])
+
+
+def test_a_result_file_of_other_settings_is_refused(done, tmp_path):
+    folder, planned, _ = done
+    other = [replace(p, config=replace(p.config, lora_rank=3)) for p in planned]
+    with pytest.raises(RunDirectoryError, match="lora_rank"):
+        find(SMALL, other, folder / "results", tmp_path)
+
+
+def test_the_report_answers_what_it_can_and_says_what_it_cannot(done, tmp_path):
+    report = write_report(done[2], tmp_path)
+    assert {f"{name}.csv" for name in report.tables} == {f.name for f in (tmp_path / "tables").iterdir()}
+    page = report.page.read_text()
+    assert "No piece that answers it is there yet." in page  # no signals were measured
+    assert all(f"({letter})" in page for letter in "abcdefghi")
+    empty = write_report([], tmp_path / "empty")
+    assert not empty.tables and "Pieces: none." in empty.page.read_text()
+
+
+class Made:
+    """A piece made by hand."""
+
+    def __init__(self, pair, strategy, accuracy=0.5, fast=0.5, barriers=(), profiles=(), part="main", label=""):
+        self.labels = {"part": part, "strategy": strategy, "label": label, "pair": pair, "seed": pair, "order": ""}
+        self.planned = type("P", (), {"part": part})
+        learners = {"fast": {"average_accuracy": fast}, "slow": {"average_accuracy": accuracy}}
+        self.run = type("R", (), {"metrics": {"learners": learners}, "answering_learner": "slow"})
+        self.tables = {"barriers": pd.DataFrame(barriers), "profiles": pd.DataFrame(profiles)}
+
+
+def test_methods_are_differences_at_the_same_pair():
+    made = [Made(p, "er", 0.5 + 0.1 * p) for p in range(3)]
+    made += [Made(p, "ilora", 0.6 + 0.1 * p + 0.01 * p, fast=0.55 + 0.1 * p) for p in (2, 1, 0)]
+    made += [Made(p, "ilora", 0.58 + 0.1 * p, part="ilora", label="no-consistency") for p in range(3)]
+    found = methods.answer(made).tables
+    (row,) = found["methods"].to_dict("records")
+    assert (row["comparison"], row["mean"]) == ("I-LoRA − er", pytest.approx(0.11))
+    parts = found["methods_parts"].set_index("comparison")["mean"]
+    assert parts["average alone − both"] == pytest.approx(-0.03)
+    assert parts["average alone − replay"] == pytest.approx(0.08)
+    assert parts["consistency alone − replay"] == pytest.approx(0.05)
+
+
+LINE = {"space": "delta", "path": "linear", "start": "1-A", "end": "2-B"}
+
+
+def test_forgotten_without_a_barrier_is_counted_by_hand():
+    curves = {"rises": [0.0, 0.2, 1.0], "stays": [0.0, 0.0, 0.01], "hill": [0.0, 2.0, 1.0]}
+    made = [
+        Made(
+            0, name,
+            barriers=[{**LINE, "task": "mean_old", "quantity": "loss", "chord_barrier": 1.5 * (name == "hill"),
+                       "chord_barrier_high": 2.0}],
+            profiles=[{**LINE, "task": "mean_old", "t": [0.0, 0.5, 1.0], "loss": loss, "score": [0.0] * 3}],
+        )
+        for name, loss in curves.items()
+    ]  # fmt: skip
+    table = forgotten.answer(made).tables["forgotten"].set_index(["what", "strategy"])["mean"]
+    assert table["forgotten"].to_dict() == {"rises": 1.0, "stays": 0.0, "hill": 1.0}
+    assert table["without_barrier"].to_dict() == {"rises": 1.0, "stays": 0.0, "hill": 0.0}
+    assert table["share_at_half"].to_dict() == {"rises": pytest.approx(0.2), "hill": pytest.approx(2.0)}
+
+
+def test_the_gain_counts_intervals_that_lie_on_one_side_of_0():
+    row = {**LINE, "task": "mean", "quantity": "score", "t_star": 0.5}
+    values = [(0.1, 0.05, 0.2), (-0.1, -0.2, -0.05), (0.0, -0.1, 0.1), (0.2, 0.1, 0.3)]
+    names = ("interpolation_gain", "interpolation_gain_low", "interpolation_gain_high")
+    rows = [row | dict(zip(names, of, strict=True)) | {"end": f"{k}-B"} for k, of in enumerate(values)]
+    found = gain.answer([Made(p, "er", barriers=rows) for p in range(3)]).tables["gain"].to_dict("records")[0]
+    assert (found["above"], found["below"], found["mean"]) == (0.5, 0.25, pytest.approx(np.mean([0.1, -0.1, 0, 0.2])))
+
+
+def test_measurements_are_plain_json_with_their_settings(done):
+    values = json.loads(done[2][0].file.read_text())
+    assert values["measures"]["paths"]["num_points"] == 3 and set(values["measures"]) == {"paths", "rewinding"}
+    assert values["seconds"] > 0 and len(values["sha256"]) == 64
