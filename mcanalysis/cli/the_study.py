@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcanalysis.cli.console import answer, bar, duration, figure, next_step, say
@@ -36,13 +35,17 @@ def run_the_study(description: str | None) -> None:
     protocol, tuned = settings.protocol, settings.tuned
     there: list[Found] = []
     missing: list[tuple[Planned, Training]] = []
-    wanted = 0
-    for part in settings.parts:
+    wanted: dict[str, int] = {}
+    for part in protocol.parts:
         planned = protocol.planned(part, tuned)
-        wanted += len(planned)
+        wanted[part.name] = len(planned)
         try:
             found, absent = find(
-                protocol, planned, settings.results_folder, Path(settings.output_dir), make=not args.dry_run
+                protocol,
+                planned,
+                settings.results_folder,
+                settings.runs_folder,
+                make=part in settings.parts and not args.dry_run,
             )
         except UserError as error:
             if part.name != "real" or part.name in settings.part:
@@ -52,7 +55,8 @@ def run_the_study(description: str | None) -> None:
         say(f"{part.name}, {part.about}: {len(found)} of {len(planned)} pieces are there")
         if unknown := len(planned) - len(found) - len(absent):
             say(f"{unknown} more on bases that are still to be trained, which is not in the time below")
-        there, missing = there + found, missing + absent
+        there += found
+        missing += absent if part in settings.parts else []
     number = 1 if args.scheduler else number_of_workers(args)
     seconds = seconds_left(there, missing) / number
     if missing:
@@ -66,9 +70,9 @@ def run_the_study(description: str | None) -> None:
         for piece in carry_out(protocol, missing, those, seconds=settings.minutes * 60, progress=bar):
             there.append(piece)
             say(f"{piece.planned.part}: {piece.planned.name}, after {duration(time.monotonic() - start)}")
-    report = write_report(there, settings.report_folder, figure)
+    report = write_report(there, settings.report_folder, wanted, figure)
     speak(report.words)
-    if left := wanted - len(there):
+    if left := sum(wanted.values()) - len(there):
         say(f"{left} pieces are not there yet: run the same command again; what is there counts as done")
     say(f"tables, figures and {report.page.name}: {settings.report_folder}")
     answer(report.tables, missing=left)

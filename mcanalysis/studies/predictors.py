@@ -195,8 +195,11 @@ def needs_old_data() -> dict[str, bool]:
     return {c: signal.needs_old_data for signal in map(get_signal, signal_names()) for c in signal.columns}
 
 
-def tables_of(signals: pd.DataFrame) -> Tables:
+def tables_of(signals: pd.DataFrame, clusters: Sequence[int] | None = None) -> Tables:
     """Correlations and predictions from the table `signals` of several runs.
+
+    `clusters`: what is repeated, a number per row, where that is more than a run: runs of several strategies on one
+    order with one seed, say.
 
     `predictor_correlations`: a row per outcome, signal and `over`: all transitions, those "within strategies" and
     "within transitions" (ranks taken in each strategy, or among all runs' moves from one task to the next: what tells
@@ -215,6 +218,7 @@ def tables_of(signals: pd.DataFrame) -> Tables:
 
     needs = {column: old for column, old in needs_old_data().items() if column in signals}
     runs = signals.groupby(["strategy", "learner", "seed"], sort=False).ngroup().to_numpy()
+    runs = runs if clusters is None else np.asarray(clusters)
     strategy, everywhere = signals.strategy.to_numpy(), np.ones(len(signals), bool)
     transition = signals.groupby(["start", "end"], sort=False).ngroup().to_numpy()
     overs = {"all": (everywhere, None)}

@@ -18,11 +18,15 @@ BARRIER = 0.05
 
 @dataclass(frozen=True)
 class Answer:
-    """A question's tables by name, the first of them drawn; `value` says what its `mean` is, `words` what was found."""
+    """A question's tables by name, the first of them drawn; `value` says what its `mean` is, `words` what was found.
+
+    `note`: what else is to be known of the tables.
+    """
 
     tables: dict[str, pd.DataFrame]
     value: str
     words: list[str] = field(default_factory=list)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,26 +57,32 @@ def rows(found: Sequence[Found], table: str, *parts: str) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def over_pairs(frame: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
+def over_pairs(frame: pd.DataFrame, value: str, by: Sequence[str], *, tested: bool = True) -> pd.DataFrame:
     """The mean over pairs of what each pair has in the mean, with a 95 % interval of Student's t.
 
     What is repeated is the pair: a seed with an order of its own, so that pairs are independent. Columns: `by`,
-    `pairs`, `mean`, `low`, `high`, two-sided `p` for a mean of 0 and `p_holm`, corrected for all rows. With one pair
-    there is no interval.
+    `pairs`, `mean`, `low`, `high`, and, `tested`, two-sided `p` for a mean of 0 and `p_holm`, corrected for all rows:
+    for differences, gains and slopes; of what is never below 0 it says nothing. With one pair there is no interval.
+    `undefined`, where there are any: rows without a value (a loss that is not finite, say), which no mean has.
 
     >>> frame = pd.DataFrame({"path": "line", "pair": [0, 0, 1, 2], "gain": [0.0, 0.2, 0.2, 0.3]})
     >>> over_pairs(frame, "gain", ["path"]).round(3).to_dict("records")[0]["mean"]
     0.2
     """
     found = []
-    kept = frame.dropna(subset=[value])
-    for labels, group in kept.groupby(list(by), sort=False):
-        values = group.groupby("pair")[value].mean().to_numpy(dtype=float)
+    for labels, group in frame.groupby(list(by), sort=False):
+        if group[value].isna().all():
+            continue
+        values = group.dropna(subset=[value]).groupby("pair")[value].mean().to_numpy(dtype=float)
         mean, error, degrees = crossed_mean(values[:, None])
         low, high = student_intervals(mean, error, degrees, 0.95)
         numbers = {"pairs": len(values), "mean": float(mean), "low": float(low), "high": float(high)}
+        numbers["undefined"] = int(group[value].isna().sum())
         found.append(dict(zip(by, labels, strict=True)) | numbers | {"p": float(student_p(mean, error, degrees))})
-    table = pd.DataFrame(found, columns=[*by, "pairs", "mean", "low", "high", "p"])
+    table = pd.DataFrame(found, columns=[*by, "pairs", "mean", "low", "high", "undefined", "p"])
+    table = table if table.undefined.any() else table.drop(columns="undefined")
+    if not tested:
+        return table.drop(columns="p")
     return table.assign(p_holm=holm(table.p.to_numpy(dtype=float)) if len(table) else [])
 
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROLES = ("new", "mean", "general")
-"""Roles of rows that are kept: the new task, means over the old and over all tasks, text that nothing is trained on."""
+"""Roles of rows that are kept: the new task, the old tasks' mean, the balanced one of both, general text."""
 
-CURVE = ("space", "path", "start", "end", "task")
+CURVE = ("space", "path", "start", "end", "split", "task")
 """What tells one curve of `profiles` from others: they are kept as a row each, with lists of t, loss and score."""
 
 KEPT: Mapping[str, Sequence[str]] = {
@@ -67,16 +67,17 @@ def measures(protocol: Protocol, strategy: str) -> dict[str, Connectivity | Pred
 def kept(tables: Tables) -> dict[str, pd.DataFrame]:
     """Of a study's tables what the questions need, numbers to five digits.
 
-    Of barriers and profiles: the test split, rows of `ROLES`.
+    Of barriers and profiles rows of `ROLES`, of barriers those of the test split.
     """
     found = {}
     for name, columns in KEPT.items():
         if name not in tables:
             continue
         table = tables[name]
-        for column, wanted in (("split", ("test",)), ("role", ROLES)):
-            if column in table:
-                table = table[table[column].isin(wanted)]
+        if "role" in table:
+            table = table[table.role.isin(ROLES)]
+        if name == "barriers":
+            table = table[table.split == "test"]
         table = table[[c for c in columns if c in table]] if columns else table
         table = table.map(_rounded).reset_index(drop=True)
         found[name] = table.groupby(list(CURVE), sort=False).agg(list).reset_index() if name == "profiles" else table

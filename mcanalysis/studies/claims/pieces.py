@@ -7,6 +7,7 @@ file is written last, so that where it is, all of it is.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -15,13 +16,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcanalysis.errors import DataError
+from mcanalysis.errors import DataError, DivergedError
 from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.general import General
 from mcanalysis.runs.result_file import FiledRun, write_result
 from mcanalysis.store.atomic import plain_json, write_text_atomic
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.lock import lock_measurements
+from mcanalysis.store.manifest import new_manifest
 from mcanalysis.store.small_files import read_json
 from mcanalysis.studies.claims.measures import kept, measures
 from mcanalysis.studies.claims.protocol import BASES, Planned, Protocol
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mcanalysis.runs.run import Run
+
+logger = logging.getLogger(__name__)
 
 _REMEDY = "restore it, or remove it and the result file beside it to measure the run again"
 
@@ -58,6 +62,17 @@ class Found:
         """What it took: training, scoring and measuring, on a core that may have been shared."""
         trained = sum(float(self.run.cost.get(name) or 0) for name in ("train_seconds", "evaluation_seconds"))
         return trained + (float(self._measured["seconds"]) if self.planned.measured else 0.0)
+
+    def check(self, protocol: Protocol) -> None:
+        """Raise `DataError` where something else was measured of it than the protocol asks for."""
+        if not self.planned.measured:
+            return
+        wanted, there = _settings(protocol, self.planned), self._measured["measures"]
+        if differing := sorted(n for n in {*wanted, *there} if wanted.get(n) != there.get(n)):
+            raise DataError(
+                f"Expected measurements as the protocol asks for at '{self.file}', got others of "
+                f"{', '.join(differing)}; remove it and the result file beside it to measure the run again."
+            )
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -117,6 +132,7 @@ def find(
             file = measured_file(training)
             if training.filed is not None and (not planned[i].measured or file.exists()):
                 there.append(Found(planned[i], training.filed, file))
+                there[-1].check(protocol)
             else:
                 missing.append((planned[i], training))
     return there, missing
@@ -165,8 +181,23 @@ def carry_out(
     while left and time.monotonic() - start < seconds:
         number = max(workers.count, 1)
         now, left = left[:number], left[number:]
-        steps = [_of_run(protocol, planned, training, workers) for planned, training in now]
-        yield from Engine(workers, progress).run(steps)
+        steps = [_or_diverged(protocol, planned, training, workers) for planned, training in now]
+        yield from (piece for piece in Engine(workers, progress).run(steps) if piece is not None)
+
+
+def _or_diverged(protocol: Protocol, planned: Planned, training: Training, workers: Workers) -> Steps[Found | None]:
+    """The piece; None, and a warning, where training diverges: there is no score then, and the page counts it."""
+    try:
+        return (yield from _of_run(protocol, planned, training, workers))
+    except DivergedError as error:
+        logger.warning("%s diverged and has no result: %s", planned.name, error)
+        return None
+
+
+def _settings(protocol: Protocol, planned: Planned) -> dict[str, Any]:
+    """What is measured of a run, with every setting of it, as JSON has it."""
+    known = measures(protocol, planned.config.strategy)
+    return json.loads(json.dumps(plain_json({name: asdict(known[name]) for name in planned.measured})))
 
 
 def _of_run(protocol: Protocol, planned: Planned, training: Training, workers: Workers) -> Steps[Found]:
@@ -185,8 +216,8 @@ def _of_run(protocol: Protocol, planned: Planned, training: Training, workers: W
             {
                 "format": 1,
                 "of": hash_json(plain_json(run.metrics)),
-                "measures": {name: asdict(known[name]) for name in planned.measured},
-                "git_commit": run.manifest.get("git_commit"),
+                "measures": _settings(protocol, planned),
+                "git_commit": new_manifest({})["git_commit"],
                 "seconds": round(time.monotonic() - start, 1),
                 "tables": tables,
             }

@@ -83,7 +83,7 @@ class Protocol:
     parts: tuple[Part, ...]
     general: str = "pretraining"
     num_points: int = 11
-    num_examples: int = 40
+    num_examples: int = 50
     num_gauges: int = 3
     num_samples: int = 40
     curve_steps: int = 60

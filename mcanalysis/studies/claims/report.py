@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +42,21 @@ def seconds_left(there: Sequence[Found], missing: Sequence[tuple[Planned, Traini
     return sum(means.get(planned.part, MINUTES[planned.part] * 60) for planned, _ in missing)
 
 
-def write_report(found: Sequence[Found], folder: Path, on_figure: Callable[[Path], None] = lambda _: None) -> Report:
-    """Answer every question from the pieces that are there; writes `tables/`, `figures/` and `RESULTS.md`."""
+def write_report(
+    found: Sequence[Found],
+    folder: Path,
+    wanted: Mapping[str, int],
+    on_figure: Callable[[Path], None] = lambda _: None,
+) -> Report:
+    """Answer every question from the pieces that are there; writes `tables/`, `figures/` and `RESULTS.md`.
+
+    `wanted`: how many pieces each part has; what a report of before has left in the two folders is removed.
+    """
+    for old in (*(folder / "tables").glob("*.csv"), *(folder / "figures").glob("*.*")):
+        old.unlink()
     tables: dict[str, pd.DataFrame] = {}
     words: list[str] = []
-    page = [*_head(found)]
+    page = [*_head(found, wanted)]
     for question in questions():
         answer = question.answered(found)
         page += ["", f"## ({question.letter}) {question.asked}", ""]
@@ -61,10 +71,11 @@ def write_report(found: Sequence[Found], folder: Path, on_figure: Callable[[Path
             tables[name] = table
             write_text_atomic(folder / "tables" / f"{name}.csv", table_text(table))
         name, first = next((n, t) for n, t in answer.tables.items() if len(t))
-        caption = f"({question.letter}) {question.asked} Means over pairs with 95 % intervals: {answer.value}."
+        caption = f"({question.letter}) {question.asked} With 95 % intervals over pairs: {answer.value}."
         files = save(Picture(name, plot_intervals(first, answer.value), {}, caption), folder / "figures", ("png",))
         on_figure(files[-1])
         page += ["", f"![{caption}](figures/{files[-1].name})"]
+        page += ["", answer.note] if answer.note else []
         for name, table in answer.tables.items():
             page += [
                 "",
@@ -76,17 +87,28 @@ def write_report(found: Sequence[Found], folder: Path, on_figure: Callable[[Path
     return Report(file, tables, words)
 
 
-def _head(found: Sequence[Found]) -> Iterator[str]:
+def _head(found: Sequence[Found], wanted: Mapping[str, int]) -> Iterator[str]:
     """What the numbers are of: pieces by part, commits, machines' versions."""
     yield "# Results of the study"
     yield ""
     yield "Written by `python analyses/study.py` from result files; the protocol is [STUDY.md](../../STUDY.md)."
-    parts = pd.Series([piece.planned.part for piece in found], dtype=object).value_counts(sort=False)
-    yield f"Pieces: {', '.join(f'{part} {number}' for part, number in parts.items()) or 'none'}."
+    there = {part: sum(piece.planned.part == part for piece in found) for part in wanted}
+    yield f"Pieces: {', '.join(f'{part} {there[part]} of {number}' for part, number in wanted.items()) or 'none'}."
+    if len(found) < sum(wanted.values()):
+        yield ""
+        yield "**Not complete: nothing is to be concluded from it, least of all by stopping here.**"
+        yield ""
     commits = sorted({str(piece.run.manifest.get("git_commit"))[:7] for piece in found})
     code = {piece.run.manifest.get("code") for piece in found}
     yield f"Commits: {', '.join(commits)}; {len(code)} version(s) of the code that trains and scores."
     yield "Intervals are 95 %, Student's t over pairs; `p_holm` is corrected for the rows of its table."
+    yield ""
+    settings = {piece.planned.config.strategy: piece.planned.config for piece in found if piece.planned.part == "main"}
+    yield "Settings that the search on the eval split chose:"
+    yield ""
+    for name, config in settings.items():
+        chosen = ", ".join(f"{n} {value}" for n, value in config.strategy_settings.items())
+        yield f"- `{name}`: learning rate {config.training.rate_for(config.model):g}{', ' if chosen else ''}{chosen}"
 
 
 def markdown(table: pd.DataFrame) -> Iterator[str]:

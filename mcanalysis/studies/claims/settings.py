@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from mcanalysis.errors import UnknownNameError
+from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.settings import Bounds, Flag, check_bounds
 
 if TYPE_CHECKING:
@@ -51,12 +51,24 @@ class StudySettings:
         `quick` takes those of the full protocol, whose runs are longer.
         """
         from mcanalysis.benchmarks import get_benchmark
+        from mcanalysis.strategies import get_strategy, strategy_names
         from mcanalysis.studies.claims.protocol import FULL
         from mcanalysis.studies.tuned import Tuned
 
         found = Tuned.read(Path(self.results) / "tuned.yaml")
         found.check(FULL.base, get_benchmark(FULL.base.benchmark).tasks)
+        trained = {name for name in strategy_names() if get_strategy(name).schedule != "none"}
+        if absent := sorted(trained - set(found.strategies)):
+            raise UserError(
+                f"Expected tuned settings of every strategy in '{self.results}/tuned.yaml', got none of "
+                f"{', '.join(absent)}; tune --strategy all."
+            )
         return found
+
+    @property
+    def runs_folder(self) -> Path:
+        """Where run directories lie: those of `quick` are of other settings."""
+        return Path(self.output_dir, "quick", "runs") if self.quick else Path(self.output_dir)
 
     @property
     def results_folder(self) -> Path:

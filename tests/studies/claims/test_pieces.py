@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 import mcanalysis as mc
-from mcanalysis.errors import DataError, RunDirectoryError
+from mcanalysis.errors import DataError, DivergedError, RunDirectoryError
 from mcanalysis.runs.result_file import FiledRun
 from mcanalysis.runs.run import load_run
+from mcanalysis.studies.claims.evidence import over_pairs
 from mcanalysis.studies.claims.pieces import Found, carry_out, find
 from mcanalysis.studies.claims.protocol import QUICK, Part
 from mcanalysis.studies.claims.questions import forgotten, gain, methods
@@ -60,8 +61,8 @@ def test_what_is_kept_are_the_numbers_of_the_run(done):
     folder, planned, found = done
     run = load_run(folder / "runs" / "tuned" / planned[0].name)
     assert found[0].run.metrics == run.metrics
-    (path, *_) = [p for p in found[0].tables["profiles"].to_dict("records")
-                  if (p["path"], p["space"], p["task"]) == ("linear", "delta", "mean_old")]  # fmt: skip
+    wanted = {"path": "linear", "space": "delta", "task": "mean_old", "split": "test"}
+    (path, *_) = [p for p in found[0].tables["profiles"].to_dict("records") if wanted.items() <= p.items()]
     old = run.minima[0].task
     profile = mc.profile(run.path(1, 2, space="delta"), run.objective(old, "test", 8), ts=path["t"])
     assert path["loss"] == pytest.approx([float(x) for x in profile.losses], rel=1e-4)
@@ -93,6 +94,30 @@ def test_without_its_result_file_a_piece_is_measured_again(done, tmp_path):
     pd.testing.assert_frame_equal(again.tables["barriers"], found[0].tables["barriers"])
 
 
+def test_measurements_of_another_protocol_are_refused(done, tmp_path):
+    folder, planned, _ = done
+    with pytest.raises(DataError, match="got others of paths, rewinding"):
+        find(replace(SMALL, num_examples=9), planned, folder / "results", tmp_path)
+    more = [replace(p, measured=(*p.measured, "line")) for p in planned[:1]]
+    with pytest.raises(DataError, match="got others of line"):
+        find(SMALL, more, folder / "results", tmp_path)
+
+
+def test_a_run_that_diverges_is_left_out_and_said(done, tmp_path, monkeypatch, caplog):
+    folder, planned, _ = done
+    _, missing = find(SMALL, planned, tmp_path / "results", folder / "runs")
+
+    def steps(self, turn=0):
+        if self.strategy == "er":
+            raise DivergedError("The loss is nan.")
+        return load_run(self.directory)
+        yield
+
+    monkeypatch.setattr("mcanalysis.studies.training.Training.steps", steps)
+    assert {p.planned.config.strategy for p in carry_out(SMALL, missing)} == {"sequential"}
+    assert "er-seed0 diverged" in caplog.text
+
+
 def test_a_result_file_of_other_settings_is_refused(done, tmp_path):
     folder, planned, _ = done
     other = [replace(p, config=replace(p.config, lora_rank=3)) for p in planned]
@@ -101,12 +126,15 @@ def test_a_result_file_of_other_settings_is_refused(done, tmp_path):
 
 
 def test_the_report_answers_what_it_can_and_says_what_it_cannot(done, tmp_path):
-    report = write_report(done[2], tmp_path)
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "of_before.csv").write_text("a,b")
+    report = write_report(done[2], tmp_path, {"main": 4, "others": 3})
     assert {f"{name}.csv" for name in report.tables} == {f.name for f in (tmp_path / "tables").iterdir()}
     page = report.page.read_text()
     assert "No piece that answers it is there yet." in page  # no signals were measured
+    assert "main 4 of 4, others 0 of 3" in page and "**Not complete" in page
     assert all(f"({letter})" in page for letter in "abcdefghi")
-    empty = write_report([], tmp_path / "empty")
+    empty = write_report([], tmp_path / "empty", {})
     assert not empty.tables and "Pieces: none." in empty.page.read_text()
 
 
@@ -144,23 +172,38 @@ def test_forgotten_without_a_barrier_is_counted_by_hand():
             0, name,
             barriers=[{**LINE, "task": "mean_old", "quantity": "loss", "chord_barrier": 1.5 * (name == "hill"),
                        "chord_barrier_high": 2.0}],
-            profiles=[{**LINE, "task": "mean_old", "t": [0.0, 0.5, 1.0], "loss": loss, "score": [0.0] * 3}],
+            profiles=[{**LINE, "task": "mean_old", "split": "test", "t": [0.0, 0.5, 1.0], "loss": loss}],
         )
         for name, loss in curves.items()
     ]  # fmt: skip
-    table = forgotten.answer(made).tables["forgotten"].set_index(["what", "strategy"])["mean"]
-    assert table["forgotten"].to_dict() == {"rises": 1.0, "stays": 0.0, "hill": 1.0}
-    assert table["without_barrier"].to_dict() == {"rises": 1.0, "stays": 0.0, "hill": 0.0}
-    assert table["share_at_half"].to_dict() == {"rises": pytest.approx(0.2), "hill": pytest.approx(2.0)}
+    table = forgotten.answer(made).tables["forgotten"]
+    shares = {(row["what"].partition(" ")[0], row["strategy"]): row["mean"] for row in table.to_dict("records")}
+    assert [shares["old", name] for name in curves] == [1.0, 0.0, 1.0]
+    assert (shares["no", "rises"], shares["no", "hill"]) == (1.0, 0.0) and ("no", "stays") not in shares
+    assert (shares["rise", "rises"], shares["rise", "hill"]) == (pytest.approx(0.2), pytest.approx(2.0))
 
 
-def test_the_gain_counts_intervals_that_lie_on_one_side_of_0():
-    row = {**LINE, "task": "mean", "quantity": "score", "t_star": 0.5}
-    values = [(0.1, 0.05, 0.2), (-0.1, -0.2, -0.05), (0.0, -0.1, 0.1), (0.2, 0.1, 0.3)]
+def test_the_gain_is_over_the_end_that_eval_prefers():
+    """On test the other end is the better one, by luck: the gain is 0.3 − 0.1, not 0.3 − 0.4."""
+    row = {**LINE, "task": "mean", "t": [0.0, 0.5, 1.0]}
+    profiles = [row | {"split": "eval", "score": [0.5, 0.6, 0.4]}, row | {"split": "test", "score": [0.1, 0.3, 0.4]}]
     names = ("interpolation_gain", "interpolation_gain_low", "interpolation_gain_high")
-    rows = [row | dict(zip(names, of, strict=True)) | {"end": f"{k}-B"} for k, of in enumerate(values)]
-    found = gain.answer([Made(p, "er", barriers=rows) for p in range(3)]).tables["gain"].to_dict("records")[0]
-    assert (found["above"], found["below"], found["mean"]) == (0.5, 0.25, pytest.approx(np.mean([0.1, -0.1, 0, 0.2])))
+    barrier = {**LINE, "task": "mean", "quantity": "score", "t_star": 0.5} | dict(
+        zip(names, (-0.1, -0.2, -0.05), strict=True)
+    )
+    made = [Made(p, "er", barriers=[barrier], profiles=profiles) for p in range(3)]
+    (found,) = gain.answer(made).tables["gain"].to_dict("records")
+    assert (found["mean"], found["interpolation_gain"]) == (pytest.approx(0.2), pytest.approx(-0.1))
+    assert (found["above"], found["below"]) == (0.0, 1.0)
+    level = [row | {"split": split, "score": [0.5, 0.5, 0.5]} for split in ("eval", "test")]
+    (found,) = gain.answer([Made(p, "er", barriers=[barrier], profiles=level) for p in range(3)]).tables["gain"]["mean"]
+    assert found == 0.0
+
+
+def test_a_value_that_is_not_finite_is_counted():
+    rows = pd.DataFrame({"path": "line", "pair": [0, 0, 1, 2], "gain": [0.1, np.nan, 0.2, 0.3]})
+    (row,) = over_pairs(rows, "gain", ["path"]).to_dict("records")
+    assert (row["undefined"], row["pairs"], row["mean"]) == (1, 3, pytest.approx(0.2))
 
 
 def test_measurements_are_plain_json_with_their_settings(done):

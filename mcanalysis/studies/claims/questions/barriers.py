@@ -17,18 +17,20 @@ def answer(found: Sequence[Found]) -> Answer:
     old = loss_barriers(found, "main", "others", "scale")
     main = old[old.part == "main"]
     long = main.melt(id_vars=["strategy", "kind", "pair"], value_vars=DEFINITIONS, var_name="definition")
-    by_path = over_pairs(long, "value", ["strategy", "kind", "definition"])
+    by_path = over_pairs(long, "value", ["strategy", "kind", "definition"], tested=False)
     line = old[(old.kind == "linear-delta") & (old.label == "") & old.part.isin(["main", "others"])]
-    by_strategy = over_pairs(line, "chord_barrier", ["strategy"])
-    by_order = over_pairs(line[line.part == "main"], "chord_barrier", ["strategy", "order"])
+    by_strategy = over_pairs(line, "chord_barrier", ["strategy"], tested=False)
+    by_order = over_pairs(line[line.part == "main"], "chord_barrier", ["strategy", "order"], tested=False)
     ranks = old[(old.kind == "linear-delta") & (old.label.str.startswith("rank") | (old.part == "main"))]
     ranks = ranks[ranks.label.isin(["", "rank2", "rank32"]) & ranks.strategy.isin(["sequential", "er", "ilora"])]
     ranks = ranks[ranks.pair.isin(ranks[ranks.label != ""].pair)].assign(rank=ranks.label.replace("", "rank8"))
-    by_rank = over_pairs(ranks, "chord_barrier", ["strategy", "rank"])
+    by_rank = over_pairs(ranks, "chord_barrier", ["strategy", "rank"], tested=False)
     named = main[main.kind == "linear-delta"].assign(
         tasks=lambda t: t.start.str.partition("-")[2] + " → " + t.end.str.partition("-")[2]
     )
-    by_tasks = over_pairs(named, "chord_barrier", ["strategy", "tasks"]).sort_values("mean", ascending=False)
+    by_tasks = over_pairs(named, "chord_barrier", ["strategy", "tasks"], tested=False).sort_values(
+        "mean", ascending=False
+    )
     factor = main[main.kind == "linear-factor"]
     gauges = factor.melt(
         id_vars=["strategy", "pair"],
@@ -44,7 +46,7 @@ def answer(found: Sequence[Found]) -> Answer:
     tables = {
         "barriers": by_path, "barriers_by_strategy": by_strategy, "barriers_by_order": by_order,
         "barriers_by_rank": by_rank, "barriers_by_tasks": by_tasks,
-        "barriers_by_gauge": over_pairs(gauges, "value", ["strategy", "barrier"]),
+        "barriers_by_gauge": over_pairs(gauges, "value", ["strategy", "barrier"], tested=False),
     }  # fmt: skip
     return Answer(tables, "barrier of the old tasks' mean loss, nats per target", words)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
-from mcanalysis.studies.claims.evidence import BARRIER, Answer, Question, over_pairs, rows
+from mcanalysis.studies.claims.evidence import BARRIER, Answer, Question, interval, over_pairs, records, rows
 from mcanalysis.studies.claims.pieces import Found
 
 
@@ -16,35 +17,38 @@ def answer(found: Sequence[Found]) -> Answer:
     barriers = rows(found, "barriers")
     barriers = barriers[(barriers.quantity == "loss") & (barriers.task == "mean_old")]
     profiles = rows(found, "profiles")
-    profiles = profiles[profiles.task == "mean_old"]
+    profiles = profiles[(profiles.task == "mean_old") & (profiles.split == "test")]
     both = profiles.merge(
         barriers[[*keys, "space", "path", "chord_barrier", "chord_barrier_high"]], on=[*keys, "space", "path"]
     )
     both = both[(both.path == "linear") & (both.space == "delta")]
-    losses, ts = np.array(both.loss.tolist()), np.array(both.t.tolist())
+    losses, ts = (np.array(both[name].tolist(), dtype=float) for name in ("loss", "t"))
     rise = losses[:, -1] - losses[:, 0]
     half = np.array([np.interp(0.5, t, loss) for t, loss in zip(ts, losses, strict=True)]) - losses[:, 0]
     lost = rise >= BARRIER
     both = both.assign(
-        forgotten=lost * 1.0,
-        without_barrier=(lost & (both.chord_barrier.to_numpy() < BARRIER)) * 1.0,
-        share_at_half=np.where(lost, half / np.where(lost, rise, 1.0), np.nan),
+        forgotten=np.where(np.isfinite(rise), lost * 1.0, np.nan),
+        without_barrier=np.where(lost, (both.chord_barrier.to_numpy(float) < BARRIER) * 1.0, np.nan),
         falls_first=np.where(lost, (losses.min(axis=1) < losses[:, 0] - 0.01) * 1.0, np.nan),
+        rise=np.where(lost, rise, 0.0),
+        half=np.where(lost, half, 0.0),
     )
+    shares = both.groupby(["strategy", "pair"], sort=False)[["half", "rise"]].sum().reset_index()
+    shares = shares.assign(what="rise by t = 1/2, share", value=shares.half / shares.rise.where(shares.rise > 0))
     long = both.melt(
-        id_vars=["strategy", "pair"],
-        value_vars=["forgotten", "without_barrier", "share_at_half", "falls_first"],
-        var_name="what",
-    )
-    table = over_pairs(long, "value", ["what", "strategy"])
-    words = [
-        f"{name}: {of.forgotten.mean():.0%} of {len(of)} transitions raise the old tasks' loss by {BARRIER} nats or "
-        f"more, {of.without_barrier.mean():.0%} without a barrier of {BARRIER}; at t = ½ there is "
-        f"{of.share_at_half.mean():.0%} of the rise"
-        for name, of in both.groupby("strategy", sort=False)
-    ]
-    return Answer({"forgotten": table}, "share of transitions, or of the rise", words)
+        id_vars=["strategy", "pair"], value_vars=["forgotten", "without_barrier", "falls_first"], var_name="what"
+    ).replace({"what": WHAT})
+    long = pd.concat([long, shares[["strategy", "pair", "what", "value"]]]).dropna(subset=["value"])
+    table = over_pairs(long, "value", ["what", "strategy"], tested=False)
+    words = [f"{row['strategy']}, {row['what']}: {interval(row)}" for row in records(table)]
+    return Answer({"forgotten": table}, "share", words)
 
+
+WHAT = {
+    "forgotten": f"old loss rises by {BARRIER} nats, share of transitions",
+    "without_barrier": f"no barrier of {BARRIER} nats, share of those",
+    "falls_first": "loss falls first, share of those",
+}
 
 QUESTION = Question("g", "forgotten", "How often is there no barrier and yet something is forgotten, and what does the "
                     "loss along the way say?", answer)  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from mcanalysis.metrics.clustered_ranks import clustered_spearman
@@ -11,36 +12,69 @@ from mcanalysis.metrics.comparisons import holm
 from mcanalysis.studies.claims.evidence import Answer, Question, interval, over_pairs, records, rows
 from mcanalysis.studies.claims.pieces import Found
 
+NOTE = (
+    "S̄ is half the mean score of the old tasks and half that of the new one. `interpolation_gain`, over the better end "
+    "on test, is what connectivity.py prints: it is below 0 where nothing differs, as the better end is chosen by the "
+    "very examples that judge it. The Bezier curve is fitted on train examples of old and new tasks: its gain is of "
+    "more training, too. `above` and `below` count intervals over examples, one by one."
+)
+
 
 def answer(found: Sequence[Found]) -> Answer:
-    """The gain of S̄ at a t* chosen on eval over the better end; which signals without old data rank t*."""
+    """What the point of the best eval score S̄ gains on test over the end that eval prefers; what ranks t*."""
     table = rows(found, "barriers")
     table = table[(table.quantity == "score") & (table.task == "mean")].assign(kind=lambda t: t.path + "-" + t.space)
+    table = table.merge(over_the_end_of_eval(found), on=["strategy", "pair", "start", "end", "space", "path"])
     table = table.assign(
         above=(table.interpolation_gain_low > 0) * 1.0, below=(table.interpolation_gain_high < 0) * 1.0
     )
-    gains = over_pairs(table, "interpolation_gain", ["strategy", "kind"])
-    for column in ("t_star", "above", "below"):
-        means = table.groupby(["strategy", "kind"], sort=False)[column].mean().rename(column)
-        gains = gains.merge(means.reset_index(), on=["strategy", "kind"])
+    gains = over_pairs(table, "gain", ["strategy", "kind"])
+    for column in ("interpolation_gain", "t_star", "above", "below"):
+        means = over_pairs(table, column, ["strategy", "kind"], tested=False)[["strategy", "kind", "mean"]]
+        gains = gains.merge(means.rename(columns={"mean": column}), on=["strategy", "kind"])
     words = [
-        f"{row['strategy']}, straight in ΔW: gain {interval(row)}, above 0 in {row['above']:.0%} and below 0 in "
-        f"{row['below']:.0%} of the transitions; t* {row['t_star']:.2f} in the mean"
+        f"{row['strategy']}, straight in ΔW: gain {interval(row)} over the end that eval prefers; the interval over "
+        f"examples lies above 0 in {row['above']:.0%} and below 0 in {row['below']:.0%} of the transitions; t* "
+        f"{row['t_star']:.2f} in the mean"
         for row in records(gains[gains.kind == "linear-delta"])
     ]
-    return Answer({"gain": gains, "gain_t_star": predicted(found, table)}, "gain of S̄ over the better end", words)
+    tables = {"gain": gains, "gain_t_star": predicted(found, table)}
+    return Answer(tables, "gain of S̄ on test over the end that eval prefers", words, NOTE)
+
+
+def over_the_end_of_eval(found: Sequence[Found]) -> pd.DataFrame:
+    """`gain` of each path: S̄ on test at the t that has the best S̄ on eval, minus that of the end with the better one.
+
+    Point and end are both chosen on eval, so that equal truth has a gain of 0 in the mean; of equal ends the mean is
+    taken, of equal points the one nearest to the middle.
+    """
+    table = rows(found, "profiles")
+    keys = ["strategy", "pair", "start", "end", "space", "path"]
+    table = table[table.task == "mean"].set_index([*keys, "split"])
+    found_rows = []
+    for key, of in table.groupby(level=keys, sort=False):
+        of = of.reset_index(keys, drop=True)
+        if not {"eval", "test"} <= set(of.index):
+            continue
+        ts = np.array(of.loc["eval", "t"], dtype=float)
+        chosen, judged = (np.array(of.loc[split, "score"], dtype=float) for split in ("eval", "test"))
+        best = np.flatnonzero(chosen >= np.nanmax(chosen) - 1e-9)
+        at = best[np.argmin(np.abs(ts[best] - 0.5))]
+        ends = [i for i in (0, len(ts) - 1) if chosen[i] >= max(chosen[0], chosen[-1]) - 1e-9]
+        found_rows.append((*key, float(judged[at] - judged[ends].mean())))
+    return pd.DataFrame(found_rows, columns=[*keys, "gain"])
 
 
 def predicted(found: Sequence[Found], gains: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's ρ of each signal that needs no old data with t* on the straight line in ΔW, over runs."""
+    """Spearman's ρ of signals that need no old data with t* on the straight line in ΔW, within strategies, by pair."""
     from mcanalysis.studies.predictors import needs_old_data
 
     signals = rows(found, "signals")
     own = gains[gains.kind == "linear-delta"][["strategy", "pair", "start", "end", "t_star"]]
     both = signals.merge(own, on=["strategy", "pair", "start", "end"]) if len(signals) else signals
-    runs = both.groupby(["strategy", "pair"], sort=False).ngroup().to_numpy() if len(both) else []
+    strategy = both.strategy.astype("category").cat.codes if len(both) else []  # strategies may differ as they like
     found_rows = [
-        {"signal": column} | clustered_spearman(both[column], both.t_star, runs)._asdict()
+        {"signal": column} | clustered_spearman(both[column], both.t_star, both.pair, strategy)._asdict()
         for column, old in needs_old_data().items()
         if not old and len(both) and column in both and both[column].notna().any()
     ]

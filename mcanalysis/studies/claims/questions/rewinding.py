@@ -18,28 +18,32 @@ AT_THE_BASE = "loss of general text, the base's − t = 1"
 def answer(found: Sequence[Found]) -> Answer:
     """On t·ΔW of the last minimum: what t = 0.8 changes against t = 1, in scores and in the loss of general text."""
     table = rows(found, "rewinding_profiles")
-    table = table[table.start.str.startswith("0-")]
+    table = table[table.start.str.startswith("0-") & (table.split == "test")]
     number = table.end.str.partition("-")[0].astype(int)
     table = table[number == number.max()]
-    found_rows = []
-    for row in records(table):
-        at = int(np.argmin(np.abs(np.array(row["t"]) - TO)))
+    num_tasks, found_rows, reached = int(number.max()), [], TO
+    for (strategy, pair), of in table.groupby(["strategy", "pair"], sort=False):
+        of_task = {row["task"]: row for row in records(of)}
+        new = of_task[str(of.end.iloc[0]).partition("-")[2]]
+        ts = np.array(new["t"], dtype=float)
+        at = int(np.argmin(np.abs(ts - TO)))
+        reached = float(ts[at])
         changes = {}
-        if row["task"] == "mean":
-            changes = {"score of all tasks": row["score"][at] - row["score"][-1]}
-            changes["loss of all tasks"] = row["loss"][at] - row["loss"][-1]
-        elif row["task"] == PRETRAINING_TASK:
-            changes = {"loss of general text": row["loss"][at] - row["loss"][-1]}
-            changes[AT_THE_BASE] = row["loss"][0] - row["loss"][-1]
-        whose = {"strategy": row["strategy"], "pair": row["pair"]}
-        found_rows += [whose | {"what": what, "value": value} for what, value in changes.items()]
+        for quantity in ("score", "loss"):
+            old, last = (np.array(row[quantity], dtype=float) for row in (of_task["mean_old"], new))
+            mean = ((num_tasks - 1) * old + last) / num_tasks
+            changes[f"{quantity}, mean of all tasks"] = mean[at] - mean[-1]
+        if PRETRAINING_TASK in of_task:
+            loss = np.array(of_task[PRETRAINING_TASK]["loss"], dtype=float)
+            changes |= {"loss of general text": loss[at] - loss[-1], AT_THE_BASE: loss[0] - loss[-1]}
+        found_rows += [{"strategy": strategy, "pair": pair, "what": w, "value": float(v)} for w, v in changes.items()]
     changes = over_pairs(pd.DataFrame(found_rows), "value", ["what", "strategy"])
     words = [
-        f"{row['strategy']}, {row['what']}, t = {TO:g} − t = 1: {interval(row)}"
+        f"{row['strategy']}, {row['what']}, t = {reached:g} − t = 1: {interval(row)}"
         for row in records(changes)
         if row["what"] != AT_THE_BASE
     ]
-    return Answer({"rewinding": changes}, f"change from t = 1 to t = {TO:g}", words)
+    return Answer({"rewinding": changes}, f"change from t = 1 to t = {reached:g}", words)
 
 
 QUESTION = Question("i", "rewinding", "What does rewinding towards the base bring, to the tasks and to general "

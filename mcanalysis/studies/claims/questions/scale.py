@@ -13,7 +13,7 @@ from mcanalysis.studies.claims.questions.methods import scores
 SIZES = {
     "rank": {"rank2": 2.0, "": 8.0, "rank32": 32.0},
     "learning rate": {"rate-third": 1 / 3, "": 1.0, "rate-triple": 3.0},
-    "width of the base": {"small": 64.0, "": 128.0, "large": 192.0},
+    "width of the base (depth 2, 3, 4)": {"small": 64.0, "": 128.0, "large": 192.0},
 }
 """What is varied, with the values by the name of the change; "" is the main run."""
 
@@ -41,10 +41,13 @@ def answer(found: Sequence[Found]) -> Answer:
             parts.append(both.assign(varied=what, at=both.label.map(values)))
     of_all = pd.concat(parts) if parts else table[:0].assign(varied="", at=0.0)
     steep = slopes(of_all, "value", "at", ["varied", "quantity", "strategy"])
-    tables = {"scale": steep, "scale_means": over_pairs(of_all, "value", ["varied", "at", "quantity", "strategy"])}
+    tables = {
+        "scale": steep,
+        "scale_means": over_pairs(of_all, "value", ["varied", "at", "quantity", "strategy"], tested=False),
+    }
     real = table[table.part == "real"]
     if len(real):
-        tables["scale_real"] = over_pairs(real, "value", ["quantity", "strategy"])
+        tables["scale_real"] = over_pairs(real, "value", ["quantity", "strategy"], tested=False)
     words = [
         f"{row['strategy']}, {row['quantity'].replace('_', ' ')} per doubling of the {row['varied']}: {interval(row)}"
         for row in records(steep)

@@ -7,14 +7,19 @@ from collections.abc import Sequence
 from mcanalysis.studies.claims.evidence import Answer, Question, interval, records, rows
 from mcanalysis.studies.claims.pieces import Found
 
+NOTE = "Clustered by pair. Outcomes: straight path between factors. `p_holm` is over the signals of an outcome."
+
 
 def answer(found: Sequence[Found]) -> Answer:
-    """Spearman's ρ of each signal with each outcome over runs, and the prediction of runs from others."""
+    """Spearman's ρ of each signal with each outcome, clustered by pair, and the prediction of a pair from the others.
+
+    The path is the straight one between factors, the barrier the mean over all tasks.
+    """
     from mcanalysis.studies.predictors import tables_of
 
     table = rows(found, "signals")
     lacking = [name for name in table if table[name].isna().all()]
-    tables = tables_of(table.drop(columns=lacking))  # a pair has its own seed, so that seeds tell runs apart
+    tables = tables_of(table.drop(columns=lacking), table.pair.to_list())
     table = tables["predictor_correlations"]
     table = table[table.over.isin(["all", "within strategies"])]
     table = table.rename(columns={"rho": "mean"})
@@ -25,7 +30,7 @@ def answer(found: Sequence[Found]) -> Answer:
         for row in records(best)
     ]
     return Answer({"signals": first, "signals_all": table, "signals_out_of_run": tables["predictor_out_of_run"]},
-                  "Spearman's ρ with the forgetting of the loss, within strategies", words)  # fmt: skip
+                  "Spearman's ρ with the forgetting of the loss, within strategies", words, NOTE)  # fmt: skip
 
 
 QUESTION = Question("f", "signals", "Which signals predict forgetting, barrier and gain?", answer, "signals")
