@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from mcanalysis.training.config import Execution, RunConfig
 if TYPE_CHECKING:
     from mcanalysis.runs.finished import FinishedRun
     from mcanalysis.runs.general import General
+
+logger = logging.getLogger(__name__)
 
 
 def run_name(config: RunConfig) -> str:
@@ -38,8 +41,9 @@ def study_configs(
     """One configuration per seed and strategy; raises `UnknownNameError` before anything is trained.
 
     The strategy `all` is every one that is registered. `settings` go to those strategies that have them, `memory_size`
-    to every replay method; `er.memory_size` goes to that strategy alone, and counts for more. A file may have settings
-    of strategies that are not chosen this time: they are checked by name, and nothing takes them.
+    to every replay method (a warning says where one keeps so many of each task instead); `er.memory_size` goes to that
+    strategy alone, and counts for more. A file may have settings of strategies that are not chosen this time: they are
+    checked by name, and nothing takes them.
 
     >>> configs = study_configs(RunConfig(), ["er", "ilora"], [0], {"memory_size": 9, "er.memory_size": 30})
     >>> [(run_name(c), c.strategy_settings["memory_size"]) for c in configs]
@@ -50,6 +54,7 @@ def study_configs(
         raise UserError("Expected at least one strategy and one seed, got none; name them.")
     known = {s: _setting_names(s) for s in chosen}
     own: dict[str, dict[str, Any]] = {s: {} for s in chosen}
+    by_task: set[str] = set()
     for full, value in sorted((settings or {}).items(), key=lambda item: "." in item[0]):
         owner, _, name = full.rpartition(".")
         takers = {owner: _setting_names(owner)} if owner else known
@@ -59,6 +64,16 @@ def study_configs(
         for s in takers:
             if s in own and name in takers[s]:
                 own[s][name] = value
+            elif s in own and name == "memory_size" and "memory_per_task" in takers[s]:
+                by_task.add(s)
+    for s in sorted(by_task):
+        if "memory_per_task" not in own[s]:
+            kept = get_strategy(s).config_class().memory_per_task  # type: ignore[attr-defined]
+            logger.warning(
+                "%s has no memory_size, but keeps %d examples of each task: set %s.memory_per_task to give it the same "
+                "memory as the others",
+                s, kept, s,
+            )  # fmt: skip
     configs = []
     for seed in dict.fromkeys(seeds):
         for s in chosen:

@@ -316,3 +316,16 @@ def test_general_tasks_that_are_not_there(tmp_path, tasks, error, piece):
 def test_a_folder_without_general_tasks(tmp_path):
     with pytest.raises(DataError, match=r"<TASK>/test.json or <TASK>.txt, in .*, got none"):
         General(str(tmp_path)).load()
+
+
+def test_a_memory_that_is_counted_otherwise_is_said(caplog):
+    """GEM's 256 examples of each task beside 100 of all is no comparison of equals."""
+    study_configs(RunConfig(), ["er", "gem"], [0, 1], {"memory_size": 100})
+    assert [record.getMessage() for record in caplog.records] == [
+        "gem has no memory_size, but keeps 256 examples of each task: set gem.memory_per_task to give it the same "
+        "memory as the others"
+    ]
+    caplog.clear()
+    study_configs(RunConfig(), ["er", "gem"], [0], {"memory_size": 100, "gem.memory_per_task": 12})
+    study_configs(RunConfig(), ["er", "sequential"], [0], {"memory_size": 100})
+    assert not caplog.records
