@@ -12,7 +12,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-OTHERS = ("CHANGELOG.md", "BENCHMARKS.md", "CITATION.cff", "analyses/slurm/analyse.sbatch")
+STUDY = "analyses/study"
+OTHERS = ("CHANGELOG.md", "BENCHMARKS.md", "STUDY.md", "CITATION.cff", "analyses/slurm/analyse.sbatch")
+OTHERS += (f"{STUDY}/RESULTS.md", f"{STUDY}/trials.csv", "analyses/real/small.yaml", "mcanalysis/studies/README.md")
 PAGES = {"README.md": "index.md"} | {name: name for name in OTHERS}
 
 
@@ -20,7 +22,11 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages that lie beside docs/, their links as seen from within."""
     for name, place in PAGES.items():
         text = (ROOT / name).read_text(encoding="utf-8")
-        files.append(File.generated(config, place, content=text.replace("](docs/", "](")))
+        text = text.replace("](docs/", "](").replace("](../../docs/", "](../../")
+        files.append(File.generated(config, place, content=text))
+    for picture in sorted((ROOT / STUDY / "figures").glob("*.png")):
+        place = picture.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, place, abs_src_path=str(picture)))
     return files
 
 

@@ -24,7 +24,7 @@ import mcanalysis
 REPOSITORY = Path(__file__).parents[1]
 PAGES = {file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "docs").rglob("*.md")}
 PAGES |= {file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "mcanalysis").rglob("README.md")}
-PAGES = sorted(PAGES | {"README.md"})
+PAGES = sorted(PAGES | {"README.md", "STUDY.md"})
 FENCE = re.compile(r"^(<!-- not run: .*? -->\n)?```(\w+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
 # What makes a page's command quick: flags beyond those it has, or in their place.
@@ -567,6 +567,14 @@ def test_flags_are_those_of_the_scripts(page, monkeypatch, tmp_path):
             assert script.exists(), words
             with pytest.raises(Parsed):
                 run_script(script, flags, monkeypatch)
+
+
+def test_what_a_page_links_to_beside_docs_is_a_page_of_the_site():
+    """A link out of docs/ to a file that hooks.py does not name is an error of `make docs`, which no test runs."""
+    hooks = (REPOSITORY / "docs" / "hooks.py").read_text("utf-8").replace("{STUDY}", "analyses/study")
+    for page in (page for page in PAGES if re.fullmatch(r"docs/[^/]+", page)):
+        for target in re.findall(r"\]\(\.\./([^)#:]+)", read(page)):
+            assert f'"{target}"' in hooks, f"{page}: {target}"
 
 
 @pytest.mark.parametrize("page", PAGES)
