@@ -9,9 +9,9 @@ from mcanalysis.errors import UserError
 from mcanalysis.plotting.selection import require_columns
 from mcanalysis.plotting.style import BLUE, GREY, add_axes, double_column, in_print_style, new_figure, shortened
 
-_ROW, _TOP, _BOTTOM, _LETTER, _RIGHT = 0.17, 0.1, 0.45, 0.058, 0.12
+_ROW, _TOP, _BOTTOM, _LETTER, _RIGHT = 0.17, 0.1, 0.45, 0.049, 0.12
 _NUMBERS = {"pairs", "mean", "low", "high", "p", "p_holm", "n", "num_runs", "t_star", "above", "below"}
-_MOST, _LONGEST = 60, 52
+_MOST, _LONGEST = 60, 64
 
 
 @in_print_style
