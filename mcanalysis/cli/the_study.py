@@ -29,7 +29,7 @@ def run_the_study(description: str | None) -> None:
     settings = parser.settings(StudySettings, args)
     args.model, args.device = "embedded", None  # what the number of workers depends on
     quiet_libraries()
-    from mcanalysis.studies.claims.pieces import carry_out, find
+    from mcanalysis.studies.claims.pieces import absent_bases, carry_out, find, make_base
     from mcanalysis.studies.claims.report import seconds_left, write_report
 
     protocol, tuned = settings.protocol, settings.tuned
@@ -40,13 +40,7 @@ def run_the_study(description: str | None) -> None:
         planned = protocol.planned(part, tuned)
         wanted[part.name] = len(planned)
         try:
-            found, absent = find(
-                protocol,
-                planned,
-                settings.results_folder,
-                settings.runs_folder,
-                make=part in settings.parts and not args.dry_run,
-            )
+            found, absent = find(protocol, planned, settings.results_folder, settings.runs_folder)
         except UserError as error:
             if part.name != "real" or part.name in settings.part:
                 raise
@@ -66,10 +60,22 @@ def run_the_study(description: str | None) -> None:
         next_step("the same command without --dry-run")
         return
     start = time.monotonic()
+
+    def time_left() -> float:
+        return settings.minutes * 60 - (time.monotonic() - start)
+
     with workers(args) as those:
-        for piece in carry_out(protocol, missing, those, seconds=settings.minutes * 60, progress=bar):
-            there.append(piece)
-            say(f"{piece.planned.part}: {piece.planned.name}, after {duration(time.monotonic() - start)}")
+        for part in settings.parts:
+            planned = protocol.planned(part, tuned)
+            now = [piece for piece in missing if piece[0].part == part.name]
+            for base in absent_bases(planned, settings.runs_folder):
+                if time_left() > 0:
+                    say(f"a base is trained, {base.config.model}")
+                    make_base(base, settings.runs_folder, bar)
+                    _, now = find(protocol, planned, settings.results_folder, settings.runs_folder)
+            for piece in carry_out(protocol, now, those, seconds=time_left(), progress=bar):
+                there.append(piece)
+                say(f"{piece.planned.part}: {piece.planned.name}, after {duration(time.monotonic() - start)}")
     report = write_report(there, settings.report_folder, wanted, figure)
     speak(report.words)
     if left := sum(wanted.values()) - len(there):

@@ -10,7 +10,6 @@ from mcanalysis.plotting.selection import require_columns
 from mcanalysis.plotting.style import BLUE, GREY, add_axes, double_column, in_print_style, new_figure, shortened
 
 _ROW, _TOP, _BOTTOM, _LETTER, _RIGHT = 0.17, 0.1, 0.45, 0.049, 0.12
-_NUMBERS = {"pairs", "mean", "low", "high", "p", "p_holm", "n", "num_runs", "t_star", "above", "below"}
 _MOST, _LONGEST = 60, 64
 
 
@@ -18,10 +17,10 @@ _MOST, _LONGEST = 60, 64
 def plot_intervals(table: pd.DataFrame, value: str) -> Figure:
     """Draw `mean` with `low` and `high` of each row against 0, filled where `p_holm` is at most 0.05.
 
-    Rows are named by the columns that are no numbers of theirs; no more than 60 are drawn, the first ones.
+    Rows are named by the columns before `pairs` and `mean` that tell them apart; only the first 60 are drawn.
 
     Args:
-        table: columns `mean`, `low`, `high`, perhaps `p_holm`, and those that name a row.
+        table: columns that name a row, then `mean`, `low`, `high`, perhaps `pairs` and `p_holm`.
         value: what the mean is, under the axis.
 
     Raises:
@@ -31,7 +30,8 @@ def plot_intervals(table: pd.DataFrame, value: str) -> Figure:
     if table.empty:
         raise UserError("Expected at least one row to draw, got none; measure something first.")
     rows = table[:_MOST]
-    names = [name for name in rows if name not in _NUMBERS and rows[name].astype(str).nunique() > 1]
+    named = list(rows)[: min(list(rows).index(name) for name in ("pairs", "mean") if name in rows)]
+    names = [name for name in named if rows[name].astype(str).nunique() > 1]
     labels = [", ".join(_word(value) for value in row) for row in rows[names].itertuples(index=False)]
     labels = [shortened(label, _LONGEST) for label in labels]
     left = 0.2 + _LETTER * max(map(len, labels))

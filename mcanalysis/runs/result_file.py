@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -12,11 +11,10 @@ import pandas as pd
 
 from mcanalysis.errors import DataError, RunDirectoryError
 from mcanalysis.runs.finished import FinishedRun
-from mcanalysis.store.atomic import plain_json, write_text_atomic
-from mcanalysis.store.hashing import hash_json
+from mcanalysis.store.atomic import plain_json
+from mcanalysis.store.sealed import read_sealed, write_sealed
 from mcanalysis.store.small_files import read_json
 
-FORMAT = 1
 _REMEDY = "restore it, or remove it to train the run again"
 
 
@@ -28,18 +26,7 @@ class FiledRun(FinishedRun):
     """
 
     def _read_manifest(self) -> dict[str, Any]:
-        values = read_json(self.directory, _REMEDY)
-        found = values.get("format") if isinstance(values, dict) else None
-        if found != FORMAT:
-            raise DataError(
-                f"Expected a result file of format {FORMAT} at '{self.directory}', got "
-                f"{'no format' if found is None else f'format {found}'}; {_REMEDY}."
-            )
-        if values.pop("sha256", None) != hash_json(values):
-            raise DataError(
-                f"Expected a result file as it was written at '{self.directory}', got one that was changed or cut "
-                f"since; {_REMEDY}."
-            )
+        values = read_sealed(self.directory, "a result file", _REMEDY)
         self._values: dict[str, Any] = values
         return values["manifest"]
 
@@ -89,20 +76,17 @@ def write_result(run: FinishedRun, file: str | os.PathLike[str]) -> None:
             )
         return
     report = run.directory / "tables" / "strategy.json"
-    values = plain_json(
+    write_sealed(
+        file,
         {
-            "format": FORMAT,
             "manifest": run.manifest,
             "answering_learner": run.answering_learner,
             "metrics": run.metrics,
             "tables": {**matrices, **({"general": run.table("general").to_dict("list")} if run.has("general") else {})},
             "report": read_json(report) if report.exists() else {},
             "cost": run.cost,
-        }
+        },
     )
-    values["sha256"] = hash_json(values)
-    lines = (f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items())
-    write_text_atomic(file, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _matrices(run: FinishedRun) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def new_manifest(
         "seed": seed,
         "hashes": {"base": base_hash, "data": dict(data_hashes or {})},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "code": code_key(),
         "execution": plain_json(execution or {}),
     }
@@ -393,7 +393,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Return the commit of the checkout that tracks this file; an installed copy has none."""
     here = Path(__file__).resolve()
 

@@ -52,6 +52,22 @@ def test_a_dry_run_counts_the_protocol_and_writes_nothing(script, results, tmp_p
     assert code == 2 and "bigbench" in err
 
 
+def test_without_time_nothing_is_trained_not_even_a_base(script, results, tmp_path):
+    code, out, err = script("study", *FLAGS, "--minutes", 0)
+    assert code == 0 and "a base is trained" not in out, err
+    assert "313 pieces are not there yet" in out and not (tmp_path / "runs").exists()
+
+
+def test_a_base_that_is_lacking_is_trained_in_its_turn(script, results, tmp_path, monkeypatch):
+    """Then its runs are found, and so on: here time ends with the first."""
+    made = []
+    monkeypatch.setattr(
+        "mcanalysis.studies.claims.pieces.make_base", lambda piece, folder, progress: made.append(piece.config.model)
+    )
+    script("study", *FLAGS, "--minutes", 1, "--part", "bases")
+    assert made == ["small", "large"]
+
+
 @pytest.mark.slow
 def test_a_quick_study_has_every_table_and_goes_on_where_it_was(script, results, tmp_path):
     code, out, err = script("study", *FLAGS, "--quick", "--minutes", "0.01")

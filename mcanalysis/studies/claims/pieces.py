@@ -6,7 +6,6 @@ file is written last, so that where it is, all of it is.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -20,11 +19,11 @@ from mcanalysis.errors import DataError, DivergedError
 from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.general import General
 from mcanalysis.runs.result_file import FiledRun, write_result
-from mcanalysis.store.atomic import plain_json, write_text_atomic
+from mcanalysis.store.atomic import plain_json
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.lock import lock_measurements
-from mcanalysis.store.manifest import new_manifest
-from mcanalysis.store.small_files import read_json
+from mcanalysis.store.manifest import git_commit
+from mcanalysis.store.sealed import read_sealed, write_sealed
 from mcanalysis.studies.claims.measures import kept, measures
 from mcanalysis.studies.claims.protocol import BASES, Planned, Protocol
 from mcanalysis.studies.engine import Engine, Here, Steps, Workers
@@ -86,12 +85,7 @@ class Found:
 
     @cached_property
     def _measured(self) -> dict[str, Any]:
-        values = read_json(self.file, _REMEDY)
-        if not isinstance(values, dict) or values.pop("sha256", None) != hash_json(values):
-            raise DataError(
-                f"Expected measurements as they were written at '{self.file}', got a file that was changed or cut "
-                f"since; {_REMEDY}."
-            )
+        values = read_sealed(self.file, "a file of measurements", _REMEDY)
         if values["of"] != hash_json(plain_json(self.run.metrics)):
             raise DataError(
                 f"Expected measurements of the run in '{self.run.directory}' at '{self.file}', got those of another "
@@ -101,12 +95,11 @@ class Found:
 
 
 def find(
-    protocol: Protocol, planned: Sequence[Planned], results: Path, output_dir: Path, *, make: bool = True
+    protocol: Protocol, planned: Sequence[Planned], results: Path, output_dir: Path
 ) -> tuple[list[Found], list[tuple[Planned, Training]]]:
     """What is there of one part, and what is still to be done, each with its training.
 
-    Bases of the embedded one's family that are not there are trained first; without `make` the runs on them are left
-    out. Raises what `trainings` raises: for a result file of other settings, data or base than the protocol's.
+    Runs on bases of the embedded one's family that are not there (`absent_bases`) are in neither. Raises what `trainings` raises: for a result file of other settings, data or base than the protocol's.
     """
     if not planned:
         return [], []
@@ -121,9 +114,7 @@ def find(
     missing: list[tuple[Planned, Training]] = []
     for model, numbers in of_base.items():
         if model != planned[numbers[0]].config.model and not Path(model).exists():
-            if not make:
-                continue
-            make_base(planned[numbers[0]], output_dir)
+            continue
         wanted = trainings(
             [configs[i] for i in numbers], [folders[i] for i in numbers],
             resume=True, execution=Execution(), general=general, results=results / planned[0].folder,
@@ -146,6 +137,12 @@ def of_family(planned: Planned) -> bool:
 def base_folder(planned: Planned, output_dir: Path) -> Path:
     """Where that base lies."""
     return output_dir / "bases" / planned.config.model
+
+
+def absent_bases(planned: Sequence[Planned], output_dir: Path) -> list[Planned]:
+    """A run on each base of the embedded one's family that is not there."""
+    first = {p.config.model: p for p in reversed(planned) if of_family(p)}
+    return [p for p in first.values() if not base_folder(p, output_dir).exists()]
 
 
 def make_base(planned: Planned, output_dir: Path, progress: Progress = silent) -> None:
@@ -186,7 +183,7 @@ def carry_out(
 
 
 def _or_diverged(protocol: Protocol, planned: Planned, training: Training, workers: Workers) -> Steps[Found | None]:
-    """The piece; None, and a warning, where training diverges: there is no score then, and the page counts it."""
+    """The piece; None, and a warning, where training diverges: there is no score then, and it stays missing."""
     try:
         return (yield from _of_run(protocol, planned, training, workers))
     except DivergedError as error:
@@ -197,7 +194,7 @@ def _or_diverged(protocol: Protocol, planned: Planned, training: Training, worke
 def _settings(protocol: Protocol, planned: Planned) -> dict[str, Any]:
     """What is measured of a run, with every setting of it, as JSON has it."""
     known = measures(protocol, planned.config.strategy)
-    return json.loads(json.dumps(plain_json({name: asdict(known[name]) for name in planned.measured})))
+    return plain_json({name: asdict(known[name]) for name in planned.measured})
 
 
 def _of_run(protocol: Protocol, planned: Planned, training: Training, workers: Workers) -> Steps[Found]:
@@ -212,19 +209,16 @@ def _of_run(protocol: Protocol, planned: Planned, training: Training, workers: W
                 found = kept((yield from known[name].measure(run, setting)))
                 for table, rows in found.items():
                     tables[f"rewinding_{table}" if name == "rewinding" else table] = rows.to_dict("list")
-        values = plain_json(
+        write_sealed(
+            measured_file(training),
             {
-                "format": 1,
                 "of": hash_json(plain_json(run.metrics)),
                 "measures": _settings(protocol, planned),
-                "git_commit": new_manifest({})["git_commit"],
+                "git_commit": git_commit(),
                 "seconds": round(time.monotonic() - start, 1),
                 "tables": tables,
-            }
+            },
         )
-        values["sha256"] = hash_json(values)
-        lines = (f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items())
-        write_text_atomic(measured_file(training), "{\n" + ",\n".join(lines) + "\n}\n")
     assert training.result_file is not None
     write_result(run, training.result_file)
     return Found(planned, FiledRun(training.result_file), measured_file(training))

@@ -76,7 +76,11 @@ class Planned:
 
 @dataclass(frozen=True)
 class Protocol:
-    """All of it. A pair is a seed and an order of the tasks, one for one: no two runs of a strategy share either."""
+    """All of it.
+
+    A pair is a seed and an order of the tasks, one for one: no two runs of a part with one strategy and change share
+    either.
+    """
 
     base: RunConfig
     real: RunConfig | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +51,13 @@ def write_report(
 ) -> Report:
     """Answer every question from the pieces that are there; writes `tables/`, `figures/` and `RESULTS.md`.
 
-    `wanted`: how many pieces each part has; what a report of before has left in the two folders is removed.
+    `wanted`: how many pieces each part has. Tables and figures that the page of before names are removed, others stay.
     """
-    for old in (*(folder / "tables").glob("*.csv"), *(folder / "figures").glob("*.*")):
-        old.unlink()
+    file = folder / "RESULTS.md"
+    before = file.read_text("utf-8") if file.exists() else ""
+    for old in re.findall(r"tables/\w+\.csv|figures/\w+\.png", before):
+        (folder / old).unlink(missing_ok=True)
+        (folder / old).with_suffix(".txt").unlink(missing_ok=True)  # its caption
     tables: dict[str, pd.DataFrame] = {}
     words: list[str] = []
     page = [*_head(found, wanted)]
@@ -82,7 +86,6 @@ def write_report(
                 f"`tables/{name}.csv`" + ("" if len(table) <= LONGEST else f", the first {LONGEST} rows") + ":",
             ]
             page += ["", *markdown(table[:LONGEST])]
-    file = folder / "RESULTS.md"
     write_text_atomic(file, "\n".join(page) + "\n")
     return Report(file, tables, words)
 

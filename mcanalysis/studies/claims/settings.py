@@ -57,7 +57,8 @@ class StudySettings:
 
         found = Tuned.read(Path(self.results) / "tuned.yaml")
         found.check(FULL.base, get_benchmark(FULL.base.benchmark).tasks)
-        trained = {name for name in strategy_names() if get_strategy(name).schedule != "none"}
+        own = [kind for kind in map(get_strategy, strategy_names()) if kind.__module__.startswith("mcanalysis.")]
+        trained = {kind.name for kind in own if kind.schedule != "none"}
         if absent := sorted(trained - set(found.strategies)):
             raise UserError(
                 f"Expected tuned settings of every strategy in '{self.results}/tuned.yaml', got none of "

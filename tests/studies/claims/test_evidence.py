@@ -77,5 +77,7 @@ def test_the_picture_has_each_mean_at_its_place_filled_where_it_is_settled():
     assert [m.get_xdata()[0] for m in marks] == pytest.approx(list(table["mean"]))
     filled = [matplotlib.colors.to_hex(m.get_markerfacecolor()) != "#ffffff" for m in marks]
     assert filled == list(table.p_holm <= 0.05) and filled[1]
+    (axes,) = plot_intervals(table.assign(t_star=[0.5, 0.25, 0.75], other=[1.5, 2.5, 3.5]), "gain").axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["line", "curve", "aligned"]  # numbers name no row
     with pytest.raises(UserError, match="at least one row"):
         plot_intervals(table[:0], "gain")

@@ -127,9 +127,12 @@ def test_a_result_file_of_other_settings_is_refused(done, tmp_path):
 
 def test_the_report_answers_what_it_can_and_says_what_it_cannot(done, tmp_path):
     (tmp_path / "tables").mkdir()
-    (tmp_path / "tables" / "of_before.csv").write_text("a,b")
+    for name in ("of_before", "of_a_stranger"):
+        (tmp_path / "tables" / f"{name}.csv").write_text("a,b")
+    (tmp_path / "RESULTS.md").write_text("`tables/of_before.csv`:")
     report = write_report(done[2], tmp_path, {"main": 4, "others": 3})
-    assert {f"{name}.csv" for name in report.tables} == {f.name for f in (tmp_path / "tables").iterdir()}
+    files = {f.name for f in (tmp_path / "tables").iterdir()}
+    assert files == {f"{name}.csv" for name in report.tables} | {"of_a_stranger.csv"}
     page = report.page.read_text()
     assert "No piece that answers it is there yet." in page  # no signals were measured
     assert "main 4 of 4, others 0 of 3" in page and "**Not complete" in page
@@ -195,6 +198,9 @@ def test_the_gain_is_over_the_end_that_eval_prefers():
     (found,) = gain.answer(made).tables["gain"].to_dict("records")
     assert (found["mean"], found["interpolation_gain"]) == (pytest.approx(0.2), pytest.approx(-0.1))
     assert (found["above"], found["below"]) == (0.0, 1.0)
+    ends = [row | {"split": "eval", "score": [0.9, 0.5, 0.4]}, row | {"split": "test", "score": [0.8, 0.6, 0.1]}]
+    (found,) = gain.answer([Made(p, "er", barriers=[barrier], profiles=ends) for p in range(3)]).tables["gain"]["mean"]
+    assert found == pytest.approx(-0.2)  # an end is no point between
     level = [row | {"split": split, "score": [0.5, 0.5, 0.5]} for split in ("eval", "test")]
     (found,) = gain.answer([Made(p, "er", barriers=[barrier], profiles=level) for p in range(3)]).tables["gain"]["mean"]
     assert found == 0.0

@@ -18,9 +18,7 @@ def answer(found: Sequence[Found]) -> Answer:
     barriers = barriers[(barriers.quantity == "loss") & (barriers.task == "mean_old")]
     profiles = rows(found, "profiles")
     profiles = profiles[(profiles.task == "mean_old") & (profiles.split == "test")]
-    both = profiles.merge(
-        barriers[[*keys, "space", "path", "chord_barrier", "chord_barrier_high"]], on=[*keys, "space", "path"]
-    )
+    both = profiles.merge(barriers[[*keys, "space", "path", "chord_barrier"]], on=[*keys, "space", "path"])
     both = both[(both.path == "linear") & (both.space == "delta")]
     losses, ts = (np.array(both[name].tolist(), dtype=float) for name in ("loss", "t"))
     rise = losses[:, -1] - losses[:, 0]

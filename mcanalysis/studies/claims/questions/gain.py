@@ -43,7 +43,7 @@ def answer(found: Sequence[Found]) -> Answer:
 
 
 def over_the_end_of_eval(found: Sequence[Found]) -> pd.DataFrame:
-    """`gain` of each path: S̄ on test at the t that has the best S̄ on eval, minus that of the end with the better one.
+    """`gain` of each path: S̄ on test at the inner t with the best S̄ on eval, minus that of the end with the better one.
 
     Point and end are both chosen on eval, so that equal truth has a gain of 0 in the mean; of equal ends the mean is
     taken, of equal points the one nearest to the middle.
@@ -58,7 +58,8 @@ def over_the_end_of_eval(found: Sequence[Found]) -> pd.DataFrame:
             continue
         ts = np.array(of.loc["eval", "t"], dtype=float)
         chosen, judged = (np.array(of.loc[split, "score"], dtype=float) for split in ("eval", "test"))
-        best = np.flatnonzero(chosen >= np.nanmax(chosen) - 1e-9)
+        inner = np.where((ts > 0) & (ts < 1), chosen, -np.inf)
+        best = np.flatnonzero(inner >= np.nanmax(inner) - 1e-9)
         at = best[np.argmin(np.abs(ts[best] - 0.5))]
         ends = [i for i in (0, len(ts) - 1) if chosen[i] >= max(chosen[0], chosen[-1]) - 1e-9]
         found_rows.append((*key, float(judged[at] - judged[ends].mean())))

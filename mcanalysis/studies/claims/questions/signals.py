@@ -22,7 +22,7 @@ def answer(found: Sequence[Found]) -> Answer:
     tables = tables_of(table.drop(columns=lacking), table.pair.to_list())
     table = tables["predictor_correlations"]
     table = table[table.over.isin(["all", "within strategies"])]
-    table = table.rename(columns={"rho": "mean"})
+    table = table.drop(columns="needs_old_data").rename(columns={"rho": "mean"})
     first = table[(table.outcome == "forgetting") & (table.over == "within strategies")]
     best = first.reindex(first["mean"].abs().sort_values(ascending=False).index)[:3]
     words = [
