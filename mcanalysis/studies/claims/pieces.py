@@ -99,7 +99,8 @@ def find(
 ) -> tuple[list[Found], list[tuple[Planned, Training]]]:
     """What is there of one part, and what is still to be done, each with its training.
 
-    Runs on bases of the embedded one's family that are not there (`absent_bases`) are in neither. Raises what `trainings` raises: for a result file of other settings, data or base than the protocol's.
+    Runs on bases of the embedded one's family that are not there (`absent_bases`) are in neither. Raises what
+    `trainings` raises: for a result file of other settings, data or base than the protocol's.
     """
     if not planned:
         return [], []
@@ -141,8 +142,11 @@ def base_folder(planned: Planned, output_dir: Path) -> Path:
 
 def absent_bases(planned: Sequence[Planned], output_dir: Path) -> list[Planned]:
     """A run on each base of the embedded one's family that is not there."""
-    first = {p.config.model: p for p in reversed(planned) if of_family(p)}
-    return [p for p in first.values() if not base_folder(p, output_dir).exists()]
+    first: dict[str, Planned] = {}
+    for p in planned:
+        if of_family(p) and not base_folder(p, output_dir).exists():
+            first.setdefault(p.config.model, p)
+    return list(first.values())
 
 
 def make_base(planned: Planned, output_dir: Path, progress: Progress = silent) -> None:
