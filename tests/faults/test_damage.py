@@ -56,12 +56,9 @@ def write_run(folder: Path, of: Path = OLD, seed: int = 0) -> Path:
     write_manifest(folder, {**manifest, "format": FORMAT, "config": config})
     for file in sorted(of.rglob("*")):
         name = file.relative_to(of).as_posix()
-        if file.is_file() and name.split("/")[0] not in (
-            "manifest.json",
-            "measurements.sqlite",
-            "checkpoint",
-            "minima",
-        ):
+        # Beside the measurements lie those of SQLite, while another test reads them.
+        apart = ("manifest.json", "measurements.sqlite", "checkpoint", "minima")
+        if file.is_file() and not name.startswith(apart):
             write_bytes_atomic(folder / name, file.read_bytes())
     for source in of.glob("minima/*/*"):
         with replace_directory_atomic(folder / source.relative_to(of)) as fresh:
