@@ -5,6 +5,7 @@
 # make docs   the site, into site/; a warning is an error.  make build  wheel and sdist, into dist/, checked for the index
 # make versions  that wheel in fresh environments of other Pythons and the oldest and newest torch, transformers and peft
 # make accelerator  the same numbers on a GPU as on the CPU, and how fast it trains and evaluates; see docs/development.md
+# make supply licences and known weaknesses of the packages that this one brings
 # make house  lines, files and imports of each folder, and the picture of the house (docs/house.png)
 # make faults kills, full disks, absurd and drawn input, planted faults, and a table of what they did; SIZE=full, see docs/faults.md
 # make bench  speed and memory into BENCHMARKS.md; MCANALYSIS_TRACE_DIR=<folder of tasks> for real text
@@ -15,7 +16,7 @@ ARGS   ?=
 SIZE   ?= small
 DATA   ?= data/bigbench
 
-.PHONY: demo real test test-all faults accelerator lint format docs build versions house bench clean
+.PHONY: demo real test test-all faults accelerator lint format docs build versions supply house bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -70,6 +71,10 @@ build: $(VENV)/.installed
 
 versions: build
 	$(VENV)/bin/python tests/versions.py dist/*.whl $(ARGS)
+
+supply: $(VENV)/.installed-test
+	$(PIP) install --quiet -c constraints.txt -e '.[supply]'
+	$(VENV)/bin/python tests/supply.py
 
 house: $(VENV)/.installed
 	$(VENV)/bin/python docs/house.py $(ARGS)

@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import os
+import socket
 import sys
 
 os.environ["OMP_NUM_THREADS"] = os.environ.get("MCANALYSIS_TEST_THREADS", "1")  # also of processes that tests start
@@ -40,6 +41,23 @@ _spec = importlib.util.spec_from_file_location("shapes", Path(__file__).with_nam
 shapes = sys.modules["shapes"] = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(shapes)
 shapes.watch()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_other_machine():
+    """No test reaches another machine: what tries is refused here, by name, and not after a wait for its answer."""
+    real = socket.socket.connect
+
+    def connect(self, address):
+        streams = self.family in (socket.AF_INET, socket.AF_INET6) and self.type & socket.SOCK_STREAM
+        if streams and not address[0].startswith(("127.", "::1", "localhost")):
+            raise OSError(f"a test asked for {address}: no test may need another machine")
+        return real(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect)
+        yield
+
 
 WORDS = ("apple", "river", "seven", "green", "Haus", "stone", "quiet", "paper", "north", "silver")
 

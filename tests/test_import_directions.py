@@ -1,8 +1,11 @@
 """Imports go down only, each third-party library has one home, and `cli` alone prints and reads the command line."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -119,6 +122,21 @@ def test_each_library_has_its_home():
     for part in ("params", "paths", "metrics"):
         for library in ("transformers", "peft", "matplotlib", "accelerate", "datasets"):
             assert part not in importers_of(library)
+
+
+IF_INSTALLED = {"mergekit"}  # looked at where somebody has it; it wants another torch than ours
+
+
+def test_whatever_is_imported_is_declared():
+    """Also what another dependency brings anyway: that one may drop it."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    lines = [*project["dependencies"], *(line for of in project["optional-dependencies"].values() for line in of)]
+    declared = {re.split(r"[<>=\[; ]", line)[0].lower().replace("_", "-") for line in lines}
+    modules = {name.split(".")[0] for file in SOURCES for name in imported(file)}
+    whose = packages_distributions()
+    for module in modules - set(sys.stdlib_module_names) - IF_INSTALLED - {"mcanalysis"}:
+        names = {name.lower().replace("_", "-") for name in whose.get(module, [module])}
+        assert names & declared, f"{module} is imported, and none of {sorted(names)} declared"
 
 
 def test_only_the_command_line_prints_and_is_read():

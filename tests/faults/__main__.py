@@ -20,6 +20,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree  # of a file that pytest wrote
 
 import crashes
 import saboteurs
@@ -86,14 +87,26 @@ class _Done:
         read = [json.loads(line) for line in lines if line.endswith("}")]
         self._rows = {entry["case"]: entry["found"] for entry in read if entry["of"] == self._of}
 
-    def __call__(self, case: str, find: Callable[[], dict[str, str]]) -> dict[str, str]:
-        """What was found wrong in a case, by kind; it is tried where it is not done."""
+    def __call__(self, case: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What was found wrong in a case, by kind, or in each of several; it is tried where it is not done."""
         if case not in self._rows:
             self._rows[case] = find()
             with self._file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"case": case, "of": self._of, "found": self._rows[case]}) + "\n")
-            sys.stderr.write(f"{case}: {self._rows[case] or 'well'}\n")
+            sys.stderr.write(f"{case}: {_in_words(self._rows[case])}\n")
         return self._rows[case]
+
+
+def _in_words(found: dict[str, Any]) -> str:
+    """What was found in a case, or in how many of several nothing was, and what in the others.
+
+    >>> _in_words({}), _in_words({"hang": "30 s"}), _in_words({"a": {}, "b": {"hang": "30 s"}})
+    ('well', "{'hang': '30 s'}", "1 of 2 well, not {'b': {'hang': '30 s'}}")
+    """
+    if not any(isinstance(of, dict) for of in found.values()):
+        return str(found) if found else "well"
+    wrong = {case: of for case, of in found.items() if of}
+    return f"{len(found) - len(wrong)} of {len(found)} well{f', not {wrong}' if wrong else ''}"
 
 
 def _row(part: str, cases: dict[str, dict[str, str]]) -> Row:
@@ -139,31 +152,46 @@ def _pytest(*arguments: str, **environment: str) -> tuple[int, str]:
 def _input(args: argparse.Namespace, done: _Done) -> Iterator[Row]:
     """Every test file beside this one, but what is fuzzed or crashes here anyway: a test is a fault."""
     for file in sorted(HERE.glob("test_*.py")):
-        if file.stem in ("test_fuzz", "test_crash", "test_saboteurs"):
-            continue
-        report: dict[str, dict[str, str]] = {}
-        code, said = _pytest(str(file), "-rA", "--tb=no", *(() if args.size == "full" else ("-m", "not slow")))
-        for outcome, test in re.findall(r"^(PASSED|FAILED|ERROR) (\S+)", said, re.MULTILINE):
-            report[test] = {} if outcome == "PASSED" else {"unclear": outcome}
-        if not report and code not in (0, 5):
-            report[str(file)] = {"unclear": said[-300:]}
-        yield _row(file.stem.removeprefix("test_").replace("_", " "), report)
+        if file.stem not in ("test_fuzz", "test_crash", "test_saboteurs"):
+            name = file.stem.removeprefix("test_").replace("_", " ")
+            yield _row(name, done(f"input {name}", partial(_tests, file, args)))
+
+
+def _tests(file: Path, args: argparse.Namespace) -> dict[str, dict[str, str]]:
+    report = args.folder / "report.xml"
+    report.unlink(missing_ok=True)
+    marked = () if args.size == "full" else ("-m", "not slow")
+    code, said = _pytest(str(file), f"--junitxml={report}", "--tb=no", *marked)
+    cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
+    outcomes = [(f"{file.stem}::{c.get('name')}", {child.tag for child in c}) for c in cases]
+    found = {
+        name: {"unclear": "failed"} if tags & {"failure", "error"} else {}
+        for name, tags in outcomes
+        if "skipped" not in tags
+    }
+    return found if code in (0, 5) or any(found.values()) else {**found, str(file): {"unclear": said[-300:]}}
 
 
 def _fuzz(args: argparse.Namespace, folder: Path, done: _Done) -> Iterator[Row]:
-    counts = folder / "fuzz.jsonl"
+    for test in re.findall(r"^def test_(\w+)", (HERE / "test_fuzz.py").read_text("utf-8"), re.MULTILINE):
+        name = f"fuzzing: {test.replace('_', ' ')}"
+        yield _row(name, done(f"{name} (seed {args.seed})", partial(_drawn, args, folder, test)))
+
+
+def _drawn(args: argparse.Namespace, folder: Path, test: str) -> dict[str, dict[str, str]]:
+    counts = folder / f"fuzz-{test}.jsonl"
     counts.unlink(missing_ok=True)
     examples = args.examples or EXAMPLES[args.size]
-    _, said = _pytest(
-        str(HERE / "test_fuzz.py"), "--tb=short",
+    code, said = _pytest(
+        f"{HERE / 'test_fuzz.py'}::test_{test}", "--tb=short",
         MCANALYSIS_FUZZ_EXAMPLES=str(examples), MCANALYSIS_FUZZ_COUNTS=str(counts), MCANALYSIS_FUZZ_SEED=str(args.seed),
     )  # fmt: skip
     outcomes = [json.loads(line) for line in counts.read_text().splitlines()] if counts.exists() else []
-    bad = {str(o["case"])[:200]: {o["wrong"]: str(o["case"])} for o in outcomes if o["wrong"]}
-    row = _row("fuzzing", {f"well {i}": {} for i, o in enumerate(outcomes) if not o["wrong"]} | bad)
-    if not outcomes:
-        row["bad"], row["unclear"] = {"fuzzing": {"unclear": said[-500:]}}, 1
-    yield row
+    found = {
+        f"{i} {str(o['case'])[:200]}": {o["wrong"]: str(o["case"])} if o["wrong"] else {}
+        for i, o in enumerate(outcomes)
+    }
+    return found if outcomes and (code == 0 or any(found.values())) else {**found, test: {"unclear": said[-500:]}}
 
 
 def _saboteurs(args: argparse.Namespace, done: _Done) -> Iterator[Row]:

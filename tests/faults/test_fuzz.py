@@ -2,12 +2,14 @@
 
 Six kinds: command lines, settings files, data files, configurations of bases, adapters, and files of runs. How many are
 drawn in all: MCANALYSIS_FUZZ_EXAMPLES (36); MCANALYSIS_FUZZ_SEED draws others; what became of each goes, as JSON lines,
-to MCANALYSIS_FUZZ_COUNTS. Scripts run in this process, wherever they can as a dry run, so that what is right is quick.
+to MCANALYSIS_FUZZ_COUNTS. Scripts run in this process, wherever they can as a dry run, so that what is right is quick;
+every tenth of them in one of its own, as users start them, so that what the process was before does not count.
 """
 
 import contextlib
 import importlib.util
 import io
+import itertools
 import json
 import os
 import re
@@ -28,6 +30,8 @@ EXAMPLES = int(os.environ.get("MCANALYSIS_FUZZ_EXAMPLES", "36"))
 SEED = int(os.environ.get("MCANALYSIS_FUZZ_SEED", "0"))
 KINDS = 6
 SECONDS = 20
+STARTING = 40  # seconds more for a process of its own, which imports torch on a busy machine
+EACH_TENTH = 10
 
 DIGITS = "9" * 5000
 ODD_TEXTS = [
@@ -98,6 +102,22 @@ def run_script(name, *arguments):
     return code, err.getvalue(), trace
 
 
+def start_script(name, *arguments):
+    """The same of a script that is started as a process; one that a signal ended has a negative code."""
+    command = [sys.executable, REPOSITORY / "analyses" / f"{name}.py", *map(str, arguments)]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS + STARTING)
+    except subprocess.TimeoutExpired:
+        return "hang", "", f"no end after {SECONDS + STARTING} s"
+    return ended.returncode, ended.stderr, None
+
+
+def can_be_started(arguments):
+    """Whether the system takes them: no NUL, nothing that is no Unicode, and not too long."""
+    texts = [str(a) for a in arguments]
+    return not any("\0" in t or len(t) > 100_000 or t != t.encode("utf-8", "ignore").decode() for t in texts)
+
+
 def judge(code, err, trace, written):
     """The kind of what is wrong and what it is; (None, "") where nothing is."""
     if code == "hang":
@@ -116,12 +136,14 @@ def judge(code, err, trace, written):
 def tried():
     """tried(kind, folder, script, *arguments) runs a script in a folder, asserts that it ended well, and counts it."""
     counts = os.environ.get("MCANALYSIS_FUZZ_COUNTS")
+    number = itertools.count(1)
 
     def call(kind, folder, name, *arguments):
         before, there = {f for f in folder.rglob("*")}, Path.cwd()
         os.chdir(folder)
+        apart = next(number) % EACH_TENTH == 0 and can_be_started(arguments)
         try:
-            result = run_script(name, *arguments)
+            result = (start_script if apart else run_script)(name, *arguments)
         finally:
             os.chdir(there)
         written = sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f not in before)
@@ -131,7 +153,7 @@ def tried():
         if counts:
             with Path(counts).open("a") as stream:
                 case = ascii([kind, name, *(str(a)[:60] for a in arguments)]) if wrong else kind
-                stream.write(json.dumps({"case": case, "wrong": wrong}) + "\n")
+                stream.write(json.dumps({"case": case, "wrong": wrong, "process": apart}) + "\n")
         assert wrong is None, f"{name} {arguments}: {what}"
         return result[0]
 

@@ -442,6 +442,13 @@ def test_offline_nothing_is_asked_with_a_name_either(no_network, script, tmp_pat
     assert os.environ["HF_HUB_OFFLINE"] == "1"  # for processes that are started
 
 
+def test_no_test_reaches_another_machine():
+    with socket.socket() as stream, pytest.raises(OSError, match="no test may need"):
+        stream.connect(("203.0.113.1", 80))  # of a block that is kept for documentation
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as stream:
+        assert stream.getpeername() == server.getsockname()
+
+
 def test_the_commands_for_a_cluster_stay_on_this_machine():
     for line in (REPOSITORY / "docs/cluster.md").read_text("utf-8").splitlines():
         if line.startswith("dask scheduler"):
