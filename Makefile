@@ -38,7 +38,7 @@ real: $(VENV)/.installed
 	$(VENV)/bin/python analyses/connectivity.py --config analyses/real/$(SIZE).yaml --data-dir $(DATA) --resume $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest -n 2 -m "not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --durations 40 -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n 2 $(ARGS)

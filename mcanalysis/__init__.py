@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mcanalysis.paths import Bezier, Linear, Plane, PolyChain, SegmentedBezier, Simplex
     from mcanalysis.runs.run import Run, load_run
     from mcanalysis.studies.card import card
+    from mcanalysis.studies.connectivity.values import example_values
     from mcanalysis.studies.signals.base import signals
     from mcanalysis.training.config import RunConfig, TrainingConfig
     from mcanalysis.training.continual_trainer import ContinualTrainer, train
@@ -70,6 +71,7 @@ _HOMES = {
     "eigenvalues": "landscape.eigenvalues",
     "ensemble_along": "connectivity.ensemble",
     "epsilon_sharpness": "landscape.sharpness",
+    "example_values": "studies.connectivity.values",
     "expected_sharpness": "landscape.sharpness",
     "fit_curve": "connectivity.curve_fitting",
     "fit_trajectory_pca": "landscape.trajectory_pca",
@@ -94,10 +96,10 @@ __all__ = [
     "Bezier", "Certificate", "ContinualTrainer", "EngineSettings", "HessianOperator", "Linear", "Plane",
     "PolyChain", "Profile", "Run", "RunConfig", "SegmentedBezier", "Simplex", "Slice", "TrainingConfig",
     "UserError", "adapter_objective", "attribute", "barrier_certificate", "basin_radius", "card", "check_merge",
-    "early_profile", "eigenvalues", "ensemble_along", "epsilon_sharpness", "expected_sharpness", "fit_curve",
-    "fit_trajectory_pca", "gauge_spread", "lm_eval_objective", "load_adapter", "load_run", "module_objective",
-    "predicted_forgetting", "profile", "push_to_hub", "random_slice", "save_adapter", "signals", "snapshot",
-    "spectral_density", "trace", "train",
+    "early_profile", "eigenvalues", "ensemble_along", "epsilon_sharpness", "example_values", "expected_sharpness",
+    "fit_curve", "fit_trajectory_pca", "gauge_spread", "lm_eval_objective", "load_adapter", "load_run",
+    "module_objective", "predicted_forgetting", "profile", "push_to_hub", "random_slice", "save_adapter", "signals",
+    "snapshot", "spectral_density", "trace", "train",
 ]  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Runs of the study one after another: trained, measured while the weights are there, and kept as two small files.
 
 `<folder>/<name>.json` is the run's result file, `<folder>/<name>.measured.json` what was measured of it. The result
-file is written last, so that where it is, all of it is.
+file is written last, so that where it is, all of it is. The values of every example along paths, too many to commit, go
+beside the runs, as `values/<name>.parquet`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from mcanalysis.store.manifest import git_commit
 from mcanalysis.store.sealed import read_sealed, write_sealed
 from mcanalysis.studies.claims.measures import kept, measures
 from mcanalysis.studies.claims.protocol import BASES, Planned, Protocol
+from mcanalysis.studies.connectivity.study import Connectivity
+from mcanalysis.studies.connectivity.values import joined, value_steps, write_values
 from mcanalysis.studies.engine import Engine, Here, Steps, Workers
 from mcanalysis.studies.study import Setting
 from mcanalysis.studies.training import Training, trainings
@@ -208,11 +211,18 @@ def _of_run(protocol: Protocol, planned: Planned, training: Training, workers: W
         tables: dict[str, Any] = {}
         known = measures(protocol, run.strategy)
         setting = Setting(run.strategy, lambda: workers.count)
+        values: list[pd.DataFrame] = []
         with lock_measurements(run.directory):
             for name in planned.measured:
-                found = kept((yield from known[name].measure(run, setting)))
+                study = known[name]
+                found = kept((yield from study.measure(run, setting)))
+                if isinstance(study, Connectivity):
+                    values.append((yield from value_steps(run, study)))
                 for table, rows in found.items():
                     tables[f"rewinding_{table}" if name == "rewinding" else table] = rows.to_dict("list")
+        if values:
+            table = joined(values).assign(piece=planned.name)
+            write_values(table, training.directory.parents[1] / "values" / f"{planned.name}.parquet")
         write_sealed(
             measured_file(training),
             {

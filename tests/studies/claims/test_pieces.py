@@ -57,6 +57,24 @@ def test_what_is_there_counts_as_done_with_and_without_its_weights(done, tmp_pat
                 pd.testing.assert_frame_equal(table, other.tables[name])
 
 
+def test_the_values_of_every_example_lie_in_one_folder_that_pandas_reads(done):
+    """As the study's page says, and their means are what is kept; paths that two measures share are there once."""
+    folder, planned, found = done
+    values = pd.read_parquet(folder / "runs" / "values")
+    assert set(values.piece) == {p.name for p in planned}
+    key = ["piece", "space", "path", "start", "end", "split", "task", "t", "example"]
+    assert not values.duplicated(key).any()
+    own = values[values.piece == planned[0].name]
+    assert set(own.start) == {"1-FOMC", "0-BASE"}  # and so those of rewinding, too
+    for row in found[0].tables["profiles"].to_dict("records"):
+        if row["task"] in ("mean", "mean_old"):
+            continue
+        of = own[np.logical_and.reduce([own[name] == row[name] for name in key[1:7]])]
+        for t, loss in zip(row["t"], row["loss"], strict=True):
+            at = of[np.isclose(of.t, t)]
+            assert np.average(at.loss, weights=at.targets) == pytest.approx(loss, rel=2e-4)
+
+
 def test_what_is_kept_are_the_numbers_of_the_run(done):
     folder, planned, found = done
     run = load_run(folder / "runs" / "tuned" / planned[0].name)
