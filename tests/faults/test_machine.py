@@ -5,9 +5,11 @@ Full and read-only disks are real ones, small and in memory, where this process 
 
 import errno
 import os
+import re
 import resource
 import subprocess
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,6 +107,23 @@ def test_few_file_handles(script, tmp_path, monkeypatch):
             os.close(descriptor)
         refused(script(*ELSEWHERE), "Too many open files", "unable to open database file")
     assert script(*ELSEWHERE)[0] == 0
+
+
+def test_too_little_memory_and_then_enough(script, tmp_path, monkeypatch, adapter_bytes):
+    """The system refuses what a batch of hundreds takes beyond what the process has; then the same run goes on."""
+    monkeypatch.chdir(tmp_path)
+    large = [*TRAIN[:-3], "--output-dir"]
+    for flag in ("--num-train", "--batch-size"):
+        large[large.index(flag) + 1] = 150
+    assert script(*ELSEWHERE)[0] == 0  # what is imported late is there now
+    status = Path("/proc/self/status").read_text()
+    used = 1024 * int(re.search(r"VmSize:\s+(\d+)", status)[1])
+    with limit(resource.RLIMIT_AS, used + 20 * 2**20):
+        refused(script(*large, "run"), "Expected enough memory")
+    assert not list((tmp_path / "run").rglob("*.partial"))
+    assert script(*large, "run", "--resume")[0] == 0
+    assert script(*large, "another")[0] == 0
+    assert adapter_bytes(tmp_path / "run") == adapter_bytes(tmp_path / "another")
 
 
 @pytest.mark.parametrize(
