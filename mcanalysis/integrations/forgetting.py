@@ -98,7 +98,8 @@ class ForgettingCallback(TrainerCallback):
         base: folder or hub id of the base, where adapter and base do not say it.
         seed: of the run; None: that of the Trainer's arguments, 0 without.
         engine: how points are evaluated.
-        log: `log(values, step=…)`, such as `accelerator.log`; a Trainer to which it is attached logs by itself.
+        log: `log(values, step=…)`, such as `accelerator.log`, with steps that count on from task to task, as trackers
+            want them; a Trainer to which it is attached logs by itself.
         progress: shows how far an evaluation is.
 
     Raises `UserError` in one line, before anything is written: for a model that `adopt` refuses, a task that the run
@@ -143,7 +144,9 @@ class ForgettingCallback(TrainerCallback):
         self.base = base
         self.seed = seed
         self.engine_settings = engine
-        self.log = log
+        self.log: Log | None = None
+        if log is not None:
+            self.log = lambda values, step: log(values, step=self._num_steps_before + step)
         self.progress = progress
         self._model: LoraModel | None = None
 
@@ -216,6 +219,12 @@ class ForgettingCallback(TrainerCallback):
     def label(self) -> str:
         """What the minimum is called: `<k>-<TASK>`."""
         return f"{len(self._names)}-{self.task}"
+
+    @property
+    def _num_steps_before(self) -> int:
+        """The steps of the tasks before this one."""
+        steps = self._manifest["config"]["training"]["num_steps"]
+        return sum(int(steps.get(name) or 0) for name in self._names[:-1])
 
     def stepped(self) -> None:
         """Average the adapter, where that is asked for; a loop of one's own calls it after each optimiser step."""

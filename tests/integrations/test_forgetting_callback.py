@@ -189,6 +189,12 @@ def test_a_loop_of_ones_own(tmp_path, data, peft_model, rows_of, tokenizer, trai
         found = [callback.saved(prepared, step)]
     found.append(callback.end(prepared, step))
     assert [step for step, _ in Mine.logged] == [1, 2, 2] and [v for _, v in Mine.logged][1:] == found
+    callback = ForgettingCallback(tmp_path / "run", "alpha", data, log=accelerator.log, num_test=2, max_new_tokens=4)
+    callback.begin(prepared)
+    callback.saved(prepared, 1)
+    callback.end(prepared, 3)
+    assert [step for step, _ in Mine.logged] == [1, 2, 2, 3, 5]  # trackers drop what has a step below the last
+    assert mc.load_run(tmp_path / "run").config["training"]["num_steps"] == {"zeta": 2, "alpha": 3}
     run = mc.load_run(tmp_path / "run")
     assert run.seed == 0 and run.config["num_test"] == 2
     assert run.accuracy_matrix.zeta.iloc[1] == found[-1]["forgetting/zeta/score"]
