@@ -1,0 +1,162 @@
+"""Line search: after each task the answer moves from where it was towards the adapter that was trained, as far as the
+memory says.
+
+Tried in the study (STUDY.md) and no part of the package:
+`MCANALYSIS_STRATEGY_PATH=analyses/strategies python analyses/train.py --strategy line_search`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mcanalysis.errors import UserError
+from mcanalysis.models.encoding import EncodedExample, collate, pad_id
+from mcanalysis.models.forward import forward
+from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.params.groups import by_layer, by_module
+from mcanalysis.params.point import Point
+from mcanalysis.replay.random_state import random_state, set_random_state
+from mcanalysis.replay.reservoir import Rehearsal, ReplayItem
+from mcanalysis.strategies.strategy import Step, Strategy, StrategyConfig
+
+ALONG = tuple(i / 20 for i in range(21))
+"""t that are tried of the whole adapter."""
+APART = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""t that are tried of one layer or module, where the others stand."""
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class LineSearchConfig(StrategyConfig):
+    """Settings of the line search.
+
+    `memory_size`: as of `er`. `by`: one t for the whole adapter, or one for each layer or each module. `held_out`: the
+    share of the memory that is never replayed and alone judges; 0: all of it does both. `go_on_from`: where the next
+    task's training starts, the trained adapter or the chosen point.
+    """
+
+    memory_size: int | float = 500
+    by: Literal["adapter", "layer", "module"] = "adapter"
+    held_out: float = 0.0
+    go_on_from: Literal["trained", "chosen"] = "trained"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise UserError(f"Expected a share held_out in [0, 1), got {self.held_out}; try 0.25.")
+
+
+class LineSearch(Strategy):
+    """Experience replay trains the adapter `trained`; after task k `chosen` ← chosen + t·(trained − chosen), factor by
+    factor, with the t of least loss: of each task the mean in nats per target token over what is remembered of it, and
+    of these the mean over the tasks. With several t, one sweep, each over a coarse grid from the best single t on.
+
+    After the first task it is the trained adapter.
+    """
+
+    name = "line_search"
+    reference = "ours"
+    config_class = LineSearchConfig
+    searched: ClassVar = {
+        "by": ("adapter", "layer", "module"),
+        "held_out": (0.0, 0.25),
+        "go_on_from": ("trained", "chosen"),
+    }
+    learners = ("trained", "chosen")
+    resting_learners = ("chosen",)
+
+    def __init__(self, config: LineSearchConfig, seed: int) -> None:
+        super().__init__(config, seed)
+        self.rehearsal = Rehearsal(config.memory_size, seed)
+        self.chosen: Point = {}
+        self._rng = Random(f"line_search/{seed}")
+
+    @property
+    def answering_learner(self) -> str:
+        return "chosen"
+
+    def _parts(self) -> tuple[list[ReplayItem], list[ReplayItem]]:
+        """What is replayed, and what judges; places of a reservoir are as random as what lies in them."""
+        items = self.rehearsal.buffer.items
+        cut = len(items) - round(self.config.held_out * self.rehearsal.buffer.capacity)
+        return (items[: max(cut, 1)], items[max(cut, 1) :]) if self.config.held_out else (items, items)
+
+    def begin(self, model: LoraModel, num_tasks: int) -> None:
+        self.chosen = model.point()
+
+    def begin_task(self, model: LoraModel, task_index: int, examples: Sequence[EncodedExample]) -> None:
+        super().begin_task(model, task_index, examples)
+        if task_index and self.config.go_on_from == "chosen":
+            model.load_point(self.chosen)
+
+    def draw_replay(self, number: int) -> list[EncodedExample]:
+        replayed, _ = self._parts()
+        if not self.task_index or not replayed:
+            return []
+        draw = self._rng.sample if number <= len(replayed) else lambda items, k: self._rng.choices(items, k=k)
+        return [item.example for item in draw(replayed, number)]
+
+    def loss(self, step: Step) -> Tensor:
+        result = step.forward()
+        if not step.num_replay:
+            return step.current_loss(result)
+        return (step.current_loss(result) + step.replay_loss(result)) / 2
+
+    def after_step(self, model: LoraModel, examples: Sequence[EncodedExample], first_pass: Sequence[bool]) -> None:
+        self.rehearsal.remember(examples, first_pass, self.task_index)
+
+    def end_task(self, model: LoraModel, examples: Sequence[EncodedExample]) -> None:
+        trained, judges = model.point(), self._parts()[1]
+        ts = dict.fromkeys(trained, 1.0)
+        if self.task_index and judges:
+            ts = self._search(model, trained, judges)
+        self.report.setdefault("t", []).append(sum(ts.values()) / len(ts))
+        self.chosen = self._at(trained, ts)
+
+    def _at(self, trained: Mapping[str, Tensor], ts: Mapping[str, float]) -> Point:
+        return {k: self.chosen[k].lerp(v, ts[k]) if ts[k] < 1 else v.clone() for k, v in trained.items()}
+
+    def _search(self, model: LoraModel, trained: Point, judges: Sequence[ReplayItem]) -> dict[str, float]:
+        def best(names: Iterable[str], grid: Sequence[float], ts: dict[str, float]) -> dict[str, float]:
+            tried = [ts | dict.fromkeys(names, t) for t in grid]
+            losses = [self._loss(model, self._at(trained, one), judges) for one in tried]
+            return tried[min(range(len(tried)), key=losses.__getitem__)]
+
+        ts = best(trained, ALONG, dict.fromkeys(trained, 1.0))
+        groups = {"adapter": {}, "layer": by_layer(trained), "module": by_module(trained)}[self.config.by]
+        for names in groups.values():
+            ts = best(names, sorted({*APART, ts[names[0]]}), ts)
+        return ts
+
+    @torch.no_grad()
+    def _loss(self, model: LoraModel, point: Point, judges: Sequence[ReplayItem]) -> float:
+        by_task: dict[int, list[EncodedExample]] = {}
+        for item in judges:
+            by_task.setdefault(item.task_index, []).append(item.example)
+        means = []
+        with model.without_dropout(), model.in_place(point) as network:
+            for of_task in by_task.values():
+                nll = 0.0
+                for first in range(0, len(of_task), _BATCH):
+                    batch = collate(of_task[first : first + _BATCH], pad_id(model.tokenizer)).to(model.device)
+                    nll += float(forward(network, batch).nll.sum())
+                means.append(nll / sum(len(e.answer_ids) for e in of_task))
+        return sum(means) / len(means)
+
+    def save_learner(self, model: LoraModel, learner: str, directory: Any) -> None:
+        model.save(directory, self.chosen if learner == "chosen" else None)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        values = {"buffer": self.rehearsal.buffer.state(), "rng": random_state(self._rng), "report": self.report}
+        return dict(self.chosen), values
+
+    def load_state(self, model: LoraModel, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        self.chosen = {k: v.to(model.device) for k, v in tensors.items()}
+        self.rehearsal.buffer.load_state(values["buffer"])
+        set_random_state(self._rng, values["rng"])
+        self.report = dict(values["report"])

@@ -1,0 +1,132 @@
+"""The study's own strategy, which lies beside the scripts: its point is the best of those that it may choose from."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mcanalysis import strategies
+from mcanalysis.errors import UserError
+from mcanalysis.models.encoding import EncodedExample
+from mcanalysis.training.continual_trainer import train
+from mcanalysis.training.stopping import Stopped
+
+FOLDER = Path(__file__).parents[2] / "analyses" / "strategies"
+
+
+@pytest.fixture(scope="module")
+def module():
+    spec = importlib.util.spec_from_file_location("line_search_of_the_study", FOLDER / "line_search.py")
+    made = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.fixture
+def encoded(tokenizer):
+    def make(number, answer):
+        return [
+            EncodedExample(tuple(tokenizer.encode(f"paper {i} {answer}")), tuple(tokenizer.encode(f" {answer}")))
+            for i in range(number)
+        ]
+
+    return make
+
+
+def plain_loss(model, point, of_tasks):
+    """Mean over tasks of the mean over tokens of the cross entropy, one example at a time, by torch alone."""
+    model.load_point(point)
+    means = []
+    for examples in of_tasks:
+        nll, count = 0.0, 0
+        for example in examples:
+            ids = torch.tensor([*example.prompt_ids, *example.answer_ids])
+            with torch.no_grad():
+                logits = model.peft(input_ids=ids[None]).logits[0].double()
+            number = len(example.answer_ids)
+            nll -= float(logits[-number - 1 : -1].log_softmax(-1).gather(1, ids[-number:, None]).sum())
+            count += number
+        means.append(nll / count)
+    return sum(means) / len(means)
+
+
+def run_two_tasks(module, make_model, encoded, **settings):
+    """(strategy, its model, points: chosen before, trained), at the end of a second task that undid the first."""
+    model = make_model(rank=2)
+    strategy = module.LineSearch(module.LineSearchConfig(memory_size=8, **settings), 0)
+    strategy.begin(model, 2)
+    tasks = encoded(4, "apple river"), encoded(4, "stone")
+    generator = torch.Generator().manual_seed(5)
+    for k, examples in enumerate(tasks):
+        strategy.begin_task(model, k, examples)
+        before = strategy.chosen
+        trained = {n: p + 0.15 * torch.randn(p.shape, generator=generator) for n, p in model.point().items()}
+        model.load_point(trained)
+        strategy.after_step(model, examples, [True] * 4)
+        strategy.end_task(model, examples)
+    return strategy, model, before, trained, tasks
+
+
+def test_one_t_is_the_best_of_the_grid(module, make_model, encoded):
+    strategy, model, before, trained, tasks = run_two_tasks(module, make_model, encoded)
+    losses = [
+        plain_loss(model, {n: (1 - t) * before[n] + t * trained[n] for n in trained}, tasks) for t in module.ALONG
+    ]
+    t = strategy.report["t"][1]
+    assert t == pytest.approx(module.ALONG[losses.index(min(losses))]) and 0 < t < 1
+    for name, value in strategy.chosen.items():
+        torch.testing.assert_close(value, (1 - t) * before[name] + t * trained[name])
+    assert strategy.report["t"][0] == 1.0  # the first task has nothing to be between
+
+
+@pytest.mark.parametrize("by", ["layer", "module"])
+def test_several_t_are_no_worse_than_one(module, make_model, encoded, by):
+    one, model, *_, tasks = run_two_tasks(module, make_model, encoded)
+    several, *_ = run_two_tasks(module, make_model, encoded, by=by)
+    assert plain_loss(model, several.chosen, tasks) < plain_loss(model, one.chosen, tasks) - 1e-3
+
+
+def test_what_is_held_out_is_never_replayed_and_alone_judges(module, make_model, encoded):
+    strategy, model, before, trained, _ = run_two_tasks(module, make_model, encoded, held_out=0.25)
+    replayed, judges = strategy._parts()
+    assert len(replayed) == 6 and len(judges) == 2
+    drawn = {e for _ in range(50) for e in strategy.draw_replay(4)}
+    assert drawn == {item.example for item in replayed} and not drawn & {item.example for item in judges}
+    of_tasks = [[i.example for i in judges if i.task_index == k] for k in {i.task_index for i in judges}]
+    losses = [
+        plain_loss(model, {n: (1 - t) * before[n] + t * trained[n] for n in trained}, of_tasks) for t in module.ALONG
+    ]
+    assert strategy.report["t"][1] == pytest.approx(module.ALONG[losses.index(min(losses))])
+
+
+def test_training_goes_on_from_the_chosen_point_if_it_is_told_to(module, make_model, encoded):
+    for go_on_from in ("trained", "chosen"):
+        strategy, model, _, trained, _ = run_two_tasks(module, make_model, encoded, go_on_from=go_on_from)
+        strategy.begin_task(model, 2, encoded(2, "green"))
+        wanted = strategy.chosen if go_on_from == "chosen" else trained
+        assert all(torch.equal(v, wanted[n]) for n, v in model.point().items())
+
+
+def test_a_run_that_is_stopped_ends_with_the_same_bytes(
+    module, monkeypatch, run_config, make_tasks, stop_after, tmp_path
+):
+    strategies.strategy_names()  # all are known, so that another can be put beside them for a while
+    monkeypatch.setitem(strategies._STRATEGIES._loaders, "line_search", lambda: module.LineSearch)
+    config = run_config("line_search", num_steps=4, strategy_settings={"memory_size": 9, "held_out": 0.3})
+    tasks = make_tasks(("zeta", "alpha", "mu"), num_train=10, num_test=2)
+    train(config, tmp_path / "whole", device="cpu", tasks=tasks)
+    with pytest.raises(Stopped):
+        train(config, tmp_path / "run", device="cpu", tasks=tasks, progress=stop_after(10))
+    train(config, tmp_path / "run", device="cpu", tasks=tasks, resume=True)
+    ends = [
+        {f.relative_to(tmp_path / n): f.read_bytes() for f in (tmp_path / n).glob("minima/*/*/*.safetensors")}
+        for n in ("whole", "run")
+    ]
+    assert ends[0] == ends[1] and len(ends[0]) == 6
+
+
+def test_a_share_that_is_none_is_refused(module):
+    with pytest.raises(UserError, match="held_out"):
+        module.LineSearchConfig(held_out=1.0)
