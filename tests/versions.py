@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 REPOSITORY = Path(__file__).parents[1]
 VARIED = ("torch", "transformers", "peft")
-FOLLOW = ("tokenizers", "huggingface_hub")  # which transformers pins itself
+FOLLOW = ("tokenizers", "huggingface_hub", "setuptools")  # of which transformers and torch want versions of their own
 SECONDS = 1800  # for an installation, and for the smoke test
 SMOKE = (  # training, measuring, figures and tables of the embedded base
     "connectivity --tasks FOMC,ScienceQA --strategy sequential --steps 2 --num-train 8 --num-test 2 --num-points 2 "
