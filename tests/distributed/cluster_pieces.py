@@ -1,6 +1,7 @@
 """Pieces that the tests of clusters send to workers, which import this file by its name."""
 
 import contextlib
+import logging
 import os
 import signal
 import time
@@ -16,6 +17,11 @@ def square(x, progress):
     bar.update(1)
     bar.close()
     return x * x, os.getpid()
+
+
+def worry(number, progress):
+    logging.getLogger("mcanalysis.somewhere").warning("a run on the cluster is odd")
+    logging.getLogger("mcanalysis.somewhere").warning("piece %d on it, too", number)
 
 
 def nothing(progress):

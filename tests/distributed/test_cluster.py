@@ -94,6 +94,17 @@ def test_results_and_bars_come_from_both_workers(connect, until):
     assert seen.bars == {f"square {x}": 2 for x in range(40)}
 
 
+def test_what_workers_warn_of_is_said_once_and_here(connect, until, caplog):
+    cluster = connect()
+    Engine(cluster).run([wanting(*(Piece(f"worry {x}", pieces.worry, (x,)) for x in range(4)))])
+
+    def said():
+        return sorted(record.getMessage() for record in caplog.records if record.name == "mcanalysis")
+
+    until(lambda: len(said()) == 5, "all warnings")
+    assert said() == ["a run on the cluster is odd", *(f"piece {x} on it, too" for x in range(4))]
+
+
 def test_an_error_is_raised_in_its_own_words_and_sets_no_worker_aside_if_two_say_it(connect):
     cluster = connect()
     with pytest.raises(OSError, match=r"^no such device"):

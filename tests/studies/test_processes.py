@@ -1,5 +1,6 @@
 """Pieces in processes: results, errors and bars come through, a killed process is replaced, and stopping saves."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -49,6 +50,13 @@ def die(times, folder, progress):
 def hang(folder, progress):
     (folder / str(os.getpid())).touch()
     time.sleep(600)
+
+
+def worry(number, progress):
+    logging.getLogger("mcanalysis.somewhere").warning("a point of %s is %s", "a run", "odd")
+    logging.getLogger("mcanalysis.somewhere").warning("piece %d is odd", number)
+    logging.getLogger("mcanalysis.somewhere").info("nobody has to know")
+    return os.getpid()
 
 
 def slow(seconds, progress):
@@ -128,6 +136,15 @@ def test_an_error_is_raised_here_in_its_own_words_and_the_process_goes_on(two, k
     assert words in str(caught.value)
     assert two.submit(Piece("k", slow, (0,))).result(120) == 0
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_what_workers_warn_of_is_said_once_and_here(caplog, capfd):
+    with Processes(2) as workers:
+        found = Engine(workers).run([wanting(Piece(f"worry {i}", worry, (i,))) for i in range(4)])
+    assert len({pid for (pid,) in found}) == 2
+    said = sorted(record.getMessage() for record in caplog.records)
+    assert said == ["a point of a run is odd", *(f"piece {i} is odd" for i in range(4))]
+    assert "odd" not in capfd.readouterr().err  # nothing of it comes from the processes themselves
 
 
 def test_a_killed_process_is_replaced_and_its_piece_computed_again(tmp_path, seen):

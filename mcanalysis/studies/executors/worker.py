@@ -5,6 +5,7 @@ It ends when the process that gives them does, once the piece that it computes h
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import signal
@@ -12,8 +13,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import count
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -25,7 +27,7 @@ from mcanalysis.studies.engine import Piece
 from mcanalysis.training.stopping import Stopped
 
 Report = tuple[tuple[int, int], str, Any]
-"""(process and number of a bar, "start" or "update" or "close", value)."""
+"""(process and number of a bar, "start" or "update" or "close", value); of a warning (…, "warn", (level, text))."""
 
 PIECE_SECONDS = 4 * 3600.0
 """After so long a piece that does not train is taken to hang."""
@@ -51,6 +53,11 @@ class Reporting:
     def __init__(self, tell: Callable[[Report], None]) -> None:
         self._tell = tell
         self._numbers = count()
+
+    def warn(self, level: int, text: str) -> None:
+        """Hand on what was logged."""
+        with suppress(OSError):
+            self._tell(((os.getpid(), -1), "warn", (level, text)))
 
     def __call__(self, *, total: int, desc: str) -> Bar:
         return _ReportingBar((os.getpid(), next(self._numbers)), total, desc, self._tell)
@@ -99,11 +106,44 @@ class Shown:
             self._bars[key].update(value)
         elif what == "close" and key in self._bars:
             self._bars.pop(key).close()
+        elif what == "warn":
+            _warn_once(*value)
 
     def close(self) -> None:
         """Close what a worker that is gone has left open."""
         while self._bars:
             self._bars.popitem()[1].close()
+
+
+@cache
+def _warn_once(level: int, text: str) -> None:
+    """Log what a worker did; what several say, or one of them for each piece, is said once."""
+    logging.getLogger("mcanalysis").log(level, text)
+
+
+class _Handing(logging.Handler):
+    def __init__(self, progress: Reporting) -> None:
+        super().__init__(logging.WARNING)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.warn(record.levelno, record.getMessage())
+
+
+@contextmanager
+def _handing_on(progress: Progress) -> Iterator[None]:
+    """Hand on what the package logs meanwhile to where the bars go, instead of writing it among them."""
+    if not isinstance(progress, Reporting):
+        yield
+        return
+    ours, handler = logging.getLogger("mcanalysis"), _Handing(progress)
+    ours.addHandler(handler)
+    ours.propagate = False
+    try:
+        yield
+    finally:
+        ours.propagate = True
+        ours.removeHandler(handler)
 
 
 def lost(piece: Piece, why: str = "died, for lack of memory perhaps") -> WorkerLostError:
@@ -116,7 +156,8 @@ def lost(piece: Piece, why: str = "died, for lack of memory perhaps") -> WorkerL
 def outcome(function: Callable[..., Any], arguments: tuple[Any, ...], progress: Progress) -> tuple[Any, ...]:
     """`("done", result)` or `("failed", error, traceback)` of a piece."""
     try:
-        return DONE, function(*arguments, progress=progress)
+        with _handing_on(progress):
+            return DONE, function(*arguments, progress=progress)
     except (Exception, Stopped) as error:
         return FAILED, error, traceback.format_exc()
 
