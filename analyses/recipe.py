@@ -35,13 +35,16 @@ def main() -> None:
     from mcanalysis.recipes.mergekit import MergekitRecipe, mergekit_recipe, read_mergekit
     from mcanalysis.recipes.peft import peft_recipe, read_peft
     from mcanalysis.store.atomic import write_text_atomic
+    from mcanalysis.store.one_file import check_output
 
     if args.read is None:
         if args.to == "peft":
             made = peft_recipe(args.path, args.t, args.models)
         else:
             made = mergekit_recipe(args.path, args.t, args.models, args.base)
-        write_text_atomic(Path(args.output), made.to_yaml())
+        text = made.to_yaml()
+        check_output(Path(args.output), text.partition(":")[0].encode(), "a recipe")
+        write_text_atomic(Path(args.output), text)
         say(f"{args.path} at t = {args.t:g}, for {args.to}: {args.output}")
         merger = "add_weighted_adapter takes its keys" if args.to == "peft" else f"mergekit-yaml {args.output} OUT"
         next_step(f"{merger}; python analyses/recipe.py --read {args.output} reads it")

@@ -15,8 +15,10 @@ from mcanalysis.cli.running import quiet_libraries
 from mcanalysis.errors import UserError
 from mcanalysis.studies.connectivity.study import Connectivity
 
-FLAGS = ("num_points", "num_examples", "paths", "num_bends", "curve_steps", "finder", "tolerance", "from_base",
-         "extrapolate")  # fmt: skip
+FLAGS = (
+    "num_points", "num_examples", "paths", "other_paths", "num_bends", "curve_steps", "finder", "tolerance",
+    "from_base", "extrapolate",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -29,12 +31,12 @@ def main() -> None:
 
     quiet_libraries()
     from mcanalysis.runs.run import load_run
-    from mcanalysis.store.one_file import check_place
+    from mcanalysis.store.one_file import check_output
     from mcanalysis.studies.connectivity.values import all_values, write_values
 
     if len({Path(run).resolve() for run in args.runs}) < len(args.runs):
         raise UserError(f"Expected each run once, got one twice: {', '.join(args.runs)}; leave out the second.")
-    check_place(Path(args.output))
+    check_output(Path(args.output), b"PAR1", "a Parquet file")
     table = all_values([load_run(run) for run in args.runs], study, bar)
     size = write_values(table, args.output)
     say(f"{len(table):,} values of {len(args.runs)} run(s), {size / 1e6:.1f} MB: {args.output}")

@@ -9,6 +9,8 @@ import sys
 os.environ["OMP_NUM_THREADS"] = os.environ.get("MCANALYSIS_TEST_THREADS", "1")  # also of processes that tests start
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may wait for a network
 
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from random import Random
 
@@ -48,9 +50,14 @@ def no_other_machine():
     """No test reaches another machine: what tries is refused here, by name, and not after a wait for its answer."""
     real = socket.socket.connect
 
+    def is_here(host):
+        with suppress(ValueError):
+            return host == "localhost" or ip_address(host).is_loopback
+        return False
+
     def connect(self, address):
         streams = self.family in (socket.AF_INET, socket.AF_INET6) and self.type & socket.SOCK_STREAM
-        if streams and not address[0].startswith(("127.", "::1", "localhost")):
+        if streams and not is_here(address[0]):
             raise OSError(f"a test asked for {address}: no test may need another machine")
         return real(self, address)
 

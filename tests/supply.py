@@ -3,7 +3,7 @@
 Licences are those that `pip-licenses` reads; one that is not on the list below, or none, is named and the exit code 1.
 So is an LGPL of what comes without an extra: who wants none of it can leave the extra.
 Weaknesses are asked of `pip-audit`'s service: packages that it does not know, or all if it cannot be reached, are
-"not run", never "none".
+"not run", never "none". What is not installed is named, too.
 """
 
 from __future__ import annotations
@@ -21,31 +21,38 @@ from packaging.requirements import Requirement
 
 BIN = Path(sys.executable).parent
 DEVELOPMENT = {"test", "docs", "build", "supply"}  # extras whose packages no user of ours has
-KINDS = {
-    "MIT": r"MIT(-CMU|-0)?|MIT License|The MIT License.*",
-    "BSD": r"0?BSD(-[23]-Clause)?|BSD License|BSL-1\.0|ISC|ISC License.*",
-    "Apache": r"Apache[- ]2\.0|Apache 2\.0 License|Apache Software License|Apache License.*|LLVM-exception",
-    "Python": r"PSF-2\.0|Python Software Foundation License|CNRI-Python",
-    "Mozilla": r"MPL-2\.0|Mozilla Public License 2\.0.*",  # of its files, not of what imports them
-    "LGPL": r"(GNU Lesser General Public License|LGPL).*",
-    "public domain": r"CC0-1\.0|Zlib|The Unlicense.*|Unlicense|Public Domain|OFL-1\.1",
-}
+KINDS = {  # licences of the SPDX list, and classifiers and words of before it, each as it stands; stricter ones last
+    "public domain": ("CC0-1.0", "Zlib", "Unlicense", "OFL-1.1"),
+    "MIT": ("MIT", "MIT-0", "MIT-CMU", "MIT License"),
+    "BSD": ("0BSD", "BSD-2-Clause", "BSD-3-Clause", "BSD", "BSD License", "BSL-1.0", "ISC", "ISC License (ISCL)"),
+    "Apache": ("Apache-2.0", "Apache 2.0", "Apache 2.0 License", "Apache Software License", "Apache License 2.0"),
+    "Python": ("PSF-2.0", "Python Software Foundation License", "CNRI-Python"),
+    "Mozilla": ("MPL-2.0", "Mozilla Public License 2.0 (MPL 2.0)"),  # of its files, not of what imports them
+    "LGPL": (
+        "GNU Lesser General Public License v2 or later (LGPLv2+)", "GNU Lesser General Public License v3 (LGPLv3)",
+        "LGPL-2.1-or-later", "LGPL-3.0-only", "LGPL-3.0-or-later",
+    ),
+}  # fmt: skip
+KIND_OF = {licence: kind for kind, licences in KINDS.items() for licence in licences}
+EXCEPTIONS = ("LLVM-exception",)  # which permit more
+READ_BY_HAND = {"word2number": "MIT"}  # its field has the whole text of the MIT licence
 
 
 def brought(package: str = "mcanalysis", without: Iterable[str] = DEVELOPMENT) -> Iterator[str]:
-    """The names of all installed packages that a package and its extras need, and those that these need."""
+    """The names of all packages that a package and its extras need, and those that these need; of what is not installed
+    nothing further is known."""
     seen, waiting = set(), [(package, None)]
     while waiting:
         name, extras = waiting.pop()
         if (name, extras) in seen:
             continue
         seen.add((name, extras))
-        try:
-            needed = [Requirement(line) for line in requires(name) or ()]
-        except PackageNotFoundError:  # of an extra that is not installed
-            continue
         if name != package:
             yield re.sub(r"[-_.]+", "-", name).lower()
+        try:
+            needed = [Requirement(line) for line in requires(name) or ()]
+        except PackageNotFoundError:  # of an extra
+            continue
         for one in needed:
             every = re.findall(r"""extra == ["']([^"']+)["']""", str(one.marker)) if name == package else [extras or ""]
             if any(extra not in without and _applies(one, extra) for extra in (every or [""])):
@@ -57,18 +64,61 @@ def _applies(requirement: Requirement, extra: str) -> bool:
 
 
 def family(licence: str) -> str | None:
-    """Which of the kinds above a licence is; of several the first kind if one may choose, None where not all are known.
+    """Which of the kinds above a licence is; None where it is, or has a part that is, none of them.
 
-    >>> family("Apache-2.0 AND MIT"), family("BSD License; GNU General Public License (GPL)"), family("UNKNOWN")
-    ('Apache', 'BSD', None)
-    >>> family("GPL-3.0 OR MIT"), family("MIT AND GPL-3.0")
-    ('MIT', None)
+    Of several by AND, or several classifiers, all have to be known and the strictest is told; of
+    several by OR the first that is known.
+
+    >>> family("Apache-2.0 AND MIT"), family("GPL-3.0 OR MIT"), family("MIT AND GPL-3.0"), family("UNKNOWN")
+    ('Apache', 'MIT', None, None)
+    >>> family("GPL-3.0 AND (MIT OR Apache-2.0)"), family("BSD License; GNU General Public License (GPL)")
+    (None, None)
+    >>> family("(Apache-2.0 WITH LLVM-exception) AND MIT"), family("MIT License and GPL"), family("MIT; another")
+    ('Apache', None, None)
     """
-    if len(choices := re.split(r"\s+OR\s+|;\s*", licence.strip())) > 1:
-        return next((kind for choice in choices if (kind := family(choice))), None)
-    parts = [part.strip(" ()") for part in re.split(r"\s+(?:AND|WITH)\s+", licence.split("\n")[0].strip())]
-    kinds = [next((kind for kind, of in KINDS.items() if re.fullmatch(of, part)), None) for part in parts]
-    return None if None in kinds else kinds[0]
+    if licence in KIND_OF:
+        return KIND_OF[licence]
+    if ";" in licence:
+        return _strictest(KIND_OF.get(part.strip()) for part in licence.split(";"))
+    tokens = re.findall(r"[()]|[^\s()]+", licence)
+    if "\n" in licence or not tokens:
+        return None
+    try:
+        kind, rest = _either(tokens)
+    except IndexError:
+        return None
+    return None if rest else kind
+
+
+def _either(tokens: list[str]) -> tuple[str | None, list[str]]:
+    kind, rest = _all(tokens)
+    while rest and rest[0] == "OR":
+        other, rest = _all(rest[1:])
+        kind = kind or other
+    return kind, rest
+
+
+def _all(tokens: list[str]) -> tuple[str | None, list[str]]:
+    kind, rest = _one(tokens)
+    while rest and rest[0] == "AND":
+        other, rest = _one(rest[1:])
+        kind = _strictest((kind, other))
+    return kind, rest
+
+
+def _one(tokens: list[str]) -> tuple[str | None, list[str]]:
+    if tokens[0] == "(":
+        kind, rest = _either(tokens[1:])
+        return (kind, rest[1:]) if rest[0] == ")" else (None, rest)
+    kind, rest = KIND_OF.get(tokens[0]), tokens[1:]
+    if rest and rest[0] == "WITH":
+        kind, rest = kind if rest[1] in EXCEPTIONS else None, rest[2:]
+    return kind, rest
+
+
+def _strictest(kinds: Iterable[str | None]) -> str | None:
+    found = list(kinds)
+    return None if None in found else max(found, key=[*KINDS].index)  # type: ignore[arg-type]
 
 
 def audit(said: str, names: Iterable[str]) -> tuple[int, Mapping[str, str]]:
@@ -79,7 +129,7 @@ def audit(said: str, names: Iterable[str]) -> tuple[int, Mapping[str, str]]:
     """
     try:
         listed = json.loads(said)["dependencies"]
-    except (ValueError, KeyError):  # the service could not be reached
+    except (ValueError, KeyError, TypeError):  # the service could not be reached
         return 0, {}
     wanted = set(names)
     found = {
@@ -95,15 +145,18 @@ def main() -> int:
     tool = [str(BIN / "pip-licenses"), "--from=mixed", "--format=json", "--with-system"]
     read = json.loads(subprocess.run(tool, check=True, capture_output=True, text=True).stdout)
     licences = {re.sub(r"[-_.]+", "-", one["Name"]).lower(): one["License"] for one in read}
-    kinds = {name: family(licences.get(name, "UNKNOWN")) for name in names}
+    absent = [name for name in names if name not in licences]
+    names = [name for name in names if name in licences]
+    kinds = {name: READ_BY_HAND.get(name) or family(licences[name]) for name in names}
     always = set(brought(without=metadata("mcanalysis").get_all("Provides-Extra") or ()))
-    odd = {name: licences.get(name, "none")[:60] for name in names if not kinds[name]}
+    odd = {name: licences[name].partition("\n")[0][:60] for name in names if not kinds[name]}
     odd |= {name: "LGPL, without an extra" for name in always if kinds[name] == "LGPL"}
     lines = ["| licence | packages |", "| --- | ---: |"]
     for kind, number in Counter(kind for kind in kinds.values() if kind).most_common():
         named = f" ({', '.join(n for n in names if kinds[n] == kind)})" if number <= 4 else ""
         lines.append(f"| {kind} | {number}{named} |")
-    lines += ["", *(f"{name}: {licence}, which is none of these" for name, licence in odd.items())]
+    lines += ["", f"not looked at, as not installed: {', '.join(absent) or 'none'}"]
+    lines += [*(f"{name}: {licence}, which is none of these" for name, licence in odd.items())]
     command = [str(BIN / "pip-audit"), "--format", "json", "--progress-spinner", "off"]
     known, weak = audit(subprocess.run(command, capture_output=True, text=True).stdout, names)
     lines += [

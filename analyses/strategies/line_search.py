@@ -37,7 +37,8 @@ class LineSearchConfig(StrategyConfig):
     """Settings of the line search.
 
     `memory_size`: as of `er`. `by`: one t for the whole adapter, or one for each layer or each module. `held_out`: the
-    share of the memory that is never replayed and alone judges; 0: all of it does both. `go_on_from`: where the next
+    share of the memory that is never replayed and alone judges, by a draw for each example (of a task of which none is
+    held out all that is remembered judges); 0: all of it does both. `go_on_from`: where the next
     task's training starts, the trained adapter or the chosen point.
     """
 
@@ -80,11 +81,23 @@ class LineSearch(Strategy):
     def answering_learner(self) -> str:
         return "chosen"
 
-    def _parts(self) -> tuple[list[ReplayItem], list[ReplayItem]]:
-        """What is replayed, and what judges; places of a reservoir are as random as what lies in them."""
+    def _is_held_out(self, item: ReplayItem) -> bool:
+        """Drawn by what the example is, so that it is so as long as it is remembered."""
+        drawn = Random(f"{self.seed}/{item.task_index}/{item.example.prompt_ids}/{item.example.answer_ids}").random()
+        return drawn < self.config.held_out
+
+    def _replayed(self) -> list[ReplayItem]:
+        return [item for item in self.rehearsal.buffer.items if not self._is_held_out(item)]
+
+    def _judges(self) -> dict[int, list[EncodedExample]]:
+        """What judges, by task."""
+        found: dict[int, list[EncodedExample]] = {}
         items = self.rehearsal.buffer.items
-        cut = len(items) - round(self.config.held_out * self.rehearsal.buffer.capacity)
-        return (items[: max(cut, 1)], items[max(cut, 1) :]) if self.config.held_out else (items, items)
+        held_out = {item.task_index for item in items if self._is_held_out(item)}
+        for item in items:
+            if item.task_index not in held_out or self._is_held_out(item):
+                found.setdefault(item.task_index, []).append(item.example)
+        return found
 
     def begin(self, model: LoraModel, num_tasks: int) -> None:
         self.chosen = model.point()
@@ -95,7 +108,7 @@ class LineSearch(Strategy):
             model.load_point(self.chosen)
 
     def draw_replay(self, number: int) -> list[EncodedExample]:
-        replayed, _ = self._parts()
+        replayed = self._replayed()
         if not self.task_index or not replayed:
             return []
         draw = self._rng.sample if number <= len(replayed) else lambda items, k: self._rng.choices(items, k=k)
@@ -111,7 +124,7 @@ class LineSearch(Strategy):
         self.rehearsal.remember(examples, first_pass, self.task_index)
 
     def end_task(self, model: LoraModel, examples: Sequence[EncodedExample]) -> None:
-        trained, judges = model.point(), self._parts()[1]
+        trained, judges = model.point(), self._judges()
         ts = dict.fromkeys(trained, 1.0)
         if self.task_index and judges:
             ts = self._search(model, trained, judges)
@@ -121,7 +134,7 @@ class LineSearch(Strategy):
     def _at(self, trained: Mapping[str, Tensor], ts: Mapping[str, float]) -> Point:
         return {k: self.chosen[k].lerp(v, ts[k]) if ts[k] < 1 else v.clone() for k, v in trained.items()}
 
-    def _search(self, model: LoraModel, trained: Point, judges: Sequence[ReplayItem]) -> dict[str, float]:
+    def _search(self, model: LoraModel, trained: Point, judges: Mapping[int, list[EncodedExample]]) -> dict[str, float]:
         def best(names: Iterable[str], grid: Sequence[float], ts: dict[str, float]) -> dict[str, float]:
             tried = [ts | dict.fromkeys(names, t) for t in grid]
             losses = [self._loss(model, self._at(trained, one), judges) for one in tried]
@@ -134,13 +147,10 @@ class LineSearch(Strategy):
         return ts
 
     @torch.no_grad()
-    def _loss(self, model: LoraModel, point: Point, judges: Sequence[ReplayItem]) -> float:
-        by_task: dict[int, list[EncodedExample]] = {}
-        for item in judges:
-            by_task.setdefault(item.task_index, []).append(item.example)
+    def _loss(self, model: LoraModel, point: Point, judges: Mapping[int, list[EncodedExample]]) -> float:
         means = []
         with model.without_dropout(), model.in_place(point) as network:
-            for of_task in by_task.values():
+            for of_task in judges.values():
                 nll = 0.0
                 for first in range(0, len(of_task), _BATCH):
                     batch = collate(of_task[first : first + _BATCH], pad_id(model.tokenizer)).to(model.device)

@@ -144,6 +144,7 @@ class ForgettingCallback(TrainerCallback):
         self.base = base
         self.seed = seed
         self.engine_settings = engine
+        self._has_log = log is not None
         self.log: Log | None = None
         if log is not None:
             self.log = lambda values, step: log(values, step=self._num_steps_before + step)
@@ -151,7 +152,12 @@ class ForgettingCallback(TrainerCallback):
         self._model: LoraModel | None = None
 
     def attach(self, trainer: Any) -> ForgettingCallback:
-        """Give it to a Trainer, whose own log, and so all of its trackers, then get what is measured."""
+        """Give it to a Trainer, whose own log, and so all of its trackers, then get what is measured, at its steps.
+
+        Raises `UserError` where a `log` was given, which would get nothing.
+        """
+        if self._has_log:
+            raise UserError("Expected no log beside attach, whose Trainer logs by itself, got one; leave log out.")
         attach(self, trainer)
         # The Trainer's own and not that of a subclass: TRL's would mix in, and forget, its averages of training.
         self.log = lambda values, step: Trainer.log(trainer, values)

@@ -16,6 +16,7 @@ from mcanalysis.report.embedding import font_face, plotly_source, script_json, s
 from mcanalysis.report.scores import comparison
 from mcanalysis.runs.finished import FinishedRun
 from mcanalysis.store.atomic import write_bytes_atomic
+from mcanalysis.store.one_file import check_output
 
 # In the order in which they build on one another.
 SCRIPTS = ("page", "tables", "charts", "paths", "surfaces", "comparison", "start")
@@ -69,6 +70,7 @@ def write_report(
     file = Path(output)
     if file.is_dir():
         raise UserError(f"Expected a file for the report, got the folder '{file}'; pass --output {file}/report.html.")
+    check_output(file, b"<!doctype html", "a page")
     content = render(runs, num_samples, unfinished).encode("utf-8")
     if len(content) > MOST_BYTES:
         raise UserError(

@@ -53,6 +53,26 @@ def check_place(target: Path) -> None:
     )
 
 
+def check_output(target: Path, mark: bytes, what: str) -> None:
+    """Raise `UserError` where what is asked to be written would take the place of something else: of a folder, or of a
+    file without `mark` in its first kilobyte, as all of these have. For outputs that a user names.
+
+    >>> check_output(Path(__file__), b"PAR1", "a Parquet file")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    mcanalysis.errors.UserError: Expected a new file or a Parquet file at '...one_file.py', got another file, which ...
+    """
+    check_place(target)
+    if target.is_dir():
+        raise UserError(f"Expected a file for the output, got the folder '{target}'; name a file in it.")
+    if target.is_file():
+        with target.open("rb") as stream:
+            if mark not in stream.read(1024):
+                raise UserError(
+                    f"Expected a new file or {what} at '{target}', got another file, which would be lost; name another "
+                    "--output."
+                )
+
+
 def sync(path: Path) -> None:
     """Force a file or a folder to disk."""
     try:

@@ -32,6 +32,12 @@ def test_a_recipe_is_written_read_and_saved(script, ends, tmp_path, tool):
     saved = mc.load_adapter(tmp_path / "point")
     torch.testing.assert_close(delta_weights(saved.point)["q"], 0.7 * ends[0] + 0.3 * ends[1])
     assert saved.base_name == "my/base"
+    config = tmp_path / "first" / "adapter_config.json"
+    before = config.read_bytes()
+    for output, done in ((config, 2), ("recipe.yaml", 0)):  # a file of another kind, and the recipe itself
+        code, _, err = script("recipe", "first", "second", "--to", tool, "--t", 0.3, *base, "--output", output)
+        assert code == done and ("would be lost" in err) == (done == 2), err
+    assert config.read_bytes() == before
     code, out, _ = script("recipe", "--read", "recipe.yaml", "--json")
     assert code == 0 and json.loads(out)["weights"] == [0.7, 0.3] and json.loads(out)["saved"] is None
 

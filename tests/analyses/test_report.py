@@ -35,6 +35,13 @@ def test_writes_the_report_beside_the_run_or_where_it_is_told(script, finished_r
     assert not (tmp_path / "runs/comparison").exists()
 
 
+def test_no_file_of_another_kind_is_replaced(script, finished_run):
+    before = (finished_run / "manifest.json").read_bytes()
+    code, _, err = script("report", "runs/a", "--output", "runs/a/manifest.json")
+    assert code == 2 and "would be lost" in err and err.count("\n") == 1
+    assert (finished_run / "manifest.json").read_bytes() == before
+
+
 def test_a_folder_says_what_it_leaves_out(script, finished_run, tmp_path):
     other = tmp_path / "runs" / "unfinished"
     other.mkdir()

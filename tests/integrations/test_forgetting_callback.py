@@ -200,6 +200,12 @@ def test_a_loop_of_ones_own(tmp_path, data, peft_model, rows_of, tokenizer, trai
     assert run.accuracy_matrix.zeta.iloc[1] == found[-1]["forgetting/zeta/score"]
 
 
+def test_a_log_of_ones_own_beside_a_trainer_is_refused(tmp_path, data, peft_model, make_trainer):
+    trainer = make_trainer(peft_model(), "zeta", tmp_path / "out")
+    with pytest.raises(UserError, match="leave log out"):
+        ForgettingCallback(tmp_path / "run", "zeta", data, log=print).attach(trainer)
+
+
 def test_a_killed_trainer_costs_the_run_nothing(tmp_path, data, peft_model, make_trainer, killed_at, adapter_bytes):
     """In between the run is one of the tasks before; resumed, it ends as if it had never been killed."""
     model = peft_model()

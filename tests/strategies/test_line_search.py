@@ -10,6 +10,7 @@ import torch
 from mcanalysis import strategies
 from mcanalysis.errors import UserError
 from mcanalysis.models.encoding import EncodedExample
+from mcanalysis.replay.reservoir import ReplayItem
 from mcanalysis.training.continual_trainer import train
 from mcanalysis.training.stopping import Stopped
 
@@ -89,16 +90,25 @@ def test_several_t_are_no_worse_than_one(module, make_model, encoded, by):
 
 
 def test_what_is_held_out_is_never_replayed_and_alone_judges(module, make_model, encoded):
-    strategy, model, before, trained, _ = run_two_tasks(module, make_model, encoded, held_out=0.25)
-    replayed, judges = strategy._parts()
-    assert len(replayed) == 6 and len(judges) == 2
-    drawn = {e for _ in range(50) for e in strategy.draw_replay(4)}
-    assert drawn == {item.example for item in replayed} and not drawn & {item.example for item in judges}
-    of_tasks = [[i.example for i in judges if i.task_index == k] for k in {i.task_index for i in judges}]
-    losses = [
-        plain_loss(model, {n: (1 - t) * before[n] + t * trained[n] for n in trained}, of_tasks) for t in module.ALONG
-    ]
-    assert strategy.report["t"][1] == pytest.approx(module.ALONG[losses.index(min(losses))])
+    """From the first example on, whatever comes and goes; a task of which nothing is held out is judged by all."""
+    strategy = module.LineSearch(module.LineSearchConfig(memory_size=24, held_out=0.25), 0)
+    model, replayed, judged = make_model(rank=2), set(), set()
+    strategy.begin(model, 4)
+    for k, word in enumerate(("apple", "stone", "river", "Haus")):
+        strategy.begin_task(model, k, examples := encoded(30, word))
+        for first in range(0, 30, 3):
+            replayed |= set(strategy.draw_replay(5))
+            strategy.after_step(model, examples[first : first + 3], [True] * 3)
+        strategy.end_task(model, examples)
+        judges = strategy._judges()
+        assert set(judges) == {item.task_index for item in strategy.rehearsal.buffer.items}
+        held_out = {i.example for i in strategy.rehearsal.buffer.items if strategy._is_held_out(i)}
+        judged |= held_out
+        for of_task in judges.values():
+            assert set(of_task) <= held_out or not set(of_task) & held_out
+    assert len(judged) > 4 and len(replayed) > 10 and not judged & replayed
+    kept = [strategy._is_held_out(ReplayItem(e, 0)) for e in encoded(400, "paper")]
+    assert 0.18 < sum(kept) / 400 < 0.32
 
 
 def test_training_goes_on_from_the_chosen_point_if_it_is_told_to(module, make_model, encoded):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -86,7 +87,8 @@ def test_the_script_writes_one_file_of_several_runs_which_pandas_reads(script, t
     shutil.copytree(trained, runs[0])
     other = run_config("sequential", num_steps=3, tasks=TASKS, sizes={"train": 8, "test": 3}, num_test=3)
     train(other, runs[1], device="cpu")
-    code, out, err = script("values", *runs, *ON_THE_LINE, "--output", tmp_path / "v.parquet")
+    others = ("--other-paths", "linear-delta,bezier-factor")
+    code, out, err = script("values", *runs, *ON_THE_LINE, *others, "--output", tmp_path / "v.parquet")
     assert code == 0, err
     assert f"{2 * len(values)} values of 2 run(s)" in out
     read = pd.read_parquet(tmp_path / "v.parquet")
@@ -98,12 +100,25 @@ def test_the_script_writes_one_file_of_several_runs_which_pandas_reads(script, t
     assert read.dtypes.astype(str).to_dict()["loss"] == "float32"
 
 
+def test_runs_that_share_all_but_their_rate_stay_two(trained, values, run_config, tmp_path):
+    config = run_config("ilora", num_steps=3, tasks=TASKS, sizes={"train": 8, "test": 3}, num_test=3)
+    faster = replace(config.training, learning_rate=3 * config.training.learning_rate)
+    train(replace(config, training=faster), tmp_path / "fast", device="cpu")
+    runs = [mc.load_run(trained), mc.load_run(tmp_path / "fast")]
+    for of_two in (all_values(runs, STUDY), all_values(runs[::-1], STUDY)):
+        assert len(of_two) == 2 * len(values) and set(of_two.run) == {str(trained), str(tmp_path / "fast")}
+        own = of_two[of_two.run == str(trained)]
+        assert own.loss.to_list() == values.loss.to_list() != of_two[of_two.run != str(trained)].loss.to_list()
+
+
 def test_what_has_no_paths_is_refused_and_nothing_is_written(script, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, said in (
         (["nowhere"], "nowhere"),
         ([trained, "--paths", "linear-beta"], "linear-beta"),
         ([trained, "--output", "/dev/null"], "/dev/null"),
+        ([trained, "--output", trained / "manifest.json"], "would be lost"),
+        ([trained, "--output", trained / "tables"], "folder"),
         ([trained, trained], "twice"),
     ):
         code, _, err = script("values", *arguments)

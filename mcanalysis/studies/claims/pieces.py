@@ -221,7 +221,8 @@ def _of_run(protocol: Protocol, planned: Planned, training: Training, workers: W
                 for table, rows in found.items():
                     tables[f"rewinding_{table}" if name == "rewinding" else table] = rows.to_dict("list")
         if values:
-            table = joined(values).assign(piece=planned.name)
+            rows = joined(values).assign(run=planned.name)
+            table = rows.drop_duplicates([c for c in rows if c not in ("loss", "targets", "score")])  # shared paths
             write_values(table, training.directory.parents[1] / "values" / f"{planned.name}.parquet")
         write_sealed(
             measured_file(training),

@@ -24,10 +24,12 @@ from mcanalysis.studies.points import Points
 if TYPE_CHECKING:
     from mcanalysis.studies.connectivity.study import Connectivity
 
-COLUMNS = ("strategy", "seed", "order", "learner", "space", "path", "start", "end", "split", "task", "t", "example",
-           "loss", "targets", "score")  # fmt: skip
+COLUMNS = (
+    "run", "strategy", "seed", "order", "learner", "space", "path", "start", "end", "split", "task", "t", "example",
+    "loss", "targets", "score",
+)  # fmt: skip
 """The columns of `example_values`, in order."""
-_TEXTS = ("strategy", "order", "learner", "space", "path", "start", "end", "split", "task")
+_TEXTS = ("run", "strategy", "order", "learner", "space", "path", "start", "end", "split", "task")
 
 
 def example_values(
@@ -35,10 +37,11 @@ def example_values(
 ) -> pd.DataFrame:
     """Every example's loss and score at every point of a run's paths, a row each.
 
-    Columns: `strategy`, `seed`, `order` (empty for one without a name), `learner`; the path, `space`, `path`, `start`,
-    `end`; `split`, `task`, `t`; `example`, its number in the split from 0; `loss` (nats per target token, float32),
-    `targets` (how many those are) and `score` (in [0, 1], NaN where the task has none). The loss of a task at a point
-    is the mean of `loss` weighted by `targets`, its score the mean of `score`.
+    Columns: `run`, its directory; `strategy`, `seed`, `order` (empty for one without a name), `learner`; the path:
+    `space`, `path`, `start`, `end`; `split`, `task`, `t`; `example`, its number in the split from 0; `loss` (nats per
+    target token, float32), `targets` (how many those are) and `score` (in [0, 1], NaN where the task has none). The
+    loss of a task at a point is the mean of `loss` weighted by `targets` over rows that have a target, its score the
+    mean of `score`.
 
     `study`: the settings that `connectivity.py` was given (its defaults); what the run's store has is read, the rest is
     measured now and kept. Raises `UserError` as that study does, and `RunInUseError` where another process measures the
@@ -54,9 +57,11 @@ def example_values(
 
 
 def all_values(runs: Sequence[Run], study: Connectivity, progress: Progress = silent) -> pd.DataFrame:
-    """The rows of several runs in one table."""
+    """The rows of several runs in one table, along `other_paths` of those that are not of the first one's strategy, as
+    the study has it."""
+    steps = [value_steps(run, study.along(run.strategy, runs[0].strategy)) for run in runs]
     with lock_measurements(*(run.directory for run in runs)):
-        return joined(Engine(Here(progress), progress).run([value_steps(run, study) for run in runs]))
+        return joined(Engine(Here(progress), progress).run(steps))
 
 
 def value_steps(run: Run, study: Connectivity) -> Steps[pd.DataFrame]:
@@ -66,7 +71,8 @@ def value_steps(run: Run, study: Connectivity) -> Steps[pd.DataFrame]:
     paths = paths_of(run, run.answering_learner, study)
     names = [name for kind in study.paths for name in paths.names(kind)] + paths.names_from_base()
     found = yield [measure_path(Points(run), paths, name, TRAINING) for name in names]
-    labels = {"strategy": run.strategy, "seed": run.seed, "order": run.order or "", "learner": run.answering_learner}
+    labels: dict[str, Any] = {"run": str(run.directory), "strategy": run.strategy, "seed": run.seed}
+    labels |= {"order": run.order or "", "learner": run.answering_learner}
     return table_of(found, labels)
 
 
@@ -85,15 +91,13 @@ def table_of(measured: Sequence[Measured], labels: Mapping[str, Any]) -> pd.Data
 
 
 def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Tables one after another; a row that several have, of a path that two studies measure, once."""
+    """Tables one after another."""
     if not parts:
         return pd.DataFrame(columns=list(COLUMNS))
     for name in _TEXTS:  # the same categories, else pandas makes objects of them
         known = pd.api.types.union_categoricals([p[name].astype("category") for p in parts]).categories
         parts = [p.assign(**{name: pd.Categorical(p[name], known)}) for p in parts]
-    table = pd.concat(parts, ignore_index=True)[list(COLUMNS)]
-    of_one = [name for name in COLUMNS if name not in ("loss", "targets", "score")]
-    return table.drop_duplicates(of_one, ignore_index=True) if len(parts) > 1 else table
+    return pd.concat(parts, ignore_index=True)[list(COLUMNS)]
 
 
 def _rows(profile: Profile, labels: Mapping[str, Any]) -> pd.DataFrame:

@@ -61,10 +61,10 @@ def test_the_values_of_every_example_lie_in_one_folder_that_pandas_reads(done):
     """As the study's page says, and their means are what is kept; paths that two measures share are there once."""
     folder, planned, found = done
     values = pd.read_parquet(folder / "runs" / "values")
-    assert set(values.piece) == {p.name for p in planned}
-    key = ["piece", "space", "path", "start", "end", "split", "task", "t", "example"]
+    assert set(values.run) == {p.name for p in planned}
+    key = ["run", "space", "path", "start", "end", "split", "task", "t", "example"]
     assert not values.duplicated(key).any()
-    own = values[values.piece == planned[0].name]
+    own = values[values.run == planned[0].name]
     assert set(own.start) == {"1-FOMC", "0-BASE"}  # and so those of rewinding, too
     for row in found[0].tables["profiles"].to_dict("records"):
         if row["task"] in ("mean", "mean_old"):
