@@ -24,7 +24,7 @@ FLAGS = (
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a finished run directory")
-    parser.add_argument("--output", default="values.parquet", metavar="FILE", help="the file that is written")
+    parser.add_argument("--output", default="runs/values.parquet", metavar="FILE", help="the file that is written")
     parser.add_settings(Connectivity, group="what was measured", only=FLAGS)
     args = parser.parse()
     study = parser.settings(Connectivity, args)
