@@ -95,13 +95,15 @@ def run_study(
 
 
 def forecast(study: Study, args: argparse.Namespace) -> None:
-    """Say what a study would take of finished runs; raises `UserError` where some are still to be trained."""
+    """Say what a study would take of finished runs; raises `UserError` where some are still to be trained, or where it
+    would refuse them."""
     from mcanalysis.cli import run_reporting
     from mcanalysis.errors import UserError
     from mcanalysis.runs.run import Run, load_run
     from mcanalysis.studies.forecast import forecast_pieces
 
     found = study_runs(args)
+    study.check_all(found)
     if absent := [run.directory for run in found if not isinstance(run, Run) and not run.is_there]:
         raise UserError(
             f"Expected finished runs to tell how long this takes, got {len(absent)} that are still to be trained, the "

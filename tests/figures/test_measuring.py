@@ -10,6 +10,7 @@ import pytest
 
 from mcanalysis.cli import measuring
 from mcanalysis.runs.finished import FinishedRun
+from mcanalysis.training.continual_trainer import train
 
 LORA = '{"peft_type": "LORA"}'
 WRITTEN = {"similarity": ["cka", "weight_distance"], "connectivity": ["simplex"], "curvature": ["spectrum"]}
@@ -97,8 +98,28 @@ def test_one_that_cannot_be_carried_out_keeps_no_other_from_being(figure_script,
     some = ("--only", "layers,simplex", "--format", "png")
     code, out, err = figure_script("__main__", "--run", run, *some, "--measure")
     assert code == 2 and "simplex_a" in out and "layers_a" not in out
-    assert f"error: python analyses/similarity.py --run {run}: Expected an apple, got none; eat it." in err
+    assert f"left out: python analyses/similarity.py --run {run}: Expected an apple, got none; eat it." in err
     assert "error: layers: " in err and [words[0] for words in scripts.run] == ["connectivity"]
+    scripts.run.clear()
+    without = [name for name in WRITTEN if name != "similarity"]
+    for name in LATE:
+        if name not in WRITTEN["similarity"]:
+            (run / "tables" / f"{name}.csv").unlink(missing_ok=True)
+    scripts.refuses = ("similarity", "ablations")
+    code, out, err = figure_script("__main__", "--run", run, "--format", "png", "--measure")
+    assert code == 0 and "simplex_a" in out and "not drawn: layers: " in err, err  # nobody asked for this one by name
+    assert {words[0] for words in scripts.run} == set(without)
+
+
+def test_a_study_that_would_refuse_the_runs_says_so_in_its_dry_run(script, run_config, tmp_path):
+    """Three runs of two tasks have too few transitions for a correlation: nothing is timed."""
+    sizes = {"train": 8, "test": 2}
+    for seed in range(3):
+        config = run_config("sequential", num_steps=1, tasks=("FOMC", "MedMCQA"), sizes=sizes, num_test=2, seed=seed)
+        train(config, tmp_path / f"run{seed}", device="cpu")
+    runs = [word for seed in range(3) for word in ("--run", tmp_path / f"run{seed}")]
+    code, _, err = script("predictors", *runs, "--dry-run")
+    assert code == 2 and "Expected at least 24 transitions" in err and "got 3 of 3" in err, err
 
 
 def test_runs_go_together_where_one_call_can_analyse_them(bare_run, tmp_path):
