@@ -51,12 +51,14 @@ def lacking(figures: Iterable[ModuleType], found: Found, given: bool) -> list[li
 
 def _alike(runs: Sequence[FinishedRun], script: str) -> list[tuple[list[str], list[FinishedRun]]]:
     """Runs that one call can analyse, of one base, template and sequence of tasks, one of each strategy and seed; each
-    time after the flags that keep what the script has written of them already."""
+    time after the flags that keep what the script has written of them already. connectivity.py measures a simplex of
+    the strategy named first alone: it is called for each."""
     groups: dict[str, tuple[list[str], list[FinishedRun]]] = {}
     seen: Counter[str] = Counter()
     for run in runs:
         flags = _as_measured(run) if script == "connectivity" and run.has("profiles") else []
-        kind = json.dumps([run.config.get("model"), run.config.get("chat_template"), run.task_names, flags])
+        alone = run.strategy if script == "connectivity" else ""
+        kind = json.dumps([run.config.get("model"), run.config.get("chat_template"), run.task_names, flags, alone])
         seen[twins := f"{kind} {run.strategy} {run.seed}"] += 1
         groups.setdefault(f"{kind} {seen[twins]}", (flags, []))[1].append(run)
     return list(groups.values())

@@ -78,18 +78,19 @@ def test_it_says_how_long_and_measures_and_draws(figure_script, bare_run, script
     flags = [word for run in runs for word in ("--run", str(run))]
     some = ("--only", "layers,simplex", "--format", "png")
     code, out, err = figure_script("__main__", *flags, *some, "--measure", "--dry-run")
-    assert (code, out, scripts.run) == (0, "", []) and "about 2 min 00 s in all" in err
+    assert (code, out, scripts.run) == (0, "", []) and "about 2 min 30 s in all" in err
     code, out, err = figure_script("__main__", *flags, *some, "--measure")
     as_before = ["--paths", "linear-factor,bezier-factor", "--other-paths", "linear-factor,bezier-factor"]
     as_before += ["--num-points", "5", "--num-examples", "5"]
-    expected = [["similarity", *flags], ["connectivity", "--simplex", "1,2,3", *as_before, *flags]]
-    assert scripts.asked == expected * 2 and scripts.run == expected[::-1]  # the short one first
+    simplexes = [["connectivity", "--simplex", "1,2,3", *as_before, "--run", str(run)] for run in runs]
+    expected = [["similarity", *flags], *simplexes]
+    assert scripts.asked == expected * 2 and scripts.run == [*sorted(simplexes), expected[0]]  # short ones first
     assert code == 0, err
     drawn = {"simplex_sequential", "simplex_er", "layers_sequential_fast", "layers_er_fast"}
     assert {Path(line).stem for line in out.splitlines()} == drawn
-    assert err.index("1 min 30 s  python analyses/similarity.py") < err.index("about 2 min 00 s in all")
+    assert err.index("1 min 30 s  python analyses/similarity.py") < err.index("about 2 min 30 s in all")
     code, _, err = figure_script("__main__", *flags, *some, "--measure", "--dry-run")
-    assert code == 0 and "nothing is missing" in err and len(scripts.asked) == 4
+    assert code == 0 and "nothing is missing" in err and len(scripts.asked) == 6
 
 
 def test_one_that_cannot_be_carried_out_keeps_no_other_from_being(figure_script, bare_run, scripts, tmp_path):
