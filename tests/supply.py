@@ -16,16 +16,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, metadata, requires
 from pathlib import Path
+from typing import Any
 
+from license_expression import ExpressionError, get_spdx_licensing
 from packaging.requirements import Requirement
 
 BIN = Path(sys.executable).parent
+SPDX = get_spdx_licensing()
 DEVELOPMENT = {"test", "docs", "build", "supply"}  # extras whose packages no user of ours has
 KINDS = {  # licences of the SPDX list, and classifiers and words of before it, each as it stands; stricter ones last
     "public domain": ("CC0-1.0", "Zlib", "Unlicense", "OFL-1.1"),
     "MIT": ("MIT", "MIT-0", "MIT-CMU", "MIT License"),
     "BSD": ("0BSD", "BSD-2-Clause", "BSD-3-Clause", "BSD", "BSD License", "BSL-1.0", "ISC", "ISC License (ISCL)"),
-    "Apache": ("Apache-2.0", "Apache 2.0", "Apache 2.0 License", "Apache Software License", "Apache License 2.0"),
+    "Apache": ("Apache-2.0", "Apache 2.0", "Apache 2.0 License", "Apache Software License", "Apache License 2.0",
+               "Apache-2.0 WITH LLVM-exception"),
     "Python": ("PSF-2.0", "Python Software Foundation License", "CNRI-Python"),
     "Mozilla": ("MPL-2.0", "Mozilla Public License 2.0 (MPL 2.0)"),  # of its files, not of what imports them
     "LGPL": (
@@ -34,7 +38,6 @@ KINDS = {  # licences of the SPDX list, and classifiers and words of before it, 
     ),
 }  # fmt: skip
 KIND_OF = {licence: kind for kind, licences in KINDS.items() for licence in licences}
-EXCEPTIONS = ("LLVM-exception",)  # which permit more
 READ_BY_HAND = {"word2number": "MIT"}  # its field has the whole text of the MIT licence
 
 
@@ -66,12 +69,12 @@ def _applies(requirement: Requirement, extra: str) -> bool:
 def family(licence: str) -> str | None:
     """Which of the kinds above a licence is; None where it is, or has a part that is, none of them.
 
-    Of several by AND, or several classifiers, all have to be known and the strictest is told; of
-    several by OR the first that is known.
+    Of several by AND, or several classifiers, all have to be known and the strictest is told; of several by OR the
+    first that is known.
 
-    >>> family("Apache-2.0 AND MIT"), family("GPL-3.0 OR MIT"), family("MIT AND GPL-3.0"), family("UNKNOWN")
+    >>> family("Apache-2.0 AND MIT"), family("GPL-3.0-only OR MIT"), family("MIT AND GPL-3.0-only"), family("UNKNOWN")
     ('Apache', 'MIT', None, None)
-    >>> family("GPL-3.0 AND (MIT OR Apache-2.0)"), family("BSD License; GNU General Public License (GPL)")
+    >>> family("GPL-3.0-only AND (MIT OR Apache-2.0)"), family("BSD License; GNU General Public License (GPL)")
     (None, None)
     >>> family("(Apache-2.0 WITH LLVM-exception) AND MIT"), family("MIT License and GPL"), family("MIT; another")
     ('Apache', None, None)
@@ -80,40 +83,18 @@ def family(licence: str) -> str | None:
         return KIND_OF[licence]
     if ";" in licence:
         return _strictest(KIND_OF.get(part.strip()) for part in licence.split(";"))
-    tokens = re.findall(r"[()]|[^\s()]+", licence)
-    if "\n" in licence or not tokens:
-        return None
     try:
-        kind, rest = _either(tokens)
-    except IndexError:
+        return _kind(SPDX.parse(licence, validate=True))
+    except ExpressionError:
         return None
-    return None if rest else kind
 
 
-def _either(tokens: list[str]) -> tuple[str | None, list[str]]:
-    kind, rest = _all(tokens)
-    while rest and rest[0] == "OR":
-        other, rest = _all(rest[1:])
-        kind = kind or other
-    return kind, rest
-
-
-def _all(tokens: list[str]) -> tuple[str | None, list[str]]:
-    kind, rest = _one(tokens)
-    while rest and rest[0] == "AND":
-        other, rest = _one(rest[1:])
-        kind = _strictest((kind, other))
-    return kind, rest
-
-
-def _one(tokens: list[str]) -> tuple[str | None, list[str]]:
-    if tokens[0] == "(":
-        kind, rest = _either(tokens[1:])
-        return (kind, rest[1:]) if rest[0] == ")" else (None, rest)
-    kind, rest = KIND_OF.get(tokens[0]), tokens[1:]
-    if rest and rest[0] == "WITH":
-        kind, rest = kind if rest[1] in EXCEPTIONS else None, rest[2:]
-    return kind, rest
+def _kind(expression: Any) -> str | None:
+    if isinstance(expression, SPDX.OR):
+        return next(filter(None, map(_kind, expression.args)), None)
+    if isinstance(expression, SPDX.AND):
+        return _strictest(map(_kind, expression.args))
+    return KIND_OF.get(expression.render()) if expression else None
 
 
 def _strictest(kinds: Iterable[str | None]) -> str | None:
@@ -150,7 +131,7 @@ def main() -> int:
     kinds = {name: READ_BY_HAND.get(name) or family(licences[name]) for name in names}
     always = set(brought(without=metadata("mcanalysis").get_all("Provides-Extra") or ()))
     odd = {name: licences[name].partition("\n")[0][:60] for name in names if not kinds[name]}
-    odd |= {name: "LGPL, without an extra" for name in always if kinds[name] == "LGPL"}
+    odd |= {name: "LGPL, without an extra" for name in always if kinds.get(name) == "LGPL"}
     lines = ["| licence | packages |", "| --- | ---: |"]
     for kind, number in Counter(kind for kind in kinds.values() if kind).most_common():
         named = f" ({', '.join(n for n in names if kinds[n] == kind)})" if number <= 4 else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Any, ClassVar, Literal
 
@@ -22,8 +23,8 @@ from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.params.groups import by_layer, by_module
 from mcanalysis.params.point import Point
 from mcanalysis.replay.random_state import random_state, set_random_state
-from mcanalysis.replay.reservoir import Rehearsal, ReplayItem
-from mcanalysis.strategies.strategy import Step, Strategy, StrategyConfig
+from mcanalysis.replay.reservoir import ReplayItem
+from mcanalysis.strategies.er import Er, ErConfig
 
 ALONG = tuple(i / 20 for i in range(21))
 """t that are tried of the whole adapter."""
@@ -33,16 +34,15 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class LineSearchConfig(StrategyConfig):
-    """Settings of the line search.
+class LineSearchConfig(ErConfig):
+    """Settings of the line search, beside those of `er`.
 
-    `memory_size`: as of `er`. `by`: one t for the whole adapter, or one for each layer or each module. `held_out`: the
+    `by`: one t for the whole adapter, or one for each layer or each module. `held_out`: the
     share of the memory that is never replayed and alone judges, by a draw for each example (of a task of which none is
-    held out all that is remembered judges); 0: all of it does both. `go_on_from`: where the next
-    task's training starts, the trained adapter or the chosen point.
+    held out all that is remembered judges); 0: all of it does both. `go_on_from`: where the next task's training
+    starts, the trained adapter or the chosen point.
     """
 
-    memory_size: int | float = 500
     by: Literal["adapter", "layer", "module"] = "adapter"
     held_out: float = 0.0
     go_on_from: Literal["trained", "chosen"] = "trained"
@@ -52,7 +52,13 @@ class LineSearchConfig(StrategyConfig):
             raise UserError(f"Expected a share held_out in [0, 1), got {self.held_out}; try 0.25.")
 
 
-class LineSearch(Strategy):
+@lru_cache(maxsize=100_000)  # asked of all that is remembered in every step
+def _drawn(seed: int, item: ReplayItem) -> float:
+    """By what the example is, so that it is held out, or not, as long as it is remembered."""
+    return Random(f"{seed}/{item.task_index}/{item.example.prompt_ids}/{item.example.answer_ids}").random()
+
+
+class LineSearch(Er):
     """Experience replay trains the adapter `trained`; after task k `chosen` ← chosen + t·(trained − chosen), factor by
     factor, with the t of least loss: of each task the mean in nats per target token over what is remembered of it, and
     of these the mean over the tasks. With several t, one sweep, each over a coarse grid from the best single t on.
@@ -73,7 +79,6 @@ class LineSearch(Strategy):
 
     def __init__(self, config: LineSearchConfig, seed: int) -> None:
         super().__init__(config, seed)
-        self.rehearsal = Rehearsal(config.memory_size, seed)
         self.chosen: Point = {}
         self._rng = Random(f"line_search/{seed}")
 
@@ -82,9 +87,7 @@ class LineSearch(Strategy):
         return "chosen"
 
     def _is_held_out(self, item: ReplayItem) -> bool:
-        """Drawn by what the example is, so that it is so as long as it is remembered."""
-        drawn = Random(f"{self.seed}/{item.task_index}/{item.example.prompt_ids}/{item.example.answer_ids}").random()
-        return drawn < self.config.held_out
+        return self.config.held_out > 0 and _drawn(self.seed, item) < self.config.held_out
 
     def _replayed(self) -> list[ReplayItem]:
         return [item for item in self.rehearsal.buffer.items if not self._is_held_out(item)]
@@ -108,20 +111,13 @@ class LineSearch(Strategy):
             model.load_point(self.chosen)
 
     def draw_replay(self, number: int) -> list[EncodedExample]:
+        if not self.config.held_out:
+            return super().draw_replay(number)
         replayed = self._replayed()
-        if not self.task_index or not replayed:
+        if not replayed or not (self.task_index or self.config.replay_from_first_step):
             return []
         draw = self._rng.sample if number <= len(replayed) else lambda items, k: self._rng.choices(items, k=k)
         return [item.example for item in draw(replayed, number)]
-
-    def loss(self, step: Step) -> Tensor:
-        result = step.forward()
-        if not step.num_replay:
-            return step.current_loss(result)
-        return (step.current_loss(result) + step.replay_loss(result)) / 2
-
-    def after_step(self, model: LoraModel, examples: Sequence[EncodedExample], first_pass: Sequence[bool]) -> None:
-        self.rehearsal.remember(examples, first_pass, self.task_index)
 
     def end_task(self, model: LoraModel, examples: Sequence[EncodedExample]) -> None:
         trained, judges = model.point(), self._judges()
@@ -162,11 +158,11 @@ class LineSearch(Strategy):
         model.save(directory, self.chosen if learner == "chosen" else None)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        values = {"buffer": self.rehearsal.buffer.state(), "rng": random_state(self._rng), "report": self.report}
-        return dict(self.chosen), values
+        _, values = super().state()
+        return dict(self.chosen), {**values, "rng": random_state(self._rng), "report": self.report}
 
     def load_state(self, model: LoraModel, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        super().load_state(model, tensors, values)
         self.chosen = {k: v.to(model.device) for k, v in tensors.items()}
-        self.rehearsal.buffer.load_state(values["buffer"])
         set_random_state(self._rng, values["rng"])
         self.report = dict(values["report"])

@@ -112,6 +112,13 @@ def test_one_that_cannot_be_carried_out_keeps_no_other_from_being(figure_script,
     assert {words[0] for words in scripts.run} == set(without)
 
 
+def test_from_nothing_a_main_job_that_is_refused_is_an_error(figure_script, scripts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scripts.refuses = ("connectivity",)
+    code, out, err = figure_script("__main__", "--measure", "--format", "png")
+    assert code == 2 and not out and "Expected an apple" in err and scripts.run == [], err
+
+
 def test_a_study_that_would_refuse_the_runs_says_so_in_its_dry_run(script, run_config, tmp_path):
     """Three runs of two tasks have too few transitions for a correlation: nothing is timed."""
     sizes = {"train": 8, "test": 2}

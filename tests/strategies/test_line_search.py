@@ -137,6 +137,21 @@ def test_a_run_that_is_stopped_ends_with_the_same_bytes(
     assert ends[0] == ends[1] and len(ends[0]) == 6
 
 
+def test_what_is_trained_is_experience_replay_to_the_bit(module, monkeypatch, run_config, make_tasks, tmp_path):
+    strategies.strategy_names()
+    monkeypatch.setitem(strategies._STRATEGIES._loaders, "line_search", lambda: module.LineSearch)
+    tasks = make_tasks(("zeta", "alpha"), num_train=10, num_test=2)
+    for name in ("line_search", "er"):
+        config = run_config(name, num_steps=4, strategy_settings={"memory_size": 9})
+        train(config, tmp_path / name, device="cpu", tasks=tasks)
+    for label in ("1-zeta", "2-alpha"):
+        ours, theirs = (
+            (tmp_path / run / "minima" / label / learner / "adapter_model.safetensors").read_bytes()
+            for run, learner in (("line_search", "trained"), ("er", "fast"))
+        )
+        assert ours == theirs
+
+
 def test_a_share_that_is_none_is_refused(module):
     with pytest.raises(UserError, match="held_out"):
         module.LineSearchConfig(held_out=1.0)

@@ -79,6 +79,7 @@ class Cluster:
         self._busy: set[str] = set()
         self._aside: set[str] = set()
         self._shown: dict[str, Shown] = {}
+        self._warned: set[str] = set()
         self._gone: UserError | None = None
         self._answered = self._patient_until = time.monotonic()
         self._is_wanted = False
@@ -256,7 +257,7 @@ class Cluster:
         address, *report = event[1]
         if address in self._workers:
             key, what, value = report
-            self._shown.setdefault(address, Shown(self._progress)).show((tuple(key), what, value))
+            self._shown.setdefault(address, Shown(self._progress, self._warned)).show((tuple(key), what, value))
 
     async def _watch(self) -> None:
         while True:

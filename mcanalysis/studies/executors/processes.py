@@ -75,7 +75,8 @@ class Processes:
         self._seconds = piece_seconds
         one_at_a_time = _OneAtATime(progress)
         threads = max(1, num_cores() // count)
-        self._idle = [_Slot(i, one_at_a_time, initializer, threads) for i in reversed(range(count))]
+        said: set[str] = set()
+        self._idle = [_Slot(i, Shown(one_at_a_time, said), initializer, threads) for i in reversed(range(count))]
         self._slots = tuple(self._idle)
         self._waiting = ThreadPoolExecutor(count, "piece")  # a thread waits for each process
 
@@ -129,8 +130,8 @@ class _GoneError(Exception):
 class _Slot:
     """A process and its connection; another one when it is gone."""
 
-    def __init__(self, number: int, progress: Progress, initializer: Callable[[], None] | None, threads: int) -> None:
-        self._shown = Shown(progress)
+    def __init__(self, number: int, shown: Shown, initializer: Callable[[], None] | None, threads: int) -> None:
+        self._shown = shown
         self._number = number
         self._how = (initializer, threads)
         self._process: SpawnProcess | None = None

@@ -15,7 +15,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from itertools import count
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -91,10 +90,11 @@ class _ReportingBar:
 
 
 class Shown:
-    """On the other side: the bars of one worker, as `progress` shows them."""
+    """On the other side: the bars of one worker, as `progress` shows them, and its warnings, of those of `said`, which
+    its fellows share, each once."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, said: set[str]) -> None:
+        self._progress, self._said = progress, said
         self._bars: dict[Any, Bar] = {}
 
     def show(self, report: Report) -> None:
@@ -106,19 +106,14 @@ class Shown:
             self._bars[key].update(value)
         elif what == "close" and key in self._bars:
             self._bars.pop(key).close()
-        elif what == "warn":
-            _warn_once(*value)
+        elif what == "warn" and value[1] not in self._said:
+            self._said.add(value[1])
+            logging.getLogger("mcanalysis").log(*value)
 
     def close(self) -> None:
         """Close what a worker that is gone has left open."""
         while self._bars:
             self._bars.popitem()[1].close()
-
-
-@cache
-def _warn_once(level: int, text: str) -> None:
-    """Log what a worker did; what several say, or one of them for each piece, is said once."""
-    logging.getLogger("mcanalysis").log(level, text)
 
 
 class _Handing(logging.Handler):
