@@ -127,16 +127,37 @@ def test_each_library_has_its_home():
 IF_INSTALLED = {"mergekit"}  # looked at where somebody has it; it wants another torch than ours
 
 
+def not_declared(modules, extras=None):
+    """Which of the modules' packages neither the package nor these of its extras (all of them, unasked) name."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    optional = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(line for extra in extras or optional for line in optional[extra])]
+    declared = {re.split(r"[<>=\[; ]", line)[0].lower().replace("_", "-") for line in lines}
+    whose = packages_distributions()
+    for module in sorted(modules - set(sys.stdlib_module_names) - {"mcanalysis"}):
+        names = {name.lower().replace("_", "-") for name in whose.get(module, [module])}
+        if not names & declared:
+            yield module
+
+
 def test_whatever_is_imported_is_declared():
     """Also what another dependency brings anyway: that one may drop it."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
-    lines = [*project["dependencies"], *(line for of in project["optional-dependencies"].values() for line in of)]
-    declared = {re.split(r"[<>=\[; ]", line)[0].lower().replace("_", "-") for line in lines}
     modules = {name.split(".")[0] for file in SOURCES for name in imported(file)}
-    whose = packages_distributions()
-    for module in modules - set(sys.stdlib_module_names) - IF_INSTALLED - {"mcanalysis"}:
-        names = {name.lower().replace("_", "-") for name in whose.get(module, [module])}
-        assert names & declared, f"{module} is imported, and none of {sorted(names)} declared"
+    assert not [*not_declared(modules - IF_INSTALLED)]
+
+
+def test_the_tests_can_be_collected_with_their_extra_alone():
+    """pytest imports each file under tests; tools among them that need more import it where they use it."""
+    files = sorted((REPOSITORY / "tests").rglob("*.py"))
+    ours = {file.stem for file in files} | {file.parent.name for file in files} | {"tests", "analyses", "figures"}
+    modules = set()
+    for file in files:
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                modules.add(node.module.split(".")[0])
+    assert not [*not_declared(modules - ours, ["test"])]
 
 
 def test_only_the_command_line_prints_and_is_read():
