@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from mcanalysis.cli.console import fail, is_main_process, warn
 from mcanalysis.cli.machine_faults import machine_fault
@@ -17,7 +19,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 def quiet_libraries() -> None:
     """Keep transformers' loading bars and advice off the terminal; errors still show, and warnings once."""
-    import logging
     import warnings
 
     import transformers
@@ -47,7 +48,8 @@ def run_script(main: Callable[[], None], *, launched: bool = False) -> None:
     try:
         if not launched and num_processes() > 1:
             raise UserError("torchrun and accelerate launch are for train.py: give --workers or --scheduler instead.")
-        main()
+        with _warned_once():
+            main()
     except UserError as error:
         _last_words(str(error))
         sys.exit(2)
@@ -64,6 +66,26 @@ def run_script(main: Callable[[], None], *, launched: bool = False) -> None:
         if is_main_process():
             warn("stopped; what was saved is kept: give the same command again, with --resume if training had begun")
         sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
+
+
+@contextmanager
+def _warned_once() -> Iterator[None]:
+    """Print each warning once for a script, however many runs, forks or sets of workers it comes from."""
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return text not in said and not said.add(text)
+
+    printed = logging.lastResort  # what prints where no handlers were set up, which scripts of ours leave to others
+    if printed is None:
+        yield
+        return
+    printed.addFilter(is_new)
+    try:
+        yield
+    finally:
+        printed.removeFilter(is_new)
 
 
 def _not_repeated(error: Exception) -> str | None:
