@@ -15,21 +15,21 @@ from mcanalysis.errors import UserError
 from mcanalysis.plotting.picture import Picture
 from mcanalysis.plotting.selection import error_bars
 from mcanalysis.plotting.style import (
+    BLACK,
     BLUE,
-    GREEN,
     GREY,
     ORANGE,
     PURPLE,
-    SKY_BLUE,
     add_axes,
     double_column,
     in_print_style,
     new_figure,
+    strategy_marks,
+    strategy_name,
 )
 
 _LEFT, _TOP, _BOTTOM, _HEIGHT, _BETWEEN, _RIGHT = 0.5, 0.25, 0.42, 1.8, 0.6, 0.1
-_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY_BLUE)
-_LINES = ("-", "--", ":", "-.")  # by run; the colour is by task, from dark to bright
+_DASHES = ("-", "--", ":", "-.")  # by strategy; the colour is by task, from dark to bright
 _MARKS = {"random": (BLUE, "o"), "worst": (ORANGE, "v"), "forgetting": (PURPLE, "s")}
 
 
@@ -38,9 +38,9 @@ def plot_basin(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw what there is of forks, radii and volumes side by side.
 
     Left: a line per task and run, the chord barrier between forks against the share of the task's steps that they have
-    in common, from the first task (dark) to the last one, another style of line for another run; the threshold, and k₅₀
-    with its interval. Middle: each minimum's radius per direction; triangles at the upper edge are radii beyond the
-    largest step. Right: the share of a simplex, a line per run.
+    in common, from the first task (dark) to the last one, another style of line for another strategy; the threshold,
+    and k₅₀ with its interval. Middle: each minimum's radius per direction; triangles at the upper edge are radii beyond
+    the largest step. Right: the share of a simplex, a line per run, marked as its strategy is elsewhere.
 
     Args:
         tables: of the study, by name; any of them may be missing.
@@ -69,12 +69,12 @@ def _forks(axes, forks: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> Non
     threshold = forks.threshold.iloc[0]
     numbers = sorted({int(task.partition("-")[0]) for task in forks.task})
     colours = {k: colormaps["viridis"](0.95 * i / max(len(numbers) - 1, 1)) for i, k in enumerate(numbers)}
-    lines = dict(zip(forks.groupby(["strategy", "seed"], sort=False).groups, cycle(_LINES)))
+    dashes = dict(zip(dict.fromkeys(forks.strategy), cycle(_DASHES)))
     for whose, rows in forks.groupby(["strategy", "seed", "task"], sort=False):
         largest = rows.loc[rows.groupby("after").chord_barrier.idxmax()].sort_values("after")
         axes.errorbar(
             largest.after / largest.num_steps, largest.chord_barrier, error_bars(largest, "chord_barrier"),
-            color=colours[int(str(whose[2]).partition("-")[0])], linestyle=lines[whose[:2]], linewidth=0.7,
+            color=colours[int(str(whose[2]).partition("-")[0])], linestyle=dashes[whose[0]], linewidth=0.7,
             elinewidth=0.4, marker="o", markersize=2, gid="forks " + " ".join(map(str, whose)),
         )  # fmt: skip
     axes.axhline(threshold, color=GREY, linestyle="--", linewidth=0.8, gid="threshold")
@@ -88,10 +88,17 @@ def _forks(axes, forks: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> Non
     axes.set(xlabel="steps in common (share of the task's)", ylabel="chord barrier (nats)", xlim=(-0.03, 1.03))
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     handles = [Line2D([], [], color=colour, linewidth=1.0, label=str(k)) for k, colour in colours.items()]
-    axes.legend(
+    tasks = axes.legend(
         handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(handles), columnspacing=0.6,
         handlelength=0.7, handletextpad=0.2,
     )  # fmt: skip
+    if len(dashes) > 1:
+        axes.add_artist(tasks)  # which a second legend would replace
+        styles = {"color": BLACK, "linewidth": 0.7}
+        axes.legend(
+            handles=[Line2D([], [], linestyle=d, label=strategy_name(s), **styles) for s, d in dashes.items()],
+            loc="upper right", handlelength=2.2,
+        )  # fmt: skip
 
 
 def _radii(axes, radii: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> None:
@@ -111,15 +118,19 @@ def _radii(axes, radii: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> Non
 
 
 def _volumes(axes, volumes: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> None:
-    runs = volumes.groupby(["strategy", "seed"], sort=False)
-    for number, (whose, rows) in enumerate(runs):
-        at = rows.num_minima + 0.12 * (number - (len(runs) - 1) / 2)
+    runs = volumes.groupby(["strategy", "learner", "seed"], sort=False)
+    marks = strategy_marks(zip(volumes.strategy, volumes.learner, strict=True))
+    for number, ((strategy, learner, seed), rows) in enumerate(runs):
+        at = rows.num_minima + 0.4 / len(runs) * (number - (len(runs) - 1) / 2)
+        mark = marks[strategy, learner]
         axes.errorbar(
-            at, rows.volume, error_bars(rows, "volume"), color=_COLOURS[number % len(_COLOURS)], linewidth=0.8,
-            elinewidth=0.6, marker="o", markersize=2.8, gid="volume " + " ".join(map(str, whose)),
+            at, rows.volume, error_bars(rows, "volume"), color=mark.colour, linewidth=0.8, elinewidth=0.6,
+            marker=mark.marker, markersize=2.8, gid=f"volume {strategy} {seed}",
         )  # fmt: skip
     axes.set(xlabel="minima T (number)", ylabel="good share of the simplex (0–1)", ylim=(-0.03, 1.03))
     axes.set_xticks(sorted(set(volumes.num_minima)))
+    if len(marks) > 1:
+        axes.legend(handles=[mark.handle(linewidth=0.8, markersize=2.8) for mark in marks.values()], loc="best")
 
 
 def basin_picture(tables: Mapping[str, pd.DataFrame]) -> Picture:
@@ -129,17 +140,18 @@ def basin_picture(tables: Mapping[str, pd.DataFrame]) -> Picture:
         forks = tables["basin_forks"]
         words.append(
             "Chord barrier of a task's test loss between two trainings of it that share their first steps and then see "
-            "its examples in another order, one line per task (its number above, the first one dark) and, by style, "
-            "run (the largest of several forks); bars: 95 % intervals over examples; grey and dashed: "
-            f"{forks.threshold.iloc[0]:g} nats. The grey line is the share of steps "
-            "from which on half of the tasks stay below that, grey its 95 % interval over tasks."
+            "its examples in another order, one line per task (its number above, the first one dark) and "
+            f"run{' (style: its strategy)' if forks.strategy.nunique() > 1 else ''}, the largest of several forks; "
+            f"bars: 95 % intervals over examples; grey and dashed: {forks.threshold.iloc[0]:g} nats. The grey line is "
+            "the share of steps from which on half of the tasks stay below that, grey its 95 % interval over tasks."
         )
     if "basin_radius" in tables:
-        keep = tables["basin_radius"].keep.iloc[0]
+        radii = tables["basin_radius"]
+        keep, runs = radii.keep.iloc[0], len(radii.groupby(["strategy", "seed"]))
         words.append(
             "Relative step (in units of ‖ΔW‖) at which a task's score at its own minimum falls below "
             f"{keep:.0%} of its value, along random directions, the worst one found, and towards the next minimum; "
-            "triangles at the upper edge: beyond the largest step."
+            f"triangles at the upper edge: beyond the largest step{f'; of {runs} runs together' if runs > 1 else ''}."
         )
     if "basin_volume" in tables:
         volumes = tables["basin_volume"]

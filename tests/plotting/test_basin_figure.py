@@ -37,6 +37,26 @@ def test_a_line_of_forks_is_the_largest_of_each_step():
     assert list(picture.data) == ["forks", "half"] and "0.05 nats" in picture.caption
 
 
+def test_strategies_are_told_apart_by_a_legend_and_seeds_of_one_look_alike():
+    two = [WHOSE, WHOSE | {"seed": 1}, {"strategy": "ewc", "seed": 0}]
+    forks = pd.DataFrame(
+        [whose | {"task": "1-A", "num_steps": 10, "after": after, "chord_barrier": 0.0, "chord_barrier_low": 0.0,
+                  "chord_barrier_high": 0.1, "threshold": 0.05} for whose in two for after in (0, 10)]
+    )  # fmt: skip
+    volumes = pd.DataFrame(
+        [whose | {"learner": "fast", "num_minima": 3, "volume": 0.5, "volume_low": 0.4, "volume_high": 0.6,
+                  "keep": 0.9, "num_samples": 60} for whose in two]
+    )  # fmt: skip
+    picture = basin_picture({"basin_forks": forks, "basin_volume": volumes})
+    left, right = picture.figure.axes
+    for axes in (left, right):
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["ER", "EWC"]
+    assert [c.lines[0].get_linestyle() for c in left.containers] == ["-", "-", "--"]
+    first, second, other = (c.lines[0].get_color() for c in right.containers)
+    assert first == second != other
+    assert "style: its strategy" in picture.caption
+
+
 def test_nothing_is_refused():
     with pytest.raises(UserError, match=r"run analyses/basin\.py"):
         plot_basin({})
