@@ -3,7 +3,8 @@
 Six kinds: command lines, settings files, data files, configurations of bases, adapters, and files of runs. How many are
 drawn in all: MCANALYSIS_FUZZ_EXAMPLES (36); MCANALYSIS_FUZZ_SEED draws others; what became of each goes, as JSON lines,
 to MCANALYSIS_FUZZ_COUNTS. Scripts run in this process, wherever they can as a dry run, so that what is right is quick;
-every tenth of them in one of its own, as users start them, so that what the process was before does not count.
+every tenth of them (200 at most) in one of its own, as users start them, so that what the process was before does not
+count.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ SEED = int(os.environ.get("MCANALYSIS_FUZZ_SEED", "0"))
 KINDS = 6
 SECONDS = 20
 STARTING = 40  # seconds more for a process of its own, which imports torch on a busy machine
-EACH_TENTH = 10
+APART = max(10, EXAMPLES // 200)  # one of so many starts as users start it: about 200 where many are drawn
 
 DIGITS = "9" * 5000
 ODD_TEXTS = [
@@ -141,7 +142,7 @@ def tried():
     def call(kind, folder, name, *arguments):
         before, there = {f for f in folder.rglob("*")}, Path.cwd()
         os.chdir(folder)
-        apart = next(number) % EACH_TENTH == 0 and can_be_started(arguments)
+        apart = next(number) % APART == 0 and can_be_started(arguments)
         try:
             result = (start_script if apart else run_script)(name, *arguments)
         finally:
