@@ -56,9 +56,9 @@ def run_comparison(description: str | None) -> None:
         _tell_cost(args, configs, directories, comparison.results)
         return
     runs = _trained(args, configs, directories, comparison.results)
-    metrics = write_comparison(runs, folder, comparison.against)
-    note = comparison.note_tuned(runs, folder)
-    speak([*comparison.words(runs, metrics, folder), *([note] if note else [])])
+    note = comparison.note(runs)
+    metrics = write_comparison(runs, folder, comparison.against, note)
+    speak(comparison.words(runs, metrics, folder))
     tables = {"strategies": metrics, "summary": compared_summary(metrics, comparison.against)}
     tables["comparisons"] = comparisons(metrics, comparison.against)
     facts: dict[str, Any] = {"runs": [str(run.directory) for run in runs]} | ({"tuned": note} if note else {})

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from mcanalysis.errors import UserError
 from mcanalysis.settings import BASIC, SEEDS, Bounds, Flag, check_bounds
-from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.studies.strategies import study_configs
 from mcanalysis.studies.study import Rows
 from mcanalysis.training.config import RunConfig
@@ -87,16 +86,14 @@ class Comparison:
         found.check(runs[0], [data.task.name for data in load_tasks(runs[0])])
         return [found.applied(run) for run in runs]
 
-    def note_tuned(self, runs: Sequence[FinishedRun], folder: Path) -> str:
-        """Write at the end of `summary.md` where the settings are from, and return it; "" for those of the flags."""
+    def note(self, runs: Sequence[FinishedRun]) -> str:
+        """Where the settings of tuned runs are from, in one line; "" for those of the flags."""
         if self.tuned is None:
             return ""
         from mcanalysis.studies.tuned import Tuned
 
-        note = Tuned.read(self.tuned).note(list(dict.fromkeys(run.strategy for run in runs)))
-        summary = folder / "comparison" / "summary.md"
-        write_text_atomic(summary, f"{summary.read_text('utf-8')}\n{note}\n")
-        return note
+        typed = {run.strategy: run.config["strategy_settings"] for run in runs}
+        return Tuned.read(self.tuned).note(list(typed), typed)
 
     def words(self, runs: Sequence[FinishedRun], metrics: pd.DataFrame, folder: Path) -> Iterator[str | Rows]:
         """The table of all strategies, what its numbers are, and where it lies."""
@@ -105,4 +102,6 @@ class Comparison:
 
         yield from strategy_words(metrics, self.against)
         yield comparison_notes(runs, metrics)
+        if note := self.note(runs):
+            yield note
         yield f"tables: {folder / 'comparison'}/strategies.csv, comparisons.csv, summary.csv, summary.md, summary.tex"

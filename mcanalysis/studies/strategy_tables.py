@@ -18,9 +18,16 @@ COSTS = ("train_seconds", "evaluation_seconds", "peak_memory_bytes")
 COUNTED = ("cost_ratio", "forward_examples", "backward_examples", "memory_examples", "memory_bytes")
 MORE_METRICS = ("average_anytime_accuracy", "forward_transfer", "general_retention")
 NUMBERS = (*METRICS, *MORE_METRICS, *AGAINST_REFERENCE, *COSTS, *COUNTED)
-LEFT_TO_FILES = {*MORE_METRICS[:2], *COUNTED, "evaluation_seconds"} - {"cost_ratio", "memory_examples"}
+LEFT_TO_FILES = {*MORE_METRICS[:2], "forward_examples", "backward_examples", "evaluation_seconds"}
 """What is in the CSV files alone: a table of all numbers would be too wide to be read."""
-DIGITS = {"train_seconds": 1, "memory_examples": 0}
+DIGITS = {"train_seconds": 1, "memory_examples": 0, "peak_memory_bytes": 0}
+TITLES = {
+    "train_seconds": "train s",
+    "peak_memory_bytes": "peak MB",
+    "cost_ratio": "cost",
+    "memory_examples": "kept",
+    "memory_bytes": "kept MB",
+}
 REFERENCES = ("joint", "individual")  # the first that was run is what intransigence and relative gain refer to
 
 
@@ -42,7 +49,12 @@ def metrics_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
                     name: np.nan if metrics.get(name) is None else metrics[name]
                     for name in (*METRICS, *MORE_METRICS[:2])
                 }
-                | {"general_retention": general_retention(run, learner)}
+                # one that answers with an adapter per task leaves no single one to ask
+                | {
+                    "general_retention": np.nan
+                    if run.metrics["average_accuracy"] is None
+                    else general_retention(run, learner)
+                }
             )
     return pd.DataFrame(rows)
 
@@ -70,7 +82,8 @@ def comparison_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
 
     The reference R* is `joint` where it was run, else `individual`, of the same seed and order: the score of each task
     at the end of joint training, or with an adapter of its own. Without either the columns are empty. `cost_ratio`:
-    `num_passes` over that of `sequential` of the same seed and order.
+    `num_passes` over that of `sequential` of the same seed and order. `peak_memory_bytes` is a GPU's alone: a process
+    that trains one run after another on a CPU holds what the earlier ones needed, too.
     """
     table = metrics_table(runs)
     by_run = {(run.strategy, run.seed, run.order or ""): run for run in runs}
@@ -84,6 +97,8 @@ def comparison_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
             matrix, scores = whole_matrix(run, str(row.learner)), _reference_scores(best)
             values |= {"intransigence": intransigence(matrix, scores), "relative_gain": relative_gain(matrix, scores)}
         cost = dict.fromkeys((*COSTS, *COUNTED)) | run.cost
+        if run.manifest.get("execution", {}).get("device", "cpu") == "cpu":
+            cost["peak_memory_bytes"] = None
         cost["cost_ratio"] = num_passes(run) / num_passes(by_run.get(("sequential", run.seed, run.order or "")))
         rows.append(values | {name: np.nan if v is None else v for name, v in cost.items()})
     return pd.concat([table, pd.DataFrame(rows)], axis=1)
@@ -139,40 +154,50 @@ def summary_cells(summary: pd.DataFrame) -> list[list[str]]:
     A dash where a value is undefined, memory in MB; of several learners the one that answers has a star.
     """
     shown = [n for n in NUMBERS if n in summary and n not in LEFT_TO_FILES]
-    titles = {"train_seconds": "train s", "peak_memory_bytes": "peak MB", "cost_ratio": "cost"}
-    titles |= {"memory_examples": "kept"}
     orders = ["order"] if "order" in summary else []
-    rows = [["strategy", "learner", *orders, "seeds", *(titles.get(n, n.replace("_", " ")) for n in shown)]]
+    rows = [["strategy", "learner", *orders, "seeds", *(TITLES.get(n, n.replace("_", " ")) for n in shown)]]
     learners = summary.groupby("strategy").learner.transform("nunique")
     several = learners > 1
     for (_, row), one_of_several in zip(summary.iterrows(), several, strict=True):
         star = " *" if one_of_several and row.answers else ""
         cells = [str(row.strategy), f"{row.learner}{star}", *(str(row[name]) for name in orders), str(row.seeds)]
         for name in shown:
-            scale, digits = (1e-6, 0) if name == "peak_memory_bytes" else (1.0, DIGITS.get(name, 2))
+            scale, digits = 1e-6 if name.endswith("_bytes") else 1.0, DIGITS.get(name, 2)
             value, spread = float(row[name]) * scale, float(row[f"{name}_sd"]) * scale
-            text = "–" if np.isnan(value) else f"{value:.{digits}f}"
+            text = "–" if np.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"  # no −0.00
             cells.append(text if np.isnan(spread) else f"{text} ± {spread:.{digits}f}")
         rows.append(cells)
     return rows
 
 
-def comparison_notes(runs: Sequence[FinishedRun], table: pd.DataFrame) -> str:
-    """What the numbers of a comparison are, in one line."""
+def comparison_notes(runs: Sequence[FinishedRun], table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
+    """What the numbers of a comparison are, in one line; `columns`: the titles of a table that has some of them, and a
+    row per strategy."""
     config = runs[0].config
-    notes = [
-        f"Mean ± standard deviation over seeds {', '.join(map(str, dict.fromkeys(table.seed)))}; "
-        f"{len(config['tasks'])} tasks of '{config['benchmark']}', {steps_in_words(config['training'])}",
-        "* the learner that answers",
-        "seconds and peak memory are those of whole runs, which may have shared the machine",
-    ]
-    if table.cost_ratio.notna().any():
-        notes.append("cost: examples forward and, twice, backward in training, as a multiple of `sequential`'s")
-    if table.memory_examples.notna().any():
-        notes.append("kept: examples remembered at the end")
+    seeds = f"seeds {', '.join(map(str, dict.fromkeys(table.seed)))}"
+    orders = table.groupby("strategy")["order"].nunique() if "order" in table else pd.Series(dtype=int)
+    spread = f"Mean ± standard deviation over {seeds}"
+    if orders.max() > 1 and columns is not None:
+        spread = f"Mean ± standard deviation over {orders.max()} orders of the tasks, of each the mean over {seeds}"
+        single = list(orders.index[orders == 1])
+        spread += f" (over seeds where there is one order: {', '.join(single)})" if single else ""
+    notes = [f"{spread}; {len(config['tasks'])} tasks of '{config['benchmark']}', {steps_in_words(config['training'])}"]
     reference = table.reference[0]
-    if isinstance(reference, str):
-        notes.append(f"intransigence and relative gain refer to `{reference}` of the same seed")
-    if "order" in table and table["order"].nunique() > 1:
+    possible = {
+        "learner": "* the learner that answers" if columns is None else "",
+        "train s": "seconds are those of whole runs, which may have shared the machine",
+        "peak MB": "peak memory is the GPU's",
+        "cost": "cost: examples forward and, twice, backward in training, as a multiple of `sequential`'s, without "
+        "what prompt vectors add to a row and what else a method computes",
+        "kept": "kept: examples remembered at the end, or written by the model itself, and the size of all that is "
+        "kept for later tasks",
+        "intransigence": f"intransigence and relative gain refer to `{reference}` of the same seed",
+    }
+    there = {TITLES.get(n, n): table[n].notna().any() for n in NUMBERS if n in table} | {"learner": True}
+    notes += [
+        note for title, note in possible.items()
+        if note and there.get(title, False) and (columns is None or title in columns)
+    ]  # fmt: skip
+    if orders.max() > 1 and columns is None:
         notes.append("the row `mean` is the mean ± standard deviation over the orders of their means")
     return "; ".join(notes) + "."

@@ -15,7 +15,7 @@ from mcanalysis.store.small_files import table_text
 from mcanalysis.studies.strategy_comparisons import CONFIDENCE, compared_summary, comparisons, over_all_runs
 from mcanalysis.studies.strategy_tables import comparison_notes, comparison_table, summary_cells
 
-_IN_LATEX = re.compile("strategy|learner|average accuracy|minus .*|rank|forgetting|backward transfer|cost|kept")
+_IN_LATEX = re.compile("strategy|learner|average accuracy|minus .*|rank|forgetting|backward transfer|cost|kept.*")
 _ESCAPED = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -65,6 +65,10 @@ def what_is_compared(metrics: pd.DataFrame, against: str | None = None) -> str:
             f", with 95 % intervals over {varied} that hold together for all {len(found)} (Bonferroni, Student's t, "
             f"degrees of freedom {', '.join(degrees)})"
         )
+        for one, several in (("seed", "seeds"), ("order", "orders")):
+            single = [row["strategy"] for row in rows if row[several] == 1 and not math.isnan(row["error"])]
+            if single and (found[several] > 1).any():
+                of += f", which of {', '.join(single)} say nothing of other {several}: they have one {one}"
         ranks += ", and the ranks that tests of all pairs leave open, at 95 % together (Holm)"
         same = [row["strategy"] for row in rows if row["pairs"] > 1 and math.isnan(row["error"])]
         if same:
@@ -131,8 +135,10 @@ def _escaped(text: str) -> str:
     return re.sub(r"(?<![\w.])-(?=\d)", "−", text).replace("`", "").translate(_ESCAPED)
 
 
-def write_comparison(runs: Sequence[FinishedRun], output_dir: str | Path, against: str | None = None) -> pd.DataFrame:
-    """Write the tables of a comparison into `comparison/`; returns the first of them.
+def write_comparison(
+    runs: Sequence[FinishedRun], output_dir: str | Path, against: str | None = None, note: str = ""
+) -> pd.DataFrame:
+    """Write the tables of a comparison into `comparison/`, with a `note` of one's own; returns the first of them.
 
     `strategies.csv` (per run and learner), `comparisons.csv`, `summary.csv` and the same as text: `summary.md`, and
     `summary.tex` of answering learners over all runs, with fewer columns.
@@ -140,16 +146,19 @@ def write_comparison(runs: Sequence[FinishedRun], output_dir: str | Path, agains
     table = comparison_table(runs)
     summary = compared_summary(table, against)
     cells = compared_cells(summary)
-    notes = [comparison_notes(runs, table), what_is_compared(table, against)]
+    notes = [what_is_compared(table, against), note]
     folder = Path(output_dir) / "comparison"
     write_text_atomic(folder / "strategies.csv", table_text(table))
     write_text_atomic(folder / "comparisons.csv", table_text(comparisons(table, against)))
     write_text_atomic(folder / "summary.csv", table_text(summary))
     lines = [cells[0], ["---"] * len(cells[0]), *cells[1:]]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    write_text_atomic(folder / "summary.md", "\n\n".join([text, *filter(None, notes)]) + "\n")
+    write_text_atomic(
+        folder / "summary.md", "\n\n".join([text, comparison_notes(runs, table), *filter(None, notes)]) + "\n"
+    )
     chosen = [i for i, title in enumerate(cells[0]) if _IN_LATEX.fullmatch(title)]
     rows = [cells[0], *(row for row, shown in zip(cells[1:], over_all_runs(summary), strict=True) if shown)]
-    tex = latex_table([[row[i].removesuffix(" *") for i in chosen] for row in rows], " ".join(filter(None, notes)))
+    caption = [comparison_notes(runs, table, [cells[0][i] for i in chosen]), *filter(None, notes)]
+    tex = latex_table([[row[i].removesuffix(" *") for i in chosen] for row in rows], " ".join(caption))
     write_text_atomic(folder / "summary.tex", tex + "\n")
     return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mcanalysis.store.plain_yaml import check_plain
 from mcanalysis.strategies import get_strategy
 from mcanalysis.training.config import RunConfig, TrainingConfig, steps_in_words
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Tuned:
     tasks: list[str]
     model: str
     steps: str
+    adapter: str
+    schedule: str
     trials: int
     seeds: list[int]
     strategies: dict[str, Chosen]
@@ -51,7 +53,17 @@ class Tuned:
         """
         t = config.training
         steps = f"{steps_in_words(t.resolved(config.model))} of {t.batch_size * t.gradient_accumulation} examples"
-        return {"benchmark": config.benchmark, "tasks": list(tasks), "model": config.model, "steps": steps}
+        targets = "" if config.target_modules is None else f" of {', '.join(config.target_modules)}"
+        dropout = f", dropout {config.lora_dropout:g}" if config.lora_dropout else ""
+        return {
+            "benchmark": config.benchmark,
+            "tasks": list(tasks),
+            "model": config.model,
+            "steps": steps,
+            "adapter": f"rank {config.lora_rank}, α {config.lora_alpha:g}{dropout}{targets}",
+            "schedule": f"{t.schedule}, warm-up {t.warmup_ratio:g}, clipped at {t.max_grad_norm:g}, "
+            f"weight decay {t.weight_decay:g}",
+        }
 
     def write(self, file: Path) -> None:
         """Write it as YAML."""
@@ -88,7 +100,7 @@ class Tuned:
 
     def _check(self) -> None:
         """Raise `UserError` or `TypeError` for values that no search has written."""
-        kinds = dict.fromkeys(("mcanalysis", "benchmark", "model", "steps"), str)
+        kinds = dict.fromkeys(("mcanalysis", "benchmark", "model", "steps", "adapter", "schedule"), str)
         for name, kind in {**kinds, "trials": int, "tasks": list, "seeds": list}.items():
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is no {kind.__name__}")
@@ -101,7 +113,8 @@ class Tuned:
             get_strategy(name).config_class.of(name, chosen.settings)
 
     def check(self, config: RunConfig, tasks: Sequence[str]) -> None:
-        """Raise `UserError` where runs are of another benchmark, model, length or tasks, whose order is left open."""
+        """Raise `UserError` where runs are of another benchmark, model, length, adapter, schedule or tasks, whose order
+        is left open."""
         for name, wanted in self.place(config, tasks).items():
             found = getattr(self, name)
             if (sorted(found) if name == "tasks" else found) != (sorted(wanted) if name == "tasks" else wanted):
@@ -120,12 +133,21 @@ class Tuned:
         settings = {**chosen.settings, **config.strategy_settings}
         return replace(config, training=training, strategy_settings=settings)
 
-    def note(self, strategies: Sequence[str]) -> str:
-        """Where the settings of strategies come from, in one line."""
+    def note(self, strategies: Sequence[str], typed: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+        """Where the settings of strategies come from, in one line; `typed`: the settings of each that were given."""
         absent = [s for s in strategies if s not in self.strategies and get_strategy(s).schedule != "none"]
         without = f"; not tuned, at their defaults: {', '.join(absent)}" if absent else ""
+        others = {
+            name: [f"{n} {v}" for n, v in of.items() if self.strategies[name].settings.get(n, v) != v]
+            for name, of in (typed or {}).items() if name in self.strategies
+        }  # fmt: skip
+        changed = "; ".join(
+            f"{name} has {', '.join(of)} in place of what was chosen" for name, of in others.items() if of
+        )
+        without += f"; {changed}" if changed else ""
         seeds = ", ".join(map(str, self.seeds))
+        most = max((chosen.trials for chosen in self.strategies.values()), default=self.trials)
         return (
-            f"Tuned: learning rate and settings of each strategy are the best of up to {self.trials} trials on the "
+            f"Tuned: learning rate and settings of each strategy are the best of up to {most} trials on the "
             f"eval split, seed {seeds}, mcanalysis {self.mcanalysis}{without}."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 RATE_FACTORS = (1 / 3, 1.0, 3.0)
 """What the learning rate is multiplied by, of every strategy; ours."""
+FURTHER = 2
+"""How many rates more a strategy is tried with, one by one, while its best is the highest or lowest tried; ours."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,29 @@ def trials_of(base: RunConfig, number: int) -> list[Trial]:
     first, *others = found.values()
     Random(f"tuning/{base.strategy}/{base.seed}").shuffle(others)
     return [Trial(config, n, len(found)) for n, config in enumerate([first, *others][:number])]
+
+
+def further_trials(trials: Sequence[Trial], table: pd.DataFrame) -> list[Trial]:
+    """Of each strategy whose best learning rate is the highest, or the lowest, that was tried: its best trial with
+    three times, or a third of, that rate, one per seed; `table` is that of `trials`.
+
+    Nothing of a strategy with a single rate, which has no highest one, and of one all of whose trials diverged.
+    """
+    found = []
+    for name, of in table.groupby("strategy", sort=False):
+        if not of.chosen.any() or of.learning_rate.nunique() == 1:
+            continue
+        best = of[of.chosen].iloc[0]
+        if best.learning_rate not in (of.learning_rate.max(), of.learning_rate.min()):
+            continue
+        factor = RATE_FACTORS[-1] if best.learning_rate == of.learning_rate.max() else RATE_FACTORS[0]
+        rate = float(f"{best.learning_rate * factor:.3g}")
+        for trial in trials:
+            if (trial.config.strategy, trial.number) == (name, best.trial):
+                training = replace(trial.config.training, learning_rate=rate)
+                number = int(of.trial.max()) + 1
+                found.append(replace(trial, number=number, config=replace(trial.config, training=training)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -128,15 +153,21 @@ class Tuning:
                 )
         found = [trial for first in firsts for trial in trials_of(first, self.num_trials)]
         found = [replace(t, config=replace(t.config, seed=seed)) for t in found for seed in dict.fromkeys(self.seed)]
-        configs = [trial.config for trial in found]
-        directories = run_directories(configs, self.output_dir, [trial.name for trial in found])
-        wanted = trainings(configs, directories, resume=resume, execution=execution, results=self.results)
-        return Search(self, base, [data.task.name for data in tasks], found, wanted, left_out)
+
+        def trained(trials: Sequence[Trial]) -> list[Training]:
+            configs = [trial.config for trial in trials]
+            directories = run_directories(configs, self.output_dir, [trial.name for trial in trials])
+            return trainings(configs, directories, resume=resume, execution=execution, results=self.results)
+
+        return Search(self, base, [data.task.name for data in tasks], found, trained(found), left_out, trained)
 
 
 @dataclass(frozen=True)
 class Search:
-    """The trials of all strategies, one per seed, strategy by strategy, each with its training."""
+    """The trials of all strategies, one per seed, strategy by strategy, each with its training.
+
+    `trained` gives the trainings of further ones.
+    """
 
     tuning: Tuning
     base: RunConfig
@@ -144,6 +175,7 @@ class Search:
     trials: list[Trial]
     trainings: list[Training]
     left_out: list[str]
+    trained: Callable[[Sequence[Trial]], list[Training]]
 
     def plan(self) -> Iterator[str | Rows]:
         """What is searched of each strategy, and what that costs."""
@@ -160,6 +192,10 @@ class Search:
         yield rows
         if kinds:
             yield f"all of their grid, fewer than {self.tuning.num_trials} trials: {', '.join(kinds)}"
+        yield (
+            f"and up to {FURTHER} more, one by one, where the best learning rate is the highest or lowest tried: the "
+            "best trial with 3 times or 1/3 of it"
+        )
         if self.left_out:
             yield f"left out, as nothing is trained: {', '.join(self.left_out)}"
         yield cost_of(self.trainings)
@@ -170,8 +206,17 @@ class Search:
 
     def carry_out(self, workers: Workers | None = None, progress: Progress = silent) -> pd.DataFrame:
         """Train what is not there, write `trials.csv` and `tuned.yaml`, and return the former."""
-        runs = Engine(workers or Here(progress), progress).run([_or_diverged(t) for t in self.trainings])
-        return self.write(self.table(runs))
+
+        def train(trainings: Sequence[Training]) -> list[FinishedRun | None]:
+            return Engine(workers or Here(progress), progress).run([_or_diverged(t) for t in trainings])
+
+        search, runs = self, train(self.trainings)
+        for _ in range(FURTHER):
+            more = further_trials(search.trials, search.table(runs))
+            if not more:
+                break
+            search, runs = replace(search, trials=[*search.trials, *more]), [*runs, *train(self.trained(more))]
+        return self.write(search.table(runs))
 
     def table(self, runs: Sequence[FinishedRun | None]) -> pd.DataFrame:
         """A row per strategy and trial; scores are of the eval split. `runs`: one per trial and seed, None: diverged.
@@ -197,7 +242,8 @@ class Search:
             )
             row[f"score_seed{trial.config.seed}"] = float("nan") if run is None else answering_score(run.metrics)
             row["train_seconds"] += float("nan") if run is None else float(run.cost.get("train_seconds") or "nan")
-        table = pd.DataFrame(rows.values())
+        names = list(dict.fromkeys(name for name, _ in rows))
+        table = pd.DataFrame([rows[key] for key in sorted(rows, key=lambda key: (names.index(key[0]), key[1]))])
         seeds = [name for name in table if str(name).startswith("score_seed")]
         table["score"] = table[seeds].mean(axis=1, skipna=False).round(12)  # equal ones differ by no rounding
         table["chosen"] = table.index.isin(table.dropna(subset="score").groupby("strategy").score.idxmax())  # the first

@@ -250,21 +250,23 @@ def test_a_search_goes_on_from_files_of_the_eval_split(configs, tmp_path, starte
         Trial(replace(base, training=replace(base.training, learning_rate=r)), n, 2) for n, r in enumerate((1e-3, 9e-3))
     ]
 
-    def search():
+    def trained(trials):
         configs, folders = [t.config for t in trials], [tmp_path / "tuning" / t.name for t in trials]
-        wanted = training.trainings(configs, folders, results=tuning.results)
-        return Search(tuning, base, list(base.tasks), trials, wanted, [])
+        return training.trainings(configs, folders, results=tuning.results)
+
+    def search():
+        return Search(tuning, base, list(base.tasks), trials, trained(trials), [], trained)
 
     table = search().carry_out()
-    assert started == ["er", "er"]
-    names = [f"embedded-er-seed0-trial{n}" for n in (0, 1)]
+    assert started == ["er"] * 3  # both score alike, the first of them is chosen, and its rate is the lowest
+    names = [f"embedded-er-seed0-trial{n}" for n in (0, 1, 2)]
     assert sorted(f.stem for f in (tmp_path / "results").iterdir()) == names
     tuned = (tmp_path / "tuning" / "tuned.yaml").read_bytes()
     shutil.rmtree(tmp_path / "tuning")
     (*_, cost) = search().plan()
     assert cost == "2 runs, 2 of them there (2 as result files)"
     assert_frame_equal(search().carry_out(), table, check_exact=True)
-    assert len(started) == 2 and (tmp_path / "tuning" / "tuned.yaml").read_bytes() == tuned
+    assert len(started) == 3 and (tmp_path / "tuning" / "tuned.yaml").read_bytes() == tuned
     (tmp_path / "results" / f"{names[1]}.json").unlink()
     (*_, cost) = search().plan()
     assert cost.startswith("2 runs, 1 of them there (1 as result files); the others take about 0 minutes")

@@ -1,6 +1,7 @@
 """Tables over strategies and seeds, which settings go where, and what is trained when."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from mcanalysis.runs.general import General
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.manifest import mark_finished, new_manifest, write_manifest
 from mcanalysis.strategies import strategy_names
-from mcanalysis.studies import training
+from mcanalysis.studies import strategy_tables, training
 from mcanalysis.studies.curvature import Curvature
 from mcanalysis.studies.strategies import run_directories, study_configs, train_runs
 from mcanalysis.studies.strategy_tables import (
@@ -94,7 +95,7 @@ def test_all_is_every_strategy_and_nothing_is_run_twice():
 def fake_run(tmp_path):
     """fake_run(strategy, seed, {learner: rows of the matrix by number}, answering, order) -> a finished run."""
 
-    def make(strategy, seed, matrices, answering=None, order=None, **cost):
+    def make(strategy, seed, matrices, answering=None, order=None, device="cpu", **cost):
         answering = answering or next(iter(matrices))
         directory = tmp_path / f"{strategy}-{seed}-{order}"
         (directory / "tables").mkdir(parents=True)
@@ -108,7 +109,8 @@ def fake_run(tmp_path):
         (directory / "tables" / "metrics.json").write_text(json.dumps(metrics))
         config = {"tasks": ["A", "B"], "benchmark": "embedded", "training": {"num_steps": 9}}
         config |= {"order": order} if order else {}
-        write_manifest(directory, new_manifest(config | {"strategy": strategy, "seed": seed}))
+        manifest = new_manifest(config | {"strategy": strategy, "seed": seed}, execution={"device": device})
+        write_manifest(directory, manifest)
         mark_finished(directory)
         return FinishedRun(directory)
 
@@ -149,7 +151,7 @@ def test_without_joint_the_reference_is_individual_and_each_learner_has_its_own_
 def test_the_summary_says_what_is_undefined_and_what_it_cost(fake_run, tmp_path):
     costs = {"evaluation_seconds": 1.0, "num_trained": 5}
     runs = [
-        fake_run("er", s, {"fast": ER}, peak_memory_bytes=peak, **costs)
+        fake_run("er", s, {"fast": ER}, device="cuda", peak_memory_bytes=peak, **costs)
         for s, peak in enumerate((2_000_000, 4_000_000))
     ]
     runs.append(fake_run("ilora", 0, {"fast": ER, "slow": ER}, "slow", peak_memory_bytes=None, **costs))
@@ -170,6 +172,46 @@ def test_the_summary_says_what_is_undefined_and_what_it_cost(fake_run, tmp_path)
         text.startswith("| strategy | learner |") and "seeds 0, 1" in text and "2 tasks" in text and "9 steps" in text
     )
     assert len(pd.read_csv(tmp_path / "comparison" / "strategies.csv")) == 4
+
+
+def test_what_a_process_holds_is_not_told_as_what_its_last_run_needed(fake_run):
+    """On a CPU a process that trains one run after another still holds pages of the earlier ones."""
+    table = comparison_table([fake_run("er", s, {"fast": ER}, peak_memory_bytes=700_000_000 + s) for s in (0, 1)])
+    assert table.peak_memory_bytes.isna().all()
+    assert "peak MB" not in summary_cells(summary_table(table))[0]
+
+
+def test_what_is_kept_has_a_size_beside_its_number(fake_run):
+    runs = [fake_run("er", 0, {"fast": ER}, memory_examples=100, memory_bytes=15_904)]
+    runs.append(fake_run("der", 0, {"fast": ER}, memory_examples=100, memory_bytes=4_270_000))
+    header, *rows = summary_cells(summary_table(comparison_table(runs)))
+    shown = [(row[header.index("kept")], row[header.index("kept MB")]) for row in rows]
+    assert shown == [("100", "0.02"), ("100", "4.27")]
+
+
+def test_general_ability_of_an_adapter_per_task_is_not_that_of_the_last_one(fake_run, monkeypatch):
+    monkeypatch.setattr(strategy_tables, "general_retention", lambda run, learner: 0.4)
+    runs = [fake_run("er", 0, {"fast": ER}), fake_run("individual", 0, {"fast": INDIVIDUAL})]
+    file = runs[1].directory / "tables" / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"average_accuracy": None}))
+    assert list(comparison_table(runs).general_retention.fillna(-1)) == [0.4, -1]
+
+
+def test_a_caption_is_about_the_columns_and_rows_that_the_latex_table_has(fake_run, tmp_path):
+    cost = {"forward_examples": 10, "backward_examples": 10, "memory_examples": 4, "memory_bytes": 800}
+    runs = [fake_run(name, s, {"fast": ER}, order=o, **cost)
+            for name in ("sequential", "er") for o in ("order1", "order2") for s in (0, 1)]  # fmt: skip
+    runs += [fake_run("gem", s, {"fast": ER}, order="order1", **cost) for s in (0, 1)]
+    write_comparison(runs, tmp_path, note="Tuned: by hand.")
+    text = (tmp_path / "comparison" / "summary.tex").read_text()
+    assert (
+        "over 2 orders of the tasks, of each the mean over seeds 0, 1 (over seeds where there is one order: gem)"
+        in text
+    )
+    assert "Tuned: by hand." in text and "kept: examples" in text and "cost: examples" in text
+    assert not re.search("the row|answers|seconds are|intransigence|memory is", text)
+    markdown = (tmp_path / "comparison" / "summary.md").read_text()
+    assert "standard deviation over seeds 0, 1; " in markdown and "the row `mean`" in markdown
 
 
 def test_orders_are_told_apart_and_averaged(fake_run, tmp_path):

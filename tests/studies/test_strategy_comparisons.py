@@ -134,6 +134,16 @@ def test_runs_that_are_missing_and_scores_that_are_equal_are_named():
     assert summary.mean_rank.dropna().tolist() == pytest.approx(expected.mean(axis=1).tolist())
 
 
+def test_of_what_an_interval_says_nothing_is_said():
+    scores = np.random.default_rng(1).normal(0.5, 0.1, size=(3, 2, 3))  # strategy, order, seed
+    scores[2, 1] = NAN
+    table = metrics(dict(zip(("er", "gem", "lwf"), scores, strict=True)), ["a", "b"])
+    _, meaning = told(table)
+    assert "intervals over seeds and orders" in meaning
+    assert "which of lwf say nothing of other orders: they have one order" in meaning and "other seeds" not in meaning
+    assert "say nothing" not in told(table[table.strategy != "lwf"])[1]
+
+
 def test_one_strategy_is_compared_with_nothing():
     for table in (metrics({"er": [0.5, 0.6]}), metrics({"er": [0.5, 0.6], "individual": [NAN, NAN]})):
         assert comparisons(table).empty and "against" not in compared_summary(table)
@@ -168,7 +178,7 @@ def test_latex_is_escaped():
 def test_markdown_and_latex_have_the_same_numbers(tmp_path, monkeypatch):
     table = metrics({**THREE, "o_lora": [0.4, 0.5, 0.41]}).assign(reference=None, train_seconds=2.0)
     monkeypatch.setattr(words, "comparison_table", lambda runs: table)
-    monkeypatch.setattr(words, "comparison_notes", lambda runs, table: "4 tasks.")
+    monkeypatch.setattr(words, "comparison_notes", lambda runs, table, columns=None: "4 tasks.")
     write_comparison([], tmp_path, "sequential")
     folder = tmp_path / "comparison"
     markdown = (folder / "summary.md").read_text()

@@ -13,7 +13,7 @@ from mcanalysis.strategies import get_strategy, make_strategy, strategy_names
 from mcanalysis.strategies.strategy import Strategy
 from mcanalysis.studies.engine import Engine, Here
 from mcanalysis.studies.tuned import Chosen, Tuned
-from mcanalysis.studies.tuning import Search, Trial, Tuning, _or_diverged, trials_of
+from mcanalysis.studies.tuning import Search, Trial, Tuning, _or_diverged, further_trials, trials_of
 from mcanalysis.tasks.task import Example, Task, TaskData
 from mcanalysis.training.config import RunConfig
 from mcanalysis.training.continual_trainer import train
@@ -113,7 +113,7 @@ def search(tmp_path):
             for seed in seeds
         ]
         tuning = Tuning(tuple(numbers), seed=seeds, output_dir=str(tmp_path / "tuning"))
-        return Search(tuning, base, ["FOMC", "MedMCQA"], trials, [], [])
+        return Search(tuning, base, ["FOMC", "MedMCQA"], trials, [], [], lambda trials: [])
 
     return make
 
@@ -145,6 +145,74 @@ def test_a_trial_that_diverged_is_not_chosen(search, tmp_path):
     assert list(twice.table([run(0.9), None, run(0.1), run(0.1)]).chosen) == [False, True]
     with pytest.raises(UserError, match="Expected a trial of er that ends, got 3 diverged"):
         found.write(found.table([None] * 3))
+
+
+@pytest.fixture
+def tried(search):
+    """tried({"er": (0.003, 0.001)}) -> a search with a trial of each rate and a setting of its own, of one seed."""
+
+    def make(rates, seeds=(100,)):
+        found = search({}, seeds)
+        trials = [
+            Trial(replace(found.base, strategy=name, seed=seed, strategy_settings={"memory_size": 10 + number},
+                          training=replace(found.base.training, learning_rate=rate)), number, len(of))
+            for name, of in rates.items() for number, rate in enumerate(of) for seed in seeds
+        ]  # fmt: skip
+        return replace(found, trials=trials)
+
+    return make
+
+
+def in_short(trials):
+    return [
+        (t.config.strategy, t.number, t.config.training.learning_rate, t.config.strategy_settings["memory_size"])
+        for t in trials
+    ]
+
+
+def test_a_best_rate_at_an_edge_is_searched_further_with_the_settings_it_was_best_with(tried):
+    rates = {"er": (3e-3, 9e-3, 1e-3), "ilora": (3e-3, 9e-3, 9e-3), "der": (9e-3, 3e-3, 1e-3), "agem": (3e-3, 3e-3)}
+    found = tried(rates)
+    scores = [0.9, 0.1, 0.1, 0.1, 0.2, 0.9, 0.1, 0.2, 0.9, 0.1, 0.9]  # er: in the middle; agem: one rate
+    table = found.table(list(map(run, scores)))
+    assert in_short(further_trials(found.trials, table)) == [("ilora", 3, 0.027, 12), ("der", 3, 0.000333, 12)]
+    assert not further_trials(found.trials, found.table([None] * len(scores)))
+    twice = tried({"er": (1e-3, 9e-3)}, seeds=(100, 101))
+    further = further_trials(twice.trials, twice.table(list(map(run, (0.1, 0.1, 0.2, 0.2)))))
+    assert [t.config.seed for t in further] == [100, 101] and {t.number for t in further} == {2}
+
+
+def test_a_rate_that_diverged_is_one_that_was_tried(tried):
+    found = tried({"er": (3e-3, 9e-3, 1e-3)})
+    assert not further_trials(found.trials, found.table([run(0.9), None, run(0.1)]))
+
+
+def test_the_search_goes_on_while_the_best_rate_is_the_highest_but_not_for_ever(tried):
+    """Scores rise with the rate without end: 0.027, 0.081, and then no more."""
+    asked = []
+
+    class Trained:
+        def __init__(self, trial):
+            self.rate, self.directory = trial.config.training.learning_rate, trial.name
+
+        def scored_steps(self):
+            asked.append(self.rate)
+            return run(self.rate)
+            yield
+
+    def trained(trials):
+        return [Trained(trial) for trial in trials]
+
+    found = tried({"er": (3e-3, 9e-3), "ilora": (9e-3, 3e-3)})
+    found = replace(found, trainings=trained(found.trials), trained=trained)
+    table = found.carry_out()
+    assert asked == [3e-3, 9e-3, 9e-3, 3e-3, 0.027, 0.027, 0.081, 0.081]
+    assert list(table.strategy) == ["er"] * 4 + ["ilora"] * 4 and list(table.trial) == [0, 1, 2, 3] * 2
+    assert list(table.chosen) == [False, False, False, True] * 2
+    chosen = Tuned.read(f"{found.tuning.output_dir}/tuned.yaml")
+    assert (chosen.strategies["er"].learning_rate, chosen.strategies["er"].trials) == (0.081, 4)
+    assert chosen.strategies["ilora"].settings == {"memory_size": 10}
+    assert "best of up to 4 trials" in chosen.note(["er"])
 
 
 def test_only_divergence_is_survived(tmp_path):
@@ -230,8 +298,8 @@ def test_a_file_comes_back_as_it_was_and_goes_to_the_runs_it_is_of(tuned, tmp_pa
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"format": 2}, "format 1 .* got format 2"),
-        ({"format": None}, "format 1 .* got format None"),
+        ({"format": 1}, "format 2 .* got format 1"),
+        ({"format": None}, "format 2 .* got format None"),
         ({"strategies": 3}, "got another"),
         ({"strategies": {"er": {"settings": {}}}}, "got another"),
         ({"strategies": {"er": 5}}, "got another"),
@@ -287,12 +355,28 @@ def test_what_is_no_such_yaml_is_refused_in_one_line(tmp_path, text):
             ["FOMC", "MedMCQA"],
             "of 2 example",
         ),
+        (
+            RunConfig(lora_rank=64),
+            ["FOMC", "MedMCQA"],
+            "adapter of this comparison, rank 64, α 16, got those for rank 8",
+        ),
+        (
+            replace(RunConfig(), training=replace(RunConfig().training, schedule="constant", warmup_ratio=0.0)),
+            ["FOMC", "MedMCQA"],
+            "schedule of this comparison, constant, warm-up 0, .* got those for linear, warm-up 0.1",
+        ),
     ],
 )
 def test_settings_tuned_for_other_runs_are_refused(tuned, config, tasks, named):
     with pytest.raises(UserError, match=named):
         tuned.check(config, tasks)
     tuned.check(RunConfig(), ["MedMCQA", "FOMC"])  # in any order
+
+
+def test_what_was_typed_in_place_of_what_was_chosen_is_said(tuned):
+    assert "in place of" not in tuned.note(["er"], {"er": {"memory_size": 40}, "ewc": {"ewc_lambda": 1.0}})
+    said = tuned.note(["er"], {"er": {"memory_size": 7}})
+    assert "er has memory_size 7 in place of what was chosen" in said
 
 
 def test_trials_have_directories_of_their_own():
