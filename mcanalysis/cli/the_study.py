@@ -42,7 +42,7 @@ def run_the_study(description: str | None) -> None:
         try:
             found, absent = find(protocol, planned, settings.results_folder, settings.runs_folder)
         except UserError as error:
-            if part.name != "real" or part.name in settings.part:
+            if part.name not in ("real", "bases") or part.name in settings.part:
                 raise
             say(f"{part.name}, {part.about}: left out, as it needs what is not here ({error})")
             continue
@@ -68,7 +68,8 @@ def run_the_study(description: str | None) -> None:
         for part in settings.parts:
             planned = protocol.planned(part, tuned)
             now = [piece for piece in missing if piece[0].part == part.name]
-            for base in absent_bases(planned, settings.runs_folder):
+            done = {piece.planned.name for piece in there}
+            for base in absent_bases([p for p in planned if p.name not in done], settings.runs_folder):
                 if time_left() > 0:
                     say(f"a base is trained, {base.config.model}")
                     make_base(base, settings.runs_folder, bar)

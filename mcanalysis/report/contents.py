@@ -75,7 +75,13 @@ def cards(run: FinishedRun, values: Mapping[str, float | None]) -> list[dict[str
     if seconds is not None:
         found.append({"title": "Training", "value": _duration(seconds), "says": "Time of training alone."})
     if memory is not None:
-        found.append({"title": "Peak memory", "value": f"{memory / 1e6:,.0f} MB", "says": "Of the whole process, which may have trained other runs before."})
+        found.append(
+            {
+                "title": "Peak memory",
+                "value": f"{memory / 1e6:,.0f} MB",
+                "says": "Of the whole process, which may have trained other runs before.",
+            }
+        )
     return found
 
 

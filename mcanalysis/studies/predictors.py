@@ -207,7 +207,8 @@ def tables_of(signals: pd.DataFrame, clusters: Sequence[int] | None = None) -> T
     `over`. `predictor_out_of_run`: a row per outcome and set of signals (each alone, "all signals", "without old
     data"): `r2` against the other runs' mean, 1 at best and negative where that mean is the better prediction, and
     Spearman's `rho` of predictions and outcomes; NaN with a single run. "the same strategy" and "the same transition"
-    are what they have to beat: no signal, but the mean of the other runs of the strategy, or at the same two tasks.
+    are what they have to beat: no signal, but the mean of the other runs of the strategy, or at the same two tasks
+    whatever came before them, or of all other runs where none has them.
     """
     import numpy as np
     import pandas as pd
@@ -220,7 +221,8 @@ def tables_of(signals: pd.DataFrame, clusters: Sequence[int] | None = None) -> T
     runs = signals.groupby(["strategy", "learner", "seed"], sort=False).ngroup().to_numpy()
     runs = runs if clusters is None else np.asarray(clusters)
     strategy, everywhere = signals.strategy.to_numpy(), np.ones(len(signals), bool)
-    transition = signals.groupby(["start", "end"], sort=False).ngroup().to_numpy()
+    names = [signals[end].astype(str).str.replace(r"^\d+-", "", regex=True) for end in ("start", "end")]
+    transition = signals.groupby(names, sort=False).ngroup().to_numpy()
     overs = {"all": (everywhere, None)}
     overs |= {over: (everywhere, strata) for over, strata in zip(WITHIN, (strategy, transition), strict=True)}
     overs |= {name: (strategy == name, None) for name in dict.fromkeys(strategy)}
@@ -247,7 +249,7 @@ def tables_of(signals: pd.DataFrame, clusters: Sequence[int] | None = None) -> T
                 if name in SAME:
                     kind = dict(zip(SAME, (strategy, transition), strict=True))[name][known]
                     same = (kind[:, None] == kind) & (runs[known, None] != runs[known])
-                    guess = same @ y[known] / np.where(same.any(axis=1), same.sum(axis=1), math.nan)
+                    guess = np.where(same.any(axis=1), same @ y[known] / np.maximum(same.sum(axis=1), 1), mean)
                 spread = float(((y[known] - mean) ** 2).sum())
                 row["r2"] = 1 - float(((y[known] - guess) ** 2).sum()) / spread if spread else math.nan
                 if np.ptp(guess) > 0 and np.ptp(y[known]) > 0:

@@ -96,19 +96,39 @@ def test_gradients_and_what_they_foretell_are_finite_differences(run, found):
     assert found["foretold_rise"] == pytest.approx(found["foretold_first"] + found["foretold_second"])
 
 
+def test_that_two_updates_have_the_minimum_between_them_in_common_is_no_overlap():
+    """Of random steps of rank r one half of their 2r directions is always shared; of their leading ones few are."""
+    names = [f"{i}.q.lora_{f}.weight" for i in range(4) for f in "AB"]
+    draw = np.random.default_rng(0)
+    sizes = (1.0, 0.05, 5.0)  # of the three minima: the first update is the first minimum, the second the third
+    minima = [
+        {name: torch.tensor(draw.normal(size=(4, 64) if ".lora_A" in name else (64, 4)) * size) for name in names}
+        for size in sizes
+    ]
+    move = types.SimpleNamespace(
+        start=minima[1],
+        update=concatenate([minima[2], minima[1]], [1.0, -1.0]),
+        previous=concatenate([minima[1], minima[0]], [1.0, -1.0]),
+    )
+    found = get_signal("overlap").of(move)
+    assert max(found.values()) < 0.15  # by chance 4/64
+    assert get_signal("overlap").of(types.SimpleNamespace(**vars(move) | {"previous": move.update})) == pytest.approx(
+        {"overlap_column": 1.0, "overlap_row": 1.0}
+    )
+
+
 def test_signals_of_weights_are_those_of_dense_matrices(run, found):
     first, start, end = (delta_weights(run.minimum(k).point) for k in (1, 2, 3))
     ranks, overlaps, intruders, squared = [], [], [], 0.0
+    rank = run.config["lora_rank"]
     for module in start:
         update, before = (end[module] - start[module]).double().numpy(), (start[module] - first[module]).numpy()
         squared += (update**2).sum()
         U, S, _ = np.linalg.svd(update)
         kept = S[1e-6 * S[0] < S]
         ranks.append(math.exp(stats.entropy(kept)))
-        V, T, _ = np.linalg.svd(before.astype(float))
-        num = min(len(kept), int((1e-6 * T[0] < T).sum()))
-        cosines = U[:, : len(kept)].T @ V[:, : int((1e-6 * T[0] < T).sum())]
-        overlaps.append((cosines**2).sum() / num)
+        V = np.linalg.svd(before.astype(float))[0]
+        overlaps.append(((U[:, :rank].T @ V[:, :rank]) ** 2).sum() / rank)
         base = dict(run.model.peft.named_parameters())[f"base_model.model.{module}.base_layer.weight"].detach().numpy()
         old, new = (np.linalg.svd(w.astype(float), full_matrices=False)[0] for w in (base, base + end[module].numpy()))
         intruders.append((np.abs(new[:, :10].T @ old).max(axis=1) < 0.5).sum())
@@ -245,6 +265,26 @@ def test_tables_say_what_predicts_and_correct_for_the_number_of_signals():
     of_strategy = sum(((y[g] - o.mean()) ** 2).sum() for g, o in enumerate(alike))
     assert out.r2["forgetting", "the same strategy"] == pytest.approx(1 - of_strategy / sum(errors[1]))
     assert out.rho["forgetting", "without old data"] > 0.4 and out.n["barrier", "kl_new"] == 0
+
+
+def test_a_transition_is_its_two_tasks_whatever_came_before_and_one_of_its_own_has_the_mean_of_all():
+    signals = made_up()
+    signals["start"], signals["end"] = ([f"{k}-{name}{k}" for k in signals.start] for name in "AB")
+    moved = signals.copy()
+    moved["start"] = [f"{9 - seed}-A{k.partition('A')[2]}" for k, seed in zip(signals.start, signals.seed, strict=True)]
+    same = [tables_of(of)["predictor_out_of_run"].set_index(["outcome", "signals"]) for of in (signals, moved)]
+    pd.testing.assert_frame_equal(*same)
+    alone = signals.copy()
+    alone.loc[0, "end"] = "7-C"
+    y, k, run = alone.forgetting.to_numpy(), alone.start.to_numpy(), alone.seed.to_numpy()
+    guess = [
+        y[run != run[i]].mean() if i == 0 else y[(k == k[i]) & (run != run[i]) & (alone.end == alone.end[i])].mean()
+        for i in range(len(y))
+    ]
+    mean = np.array([y[run != own].mean() for own in run])
+    found = tables_of(alone)["predictor_out_of_run"].set_index(["outcome", "signals"])
+    expected = 1 - ((y - guess) ** 2).sum() / ((y - mean) ** 2).sum()
+    assert found.r2["forgetting", "the same transition"] == pytest.approx(expected)
 
 
 def test_words_and_picture_name_the_signals():

@@ -87,15 +87,18 @@ def over_pairs(frame: pd.DataFrame, value: str, by: Sequence[str], *, tested: bo
 
 
 def slopes(frame: pd.DataFrame, value: str, x: str, by: Sequence[str]) -> pd.DataFrame:
-    """`over_pairs` of the slope of a value per doubling of `x`, by least squares in each pair.
+    """`over_pairs` of the slope of a value per doubling of `x`, by least squares in each pair that has a value at every
+    `x` that others have: a slope over fewer is of another curve.
 
     >>> frame = pd.DataFrame({"of": "rank", "pair": [0, 0, 1, 1], "rank": [2, 8, 2, 8], "gain": [0.0, 2.0, 0.0, 4.0]})
     >>> round(float(slopes(frame, "gain", "rank", ["of"])["mean"].iloc[0]), 6)
     1.5
     """
     found = []
-    for labels, group in frame.dropna(subset=[value]).groupby([*by, "pair"], sort=False):
-        if group[x].nunique() > 1:
+    known = frame.dropna(subset=[value])
+    levels = known.groupby(list(by))[x].transform("nunique")
+    for labels, group in known.assign(_levels=levels).groupby([*by, "pair"], sort=False):
+        if group[x].nunique() == group._levels.iloc[0] > 1:
             slope = np.polyfit(np.log2(group[x].to_numpy(float)), group[value].to_numpy(float), 1)[0]
             found.append(dict(zip([*by, "pair"], labels, strict=True)) | {"slope": float(slope)})
     return over_pairs(pd.DataFrame(found, columns=[*by, "pair", "slope"]), "slope", by)

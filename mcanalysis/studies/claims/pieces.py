@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcanalysis.errors import DataError, DivergedError
+from mcanalysis.errors import DataError, RunDirectoryError, UserError
 from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.general import General
 from mcanalysis.runs.result_file import FiledRun, write_result
@@ -33,11 +33,13 @@ from mcanalysis.studies.engine import Engine, Here, Steps, Workers
 from mcanalysis.studies.study import Setting
 from mcanalysis.studies.training import Training, trainings
 from mcanalysis.training.config import Execution
+from mcanalysis.training.continual_trainer import settled_for
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mcanalysis.runs.run import Run
+    from mcanalysis.training.config import RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,12 @@ class Found:
                 f"{', '.join(differing)}; remove it and the result file beside it to measure the run again."
             )
 
+    @property
+    def commits(self) -> set[str]:
+        """Those of the code that trained and that measured."""
+        trained = self.run.manifest.get("git_commit")
+        return {str(trained)[:7]} | ({str(self._measured["git_commit"])[:7]} if self.planned.measured else set())
+
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
         """By name; raises `DataError` for a file that is damaged, changed or of another training of the run."""
@@ -102,8 +110,10 @@ def find(
 ) -> tuple[list[Found], list[tuple[Planned, Training]]]:
     """What is there of one part, and what is still to be done, each with its training.
 
-    Runs on bases of the embedded one's family that are not there (`absent_bases`) are in neither. Raises what
-    `trainings` raises: for a result file of other settings, data or base than the protocol's.
+    Of runs whose base or data are not here, a base of the embedded one's family that is not trained yet
+    (`absent_bases`) or a package that is not installed, only those are told that are whole as files, by these alone.
+    Raises what `trainings` raises: for a result file of other settings, data or base than the protocol's; and what it
+    raises for a base or data that are not here where a run is not whole.
     """
     if not planned:
         return [], []
@@ -117,12 +127,23 @@ def find(
     there: list[Found] = []
     missing: list[tuple[Planned, Training]] = []
     for model, numbers in of_base.items():
-        if model != planned[numbers[0]].config.model and not Path(model).exists():
+        wanted, refusal = None, None
+        if model == planned[numbers[0]].config.model or Path(model).exists():
+            try:
+                wanted = trainings(
+                    [configs[i] for i in numbers], [folders[i] for i in numbers], resume=True,
+                    execution=_execution(planned[numbers[0]]), general=general, results=results / planned[0].folder,
+                )  # fmt: skip
+            except RunDirectoryError:
+                raise
+            except UserError as error:
+                refusal = error
+        if wanted is None:
+            files = [_by_files(protocol, planned[i], configs[i], results) for i in numbers]
+            if refusal is not None and None in files:
+                raise refusal
+            there += [piece for piece in files if piece is not None]
             continue
-        wanted = trainings(
-            [configs[i] for i in numbers], [folders[i] for i in numbers],
-            resume=True, execution=Execution(), general=general, results=results / planned[0].folder,
-        )  # fmt: skip
         for i, training in zip(numbers, wanted, strict=True):
             file = measured_file(training)
             if training.filed is not None and (not planned[i].measured or file.exists()):
@@ -131,6 +152,33 @@ def find(
             else:
                 missing.append((planned[i], training))
     return there, missing
+
+
+def _execution(planned: Planned) -> Execution:
+    """How a run is trained: where signals are measured, with snapshots for those of the first 5 to 10 % of a task."""
+    steps = planned.config.training.num_steps
+    if not isinstance(steps, int) or "signals" not in planned.measured:
+        return Execution()
+    return Execution(save_trajectory=max(1, steps // 10))
+
+
+def _by_files(protocol: Protocol, planned: Planned, config: RunConfig, results: Path) -> Found | None:
+    """A piece whose base or data are not here, by its files; None where these are not whole.
+
+    Raises `RunDirectoryError` for other settings; base and data cannot be compared.
+    """
+    file = results / planned.folder / f"{planned.name}.json"
+    found = Found(planned, FiledRun(file, config.scored_split), _measured(file)) if file.exists() else None
+    if found is None or (planned.measured and not found.file.exists()):
+        return None
+    own, recorded = plain_json(settled_for(config, found.run.manifest).resolved()), found.run.manifest["config"]
+    if differing := sorted(n for n, v in own.items() if n not in ("model", "tasks", "data_dir") and v != recorded[n]):
+        raise RunDirectoryError(
+            f"Expected the run of the protocol in '{file}', got other {', '.join(differing)}; remove it and the "
+            "measurements beside it to make the run again."
+        )
+    found.check(protocol)
+    return found
 
 
 def of_family(planned: Planned) -> bool:
@@ -167,7 +215,11 @@ def make_base(planned: Planned, output_dir: Path, progress: Progress = silent) -
 def measured_file(training: Training) -> Path:
     """Beside the result file."""
     assert training.result_file is not None
-    return training.result_file.with_suffix(".measured.json")
+    return _measured(training.result_file)
+
+
+def _measured(result_file: Path) -> Path:
+    return result_file.with_suffix(".measured.json")
 
 
 def carry_out(
@@ -185,16 +237,17 @@ def carry_out(
     while left and time.monotonic() - start < seconds:
         number = max(workers.count, 1)
         now, left = left[:number], left[number:]
-        steps = [_or_diverged(protocol, planned, training, workers) for planned, training in now]
+        steps = [_or_missing(protocol, planned, training, workers) for planned, training in now]
         yield from (piece for piece in Engine(workers, progress).run(steps) if piece is not None)
 
 
-def _or_diverged(protocol: Protocol, planned: Planned, training: Training, workers: Workers) -> Steps[Found | None]:
-    """The piece; None, and a warning, where training diverges: there is no score then, and it stays missing."""
+def _or_missing(protocol: Protocol, planned: Planned, training: Training, workers: Workers) -> Steps[Found | None]:
+    """The piece; None, and a warning, where it cannot be made, as where training diverges: it stays missing, and keeps
+    no other from being made."""
     try:
         return (yield from _of_run(protocol, planned, training, workers))
-    except DivergedError as error:
-        logger.warning("%s diverged and has no result: %s", planned.name, error)
+    except UserError as error:
+        logger.warning("%s has no result: %s", planned.name, error)
         return None
 
 
@@ -206,6 +259,8 @@ def _settings(protocol: Protocol, planned: Planned) -> dict[str, Any]:
 
 def _of_run(protocol: Protocol, planned: Planned, training: Training, workers: Workers) -> Steps[Found]:
     run: Run = yield from training.steps()
+    assert training.result_file is not None
+    write_result(run, training.result_file)  # first: it refuses a training with other scores than those that are filed
     if planned.measured:
         start = time.monotonic()
         tables: dict[str, Any] = {}
@@ -234,6 +289,4 @@ def _of_run(protocol: Protocol, planned: Planned, training: Training, workers: W
                 "tables": tables,
             },
         )
-    assert training.result_file is not None
-    write_result(run, training.result_file)
     return Found(planned, FiledRun(training.result_file), measured_file(training))

@@ -101,9 +101,10 @@ def _head(found: Sequence[Found], wanted: Mapping[str, int]) -> Iterator[str]:
         yield ""
         yield "**Not complete: nothing is to be concluded from it, least of all by stopping here.**"
         yield ""
-    commits = sorted({str(piece.run.manifest.get("git_commit"))[:7] for piece in found})
+    commits = sorted(set().union(*(piece.commits for piece in found)))
     code = {piece.run.manifest.get("code") for piece in found}
-    yield f"Commits: {', '.join(commits)}; {len(code)} version(s) of the code that trains and scores."
+    yield f"Commits that trained or measured: {', '.join(commits)}."
+    yield f"The code that trains and scores: {len(code)} version(s)."
     yield "Intervals are 95 %, Student's t over pairs; `p_holm` is corrected for the rows of its table."
     yield ""
     settings = {piece.planned.config.strategy: piece.planned.config for piece in found if piece.planned.part == "main"}

@@ -51,6 +51,14 @@ def test_one_pair_has_no_interval_and_missing_values_are_left_out():
     assert over_pairs(frame()[:0], "gain", ["path"]).empty
 
 
+def test_a_pair_without_a_value_at_each_size_has_no_slope():
+    """A slope over two of three rates is of another curve: here 0.63 for 0."""
+    rows = [{"of": "er", "pair": p, "rate": r, "gain": g} for p in (0, 1) for r, g in ((1 / 3, 0), (1, 1), (3, 0))]
+    rows[-1]["gain"] = np.nan
+    (row,) = slopes(pd.DataFrame(rows), "gain", "rate", ["of"]).to_dict("records")
+    assert row["pairs"] == 1 and row["mean"] == pytest.approx(0.0, abs=1e-12)
+
+
 def test_slopes_are_those_of_the_line_and_their_interval_is_over_pairs():
     rows = [
         {"of": "er", "pair": p, "rank": r, "gain": slope * np.log2(r) + p}

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 import mcanalysis as mc
-from mcanalysis.errors import DataError, DivergedError, RunDirectoryError
+from mcanalysis.errors import DataError, DivergedError, RunDirectoryError, UserError
 from mcanalysis.runs.result_file import FiledRun
 from mcanalysis.runs.run import load_run
+from mcanalysis.store.sealed import write_sealed
 from mcanalysis.studies.claims.evidence import over_pairs
-from mcanalysis.studies.claims.pieces import Found, carry_out, find
+from mcanalysis.studies.claims.pieces import Found, _execution, absent_bases, carry_out, find
 from mcanalysis.studies.claims.protocol import QUICK, Part
 from mcanalysis.studies.claims.questions import forgotten, gain, methods
 from mcanalysis.studies.claims.report import write_report
@@ -133,7 +134,68 @@ def test_a_run_that_diverges_is_left_out_and_said(done, tmp_path, monkeypatch, c
 
     monkeypatch.setattr("mcanalysis.studies.training.Training.steps", steps)
     assert {p.planned.config.strategy for p in carry_out(SMALL, missing)} == {"sequential"}
-    assert "er-seed0 diverged" in caplog.text
+    assert "er-seed0 has no result: The loss is nan." in caplog.text
+
+
+def test_scores_other_than_those_that_are_filed_keep_that_piece_missing_and_no_other(done, tmp_path, caplog):
+    """A file of `compare.py`, say, whose run gives other scores here: nothing may lie beside it that others refuse."""
+    folder, planned, _ = done
+    results = tmp_path / "results"
+    file = results / "tuned" / f"{planned[1].name}.json"
+    file.parent.mkdir(parents=True)
+    content = json.loads((folder / "results" / "tuned" / file.name).read_text())
+    content["metrics"]["average_accuracy"] += 1e-9
+    content.pop("sha256")
+    write_sealed(file, content)
+    there, missing = find(SMALL, planned, results, folder / "runs")
+    assert not there and len(missing) == 4
+    made = list(carry_out(SMALL, missing))
+    assert sorted(p.planned.name for p in made) == sorted(p.name for p in planned if p is not planned[1])
+    assert f"{planned[1].name} has no result: Expected" in caplog.text
+    assert not file.with_suffix(".measured.json").exists()
+    assert len(find(SMALL, planned, results, folder / "runs")[0]) == 3
+
+
+def test_where_a_base_or_data_are_not_here_files_alone_are_pieces(done, tmp_path, monkeypatch):
+    folder, planned, found = done
+
+    def refused(*args, **kwargs):
+        raise UserError("Expected a base, got none.")
+
+    monkeypatch.setattr("mcanalysis.studies.claims.pieces.trainings", refused)
+    there, missing = find(SMALL, planned, folder / "results", tmp_path)
+    assert [p.labels for p in there] == [p.labels for p in found] and not missing
+    pd.testing.assert_frame_equal(there[0].tables["barriers"], found[0].tables["barriers"])
+    other = [replace(p, config=replace(p.config, lora_rank=3)) for p in planned]
+    with pytest.raises(RunDirectoryError, match="got other lora_rank"):
+        find(SMALL, other, folder / "results", tmp_path)
+    with pytest.raises(DataError, match="got others of paths, rewinding"):
+        find(replace(SMALL, num_examples=9), planned, folder / "results", tmp_path)
+    results = tmp_path / "results"
+    shutil.copytree(folder / "results", results)
+    (results / "tuned" / f"{planned[0].name}.measured.json").unlink()
+    with pytest.raises(UserError, match="got none"):
+        find(SMALL, planned, results, tmp_path)
+
+
+def test_bases_that_are_not_here_are_asked_for_where_a_piece_lacks_them(done, tmp_path):
+    """The files of a fresh clone: the base is no part of it, and is not trained again for what is there."""
+    folder, planned, _ = done
+    on_base = [replace(p, config=replace(p.config, model="small")) for p in planned]
+    there, missing = find(SMALL, on_base, folder / "results", tmp_path)
+    assert len(there) == 4 and not missing
+    assert [p.config.model for p in absent_bases(on_base, tmp_path)] == ["small"]
+    there, missing = find(SMALL, on_base, tmp_path / "no results", tmp_path)
+    assert not there and not missing
+
+
+def test_runs_whose_early_signals_are_wanted_keep_snapshots_for_them(tuned_with):
+    with_signals = replace(SMALL, parts=(Part("main", "", ("er",), 1, {"signals": 1}),))
+    for steps, every in ((50, 5), (16, 1), (2, 1)):
+        base = replace(SMALL.base, training=replace(SMALL.base.training, num_steps=steps))
+        (planned,) = replace(with_signals, base=base).planned(with_signals.parts[0], tuned_with())
+        assert _execution(planned).save_trajectory == every
+        assert _execution(replace(planned, measured=("line",))).save_trajectory is None
 
 
 def test_a_result_file_of_other_settings_is_refused(done, tmp_path):

@@ -9,6 +9,10 @@ import pandas as pd
 from mcanalysis.studies.claims.evidence import BARRIER, Answer, Question, interval, over_pairs, records, rows
 from mcanalysis.studies.claims.pieces import Found
 
+NOTE = (
+    "`barriers_by_strategy` has main strategies at 15 pairs and others at four of them: its rows are not paired. The "
+    "gauges are the same few random ones for every transition: `barriers_by_gauge` speaks of these, not of all."
+)
 DEFINITIONS = ("chord_barrier", "mean_barrier", "max_barrier")
 
 
@@ -48,7 +52,7 @@ def answer(found: Sequence[Found]) -> Answer:
         "barriers_by_rank": by_rank, "barriers_by_tasks": by_tasks,
         "barriers_by_gauge": over_pairs(gauges, "value", ["strategy", "barrier"], tested=False),
     }  # fmt: skip
-    return Answer(tables, "barrier of the old tasks' mean loss, nats per target", words)
+    return Answer(tables, "barrier of the old tasks' mean loss, nats per target", words, NOTE)
 
 
 def loss_barriers(found: Sequence[Found], *parts: str) -> pd.DataFrame:

@@ -19,12 +19,15 @@ NOTE = (
     "more training, too. `above` and `below` count intervals over examples, one by one."
 )
 
+TRANSITION = ("part", "label", "strategy", "pair", "start", "end", "space", "path")
+"""What tells one path of one piece from all others."""
+
 
 def answer(found: Sequence[Found]) -> Answer:
     """What the point of the best eval score S̄ gains on test over the end that eval prefers; what ranks t*."""
     table = rows(found, "barriers")
     table = table[(table.quantity == "score") & (table.task == "mean")].assign(kind=lambda t: t.path + "-" + t.space)
-    table = table.merge(over_the_end_of_eval(found), on=["strategy", "pair", "start", "end", "space", "path"])
+    table = table.merge(over_the_end_of_eval(found), on=list(TRANSITION))
     table = table.assign(
         above=(table.interpolation_gain_low > 0) * 1.0, below=(table.interpolation_gain_high < 0) * 1.0
     )
@@ -42,14 +45,15 @@ def answer(found: Sequence[Found]) -> Answer:
     return Answer(tables, "gain of S̄ on test over the end that eval prefers", words, NOTE)
 
 
-def over_the_end_of_eval(found: Sequence[Found]) -> pd.DataFrame:
-    """`gain` of each path: S̄ on test at the inner t with the best S̄ on eval, minus that of the end with the better one.
+def over_the_end_of_eval(found: Sequence[Found], *parts: str) -> pd.DataFrame:
+    """`gain` of each path of some parts (default: main): S̄ on test at the inner t with the best S̄ on eval, minus that
+    of the end with the better one.
 
     Point and end are both chosen on eval, so that equal truth has a gain of 0 in the mean; of equal ends the mean is
     taken, of equal points the one nearest to the middle.
     """
-    table = rows(found, "profiles")
-    keys = ["strategy", "pair", "start", "end", "space", "path"]
+    table = rows(found, "profiles", *parts)
+    keys = list(TRANSITION)
     table = table[table.task == "mean"].set_index([*keys, "split"])
     found_rows = []
     for key, of in table.groupby(level=keys, sort=False):

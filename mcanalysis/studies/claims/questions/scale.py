@@ -8,6 +8,7 @@ import pandas as pd
 
 from mcanalysis.studies.claims.evidence import Answer, Question, interval, over_pairs, records, rows, slopes
 from mcanalysis.studies.claims.pieces import Found
+from mcanalysis.studies.claims.questions.gain import over_the_end_of_eval
 from mcanalysis.studies.claims.questions.methods import scores
 
 SIZES = {
@@ -19,12 +20,14 @@ SIZES = {
 
 
 def answer(found: Sequence[Found]) -> Answer:
-    """Means by value, and the slope per doubling, of chord barrier, gain and average accuracy."""
-    barriers = rows(found, "barriers", "main", "scale", "bases", "real")
-    line = barriers[(barriers.space == "delta") & (barriers.path == "linear")]
+    """Means by value, and the slope per doubling, of chord barrier, average accuracy and gain (over the end that eval
+    prefers)."""
+    parts = ("main", "scale", "bases", "real")
+    barriers, gains = rows(found, "barriers", *parts), over_the_end_of_eval(found, *parts)
+    line, gains = (t[(t.space == "delta") & (t.path == "linear")] for t in (barriers, gains))
     quantities = {
         "chord_barrier": line[(line.quantity == "loss") & (line.task == "mean_old")],
-        "interpolation_gain": line[(line.quantity == "score") & (line.task == "mean")],
+        "gain": gains,
         "accuracy": scores(found).query("learner == 'answers'"),
     }
     long = []

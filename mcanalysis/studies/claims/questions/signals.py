@@ -6,8 +6,12 @@ from collections.abc import Sequence
 
 from mcanalysis.studies.claims.evidence import Answer, Question, interval, records, rows
 from mcanalysis.studies.claims.pieces import Found
+from mcanalysis.studies.claims.questions.gain import over_the_end_of_eval
 
-NOTE = "Clustered by pair. Outcomes: straight path between factors. `p_holm` is over the signals of an outcome."
+NOTE = (
+    "Clustered by pair. Outcomes: straight path between factors, `gain` over the end that eval prefers. `p_holm` is "
+    "over the signals of an outcome."
+)
 
 
 def answer(found: Sequence[Found]) -> Answer:
@@ -18,6 +22,10 @@ def answer(found: Sequence[Found]) -> Answer:
     from mcanalysis.studies.predictors import tables_of
 
     table = rows(found, "signals")
+    keys = ["strategy", "pair", "start", "end"]
+    gains = over_the_end_of_eval(found)
+    gains = gains[(gains.path == "linear") & (gains.space == "factor")]
+    table = table.drop(columns="gain").merge(gains[[*keys, "gain"]], on=keys, how="left", validate="one_to_one")
     lacking = [name for name in table if table[name].isna().all()]
     tables = tables_of(table.drop(columns=lacking), table.pair.to_list())
     table = tables["predictor_correlations"]
@@ -30,7 +38,8 @@ def answer(found: Sequence[Found]) -> Answer:
         for row in records(best)
     ]
     return Answer({"signals": first, "signals_all": table, "signals_out_of_run": tables["predictor_out_of_run"]},
-                  "Spearman's ρ with the forgetting of the loss, within strategies", words, NOTE)  # fmt: skip
+                  "Spearman's ρ with the forgetting of the loss, within strategies", words,
+                  NOTE + (f" No run has {', '.join(map(str, lacking))}." if lacking else ""))  # fmt: skip
 
 
 QUESTION = Question("f", "signals", "Which signals predict forgetting, barrier and gain?", answer, "signals")
