@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ from mcanalysis.plotting.style import (
 )
 
 _LEFT, _TOP, _BOTTOM, _HEIGHT, _BETWEEN, _RIGHT = 0.5, 0.25, 0.42, 1.8, 0.6, 0.1
-_DASHES = ("-", "--", ":", "-.")  # by strategy; the colour is by task, from dark to bright
+_DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")  # by strategy; the colour is by task, from dark to bright
 _MARKS = {"random": (BLUE, "o"), "worst": (ORANGE, "v"), "forgetting": (PURPLE, "s")}
 
 
@@ -122,7 +123,7 @@ def _volumes(axes, volumes: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) ->
     marks = strategy_marks(zip(volumes.strategy, volumes.learner, strict=True))
     for number, ((strategy, learner, seed), rows) in enumerate(runs):
         at = rows.num_minima + 0.4 / len(runs) * (number - (len(runs) - 1) / 2)
-        mark = marks[strategy, learner]
+        mark = marks[str(strategy), str(learner)]
         axes.errorbar(
             at, rows.volume, error_bars(rows, "volume"), color=mark.colour, linewidth=0.8, elinewidth=0.6,
             marker=mark.marker, markersize=2.8, gid=f"volume {strategy} {seed}",
