@@ -81,7 +81,7 @@ class Estimate:
 
     `influence` (examples, points): how much each example moves them, so that their covariance is the sum of the outer
     products of its rows. `draw` makes `resampled`. `smallest`: examples of the smallest task. `step`: the most that one
-    example can move a mean, NaN where unknown.
+    example can move a mean, NaN where unknown. `parts`: of `weighted`, the weights and estimates it is made of.
 
     >>> one = Estimate.of(Sample([[0.0, 1.0], [1.0, 1.0]]))
     >>> one.point.tolist(), one.smallest
@@ -93,6 +93,7 @@ class Estimate:
     draw: Callable[[], Array] = field(repr=False)
     smallest: int
     step: float
+    parts: tuple[tuple[float, Estimate], ...] = field(default=(), repr=False)
 
     @classmethod
     def of(cls, sample: Sample, *, is_score: bool = False, seed: int = 0) -> Estimate:
@@ -140,6 +141,7 @@ def weighted(parts: Sequence[tuple[float, Estimate]]) -> Estimate:
             lambda: np.sum([w * e.resampled for w, e in parts], axis=0),
             min(e.smallest for _, e in parts),
             float(np.max([w * e.step for w, e in parts])),
+            tuple(parts),
         )
 
 
@@ -242,14 +244,16 @@ def maximum_interval(
         critical = np.quantile(_largest(_ratios(estimate, paired, spread), (1, 2)), _TAIL) * factor
         distance = _distance(spread, max(float(critical), student), -1)
         low = (point - np.where(finite, distance, 0.0)).min(axis=-1).max()
-        if spread.num_events >= FEWEST_EVENTS:  # a point where little changes is not the true maximum
-            spread = spread._replace(rare=np.zeros_like(spread.rare))
         critical = student
         if point.shape[-1] > 1:
             of_pairs = _largest(_ratios(estimate, paired, spread), 2)
             critical = np.maximum(np.quantile(of_pairs, _TAIL, axis=0) * factor, student)[:, None]
-        high = (point + np.where(finite, _distance(spread, critical, 1), 0.0)).min(axis=-1).max()
+        upper = point + np.where(finite, _distance(spread, critical, 1), 0.0)
+        high = upper.min(axis=-1).max()
     few = estimate.smallest < FEWEST_EXAMPLES or spread.num_events < FEWEST_EVENTS
+    if not few and np.isnan(estimate.step):  # of a score the end lies as far off as unseen changes may reach
+        highest = np.unravel_index(np.nanargmin(np.where(upper == high, spread.events, np.nan)), upper.shape)
+        few = bool(spread.events[highest] < FEWEST_EVENTS and not spread.fixed[highest])
     return Interval(np.clip(low, least, most), np.clip(high, least, most), np.asarray(few))
 
 
@@ -324,7 +328,9 @@ class _Spread(NamedTuple):
     """Of each contrast: standard error, skewness of the mean, how many examples make the variance, `rare`, `unit`.
 
     `rare`: of a score, whether little varies there, compared with the others or at all, and changes of the size `unit`,
-    the most that one example does, are too few to be counted.
+    the most that one example does, are too few to be counted. `fixed`: whether a contrast is 0 whatever the values, as
+    that of an end with the chord. `parts`: the weights of tasks and the same of each, where the means are over tasks:
+    what is rare in a small task is not seen beside the many changes of a large one.
     """
 
     error: Array
@@ -332,6 +338,8 @@ class _Spread(NamedTuple):
     events: Array
     rare: NDArray[np.bool_]
     unit: float
+    fixed: NDArray[np.bool_]
+    parts: tuple[tuple[float, _Spread], ...] = ()
 
     @property
     def num_events(self) -> float:
@@ -351,12 +359,15 @@ def _spread(estimate: Estimate, contrasts: Contrasts) -> _Spread:
         some = error > 0
         skewness = np.where(some, (squares * each).sum(axis=0) / second**1.5, 0.0)
         events = np.where(some, second**2 / fourth, 0.0)
-        found = _Spread(error, skewness, events, np.zeros(error.shape, dtype=bool), np.nan)
+        fixed = np.abs(contrasts(np.random.default_rng(0).normal(size=estimate.point.shape))) < _ROUNDING
+        found = _Spread(error, skewness, events, np.zeros(error.shape, dtype=bool), np.nan, fixed)
         if np.isnan(estimate.step):
             return found
         unit = float(np.abs(each).max()) if found.num_events >= FEWEST_EVENTS else estimate.step
         little = (events < FEWEST_EVENTS) | (error < error.max(initial=0.0) / 2)
-        return found._replace(rare=little & (second < FEWEST_EVENTS * unit**2), unit=unit)
+        rare = little & (second < FEWEST_EVENTS * unit**2) & ~fixed
+        parts = tuple((weight, _spread(part, contrasts)) for weight, part in estimate.parts)
+        return found._replace(rare=rare, unit=unit, parts=parts)
 
 
 def _ratios(estimate: Estimate, contrasts: Contrasts, spread: _Spread) -> Array:
@@ -380,10 +391,24 @@ def _largest(ratios: Array, axis: int | tuple[int, ...]) -> Array:
 def _distance(spread: _Spread, critical: float | Array, side: int) -> Array:
     """How far an end lies from the estimate: above it for `side` 1, below it for −1."""
     longer = np.maximum(side * _SKEWNESS * spread.skewness, 0.0) * (2 * np.square(critical) + 1) / 6
-    distance = spread.error * (critical + longer)
+    seen = np.square(critical * spread.error)
+    distance = np.sqrt(seen + _unseen_in_parts(spread, critical)) + spread.error * longer
+    return np.where(spread.rare, np.maximum(distance, np.sqrt(seen + _unseen(spread, critical))), distance)
+
+
+def _unseen(spread: _Spread, critical: float | Array) -> Array:
+    """By how much the square of a distance grows with the variance of one more change."""
     half = np.square(critical) * spread.unit / 2
-    unseen = half + np.sqrt(np.square(critical * spread.error) + half**2)  # with the variance of one more change
-    return np.where(spread.rare, np.maximum(distance, unseen), distance)
+    return np.square(half + np.sqrt(np.square(critical * spread.error) + half**2)) - np.square(critical * spread.error)
+
+
+def _unseen_in_parts(spread: _Spread, critical: float | Array) -> Array | float:
+    """The same of all tasks in which little varies; 0 where there is one task alone."""
+    return sum(
+        weight**2
+        * (_unseen_in_parts(part, critical) if part.parts else np.where(part.rare, _unseen(part, critical), 0.0))
+        for weight, part in spread.parts
+    )
 
 
 def _around(estimate: Estimate, contrasts: Contrasts, spread: _Spread, critical: float) -> Interval:

@@ -19,7 +19,14 @@ from mcanalysis.cli.machine_faults import machine_fault
 TINY = ("--tasks", "FOMC,MedMCQA", "--steps", 2, "--num-train", 4, "--num-test", 2, "--batch-size", 2, "--lora-rank", 2)
 TRAIN = ("train", "--strategy", "sequential", *TINY, "--save-trajectory", 0, "--output-dir", "run", "--resume")
 ELSEWHERE = (*TRAIN[:-2], "other", "--resume")
-FULL = ("No space left on device", "database or disk is full", "disk I/O error", "File too large")  # of whatever writes
+FULL = (
+    "No space left on device",
+    "database or disk is full",
+    "disk I/O error",
+    "File too large",
+    "free some disk space",
+)
+"""Of whatever writes; torch.save names a position in its file, and ours what to do."""
 MEASURE = ("connectivity", "--run", "run", "--paths", "linear-factor", "--num-points", 3, "--num-examples", 2)
 
 

@@ -257,3 +257,42 @@ def test_no_end_of_a_mean_lies_outside_what_the_mean_can_be():
     losses = Estimate.of(Sample(few_losses))
     assert mean_interval(losses).low[0] < 0 == mean_interval(losses, least=0.0).low[0]
     assert mean_interval(losses, least=0.0).high[0] == mean_interval(losses).high[0]
+
+
+def test_a_rare_fall_beside_a_dip_is_not_called_impossible():
+    """Two points where many answers turn right, one where a share falls: that one has the barrier, seen or not."""
+    ts, n, p, rng = [0, 0.25, 0.5, 0.75, 1], 100, 0.01, np.random.default_rng(0)
+    held = 0
+    for _ in range(100):
+        end = rng.random(n) < 0.6
+        better, worse = end | (rng.random(n) < 0.5), end & ~(rng.random(n) < p / 0.6)
+        sample = Sample(np.stack([end, better, better, worse, end]).astype(float))
+        found = barrier_interval("chord_barrier", ts, Estimate.of(sample, is_score=True), higher_is_better=True)
+        assert found.high > 0
+        held += found.low <= p <= found.high
+    assert held >= 95
+
+
+def test_of_losses_a_maximum_that_rests_on_few_examples_is_flagged():
+    ts, n, rng = [0, 0.25, 0.5, 0.75, 1], 200, np.random.default_rng(0)
+    values = np.tile(rng.normal(2.0, 0.1, n), (5, 1))
+    values[1:3] -= rng.uniform(0.2, 0.6, (2, n))  # a dip of all
+    values[3] += rng.normal(0.0, 1e-4, n)
+    values[3, :2] += 3.0  # and a bump of two
+    assert barrier_interval("chord_barrier", ts, Estimate.of(Sample(values))).few_events
+    values[3, :100] += 3.0
+    assert not barrier_interval("chord_barrier", ts, Estimate.of(Sample(values))).few_events
+
+
+def test_a_small_task_without_a_mistake_in_sight_is_not_taken_for_one_without_any():
+    """½ of a mean is a task of 50 answers, 98 % right: half of the samples see one mistake or none."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(200):
+        samples = (Sample((rng.random((1, n)) < p).astype(float)) for n, p in ((2000, 0.7), (50, 0.98)))
+        found = mean_interval(weighted([(0.5, Estimate.of(sample, is_score=True)) for sample in samples]))
+        held += found.low[0] <= 0.84 <= found.high[0]
+    assert held >= 190
+    equal = [Estimate.of(Sample((rng.random((1, 500)) < 0.7).astype(float)), is_score=True) for _ in range(2)]
+    low, high, _ = mean_interval(weighted([(0.5, e) for e in equal]))  # nothing is rare: as wide as ever
+    error = np.sqrt(sum((0.5 * e.influence**2 * 0.5).sum() for e in equal))
+    assert high[0] - low[0] == pytest.approx(2 * stats.t.ppf(0.975, 499) * error, rel=0.03)  # and skewness
