@@ -91,7 +91,8 @@ class Band:
         may += [float(t) for j in self.counted if self.upper[j] >= self.low for t in self.ts[j : j + 2]]
         self.found = Found(
             self.low, self.high, *self._proven(search, lows, high, floor),
-            float(self.height[self.best]), float(self.ts[self.best]), min(may), max(may),
+            *((float(self.height[self.best]), float(self.ts[self.best])) if is_counted.any() else (np.nan, np.nan)),
+            min(may, default=np.nan), max(may, default=np.nan),
         )  # fmt: skip
 
     def _highest(self, search: CertificateSearch, j: int, high: Array) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from mcanalysis.connectivity.between_points import PLACES, Node, interpolated
 from mcanalysis.connectivity.certificate_band import MARGIN, Band, Bound, Found, Quantity, bound_on
 from mcanalysis.errors import UserError
 from mcanalysis.metrics.finite_population import Total, bounded_total, drawing_order, regression_total
-from mcanalysis.metrics.intervals import FEWEST_EXAMPLES
+from mcanalysis.metrics.intervals import FEWEST_EVENTS, FEWEST_EXAMPLES
 
 Array = NDArray[np.float64]
 BUDGET = 1.1 * 21
@@ -205,30 +205,48 @@ class CertificateSearch:
         """An interval of the quantity on new examples, of which these are a sample; asymptotic.
 
         Around each point's own interval, the spread of what each example adds: at all points together for the low end,
-        since any may be the highest by chance, at each alone for the high end (Chernozhukov, Lee & Rosen 2013).
+        since any may be the highest by chance, at each alone for the high end (Chernozhukov, Lee & Rosen 2013). NaN
+        with fewer than `FEWEST_EXAMPLES`, and of losses where fewer than `FEWEST_EVENTS` make most of the spread at a
+        point: what few examples do, others may not.
         """
-        if self.undefined or self.number < 2:
+        if self.undefined or self.number < FEWEST_EXAMPLES:
             return np.nan, np.nan
         from scipy import stats  # half a second
 
         look = self._look()
-        spread = np.array([self._spread(float(t)) for t in look.ts])
-        alone, together = stats.norm.isf([(1 - confidence) / 2, (1 - confidence) / 2 / len(look.ts)])
-        low = (look.lows - together * spread).max()
-        counted = look.counted
-        wide = np.maximum(spread[:-1], spread[1:])[counted]
-        return max(float(low), look.floor), max(float((look.upper[counted] + alone * wide).max()), look.floor)
+        tails = (1 - confidence) / 2 / len(look.ts), (1 - confidence) / 2
+        together, alone = (
+            np.array([self._off_new_examples(float(t), float(stats.t.isf(tail, self.number - 1))) for t in look.ts])
+            for tail in tails
+        )
+        low, counted = (look.lows - together).max(), look.counted
+        high = (look.upper[counted] + np.maximum(alone[:-1], alone[1:])[counted]).max()
+        if np.isnan(low) or np.isnan(high):
+            return np.nan, np.nan
+        return max(float(low), look.floor), max(float(high), look.floor)
 
-    def _spread(self, t: float) -> float:
-        """The standard error of the height at t, were the examples drawn anew."""
+    def _off_new_examples(self, t: float, critical: float) -> float:
+        """How far the height at t may be off that of new examples, at so many standard errors of drawing them anew.
+
+        Of a score that few examples change, with the variance of one more change (Wilson 1927); else NaN there.
+        """
         values, e = self.points[t].values, self.examples
         drawn = self.order[: len(values)]
         ends = {"mean_barrier": 0.5, "max_barrier": self._worse, "interpolation_gain": 1 - self._worse}
         share = ends.get(self.quantity, t)
+        if share == t and t in (0.0, 1.0):
+            return 0.0  # an end against itself
         apart = values - (1 - share) * e.start[drawn] - share * e.end[drawn]
         mean = float(self.points[t].total.estimate - (1 - share) * e.start.sum() - share * e.end.sum())
         apart = apart - mean * e.weights[drawn] / e.weights.sum()
-        return float(np.sqrt((apart**2 / e.sizes[drawn]).mean() * self.number))
+        squares = apart**2 / _inclusion(e.sizes, len(values))[drawn]
+        second = float(squares.sum()) * self.number / (self.number - 1)
+        if second > 0 and squares.sum() ** 2 / (squares**2).sum() >= FEWEST_EVENTS:
+            return critical * float(np.sqrt(second))
+        if e.least is None or e.most is None:
+            return float(np.nan)
+        half = critical**2 * float(np.max(e.most - e.least)) / 2
+        return half + float(np.sqrt(critical**2 * second + half**2))
 
     @property
     def _worse(self) -> float:
@@ -279,6 +297,8 @@ class CertificateSearch:
             point.total = _exact(whole)
             return
         apart = point.values - chord[self.order[:n]]
+        rounding = _VALUE_ROUNDING * (np.abs(point.values) + np.abs(chord[self.order[:n]]))
+        apart = np.where(np.abs(apart) <= rounding, 0.0, apart)  # noise would look as if all examples varied
         controls = np.stack([e.weights, e.start, e.end - e.start, *self._neighbours(t)], axis=1)
         scale = np.abs(controls).max(axis=0)
         total = regression_total(apart, controls / np.where(scale > 0, scale, 1.0), e.sizes, self.order, self.risk)
@@ -383,3 +403,20 @@ def _exact(values: Array) -> Total:
 
 def _pairs(values: Sequence) -> list[tuple]:
     return list(pairwise(values))
+
+
+def _inclusion(sizes: Array, n: int) -> Array:
+    """How likely each unit is to be among the first n drawn, (N,): 1 − exp(−λ·size), with Σ = n (Rosén 1997).
+
+    >>> _inclusion(np.ones(4), 2).round(6).tolist(), _inclusion(np.array([1.0, 3.0]), 2).tolist()
+    ([0.5, 0.5, 0.5, 0.5], [1.0, 1.0])
+    """
+    if n >= len(sizes):
+        return np.ones(len(sizes))
+    from scipy.optimize import brentq
+
+    high = 1.0
+    while (1 - np.exp(-high * sizes)).sum() < n:
+        high *= 2
+    rate = brentq(lambda rate: (1 - np.exp(-rate * sizes)).sum() - n, 0.0, high)
+    return 1 - np.exp(-float(rate) * sizes)  # type: ignore[arg-type]

@@ -83,7 +83,10 @@ class EarlyProfile:
             "nats per target token from that on all examples"
         )
         if self.largest is not None:
-            return f"{claim}, if no example can lose more than {self.largest:g} nats (empirical Bernstein){ending}"
+            return (
+                f"{claim}, if no example's number of targets times the largest loss of one passes {self.largest:g} "
+                f"nats (empirical Bernstein){ending}"
+            )
         return (
             f"an estimate, not a guarantee: {claim}, if these are like the {len(self.examples)} measured; up to "
             f"{self.unseen:.2g} of all may be unlike them, and count with what they lose{ending}"
@@ -121,8 +124,8 @@ def early_profile(
         confidence: that all losses are that close, in (0, 1).
         first: examples of the first sample; every further one doubles them.
         seed: of the order of the examples.
-        largest: if known, what no example can lose at any point, in nats: its targets times the largest loss of one.
-            It makes an estimate a guarantee.
+        largest: if known, the most targets of any of the N examples times the largest loss of one target at any point,
+            in nats. It makes an estimate a guarantee.
 
     Raises:
         UserError: for a tolerance, confidence or number out of range.
@@ -147,6 +150,11 @@ def early_profile(
             of_point.append(objective(path(float(t)), order[done:number]))
         done = number
         joined = [_joined(parts) for parts in found]
+        if largest is not None and (passed := max((_at_least(m) for m in joined), default=0.0)) > largest:
+            raise UserError(
+                f"Expected a bound of the most targets of an example times the largest loss of one, got {largest:g} "
+                f"where it is at least {passed:.3g}; raise it, or leave it out."
+            )
         half_widths = np.array([_half_width(m, num_examples, risk, largest) for m in joined])
         lost = np.array([not np.isfinite(m.loss) for m in joined])  # so it is on all examples: nothing to wait for
         half_widths[lost] = np.nan
@@ -179,6 +187,14 @@ def _joined(parts: Sequence[PerExample]) -> Measurement:
     return Measurement.of(nll, targets, scores)
 
 
+def _at_least(measured: Measurement) -> float:
+    """What `largest` cannot be below, by what was measured: some target has the mean loss of its example, or more."""
+    nll, targets = (np.asarray(values)[np.isfinite(measured.nll)] for values in (measured.nll, measured.targets))
+    if not len(nll) or not np.isfinite(measured.loss):
+        return 0.0
+    return float(max((nll / targets).max(), 0.0) * targets.max())
+
+
 def _half_width(measured: Measurement, num_examples: int, risk: float, largest: float | None) -> float:
     """Of the two-sided interval of one loss that misses with probability `risk`; 0 where nothing is left out."""
     n = measured.num_examples
@@ -191,9 +207,12 @@ def _half_width(measured: Measurement, num_examples: int, risk: float, largest: 
 
 
 def _bernstein(measured: Measurement, num_examples: int, risk: float, largest: float) -> float:
-    """Solved for |L̂ − L|: at the true L the residuals have mean 0 on all examples and a range of at most `largest`."""
+    """Solved for |L̂ − L|: at the true L the residuals have mean 0 on all examples and a range of at most `largest`.
+
+    A residual nll − L·targets lies between −L·targets and (the largest loss of one target − L)·targets.
+    """
     n = measured.num_examples
-    log = np.log(5 / risk)
+    log = np.log(10 / risk)  # each side misses with probability 5δ at most
     left = 1 - (n - 1) / num_examples if n <= num_examples / 2 else (1 - n / num_examples) * (1 + 1 / n)
     factor = np.sqrt(2 * left * log / n)
     residuals = measured.nll - measured.loss * measured.targets

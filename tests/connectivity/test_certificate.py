@@ -160,6 +160,64 @@ def test_intervals_of_new_examples_hold_for_what_the_examples_were_drawn_from():
     assert np.mean(held) >= 0.9
 
 
+def values_along(start, end, bump):
+    """An objective of one target per example: a chord between start and end, and a bump in the middle."""
+
+    class Own:
+        num_examples = len(start)
+
+        def __call__(self, point, rows=None):
+            rows = np.arange(len(start)) if rows is None else rows
+            t = float(point["t"])
+            nll = (1 - t) * start[rows] + t * end[rows] + 4 * t * (1 - t) * bump[rows]
+            return SimpleNamespace(nll=nll, targets=np.ones(len(rows)), scores=np.empty(0))
+
+    return Own()
+
+
+def test_an_interval_of_new_examples_counts_each_of_those_that_were_measured_whole():
+    """A tenth of the examples change much between the ends, and bump: they are not less of the sample for it."""
+    held = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        few = rng.random(500) < 0.1
+        bump = np.where(few, rng.normal(3.0, 3.0, 500), 0.0)
+        curve = values_along(np.full(500, 6.0), 6.0 + 5.0 * few, bump)
+        found = barrier_certificate(LINE, lambda point, curve=curve: curve(point), 0.05)
+        held += found.new_low <= 0.3 <= found.new_high
+    assert held >= 91
+
+
+def test_of_what_few_examples_do_nothing_is_told_of_new_ones():
+    start = np.random.default_rng(0).normal(3.0, 1.0, 300)
+    for bumping, told in ((3, False), (100, True)):
+        bump = np.where(np.arange(300) < bumping, 2.0, 0.0)
+        curve = values_along(start, start, bump)
+        found = barrier_certificate(LINE, lambda point, curve=curve: curve(point), 0.05)
+        assert math.isfinite(found.new_low) == math.isfinite(found.new_high) == told
+    small = values_along(start[:40], start[:40], np.full(40, 1.0) + start[:40])
+    assert math.isnan(barrier_certificate(LINE, lambda point: small(point), 0.05).new_high)
+
+
+def test_rounding_of_a_straight_loss_is_no_variation():
+    """All examples straight but ten of 1,000, which bump by 10 nats: most samples have none of them."""
+    held = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        start, end = rng.uniform(1.0, 3.0, (2, 1000))
+        bump = np.zeros(1000)
+        bump[rng.permutation(1000)[:10]] = 10.0
+        found = barrier_certificate(LINE, values_along(start, end, bump), 0.04, seed=seed)
+        held += found.low - ROUNDING <= 0.1 <= found.high + ROUNDING
+    assert held >= 19
+
+
+def test_a_gain_without_a_point_between_is_none():
+    found = barrier_certificate(LINE, along(lambda t: t * (1 - t)), 0.01, barrier="interpolation_gain", budget=2)
+    assert math.isnan(found.estimate) and math.isnan(found.t)
+    assert found.low == -math.inf and found.high == math.inf
+
+
 def test_scores_have_intervals_that_hold_for_every_population():
     curve = answers(3000)
     truth = float(chord_barrier(DENSE[::100], [curve(t).mean() for t in DENSE[::100]], higher_is_better=True))

@@ -92,7 +92,10 @@ def test_a_known_largest_loss_makes_it_a_guarantee():
             return SimpleNamespace(nll=nll[0][rows], targets=targets[rows], scores=np.empty(0))
 
         early = early_profile(PATH, measure, [0, 1], size, tolerance=0.2, seed=seed, largest=20.0)
-        assert early.guaranteed and "no example can lose more than 20 nats" in early.guarantee
+        assert (
+            early.guaranteed
+            and "no example's number of targets times the largest loss of one passes 20" in early.guarantee
+        )
         missed += bool((np.abs(early.profile.losses - nll.mean()) > early.half_widths).any())
         saved += early.saving > 0
     assert missed <= 2 and saved == 40
@@ -153,3 +156,21 @@ def test_settings_out_of_range(settings, message):
     chosen = {"num_examples": N, "tolerance": 0.1, **settings}
     with pytest.raises(UserError, match=message):
         early_profile(PATH, objective_of(nll, targets), TS, **chosen)
+
+
+def test_a_long_answer_that_was_not_seen_breaks_no_guarantee():
+    """One answer of 100 targets among 1,999 of one: each example loses 2 nats, and what is bounded is not that."""
+    size = 2000
+    for seed in range(20):
+        targets = np.ones(size, dtype=int)
+        targets[seed] = 100
+        nll = np.full(size, 2.0)
+        truth = nll.sum() / targets.sum()
+
+        def measure(point, rows, nll=nll, targets=targets):
+            return SimpleNamespace(nll=nll[rows], targets=targets[rows], scores=np.empty(0))
+
+        early = early_profile(PATH, measure, [0, 1], size, tolerance=0.07, seed=seed, largest=200.0)
+        assert early.guaranteed and abs(early.profile.losses[0] - truth) <= early.half_widths[0] + 1e-12
+    with pytest.raises(UserError, match=r"got 2 where it is at least 200; raise it"):
+        early_profile(PATH, measure, [0, 1], size, tolerance=1e-6, largest=2.0)
