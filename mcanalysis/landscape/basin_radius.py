@@ -111,7 +111,7 @@ def radius_of(steps: Sequence[float], scores: Sequence[float], at_zero: float, k
         raise UserError(f"Expected positive steps that increase, got {list(steps)}; sort them.")
     if not at_zero > 0 or not 0 < keep <= 1:
         raise UserError(f"Expected a positive score and a share in (0, 1], got {at_zero} and {keep}; change them.")
-    level, before, score_before = keep * at_zero, 0.0, at_zero
+    level, before, score_before = level_kept(at_zero, keep), 0.0, at_zero
     for step, score in zip(steps, scores, strict=False):
         if not score >= level:
             fall = score_before - score
@@ -121,6 +121,15 @@ def radius_of(steps: Sequence[float], scores: Sequence[float], at_zero: float, k
     if len(scores) < len(steps):
         raise UserError(f"Expected a score at each of {len(steps)} steps, got {len(scores)}; measure the others.")
     return Radius(math.inf, before, math.inf)
+
+
+def level_kept(score: float, keep: float) -> float:
+    """What a score must not fall below to have kept so much of its value; less by what floating point adds to a tie.
+
+    >>> 0.9 * 0.8 > 0.72, level_kept(0.8, 0.9) <= 0.72
+    (True, True)
+    """
+    return keep * score * (1 - 1e-9)
 
 
 def basin_radius(
@@ -156,7 +165,7 @@ def basin_radius(
     scores: list[float] = []
     for step in steps:
         scores.append(_score(objective(ray(step))))
-        if not scores[-1] >= keep * at_zero:
+        if not scores[-1] >= level_kept(at_zero, keep):
             break
     return radius_of(steps, scores, at_zero, keep)
 

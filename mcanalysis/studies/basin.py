@@ -201,7 +201,7 @@ class Basin(Study):
         return (yield [self._radius(run, points, k, *direction) for direction in directions])
 
     def _radius(self, run: Run, points: Any, k: int, kind: str, number: int) -> Steps[dict[str, Any]]:
-        from mcanalysis.landscape.basin_radius import radius_of
+        from mcanalysis.landscape.basin_radius import level_kept, radius_of
 
         minimum, objective = run.minima[k - 1], run.task_objective(run.task_names[k - 1], SPLIT, self.num_examples)
         # The worst direction depends on the examples and the box as well.
@@ -218,7 +218,7 @@ class Basin(Study):
                     break  # no share of nothing can be kept
                 continue
             scores.append(found.score)
-            if not found.score >= self.keep * at_zero:
+            if not found.score >= level_kept(at_zero, self.keep):
                 break
         nothing = {"value": math.nan, "last_held": math.nan, "first_lost": math.nan}
         radius = radius_of(self.radii, scores, at_zero, self.keep)._asdict() if at_zero > 0 else nothing
@@ -230,6 +230,7 @@ class Basin(Study):
         import numpy as np
 
         from mcanalysis.connectivity.connected_volume import Share, connected_volume, simplex_samples
+        from mcanalysis.landscape.basin_radius import level_kept
 
         minima = run.minima[:k]
         objectives = [run.task_objective(task, SPLIT, self.num_examples) for task in run.task_names[:k]]
@@ -242,7 +243,7 @@ class Basin(Study):
         threshold = self.keep * means[:k].max()
         # Where no corner is right at all, every point would be as good.
         share = (
-            connected_volume(means[k:], threshold)
+            connected_volume(means[k:], level_kept(means[:k].max(), self.keep))
             if threshold > 0
             else Share(math.nan, math.nan, math.nan, self.num_samples)
         )
@@ -270,10 +271,12 @@ class Basin(Study):
             rows = [["task", *(f"{step} steps" for step in wide.columns)]]
             yield rows + [[_whose(*i), *map(cell, of_task)] for i, of_task in zip(wide.index, wide.values, strict=True)]
             most = float(forks.after.div(forks.num_steps).max())
-            at, low, high = (_up_to(value, most) for value in (half.half, half.half_low, half.half_high))
+            at, low, high = (_up_to(value, most) for value in (half.half, max(half.half_low, 0.0), half.half_high))
+            known = half.half_low > -math.inf or half.half_high < math.inf  # it takes six tasks
             yield (
                 f"half of {int(half.units)} tasks stay below {half.threshold:g} nats from {at} of the steps on "
-                f"[{low}, {high}]; {int(half.never)} of them at no share that was tried"
+                f"{f'[{low}, {high}]' if known else '(too few for an interval)'}; {int(half.never)} of them at no "
+                "share that was tried"
             )
             if not forks.trunk_is_run.all():
                 yield (

@@ -171,7 +171,8 @@ class Predictors(Study):
             for row in rows.reindex(rows.rho.abs().sort_values(ascending=False).index).to_dict("records"):
                 rhos = [_rho(row), *(_rho(of_signals.loc[row["signal"]]) for of_signals in others.values())]
                 old = "yes" if row["needs_old_data"] else "no"
-                shown.append([row["signal"], old, *rhos, cell(alone.r2.get(row["signal"], math.nan))])
+                of = "" if row["n"] == rows.n.max() else f" (of {row['n']})"
+                shown.append([f"{row['signal']}{of}", old, *rhos, cell(alone.r2.get(row["signal"], math.nan))])
             yield shown
             for name in ("all signals", "without old data", *SAME):
                 yield f"{name}: R² out of run {cell(alone.r2[name])}, rank correlation {cell(alone.rho[name])}"
@@ -206,9 +207,10 @@ def tables_of(signals: pd.DataFrame, clusters: Sequence[int] | None = None) -> T
     tasks apart, and no more, has none there), and each strategy alone. `p_holm` is over the signals of an outcome and
     `over`. `predictor_out_of_run`: a row per outcome and set of signals (each alone, "all signals", "without old
     data"): `r2` against the other runs' mean, 1 at best and negative where that mean is the better prediction, and
-    Spearman's `rho` of predictions and outcomes; NaN with a single run. "the same strategy" and "the same transition"
-    are what they have to beat: no signal, but the mean of the other runs of the strategy, or at the same two tasks
-    whatever came before them, or of all other runs where none has them.
+    Spearman's `rho` of predictions and outcomes, both less the other runs' mean (which lies low where the run left out
+    lies high, and would rank noise backwards); NaN with a single run. "the same strategy" and "the same transition" are
+    what they have to beat: no signal, but the mean of the other runs of the strategy, or at the same two tasks whatever
+    came before them, over the `n` transitions for which there are any.
     """
     import numpy as np
     import pandas as pd
@@ -246,14 +248,18 @@ def tables_of(signals: pd.DataFrame, clusters: Sequence[int] | None = None) -> T
             row["rho"] = math.nan
             if columns and len(set(runs[known])) > 1:
                 guess, mean = leave_one_run_out(signals[columns].to_numpy(float)[known], y[known], runs[known])
+                told = np.ones(len(guess), bool)
                 if name in SAME:
                     kind = dict(zip(SAME, (strategy, transition), strict=True))[name][known]
                     same = (kind[:, None] == kind) & (runs[known, None] != runs[known])
-                    guess = np.where(same.any(axis=1), same @ y[known] / np.maximum(same.sum(axis=1), 1), mean)
-                spread = float(((y[known] - mean) ** 2).sum())
-                row["r2"] = 1 - float(((y[known] - guess) ** 2).sum()) / spread if spread else math.nan
-                if np.ptp(guess) > 0 and np.ptp(y[known]) > 0:
-                    row["rho"] = float(spearmanr(guess, y[known])[0])  # type: ignore[arg-type]
+                    told = same.any(axis=1)
+                    guess = same @ y[known] / np.maximum(same.sum(axis=1), 1)
+                row["n"] = int(told.sum())
+                own, guess = (y[known] - mean)[told], (guess - mean)[told]  # a run's mean is against its own others'
+                spread = float((own**2).sum())
+                row["r2"] = 1 - float(((own - guess) ** 2).sum()) / spread if spread else math.nan
+                if told.any() and np.ptp(guess) > 0 and np.ptp(own) > 0:
+                    row["rho"] = float(spearmanr(guess, own)[0])  # type: ignore[arg-type]
             predictions.append(row)
     return {"predictor_correlations": pd.DataFrame(correlations), "predictor_out_of_run": pd.DataFrame(predictions)}
 

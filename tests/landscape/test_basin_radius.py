@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcanalysis.landscape.basin_radius import basin_radius
+from mcanalysis.landscape.basin_radius import basin_radius, radius_of
 
 
 def test_a_rise_of_the_loss_is_a_share_of_its_exponential():
@@ -28,3 +28,10 @@ def test_nan_counts_as_lost():
     point = {"w": torch.tensor([3.0, 4.0])}
     far = basin_radius(lambda p: 1.0 if float((p["w"] - point["w"]).norm()) < 2.0 else math.nan, point, point)
     assert (far.last_held, far.first_lost) == (0.35, 0.5)
+
+
+@pytest.mark.parametrize(("top", "kept"), [(0.8, 0.72), (0.4, 0.36), (0.2, 0.18)])
+def test_a_score_that_is_exactly_what_is_to_be_kept_is_kept(top, kept):
+    """0.9 · 0.8 is 0.7200000000000001 in floating point."""
+    assert radius_of([0.5, 1.0, 2.0], [kept] * 3, top, 0.9) == (math.inf, 2.0, math.inf)
+    assert radius_of([0.5, 1.0], [kept - 0.01], top, 0.9).first_lost == 0.5

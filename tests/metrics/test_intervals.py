@@ -276,7 +276,7 @@ def test_a_rare_fall_beside_a_dip_is_not_called_impossible():
 def test_of_losses_a_maximum_that_rests_on_few_examples_is_flagged():
     ts, n, rng = [0, 0.25, 0.5, 0.75, 1], 200, np.random.default_rng(0)
     values = np.tile(rng.normal(2.0, 0.1, n), (5, 1))
-    values[1:3] -= rng.uniform(0.2, 0.6, (2, n))  # a dip of all
+    values[1:3] -= rng.uniform(0.5, 4.0, (2, n))  # a dip of all
     values[3] += rng.normal(0.0, 1e-4, n)
     values[3, :2] += 3.0  # and a bump of two
     assert barrier_interval("chord_barrier", ts, Estimate.of(Sample(values))).few_events

@@ -267,7 +267,7 @@ def test_tables_say_what_predicts_and_correct_for_the_number_of_signals():
     assert out.rho["forgetting", "without old data"] > 0.4 and out.n["barrier", "kl_new"] == 0
 
 
-def test_a_transition_is_its_two_tasks_whatever_came_before_and_one_of_its_own_has_the_mean_of_all():
+def test_a_transition_is_its_two_tasks_whatever_came_before_and_one_of_its_own_is_left_out():
     signals = made_up()
     signals["start"], signals["end"] = ([f"{k}-{name}{k}" for k in signals.start] for name in "AB")
     moved = signals.copy()
@@ -277,14 +277,31 @@ def test_a_transition_is_its_two_tasks_whatever_came_before_and_one_of_its_own_h
     alone = signals.copy()
     alone.loc[0, "end"] = "7-C"
     y, k, run = alone.forgetting.to_numpy(), alone.start.to_numpy(), alone.seed.to_numpy()
-    guess = [
-        y[run != run[i]].mean() if i == 0 else y[(k == k[i]) & (run != run[i]) & (alone.end == alone.end[i])].mean()
-        for i in range(len(y))
-    ]
+    guess = np.array([y[(k == k[i]) & (run != run[i]) & (alone.end != "7-C")].mean() for i in range(1, len(y))])
     mean = np.array([y[run != own].mean() for own in run])
     found = tables_of(alone)["predictor_out_of_run"].set_index(["outcome", "signals"])
-    expected = 1 - ((y - guess) ** 2).sum() / ((y - mean) ** 2).sum()
+    expected = 1 - ((y[1:] - guess) ** 2).sum() / ((y[1:] - mean[1:]) ** 2).sum()
     assert found.r2["forgetting", "the same transition"] == pytest.approx(expected)
+    assert found.n["forgetting", "the same transition"] == len(y) - 1
+    assert found.rho["forgetting", "the same transition"] == pytest.approx(
+        stats.spearmanr(guess - mean[1:], y[1:] - mean[1:])[0]
+    )
+
+
+def test_what_no_other_run_has_is_no_baseline_and_noise_is_not_ranked_backwards():
+    """Runs of a strategy each have no other of it; and the others' mean, low where a run is high, is no prediction."""
+    rng, rhos = np.random.default_rng(0), []
+    for _ in range(60):
+        rows = [
+            {"strategy": f"s{run}", "learner": "fast", "seed": 0, "start": k, "end": k + 1, "kl_new": rng.normal(),
+             **{outcome: rng.normal() for outcome in predictors.OUTCOMES}}
+            for run in range(6) for k in range(7)
+        ]  # fmt: skip
+        found = tables_of(pd.DataFrame(rows))["predictor_out_of_run"].set_index(["outcome", "signals"])
+        assert np.isnan(found.loc[("forgetting", "the same strategy"), ["r2", "rho"]].astype(float)).all()
+        assert found.n["forgetting", "the same strategy"] == 0
+        rhos += found.rho.xs("kl_new", level="signals").to_list()
+    assert np.mean(rhos) > -0.09  # of the predictions as they are: -0.16
 
 
 def test_words_and_picture_name_the_signals():
