@@ -76,8 +76,9 @@ def corrected_share(
         counts: (..., 2, …, 2), from `answer_counts`.
         known: per point 1 (known) or 0 (unknown): (1, 0) is what was forgotten between two, (0, 1, 0) what only the
             second of three knows.
-        guess_rate: c, the chance that a guess is right, in [0, 1]; 0 gives the plain shares. At a point with a smaller
-            share of right answers that share takes its place.
+        guess_rate: c, the chance that a guess is right, in [0, 1]; 0 gives the plain shares. At a point whose share of
+            right answers lies below it by more than two standard errors of guessing that share takes its place: there
+            not even a guess is written. Nearer ones are taken for chance, whose lower half would raise what is known.
 
     Returns:
         Two arrays (...): shares, NaN where no example was counted, where c is NaN, and where all is right and every
@@ -96,7 +97,8 @@ def corrected_share(
     with np.errstate(invalid="ignore", divide="ignore"):
         for axis, is_known in zip(axes, known, strict=True):
             right = counts.take(1, axis).sum(axis=tuple(range(first, counts.ndim - 1))) / number
-            rate = np.minimum(guess_rate, right)
+            chance = 2 * np.sqrt(guess_rate * (1 - guess_rate) / number)
+            rate = np.where(right < guess_rate - chance, right, guess_rate)
             wrong = np.where(rate < 1, 1.0 - rate, np.nan)
             row = (-rate / wrong, np.ones(number.shape)) if is_known else (1.0 / wrong, np.zeros(number.shape))
             shape = [2 if i == axis else 1 for i in axes]

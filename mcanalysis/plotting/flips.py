@@ -34,9 +34,8 @@ _SHARES = [f"{name}_{end}" for name in ("lost", "gained") for end in ("rate", "c
 def turned_rows(flips: pd.DataFrame) -> pd.DataFrame:
     """What is drawn of the rows of one path: per transition, role (old, new) and t the means over tasks.
 
-    `lost_*` and `gained_*` are against the start, `alone_*` what t answers right and both ends answer wrong; of a
-    corrected share below 0 the mean takes 0. Raises `UserError` for missing columns, several paths, or no row of a
-    trained task.
+    `lost_*` and `gained_*` are against the start, `alone_*` what t answers right and both ends answer wrong. Raises
+    `UserError` for missing columns, several paths, or no row of a trained task.
     """
     require_columns(flips, [*_WHOSE, *_KEYS, "task", "against", *_SHARES], "flips")
     for column in _WHOSE:
@@ -44,8 +43,6 @@ def turned_rows(flips: pd.DataFrame) -> pd.DataFrame:
     trained = between_ends(flips[flips.role.isin(["old", "new"])])
     if trained.empty:
         raise UserError("Expected rows of trained tasks in the table flips, got none; measure a run with exact scores.")
-    corrected = [name for name in _SHARES if name.endswith("_corrected")]
-    trained = trained.assign(**{name: trained[name].clip(lower=0) for name in corrected})
     against_start, both = (trained[trained.against == name] for name in ("start", "both"))
     made = against_start.groupby(_KEYS, sort=False)[_SHARES].mean()
     alone = both.groupby(_KEYS, sort=False)[["gained_rate", "gained_corrected"]].mean()

@@ -78,6 +78,17 @@ def test_pure_guessing_has_a_mean_of_zero_and_the_error_that_repeats_have():
     assert (counts[:, 1, 0] / 200).mean() > 0.08, "as counted, a tenth was lost"
 
 
+@pytest.mark.parametrize("known", [0.0, 0.5])
+def test_a_mean_of_small_samples_in_which_nothing_is_lost_is_nothing(known):
+    """50 questions at c = 1/3: as many known at both points, and the others guessed at each by itself."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(2000):
+        knows = rng.random(50) < known
+        answers = [(knows | (rng.random(50) < 1 / 3)).astype(float) for _ in range(2)]
+        found.append(corrected_share(answer_counts(*answers), (1, 0), 1 / 3)[0])
+    assert abs(np.mean(found)) < 0.012  # with the smaller of c and the share right 0.04 where nothing is known
+
+
 def test_shares_that_nothing_is_known_of():
     for counts, rate in ((np.zeros((2, 2)), 0.25), ([[1, 0], [0, 1]], np.nan), ([[0, 0], [0, 3]], 1.0)):
         assert np.isnan(corrected_share(counts, (1, 0), rate)[0])

@@ -50,10 +50,9 @@ def test_flips_by_hand():
     row = cells.loc[("A", 0.75, "start")]
     assert (row.num_examples, row.right, row.lost_rate, row.gained_rate) == (4, 0.25, 0.75, 0.25)
     assert row.guess_rate == pytest.approx(1 / 3) and row.p_value == binomtest(3, 4, 0.5).pvalue
-    # 1→0 three times, 0→1 once; at t a quarter is right, less than a third
-    start, at = 1 / 3, 0.25
-    assert row.lost_corrected == pytest.approx(0.75 / (1 - at) + 0.25 * 0 - 0)
-    assert row.gained_corrected == pytest.approx(0.25 / (1 - start) - at / (1 - at) / (1 - start) * 0)
+    # 1→0 three times, 0→1 once; at t a quarter is right, which of four is not clearly below a third
+    assert row.lost_corrected == pytest.approx(0.75 / (1 - 1 / 3))
+    assert row.gained_corrected == pytest.approx(0.25 / (1 - 1 / 3))
     ends = flips[(flips.t == 0) & (flips.against != "end") | (flips.t == 1) & (flips.against != "start")]
     assert ends.lost_corrected.isna().all() and flips.lost_corrected.notna().sum() == len(flips) - len(ends)
 
@@ -93,16 +92,18 @@ def test_excerpts_are_one_line_and_no_formula():
     ]  # fmt: skip
 
 
-def test_summary_and_figure_take_means_over_tasks_of_what_is_at_least_zero():
+def test_summary_and_figure_take_means_over_tasks_of_what_lies_below_zero_too():
     flips, _ = made(C=(profile(1 - OLD), objective("C")))
     flips.loc[flips.task == "C", "role"] = "old"
     (row,) = flip_summary(flips).to_dict("records")
     assert row["lost_middle_rate"] == (2 / 4 + 1 / 4) / 2 and row["gained_end_rate"] == 1
     assert row["middle_alone_rate"] == pytest.approx((1 / 4 + 0 + 1 / 4) / 3)
-    assert all(v >= 0 for k, v in row.items() if k.endswith("corrected"))
+    old = flips[(flips.role == "old") & (flips.against == "start") & (flips.t == 0.5)].lost_corrected
+    assert row["lost_middle_corrected"] == pytest.approx(old.mean())
     drawn = turned_rows(flips)
     half = drawn[(drawn.t == 0.5) & (drawn.role == "old")].iloc[0]
-    assert (half.lost_rate, half.num_tasks) == (0.375, 2) and (drawn.lost_corrected.dropna() >= 0).all()
+    assert (half.lost_rate, half.num_tasks) == (0.375, 2) and half.lost_corrected == pytest.approx(old.mean())
+    assert drawn[(drawn.t == 0.25) & (drawn.role == "old")].lost_corrected.item() < 0
     figure = plot_flips(flips)
     (line,) = [each for each in figure.axes[0].lines if each.get_gid() == "lost old 0"]
     assert line.get_ydata() == pytest.approx(-drawn[drawn.role == "old"].lost_rate)

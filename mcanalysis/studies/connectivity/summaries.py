@@ -49,10 +49,10 @@ def flip_summary(flips: pd.DataFrame) -> pd.DataFrame:
 
     Each is there as `<name>_rate`, what was counted, and `<name>_corrected`: `lost_middle` and `lost_end` of old tasks
     against the start, at the point nearest t = ½ and at t = 1; `gained_middle` and `gained_end` of the new task;
-    `middle_alone` of all, at that point, against both ends. Of a corrected share below 0 the mean takes 0.
+    `middle_alone` of all, at that point, against both ends. Corrected shares below 0 count as they are: without them a
+    mean of noise would lie above 0.
     """
     trained = flips[flips.role != "general"]
-    trained = trained.assign(**{f"{n}_corrected": trained[f"{n}_corrected"].clip(lower=0) for n in ("lost", "gained")})
     away = (trained.t - 0.5).abs()
     middle = trained[away == away.groupby([trained[c] for c in (*_PATH, "seed", "start", "end")]).transform("min")]
     end = trained[trained.t == 1.0]

@@ -1,4 +1,4 @@
-"""What the first 5 % of the new task's training did to the weights and to its loss."""
+"""What the first 5 to 10 % of the new task's training did to the weights and to its loss."""
 
 from __future__ import annotations
 

@@ -19,5 +19,5 @@ def intruders(move: Move) -> dict[str, float]:
     return {name: mean(of_modules) for name, of_modules in counts.items()}
 
 
-COST = "an SVD of each adapted weight, three times"
+COST = "an SVD of each adapted weight, four times"
 SIGNAL = Signal("intruders", intruders, COST, "Shuttleworth et al. 2024, arXiv 2410.21228", parts=("base", "start"))
