@@ -349,6 +349,7 @@ def test_tasks_of_different_sizes_are_measured_whole(make_task, pair, base_folde
     assert numbers["small"].tolist() == [4] and numbers["big"].tolist() == [len(ROWS)]
 
 
+@pytest.mark.slow
 def test_tasks_that_lm_eval_brings(monkeypatch):
     """Their index takes seconds; the data lie on the hub."""
     from datasets import config

@@ -74,7 +74,7 @@ def test_merged_evaluation_equals_pefts_own_unmerged_one(
 
 
 @every_architecture
-@pytest.mark.parametrize("name", ["er", "ilora"])
+@pytest.mark.parametrize("name", ["er", pytest.param("ilora", marks=pytest.mark.slow)])
 def test_training_with_replay_moves_the_adapter_only_and_plain_peft_reads_it(
     name, architecture, attach, encode_examples, train_task, tiny_base, tmp_path
 ):

@@ -247,6 +247,7 @@ def test_the_padded_way_computes_the_same_loss():
 TINY = bench_accelerator.Shape("tiny", 32, 64, 2, 4, 2, rows=4, vocabulary=300)
 
 
+@pytest.mark.slow
 def test_the_accelerator_part_runs_on_a_cpu_too(monkeypatch):
     # so that what can only be measured elsewhere is at least known to run
     fits = iter([False, True])

@@ -460,7 +460,9 @@ def test_runs_of_two_templates_are_not_averaged(trained, chat_base, tasks, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("strategy", ["er", "inflora", "progressive_prompts", "l2p"])
+@pytest.mark.parametrize(
+    "strategy", ["er", "l2p", *(pytest.param(n, marks=pytest.mark.slow) for n in ("inflora", "progressive_prompts"))]
+)
 def test_strategies_are_given_prompts_in_the_template(strategy, chat_base, tasks, tmp_path):
     base, tokenizer = load_base(chat_base())
     use_template(tokenizer, CHATML)
@@ -496,7 +498,7 @@ def test_a_file_by_its_flag(script, chat_base, tmp_path):
     assert code == 0 and json.loads(out)["chat_template"] is None
 
 
-@pytest.mark.parametrize("length", [("--steps", 2), ("--epochs", 1)])
+@pytest.mark.parametrize("length", [pytest.param(("--steps", 2), marks=pytest.mark.slow), ("--epochs", 1)])
 def test_a_dry_run_of_paths_where_some_tasks_are_chats(length, script, chat_base, tmp_path, caplog):
     """It tells of what the study would do with these data and flags, of answers only what is answered, and the base's
     own general tasks; what it makes up to time a few steps is not spoken of."""

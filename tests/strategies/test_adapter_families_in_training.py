@@ -43,9 +43,7 @@ def off(found, expected):
 
 
 # The others accumulate as `sequential` does: what is their own begins where a task ends.
-@pytest.mark.parametrize(
-    "name", [n if n in ("o_lora", "inflora") else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES]
-)
+@pytest.mark.parametrize("name", [n if n == "inflora" else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES])
 def test_four_times_four_is_sixteen(name, make_model, encode_examples, saved_after):
     tasks = [encode_examples(48, seed=s) for s in (1, 2)]
     found = []

@@ -47,9 +47,9 @@ def minima(directory):
     return {str(f.relative_to(directory)): f.read_bytes() for f in sorted(directory.glob("minima/*/*/*.safetensors"))}
 
 
-# Two learners and a memory, a memory alone, prompts that grow. The others, slow tests, go through the same checkpoint,
+# Two learners and a memory, prompts that grow. The others, slow tests, go through the same checkpoint,
 # and what each adds to it goes through JSON and on in its own tests.
-OF_EACH_KIND = {"ilora", "er", "progressive_prompts"}
+OF_EACH_KIND = {"ilora", "progressive_prompts"}
 
 
 @pytest.mark.parametrize("name", [n if n in OF_EACH_KIND else pytest.param(n, marks=pytest.mark.slow) for n in TRAINED])

@@ -54,7 +54,7 @@ def objective_of(examples, tokenizer):
 
 @pytest.mark.parametrize("dtype", LOW)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
-@pytest.mark.parametrize("name", ["er", "ilora"])
+@pytest.mark.parametrize("name", ["ilora", pytest.param("er", marks=pytest.mark.slow)])
 def test_float32_adapters_learn_on_a_base_in_low_precision(
     name, architecture, dtype, tiny_base, tokenizer, make_examples, encode_examples, train_task, tmp_path
 ):

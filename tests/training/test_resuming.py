@@ -143,6 +143,7 @@ def test_a_signal_saves_the_step_and_leaves(
     assert tables(tmp_path / "run") == tables(uninterrupted / name)
 
 
+@pytest.mark.slow
 def test_dropout_goes_on_with_the_masks_it_would_have_drawn(
     run_config, three_tasks, adapter_bytes, stop_after, tmp_path
 ):
@@ -204,7 +205,7 @@ def test_a_run_directory_in_use_is_refused(run_config, three_tasks, tmp_path):
     train(run_config("er", num_steps=1), tmp_path / "run", device="cpu", tasks=three_tasks)
 
 
-@pytest.mark.parametrize("lock", [lock_run_directory, lock_training])
+@pytest.mark.parametrize("lock", [lock_run_directory, pytest.param(lock_training, marks=pytest.mark.slow)])
 def test_another_process_that_still_saves_is_waited_for(run_config, three_tasks, tmp_path, stop_after, lock):
     """Of the two locks either is enough: on a network file system the one on the folder is none."""
     config, run = run_config("er", num_steps=3), tmp_path / "run"
@@ -236,11 +237,11 @@ def stop_at(monkeypatch, owner, method, call):
 @pytest.mark.parametrize(
     ("method", "call"),
     [
-        ("_score", 1),
+        pytest.param("_score", 1, marks=pytest.mark.slow),
         ("_train_stage", 1),
         ("_save_minima", 1),
-        ("_score", 2),
-        ("_save_minima", 3),
+        pytest.param("_score", 2, marks=pytest.mark.slow),
+        pytest.param("_save_minima", 3, marks=pytest.mark.slow),
         ("_score", 4),
     ],
     ids=["base row", "first task", "first save", "first row", "last save", "last row"],

@@ -161,6 +161,7 @@ def of_before(run_config):
     return today, with_training(today, learning_rate=3e-3, from_zero=True)
 
 
+@pytest.mark.slow
 def test_a_run_of_before_goes_on_with_its_own_schedule(of_before, two_tasks, adapter_bytes, stop_after, tmp_path):
     today, before = of_before
     train(before, tmp_path / "whole", device="cpu", tasks=two_tasks)

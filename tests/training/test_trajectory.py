@@ -90,7 +90,9 @@ def test_unasked_a_small_adapter_has_snapshots_and_a_large_one_has_none(
     assert "no trajectory" not in caplog.text  # nobody asked for one
 
 
-@pytest.mark.parametrize("steps", [1, 3, NUM_STEPS, NUM_STEPS + 2])
+@pytest.mark.parametrize(
+    "steps", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, NUM_STEPS, NUM_STEPS + 2))]
+)
 def test_a_stopped_run_ends_with_the_very_same_snapshots(ilora, run_config, two_tasks, stop_after, steps, tmp_path):
     config, how = run_config("ilora", num_steps=NUM_STEPS), Execution(save_trajectory=1)
     with pytest.raises(Stopped):

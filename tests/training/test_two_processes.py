@@ -30,8 +30,8 @@ BY_EACH = {"ewc", "self_replay"}  # F is made by each process for itself, texts 
 UNTRAINED = {"zero_shot"}
 LONG = {"sequential", "er", "ilora"}  # over more steps than the others, where a difference has the time to grow
 NAMES = [n for n in strategy_names() if n not in UNTRAINED]
-# A memory, a second learner, a gradient that is edited, a penalty. The others are slow tests, with their own launch.
-OF_EACH_KIND = {"er", "ilora", "agem", "ewc"}
+# A memory and a second learner, a gradient that is edited, a penalty. The others are slow tests, with their own launch.
+OF_EACH_KIND = {"ilora", "agem", "ewc"}
 
 WORKER = """
 import atexit, os, pickle, signal, sys, traceback
@@ -171,6 +171,7 @@ def test_two_processes_train_as_one(name, with_two, with_one):
     assert (two / "tables" / "accuracy_matrix.csv").read_text() == (one / "tables" / "accuracy_matrix.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_and_the_run_goes_on(with_two, adapter_bytes):
     folder = with_two("ilora")
     assert (folder / "stopped.0").exists() and (folder / "stopped.1").exists()
