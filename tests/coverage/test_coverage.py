@@ -14,7 +14,13 @@ from mcanalysis.coverage.populations import OTHERS, TS, losses, of_size, others,
 from mcanalysis.coverage.trials import cases
 
 KNOWN = {
-    "width": {("chord_dip, score", "tied"), ("hypervolume", "rare"), ("above_chord, loss", "Pareto, 41 points")},
+    "width": {
+        *(("max_barrier, score", kind) for kind in ("smooth", "tied")),
+        *(("chord_dip, score", kind) for kind in ("smooth", "tied", "rare")),
+        ("chord_barrier, mean of tasks", "tied"),
+        ("hypervolume", "rare"),
+        ("above_chord, loss", "Pareto, 41 points"),
+    },
     "coverage": {
         (interval, f"Pareto, {number} points")
         for interval in ("mean loss", "end_change, loss", "above_chord, loss")
