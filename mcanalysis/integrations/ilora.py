@@ -46,6 +46,7 @@ class IloraCallback(TrainerCallback):
         self.strategy = Ilora(IloraConfig.of("ilora", settings), seed=0)
         self.model: LoraModel | None = None
         self.is_driven = False  # by a `ForgettingCallback`
+        self.num_trainings = 0  # that have ended, of one that is driven by nobody
         self.has_consistency = False  # a `ConsistencyMixin` uses it
 
     def recorded(self) -> dict[str, Any]:
@@ -71,11 +72,14 @@ class IloraCallback(TrainerCallback):
                     f"{f'that after task {found.stage}' if found.stage else 'none'}; resume a training that had this "
                     "callback from its beginning (trainer.train(resume_from_checkpoint=True)), or train anew."
                 )
+            if found.within:  # the task has begun: what that does is in the state
+                self.strategy.task_index = task_index
+                return
         self.strategy.begin_task(model, task_index, ())
 
     def forget(self) -> None:
         """Average anew: a new run has begun."""
-        self.strategy = Ilora(self.strategy.config, seed=0)
+        self.strategy, self.num_trainings = Ilora(self.strategy.config, seed=0), 0
 
     @property
     def averaged(self) -> LoraModel:
@@ -117,7 +121,7 @@ class IloraCallback(TrainerCallback):
         refuse_best_model(args)
         if not self.is_driven:
             resumed = checkpoint_of(args, state) / STATE if state.global_step else None
-            self.begin(lora_of(kwargs["model"]), resume_from=resumed)
+            self.begin(lora_of(kwargs["model"]), self.num_trainings, resume_from=resumed)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.is_driven:
@@ -132,6 +136,7 @@ class IloraCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.is_driven:
             self.strategy.end_task(self.averaged, ())
+            self.num_trainings += 1
             if state.is_world_process_zero:
                 with writing(), replace_directory_atomic(Path(args.output_dir) / "slow") as folder:
                     self.strategy.save_learner(self.averaged, "slow", folder)

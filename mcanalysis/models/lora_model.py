@@ -315,14 +315,15 @@ class LoraModel(AdaptedModel):
             tensors: dict[str, Tensor] = {k: v.detach() for k, v in self.parameters.items()}
         else:
             self._check_modules(point)
-            ranks = {point[key_a(m)].shape[0] for m in module_names(point)}
-            if len(ranks) != 1:
-                raise UserError(f"Expected one rank for all modules, got {sorted(ranks)}; truncate the point first.")
-            rank = ranks.pop()
-            if rank == config["r"]:
-                tensors = self._raw(point)
+            ranks = {m: point[key_a(m)].shape[0] for m in module_names(point)}
+            if all(self.parameters[key_a(m)].shape[0] == rank for m, rank in ranks.items()):
+                tensors = self._raw(point)  # of the ranks of this adapter, module by module
+            elif len(set(ranks.values())) != 1:
+                raise UserError(
+                    f"Expected one rank for all modules, got {sorted(set(ranks.values()))}; truncate the point first."
+                )
             else:
-                tensors = dict(point)
+                tensors, rank = dict(point), max(ranks.values())
                 config |= {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
         config["inference_mode"] = True
         if not isinstance(config["target_modules"], str):  # a pattern

@@ -64,6 +64,7 @@ def caption(table: pd.DataFrame) -> str:
     return (
         "Chord barrier of the loss, max over t of L(t) − ((1−t)L(0) + tL(1)), between every two of "
         f"{len(table)} minima ({row.path} path, {row.space} space, {row.task}), nats per target token. {drawn} "
-        "(average linkage on the barriers, cut at 0.7 of the highest merger; one where no barrier's 95 % interval "
-        "excludes 0). Rows and columns are in the order of the tree."
+        "(average linkage on the barriers that are told from 0, where there are 95 % intervals by these, corrected for "
+        "the number of pairs; others count as 0; cut at 0.7 of the highest merger). Rows and columns are in the order "
+        "of the tree."
     )

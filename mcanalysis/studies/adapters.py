@@ -296,6 +296,14 @@ def _check_harness(opening: AdaptersOpening, has_tasks: bool) -> None:
         raise UserError(f"Expected data files for a card, got {PREFIX} tasks, which are measured whole; name files.")
     if not has_tasks and opening.num_fewshot is not None:
         raise UserError(f"--num-fewshot is for tasks of lm-eval, --data {PREFIX}TASK: leave it out.")
+    unused = {
+        "--score": opening.score is not None,
+        "--max-new-tokens": opening.max_new_tokens is not None,
+        "--chat-template": opening.chat_template not in (AUTO_TEMPLATE, NONE),
+    }
+    if opening.objective is not None and any(unused.values()):
+        named = next(flag for flag, typed in unused.items() if typed)
+        raise UserError(f"{named} is for data files, not for --objective, whose function reads its own: leave it out.")
     if has_tasks and (opening.max_new_tokens is not None or opening.chat_template not in (AUTO_TEMPLATE, NONE)):
         raise UserError(
             f"--max-new-tokens and --chat-template are for data files, not for --data {PREFIX}TASK, whose YAML file "

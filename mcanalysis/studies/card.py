@@ -210,7 +210,8 @@ def _losses(barriers: pd.DataFrame, space: str, tasks: Sequence[str]) -> dict[st
     rows = barriers[(barriers.space == space) & (barriers.quantity == "loss")].set_index("task")
     found = {}
     for task in tasks:
-        row: Any = rows.loc[task].to_dict()
+        of_two = len(tasks) == 2 and task == tasks[0] and "mean_old" in rows.index
+        row: Any = rows.loc["mean_old" if of_two else task].to_dict()  # a search encloses the mean over one old task
         is_enclosed = isinstance(row.get("certificate"), str)
         low, high = (
             row[f"chord_barrier{end}"] for end in (("_at_least", "_at_most") if is_enclosed else ("_low", "_high"))
@@ -237,7 +238,7 @@ def _on_barriers(losses: Mapping[str, Mapping[str, Mapping[str, Any]]], noticeab
     """A sentence for each space: on a task that has a barrier, or else on the one that may have the highest."""
     said = {}
     for space, of_tasks in losses.items():
-        unknown = [task for task, row in of_tasks.items() if not np.isfinite([row["barrier"], row["low"]]).all()]
+        unknown = [task for task, row in of_tasks.items() if not np.isfinite(row["barrier"])]
         high = [task for task, row in of_tasks.items() if row["low"] > noticeable and not row["few"]]
         low = [task for task, row in of_tasks.items() if row["high"] <= noticeable and not row["few"]]
         task = max(unknown or high or of_tasks, key=lambda name: np.nan_to_num(of_tasks[name]["high"]))

@@ -72,6 +72,12 @@ def _measurement(result: Any) -> Measurement:
         loss = number_of(result)
         return Measurement.of(np.array([loss]), np.array([1]), np.array([np.nan]))
     found = examples_of(result)
+    targets = np.asarray(found.targets)
+    if not (targets == np.round(targets)).all() or (targets < 0).any():
+        raise UserError(
+            "Expected whole numbers of targets from --objective, by which its losses are weighed, got others; multiply "
+            "losses and targets until they are."
+        )
     scores = found.scores if found.scores is not None and found.scores.size else np.full(len(found.nll), np.nan)
     return Measurement.of(found.nll, found.targets, scores)
 

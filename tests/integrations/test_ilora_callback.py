@@ -163,11 +163,12 @@ def train(tmp_path, data, peft_model, make_trainer):
     return make
 
 
+@pytest.mark.parametrize("settings", [{}, {"reset_at_task": True}])
 def test_a_run_of_ilora_goes_on_in_another_process_and_after_a_kill(
-    tmp_path, train, peft_model, killed_at, adapter_bytes
+    settings, tmp_path, train, peft_model, killed_at, adapter_bytes
 ):
     """A fresh callback finds the average where the run left it, one after a kill that of the checkpoint."""
-    model, ilora = peft_model(), IloraCallback()
+    model, ilora = peft_model(), IloraCallback(**settings)
     train("whole", model, "zeta", ilora)
     train("whole", model, "alpha", ilora)
     run = mc.load_run(tmp_path / "whole/run")
@@ -177,13 +178,43 @@ def test_a_run_of_ilora_goes_on_in_another_process_and_after_a_kill(
                        ilora.strategy.slow["model.layers.0.self_attn.q_proj.lora_A.weight"])  # fmt: skip
 
     model = peft_model()
-    train("killed", model, "zeta", IloraCallback())
+    train("killed", model, "zeta", IloraCallback(**settings))
     after_one = {k: v.clone() for k, v in model.state_dict().items()}
-    killed_at(train("killed", model, "alpha", IloraCallback(), now=False), 5)
+    killed_at(train("killed", model, "alpha", IloraCallback(**settings), now=False), 5)
     model.load_state_dict(after_one)
-    train("killed", model, "alpha", IloraCallback(), resume_from_checkpoint=True)
+    train("killed", model, "alpha", IloraCallback(**settings), resume_from_checkpoint=True)
     whole, killed = (adapter_bytes(tmp_path / name / "run") for name in ("whole", "killed"))
     assert whole == killed and len(whole) == 4
+
+
+class SlowAtStart(TrainerCallback):
+    """How far slow is from fast when a training begins."""
+
+    def __init__(self, ilora):
+        self.ilora, self.found = ilora, []
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        fast = self.ilora.averaged.point()
+        self.found.append(max(float((t - fast[n]).abs().max()) for n, t in self.ilora.strategy.slow.items()))
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_by_itself_too_it_begins_anew_with_each_training_where_it_is_told_to(tmp_path, peft_model, make_trainer, reset):
+    model, ilora = peft_model(), IloraCallback(reset_at_task=reset)
+    watch = SlowAtStart(ilora)
+    for task in ("zeta", "alpha"):
+        make_trainer(model, task, tmp_path / task, more={"callbacks": [ilora, watch]}).train()
+    assert watch.found[0] == 0 and (watch.found[1] == 0) == reset
+
+
+def test_modules_of_several_ranks_are_averaged_and_saved(tmp_path, peft_model, make_trainer):
+    model, ilora = peft_model(rank_pattern={"q_proj": 2}), IloraCallback()
+    make_trainer(model, "zeta", tmp_path, more={"callbacks": [ilora]}).train()
+    read = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model.config.name_or_path), tmp_path / "slow")
+    assert {p.shape[0] for n, p in read.named_parameters() if "lora_A" in n} == {2, 4}
+    saved = mc.load_adapter(tmp_path / "slow").point
+    for name, tensor in ilora.strategy.slow.items():
+        torch.testing.assert_close(saved[name], tensor, rtol=1e-6, atol=1e-7)
 
 
 def test_a_task_that_is_killed_as_it_ends_is_trained_again(tmp_path, train, peft_model, adapter_bytes, monkeypatch):

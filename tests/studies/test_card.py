@@ -13,7 +13,7 @@ import torch
 import mcanalysis as mc
 from mcanalysis.models.loading import load_base
 from mcanalysis.params.lora import delta_weights
-from mcanalysis.studies.card import _on_barriers, _on_gain
+from mcanalysis.studies.card import _losses, _on_barriers, _on_gain
 from mcanalysis.studies.card_page import CardCurve, Heading, as_html, as_markdown
 from mcanalysis.studies.card_settings import CardPaths
 
@@ -279,3 +279,24 @@ def test_one_adapter_twice_is_refused(pair, tmp_path):
     with pytest.raises(mc.UserError, match="Expected two adapters, got the same one"):
         mc.card(pair / "first", pair / "first", pair / "questions.json", output_dir=tmp_path / "card")
     assert not (tmp_path / "card").exists()
+
+
+def test_what_a_search_encloses_of_the_old_task_is_said_of_it(pair, make_examples):
+    """A search encloses the mean over the old tasks, of which there is one here."""
+    examples = make_examples(12, "more")
+    (pair / "more.json").write_text(json.dumps([{"prompt": e.prompt, "answer": e.answer} for e in examples]))
+    study = CardPaths(num_points=5, tolerance=0.05)
+    files = [pair / "questions.json", pair / "more.json"]
+    found = mc.card(pair / "first", pair / "third", files, output_dir=pair / "searched", study=study)
+    barriers = found.tables["barriers"]
+    old, new = (barriers[barriers.space == "delta"][lambda t, r=r: t.role == r].task.iloc[0] for r in ("old", "new"))
+    of = _losses(barriers, "delta", [old, new])
+    enclosed = barriers[(barriers.space == "delta") & (barriers.task == "mean_old")].iloc[0]
+    assert (of[old]["low"], of[old]["high"]) == (enclosed.chord_barrier_at_least, enclosed.chord_barrier_at_most)
+    assert "certificate" in of[old] and "certificate" in of[new]
+
+
+def test_one_example_has_no_interval_and_a_finite_loss():
+    row = {"barrier": 0.14, "low": np.nan, "high": np.nan, "few": True}
+    (said,) = _on_barriers({"delta": {"a": row}}, 0.05)
+    assert "more examples must tell" in said and "finite" not in said

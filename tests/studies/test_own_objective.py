@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mcanalysis.errors import UserError
-from mcanalysis.studies.own_objective import own_objective, own_task
+from mcanalysis.studies.own_objective import _measurement, own_objective, own_task
 
 LIBRARY = "def make(scale):\n    def loss(network, tokenizer):\n        return 1.0 * scale\n    return loss\n"
 
@@ -58,3 +58,11 @@ def test_a_file_that_was_edited_since_it_was_imported_is_refused(write, tmp_path
         own_task("ownedit:loss")
     write("ownedit", LIBRARY + "loss = make(22)\n")
     assert own_objective("ownedit:loss").own(None, None).loss == 22
+
+
+def test_targets_that_are_no_whole_numbers_are_refused():
+    """They would weigh losses otherwise in the mean than in its interval."""
+    assert _measurement({"nll": [3.0, 1.0], "targets": [2.0, 1.0]}).loss == pytest.approx(4 / 3)
+    for targets in ([1.5, 1.5], [0.5, 1.0], [-1.0, 2.0]):
+        with pytest.raises(UserError, match="whole numbers of targets"):
+            _measurement({"nll": [3.0, 1.0], "targets": targets})

@@ -172,7 +172,9 @@ def _by_files(protocol: Protocol, planned: Planned, config: RunConfig, results: 
     if found is None or (planned.measured and not found.file.exists()):
         return None
     own, recorded = plain_json(settled_for(config, found.run.manifest).resolved()), found.run.manifest["config"]
-    if differing := sorted(n for n, v in own.items() if n not in ("model", "tasks", "data_dir") and v != recorded.get(n)):
+    if differing := sorted(
+        n for n, v in own.items() if n not in ("model", "tasks", "data_dir") and v != recorded.get(n)
+    ):
         raise RunDirectoryError(
             f"Expected the run of the protocol in '{file}', got other {', '.join(differing)}; remove it and the "
             "measurements beside it to make the run again."

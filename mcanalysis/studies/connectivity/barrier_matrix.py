@@ -21,6 +21,8 @@ from mcanalysis.studies.study import Rows
 if TYPE_CHECKING:
     from mcanalysis.plotting.picture import Picture
 
+ROUNDING = 1e-6
+"""Barriers up to it, of a function that returns one number, are rounding of float32."""
 _KEYS = ["space", "path", "task", "quantity"]
 
 
@@ -28,28 +30,42 @@ def barrier_matrix(barriers: pd.DataFrame, labels: Sequence[str]) -> pd.DataFram
     """One row per kind of path, task, quantity and minimum: its `cluster`, its `place` in the order that puts clusters
     together, and a column per minimum with the chord barrier between the two.
 
-    `barriers` as in `barriers.csv`. All are one cluster where no interval of the kind excludes 0 (without intervals:
-    where no barrier is above 0); no cluster (0) where a barrier is no number. Quantities without any number are left
-    out.
+    `barriers` as in `barriers.csv`. Clusters are of the barriers that are told from 0: whose interval, widened as the
+    number of pairs asks for (Bonferroni, of normal quantiles) and not flagged `few_events`, excludes it; without
+    intervals those above rounding. Others count as 0, so that all are one cluster where none is told from it; no
+    cluster (0) where a barrier is no number. Quantities without any number are left out.
     """
     rows = []
     between = barriers[barriers.start != base_minimum.LABEL]
     for keys, group in between.groupby(_KEYS, sort=False):
         if group.chord_barrier.isna().all():
             continue
-        matrix = np.zeros((len(labels), len(labels)))
+        matrix, told = np.zeros((2, len(labels), len(labels)))
         numbers = {name: k for k, name in enumerate(labels)}
-        for start, end, barrier in zip(group.start, group.end, group.chord_barrier, strict=True):
+        apart = _told_from_zero(group)
+        for start, end, barrier, is_told in zip(group.start, group.end, group.chord_barrier, apart, strict=True):
             i, j = numbers[start], numbers[end]
             matrix[i, j] = matrix[j, i] = barrier
-        low = group.chord_barrier_low
-        found = clusters(matrix, are_apart=bool(low.isna().all() or (low > 0).any()))
+            told[i, j] = told[j, i] = barrier if is_told or np.isnan(barrier) else 0.0
+        found = clusters(told, are_apart=bool(apart.any()))
         place = np.argsort(found.order)
         for k, name in enumerate(labels):
             head = {**dict(zip(_KEYS, keys, strict=True)), "minimum": name}  # type: ignore[arg-type]
             head |= {"cluster": int(found.numbers[k]), "place": int(place[k]) + 1}
             rows.append(head | dict(zip(labels, matrix[k], strict=True)))
     return pd.DataFrame(rows)
+
+
+def _told_from_zero(pairs: pd.DataFrame) -> np.ndarray:
+    """Which barriers are told from 0, all pairs considered."""
+    from scipy.special import ndtri
+
+    barrier, low = pairs.chord_barrier.to_numpy(float), pairs.chord_barrier_low.to_numpy(float)
+    if (np.isnan(low) | (low == barrier)).all():  # one number each, without examples
+        return barrier > ROUNDING
+    wider = ndtri(1 - 0.025 / len(pairs)) / ndtri(1 - 0.025)
+    few = pairs.few_events.fillna(True).to_numpy(bool) if "few_events" in pairs else np.zeros(len(pairs), bool)
+    return (barrier - wider * (barrier - low) > 0) & ~few
 
 
 def matrix_pictures(table: pd.DataFrame) -> Iterator[Picture]:
@@ -75,7 +91,7 @@ def matrix_words(table: pd.DataFrame) -> Iterator[str | Rows]:
         if 0 in members:
             yield "No clusters: not all barriers are numbers."
         elif len(members) == 1:
-            yield "One cluster: no barrier is told from 0, or all are alike."
+            yield "One cluster: no barrier is told from 0."
         else:
             yield "Clusters: " + "; ".join(f"{number}: {', '.join(of)}" for number, of in members.items()) + "."
 
