@@ -74,7 +74,7 @@ def main() -> None:
         t = made.t_star if args.t is None else args.t
         if t != t:
             raise UserError("Expected a point to upload, got no t*: no gain could be measured; name one with --t.")
-        address = push_to_hub(made.point(t), args.push, made.base_name, made.markdown)
+        address = push_to_hub(made.point(t), args.push, made.base_name, made.of_point(t))
         say(f"t = {t:g} is uploaded: {address}")
     measured = ("--minima", ",".join(adapters), "--data", ",".join(args.data), "--num-examples", "all")
     next_step("connectivity", "--model", args.model, *measured)

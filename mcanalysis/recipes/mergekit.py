@@ -252,6 +252,11 @@ def read_mergekit(file: str | Path) -> MergekitRecipe:
             raise UserError(f"Expected base_model and one other for slerp in '{file}', got {', '.join(names)}.")
         t = _number(shared.get("t"), "t")
         return MergekitRecipe(method, (base, others[0]), (1 - t, t))
+    if method == "linear" and base is not None and base not in names:
+        raise UserError(
+            f"Expected the base of a linear recipe among its models in '{file}', got '{base}' beside them: mergekit "
+            "averages it in, with a weight of its own; name it as a model, or leave base_model out."
+        )
     if method != "linear" and base in names:
         place = names.index(str(base))
         del names[place], own[place]

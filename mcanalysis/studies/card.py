@@ -70,6 +70,15 @@ class Card:
         """The point (1−t)·ΔW of the first adapter + t·ΔW of the second."""
         return Linear(*self.ends, space="delta")(t)
 
+    def of_point(self, t: float) -> str:
+        """The page in Markdown with a line on top that says which point of the path the adapter beside it is."""
+        which = f"This adapter is the point t = {t:g} between the two below, merged in the weights"
+        if not np.isclose(t, self.t_star):
+            which += (
+                f"; the verdict speaks of t* = {self.t_star:g}" if np.isfinite(self.t_star) else "; t* is not known"
+            )
+        return f"{which}.\n\n{self.markdown}"
+
     def save(self, directory: str | Path) -> list[Path]:
         """Write `card.md` and `card.html`; returns the two files."""
         files = {Path(directory) / "card.md": self.markdown, Path(directory) / "card.html": self.html}
@@ -160,6 +169,10 @@ def _joined(study: CardPaths, adapters: Sequence[str]) -> tuple[CardPaths, dict[
         raise UserError(
             f"Expected two adapters, got the same one as '{adapters[0]}' and '{adapters[1]}'; name another."
         )
+    if not any(kind.rpartition("-")[2] == "delta" for kind in study.paths):
+        raise UserError(
+            f"Expected a path in the space delta for a card, got {', '.join(study.paths)}; add linear-delta."
+        )
     refused = {}
     for kind in study.paths:
         space = kind.rpartition("-")[2]
@@ -177,7 +190,8 @@ def _made(pair: AdapterPair, study: CardPaths, tables: Tables, refused: Mapping[
     barriers, profiles = tables["barriers"], tables["profiles"]
     profiles = profiles[profiles["split"] == "test"]
     tasks = [data.task.name for data in pair.tasks]
-    losses = {space: _losses(barriers, space, tasks) for space in SPACES if space not in refused}
+    measured = {kind.rpartition("-")[2] for kind in study.paths}
+    losses = {space: _losses(barriers, space, tasks) for space in SPACES if space in measured}
     gains = {space: _gain(barriers, space) for space in losses}
     verdict = (*_on_barriers(losses, study.noticeable), _on_gain(gains["delta"], len(tasks)))
     few = bool(barriers.few_events.any())

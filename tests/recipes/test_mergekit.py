@@ -195,6 +195,7 @@ HEAD = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}, {mod
         (HEAD.replace("weight: 1}}, ", "}}, "), "got nothing"),
         (HEAD.replace("weight: 1}}]", "weight: -1}}]"), "sum is not 0"),
         (HEAD.replace("linear", "ties"), "base_model with ties"),
+        (HEAD + "base_model: another\n", "the base of a linear recipe among its models"),
         (HEAD.replace("linear", "dare_ties") + "base_model: base\nparameters: {density: 0.5}\n", "draws other entries"),
         (HEAD.replace("linear", "ties") + "base_model: base\nparameters: {density: 0}\n", "densities in"),
         (

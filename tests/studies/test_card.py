@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import mcanalysis as mc
+from mcanalysis.errors import UserError
 from mcanalysis.models.loading import load_base
 from mcanalysis.params.lora import delta_weights
 from mcanalysis.studies.card import _losses, _on_barriers, _on_gain
@@ -300,3 +301,17 @@ def test_one_example_has_no_interval_and_a_finite_loss():
     row = {"barrier": 0.14, "low": np.nan, "high": np.nan, "few": True}
     (said,) = _on_barriers({"delta": {"a": row}}, 0.05)
     assert "more examples must tell" in said and "finite" not in said
+
+
+def test_a_card_of_some_spaces_is_of_these_and_one_without_weights_is_refused(pair):
+    args = (pair / "first", pair / "third", pair / "questions.json")
+    found = mc.card(*args, output_dir=pair / "some", study=CardPaths(paths=("linear-delta",), num_points=3))
+    assert set(found.tables["barriers"].space) == {"delta"} and "factor" not in " ".join(found.verdict).lower()
+    with pytest.raises(UserError, match="a path in the space delta for a card"):
+        mc.card(*args, output_dir=pair / "none", study=CardPaths(paths=("linear-factor",), num_points=3))
+
+
+def test_the_page_beside_a_point_says_which_point_it_is(made):
+    assert made.of_point(made.t_star).startswith("This adapter is the point t = 0.5 between the two below")
+    assert "the verdict speaks of t* = 0.5" in made.of_point(0.25).splitlines()[0]
+    assert made.of_point(0.25).endswith(made.markdown)
