@@ -111,11 +111,11 @@ def radius_of(steps: Sequence[float], scores: Sequence[float], at_zero: float, k
         raise UserError(f"Expected positive steps that increase, got {list(steps)}; sort them.")
     if not at_zero > 0 or not 0 < keep <= 1:
         raise UserError(f"Expected a positive score and a share in (0, 1], got {at_zero} and {keep}; change them.")
-    level, before, score_before = level_kept(at_zero, keep), 0.0, at_zero
+    level, before, score_before = keep * at_zero, 0.0, at_zero
     for step, score in zip(steps, scores, strict=False):
-        if not score >= level:
+        if not score >= level_kept(at_zero, keep):
             fall = score_before - score
-            share = (score_before - level) / fall if math.isfinite(fall) else 0.0
+            share = max((score_before - level) / fall, 0.0) if math.isfinite(fall) else 0.0
             return Radius(before + share * (step - before), before, step)
         before, score_before = step, score
     if len(scores) < len(steps):

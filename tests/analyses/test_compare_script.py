@@ -86,8 +86,9 @@ def test_settings_for_one_strategy(asked):
 
 
 TUNED = {
-    "format": 1, "mcanalysis": "0.1.0", "benchmark": "embedded", "tasks": ["FOMC", "MedMCQA"], "model": "embedded",
-    "steps": "7 steps each of 16 examples", "trials": 8, "seeds": [100], "strategies": {
+    "format": 2, "mcanalysis": "0.1.0", "benchmark": "embedded", "tasks": ["FOMC", "MedMCQA"], "model": "embedded",
+    "steps": "7 steps each of 16 examples", "adapter": "rank 8, α 16",
+    "schedule": "linear, warm-up 0.1, clipped at 1, weight decay 0", "trials": 8, "seeds": [100], "strategies": {
         "er": {"learning_rate": 0.009, "settings": {"memory_size": 9}, "score": 0.5, "default_score": 0.4, "trials": 8},
     },
 }  # fmt: skip
