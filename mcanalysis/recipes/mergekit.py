@@ -330,6 +330,8 @@ def mergekit_recipe(kind: str, t: float, models: Sequence[str], base: str | None
         path, names, weights[path], base if path in ("task_arithmetic", "ties") else None,
         (getattr(chosen.path_class, "density", 1.0),) * 2, normalize=is_ties, scale=t if is_ties else 1.0,
     )  # fmt: skip
+    if base:
+        check_same_base([base, *(name for m in models if (name := load_adapter(m).base_name))])
     points = {n: load_adapter(m).point if base else load_weights(m) for n, m in zip(names, models, strict=True)}
     expected = chosen.path_class(*points.values(), space=chosen.space)(t)  # type: ignore[call-arg]
     error = _error(recipe.point(points.__getitem__), expected)

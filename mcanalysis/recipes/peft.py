@@ -16,6 +16,7 @@ import yaml
 
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.models.adapter_files import load_adapter
+from mcanalysis.models.base_names import check_same_base
 from mcanalysis.models.weighted_adapter import weighted_adapter
 from mcanalysis.params.lora import delta_distance, delta_norm
 from mcanalysis.params.low_rank import concatenate
@@ -64,9 +65,10 @@ class PeftRecipe:
 
         Where `linear`, `cat` or `svd` miss Σ wᵢ·ΔWᵢ, which they are said to give, a line says by how much.
         """
+        points = _of_one_base(self.adapters)
         found = self._made()
         if self.combination_type in ("linear", "cat", "svd"):
-            error = _error(found, concatenate([load_adapter(a).point for a in self.adapters], list(self.weights)))
+            error = _error(found, concatenate(points, list(self.weights)))
             if error > _OFF:
                 logger.warning(
                     "PEFT makes something else of this recipe than the sum of the weighted adapters: off by %.2g of it",
@@ -132,7 +134,7 @@ def peft_recipe(kind: str, t: float, adapters: Sequence[str]) -> PeftRecipe:
         raise UnknownNameError(
             "path with a recipe of add_weighted_adapter", kind, list(ways), "Save the point instead."
         )
-    points = [load_adapter(folder).point for folder in adapters]
+    points = _of_one_base(adapters)
     expected = chosen.path_class(*points, space=chosen.space)(t)  # type: ignore[call-arg]
     recipe = PeftRecipe(tuple(map(str, adapters)), ways[str(chosen)][1], ways[str(chosen)][0])
     if not (error := _error(recipe._made(), expected)) <= BOUND:
@@ -147,3 +149,10 @@ def _error(found: Point, expected: Point) -> float:
     """‖ΔW − expected‖ / ‖expected‖."""
     size, apart = delta_norm(expected), delta_distance(found, expected)
     return apart / size if size else apart
+
+
+def _of_one_base(adapters: Sequence[str]) -> list[Point]:
+    """The adapters' points; raises `PointMismatchError` for those of different bases, which no point joins."""
+    found = [load_adapter(folder) for folder in adapters]
+    check_same_base([adapter.base_name for adapter in found if adapter.base_name])
+    return [adapter.point for adapter in found]

@@ -220,6 +220,8 @@ def test_an_adapter_of_another_base_is_refused(folder):
     mc.save_adapter(ADAPTERS["first"], folder / "other", "some/other")
     with pytest.raises(mc.UserError, match="one base model"):
         MergekitRecipe("linear", ("my/base+first", "my/base+other"), (0.5, 0.5)).point()
+    with pytest.raises(mc.UserError, match="one base model"):
+        mergekit_recipe("linear-delta", 0.5, ("first", "other"), "my/base")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mergekit") is None, reason="mergekit is not installed")

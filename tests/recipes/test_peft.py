@@ -137,3 +137,13 @@ def test_bad_recipes_are_refused_by_name(tmp_path, text, words):
 def test_what_peft_refuses_is_said_in_its_words(folder):
     with pytest.raises(mc.UserError, match=r"to merge .*, got: All adapters must have the same r"):
         PeftRecipe((str(folder / "a"), str(folder / "c")), (0.5, 0.5), "linear").point()
+
+
+def test_adapters_of_different_bases_have_no_recipe(folder):
+    pair = [str(folder / name) for name in ("here", "elsewhere")]
+    for place, base in zip(pair, ("some/base", "some/other"), strict=True):
+        mc.save_adapter(mc.load_adapter(folder / "a").point, place, base)
+    with pytest.raises(mc.UserError, match="one base model"):
+        peft_recipe("linear-delta", 0.3, pair)
+    with pytest.raises(mc.UserError, match="one base model"):
+        PeftRecipe(tuple(pair), (0.5, 0.5), "cat").point()
