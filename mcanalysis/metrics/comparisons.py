@@ -27,7 +27,7 @@ def crossed_mean(values: ArrayLike) -> tuple[Array, Array, Array]:
     Miller 2011) without the term they subtract, in a full grid (MS_seeds + MS_orders)/n. Its expectation is then at
     least the variance of the mean, whatever seeds and orders share. The degrees are the fewer of S − 1 and O − 1:
     P(|Z| > q√u) is convex in u, so that by Jensen's inequality the t interval of normal values misses at most as
-    often as it says (in full grids; where pairs are missing up to 1.3 times as often at 5 %, in simulations). A factor
+    often as it says (in full grids; somewhat more often where pairs are missing). A factor
     with one level is left out: of a single order this is the paired t over seeds.
 
     Args:
