@@ -28,6 +28,7 @@ from mcanalysis.integrations.ilora import (
     checkpoint_of,
     refuse_best_model,
     state_after,
+    was_skipped,
 )
 from mcanalysis.models.base_identity import accepted_identities
 from mcanalysis.models.base_source import recorded_source
@@ -389,7 +390,8 @@ class ForgettingCallback(TrainerCallback):
             self.log = lambda values, step: state.log_history.append({**values, "epoch": state.epoch, "step": step})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.stepped()
+        if not was_skipped(kwargs):
+            self.stepped()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.ilora:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ class IloraCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.is_driven:
             _ = self.averaged  # by now the other one has begun
-        else:
+        elif not was_skipped(kwargs):
             self.stepped()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -161,6 +161,17 @@ def refuse_best_model(args: Any) -> None:
             "Expected load_best_model_at_end=False, got True, which would end a task at another step than the last one "
             "that is measured and averaged; leave it out."
         )
+
+
+def was_skipped(told: Mapping[str, Any]) -> bool:
+    """Whether the Trainer's step left the adapter as it was, which fp16 does while it looks for a scale of its loss.
+
+    `told`: what a callback is told beside arguments, state and control.
+
+    >>> was_skipped({"optimizer": None})
+    False
+    """
+    return bool(getattr(told.get("optimizer"), "step_was_skipped", False))
 
 
 def checkpoint_of(args: Any, state: Any) -> Path:

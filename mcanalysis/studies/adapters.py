@@ -300,13 +300,15 @@ def _check_harness(opening: AdaptersOpening, has_tasks: bool) -> None:
         "--score": opening.score is not None,
         "--max-new-tokens": opening.max_new_tokens is not None,
         "--chat-template": opening.chat_template not in (AUTO_TEMPLATE, NONE),
+        "--max-length": opening.max_length != AdaptersOpening._field_defaults["max_length"],
     }
     if opening.objective is not None and any(unused.values()):
         named = next(flag for flag, typed in unused.items() if typed)
         raise UserError(f"{named} is for data files, not for --objective, whose function reads its own: leave it out.")
-    if has_tasks and (opening.max_new_tokens is not None or opening.chat_template not in (AUTO_TEMPLATE, NONE)):
+    del unused["--score"]  # tasks of lm-eval have several
+    if has_tasks and any(unused.values()):
         raise UserError(
-            f"--max-new-tokens and --chat-template are for data files, not for --data {PREFIX}TASK, whose YAML file "
+            f"{', '.join(unused)} are for data files, not for --data {PREFIX}TASK, whose YAML file, or whose model, "
             "has them: leave them out."
         )
 
@@ -344,6 +346,10 @@ def checked_pair(opening: AdaptersOpening, study: Connectivity) -> tuple[Adapter
         )
     if opening.objective is None and len(opening.data_files) not in (1, 2) and not harness_tasks(opening.data_files):
         raise UserError(f"--data takes one or two data files, FILE[,FILE2]; got {len(opening.data_files)}.")
+    if opening.objective is not None and study.num_examples not in (None, Connectivity.num_examples):
+        raise UserError(
+            "--num-examples is for data files, not for --objective, whose function has its own examples: leave it out."
+        )
     if study.simplex:
         raise UserError("Expected runs for --simplex, got --minima; leave it out.")
     pair, name = AdapterPair(opening), opening.model_name  # files may have changed

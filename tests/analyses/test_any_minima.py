@@ -265,6 +265,8 @@ def test_what_cannot_be_measured_is_refused_in_one_line(script, base_folder, dat
         (("--minima", "lora,lora", "--objective", "own_losses"), "Expected --objective module:function"),
         (("--minima", "lora,lora", "--objective", "absent_module:f"), "Expected a module 'absent_module'"),
         (("--minima", "lora,lora", "--objective", "own_losses:number"), "got a int"),
+        (("--minima", "lora,lora", *own, "--num-examples", 3), "--num-examples is for data files"),
+        (("--minima", "lora,lora", *own, "--max-length", 64), "--max-length is for data files"),
         (("--minima", "lora,lora", *own, "--tolerance", 0.1), "Expected --tolerance with adapters and --data"),
         (("--minima", "lora,lora", "--objective", "own_losses:broken"), "got KeyError: 'absent'"),
     ):

@@ -327,7 +327,8 @@ def test_connectivity_keeps_what_it_measured(objective, pair, tasks, base_folder
     pd.testing.assert_frame_equal(again["profiles"], first["profiles"])
     for change, sentence in (
         ({"data_files": ("questions.json",), "num_fewshot": 1}, "--num-fewshot is for tasks of lm-eval"),
-        ({"max_new_tokens": 9}, "--max-new-tokens and --chat-template are for data files"),
+        ({"max_new_tokens": 9}, "--max-new-tokens, --chat-template, --max-length are for data files"),
+        ({"max_length": 256}, "--max-new-tokens, --chat-template, --max-length are for data files"),
     ):
         with pytest.raises(UserError, match=sentence):
             study.connect_adapters(opening._replace(**change), settings)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
@@ -54,6 +55,30 @@ def test_slow_is_the_average_by_hand(tmp_path, peft_model, make_trainer):
         )
         ids = torch.tensor([[5, 6, 7]])
         assert not torch.equal(read(input_ids=ids).logits, model.eval()(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("is_driven", [False, True])
+def test_a_step_that_fp16_skips_is_not_averaged(is_driven, tmp_path, data, peft_model, make_trainer, monkeypatch):
+    """A scaler of gradients leaves the adapter alone where they overflow, and is averaged once less for it."""
+    ilora, seen = IloraCallback(ema_decay=0.7), []
+    attached = ilora
+    if is_driven:
+        attached = ForgettingCallback(tmp_path / "run", "zeta", data, ilora=ilora, num_points=0, **QUICK)
+    averaged = type(ilora.strategy).after_step
+    monkeypatch.setattr(type(ilora.strategy), "after_step", lambda *args: (seen.append(1), averaged(*args)))
+    trainer = make_trainer(peft_model(), "zeta", tmp_path / "out", more={"callbacks": [attached]}, max_steps=4)
+    skips = iter([True, False, True, False])
+    monkeypatch.setattr(AcceleratedOptimizer, "step_was_skipped", property(lambda _: False))
+
+    class Skips(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            skipped = next(skips)
+            monkeypatch.setattr(AcceleratedOptimizer, "step_was_skipped", property(lambda _: skipped))
+
+    callbacks = trainer.callback_handler.callbacks
+    callbacks[:] = [Skips(), *callbacks]
+    trainer.train()
+    assert len(seen) == 2
 
 
 def test_slow_is_that_of_our_own_trainer(tmp_path, make_model, train_task, encode_examples, peft_model):
