@@ -44,12 +44,15 @@ class Convergence:
     def slope(self) -> float:
         """The relative change of the loss per distance between the ends, along the mean gradient; NaN if unknown.
 
-        Relative to the mean loss over the first tenth of the steps, in size. Unknown after fewer than 8 steps.
+        Relative to the mean loss over the first tenth of the steps, in size. Unknown after fewer than 8 steps, and
+        where the ends are one point and the gradient is not 0.
         """
         if self._num < 2:
             return math.nan
         square = max((_squared(self._total) - self._squares) / (self._num * (self._num - 1)), 0.0)
         first = self.history[: max(1, len(self.history) // 10)]
+        if not self._length and square:  # relative to no distance nothing is said
+            return math.nan
         scale = abs(math.fsum(first)) / len(first)
         return self._length * math.sqrt(square) / scale if scale else 0.0 if square == 0.0 else math.inf
 

@@ -55,6 +55,7 @@ class ModuleObjective:
         self._score = score
         self._batches = Batches(batches, "batches")
         self._num_examples = 0
+        self._is_settled = False
 
     @property
     def held_names(self) -> frozenset[str]:
@@ -67,6 +68,9 @@ class ModuleObjective:
         losses, scores = [], []
         for batch in self._batches:
             losses.append(_per_example(call(self._loss, batch), "loss"))
+            if not self._is_settled:
+                _check_repeats(losses[0], call(self._loss, batch))
+                self._is_settled = True
             if self._score is not None:
                 scores.append(_per_example(call(self._score, batch), "score").detach().cpu().double())
                 if len(scores[-1]) != len(losses[-1]):
@@ -178,12 +182,24 @@ def module_objective(
     return ModuleObjective(module, loss, batches, score, recalibrate)
 
 
+def _check_repeats(first: Tensor, second: Any) -> None:
+    """Refuse a module whose values change from call to call at one point, which a path would show as its own."""
+    first, second = first.detach().double(), second.detach().double()
+    if first.shape != second.shape or not torch.allclose(first, second, rtol=1e-3, atol=1e-6, equal_nan=True):
+        raise UserError(
+            "Expected the same losses of one batch at one point each time, got others the second time; make the module "
+            "keep nothing from call to call in objects of its own, and draw random numbers from torch, NumPy or random."
+        )
+
+
 def _per_example(values: Any, what: str) -> Tensor:
     if not isinstance(values, Tensor) or values.dim() != 1 or not len(values):
         got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         remedy = 'pass reduction="none" to the loss function' if what == "loss" else "compare without a mean"
         if isinstance(values, Tensor) and values.dim() > 1:
             remedy = "take the mean or the sum over the other dimensions, values.flatten(1).mean(1) say"
+            if values.dim() == 2 and values.shape[0] == values.shape[1] > 1:
+                remedy += "; or, if an output of shape (n, 1) met targets of shape (n,), give both one shape first"
         raise UserError(f"Expected one {what} per example, a tensor of shape (n,), got {got}; {remedy}.")
     if values.is_complex():
         raise UserError(f"Expected real values of the {what}, got {values.dtype}; take their size or real part.")

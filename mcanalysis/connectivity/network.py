@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import random
+import warnings
 import zlib
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -220,9 +222,16 @@ class Network:
     ) -> Any:
         """One call, in evaluation mode but for some layers, of which nothing stays."""
         live = torch.is_grad_enabled()
-        copies = {id(t): t if live and t.requires_grad else t.detach().clone() for t in tensors.values()}
+        copies = {id(t): t.clone() if live and t.requires_grad else t.detach().clone() for t in tensors.values()}
         named = {f"module.{slot}": copies[id(t)] for name, t in tensors.items() for slot in self._slots[name]}
-        with _as_it_was(self.module), _same_random_numbers(self.module, _mark(batch)), _no_checkpointing():
+        with ExitStack() as stack:
+            stack.enter_context(_as_it_was(self.module))
+            stack.enter_context(_same_random_numbers(self.module, _mark(batch)))
+            stack.enter_context(_no_checkpointing())
+            stack.enter_context(_as_in_training())
+            if live:  # torch.compile looks at the gradients of copies, which have none
+                stack.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
             for part in self.module.modules():  # not eval(): a module's own may write into its weights
                 part.training = part in training
                 if isinstance(part, nn.Embedding | nn.EmbeddingBag):
@@ -236,7 +245,14 @@ class Network:
                         "gradients off; put torch.enable_grad() around that part."
                     ) from error
                 widened = any(t.dtype == torch.float64 != self._own[name].dtype for name, t in tensors.items())
-                if not (widened and "dtype" in str(error)):
+                if "dtype" not in str(error):
+                    raise
+                if not widened and _holds_double(batch) and not any(t.dtype == torch.float64 for t in tensors.values()):
+                    raise UserError(
+                        "Expected batches in the precision of the point, got float64, which the module cannot combine "
+                        "with it; cast the floating-point tensors of the batches to float32, or the point to float64."
+                    ) from error
+                if not widened:
                     raise
                 raise UserError(
                     "Expected batches in float64 like the point, got others, which the module cannot combine with it; "
@@ -377,6 +393,8 @@ def _slots(module: nn.Module) -> dict[str, list[str]]:
 def _as_it_was(module: nn.Module) -> Iterator[None]:
     """Every part has its attributes back afterwards: modes, caches, counters, and what `_parameters` and lists hold."""
     parts = [(part, part.training, dict(vars(part))) for part in module.modules()]
+    plain = {id(t): t for _, _, attributes in parts for t in attributes.values() if isinstance(t, Tensor)}
+    tensors = [(t, t._version, t.detach().clone()) for t in plain.values()]  # of no slot, so of no point either
     containers = {id(own): own for _, _, attributes in parts for own in attributes.values() if type(own) in _REFILL}
     contents = [(own, own.copy() if own else ()) for own in containers.values()]
     try:
@@ -386,6 +404,10 @@ def _as_it_was(module: nn.Module) -> Iterator[None]:
             vars(part).clear()
             vars(part).update(attributes)
             part.training = training
+        with torch.no_grad():
+            for tensor, version, before in tensors:
+                if tensor._version != version:
+                    tensor.copy_(before)
         for own, before in contents:
             if own or before:
                 own.clear()
@@ -404,13 +426,39 @@ _REFILL: dict[type, Callable[[Any, Any], None]] = {
 
 @contextmanager
 def _same_random_numbers(module: nn.Module, seed: int) -> Iterator[None]:
-    """Random numbers that depend on the seed alone; the global random state is left as it was."""
+    """Random numbers that depend on the seed alone: torch's, those of generators among the module's attributes, NumPy's
+    and Python's; all states are left as they were."""
     devices = {t.device.index or 0 for t in _tensors(module).values() if t.is_cuda}
+    own = {id(g): g for part in module.modules() for g in vars(part).values() if isinstance(g, torch.Generator)}
+    states = [(generator, generator.get_state()) for generator in own.values()]
+    of_numpy, of_python = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
         for device in devices:
             torch.cuda.default_generators[device].manual_seed(seed)
+        for generator, _ in states:
+            generator.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            for generator, state in states:
+                generator.set_state(state)
+            np.random.set_state(of_numpy)
+            random.setstate(of_python)
+
+
+@contextmanager
+def _as_in_training() -> Iterator[None]:
+    """Attention takes the way that can be differentiated, with or without gradients: torch's fast one, which it takes
+    without, sets what is padded to 0, and a module that reads those positions would have two losses."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
         yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager
@@ -430,6 +478,11 @@ def _no_checkpointing() -> Iterator[None]:
 
     with patch.multiple(checkpoint, CheckpointFunction=Plain, _checkpoint_without_reentrant_generator=generator):
         yield
+
+
+def _holds_double(batch: Any) -> bool:
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return (isinstance(batch, Tensor) and batch.dtype == torch.float64) or any(map(_holds_double, parts))
 
 
 def _cast(tensor: Tensor, own: Tensor, in_double: bool) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from mcanalysis.connectivity.losses import held_names
 from mcanalysis.connectivity.objective_result import examples_of, has_examples, number_of
 from mcanalysis.errors import UserError
 from mcanalysis.metrics import barriers
@@ -284,9 +285,9 @@ def profile(
     transformers model returns. With `nll` and `targets` per example, and `scores` where there are some, intervals are
     possible: `mcanalysis.module_objective` makes such an objective of any network. Works on any dict of tensors: no
     language model, no LoRA needed. `ts` defaults to 21 equally spaced points, in increasing order; barriers need 0 and
-    1 among them, and a t within 1e-12 of them is taken as them. A path of this package also tells its lengths, which
-    `Profile.summary` uses. A straight path that was built with `extrapolate=True` may be measured beyond its ends, too;
-    losses and scores that are not finite there are warned of.
+    1 among them, and a t within 1e-12 of them is taken as them. A path of this package also tells its lengths (without
+    buffers, where the objective holds them), which `Profile.summary` uses. A straight path that was built with
+    `extrapolate=True` may be measured beyond its ends, too; losses and scores that are not finite there are warned of.
 
     Raises `UserError` for fewer than two values of t, for values that do not increase, for a result that is no loss,
     and for a t outside [0, 1], by a straight path unless it extrapolates, and for a curve always: its bends were made
@@ -314,7 +315,7 @@ def profile(
             f"Expected t in [0, 1] on a curve, got {outside[0]:g}: its bends say nothing of what lies beyond its ends; "
             "leave such values out, or take a straight path (mc.Linear)."
         )
-    found = assemble(path, places, [objective(path(float(t))) for t in places])
+    found = assemble(path, places, [objective(path(float(t))) for t in places], held_names(objective))
     if len(outside):
         _warn_of_not_finite(found)
     return found
@@ -329,8 +330,9 @@ def _warn_of_not_finite(found: Profile) -> None:
         logger.warning("Beyond the ends of the path the loss or the score is not finite at t = %s.", places)
 
 
-def assemble(path: object, ts: np.ndarray, results: Sequence[Any]) -> Profile:
-    """Put what an objective returned at `ts` together, with the lengths of a path that can tell them.
+def assemble(path: object, ts: np.ndarray, results: Sequence[Any], held: Collection[str] = ()) -> Profile:
+    """Put what an objective returned at `ts` together, with the lengths of a path that can tell them, without what is
+    `held`.
 
     >>> assemble(None, np.array([0.0, 1.0]), [0.5, 2.0]).max_barrier()
     0.0
@@ -339,7 +341,8 @@ def assemble(path: object, ts: np.ndarray, results: Sequence[Any]) -> Profile:
     lengths = None
     if isinstance(path, Path) and inside.any():
         lengths = np.full(len(ts), np.nan)
-        lengths[inside] = path.arc_lengths(ts[inside]).numpy()
+        along = path.arc_lengths(ts[inside], held=held) if held else path.arc_lengths(ts[inside])
+        lengths[inside] = along.numpy()
     if all(map(has_examples, results)):
         return Profile.of(ts, results, lengths)
     return Profile(ts, np.array([number_of(result) for result in results]), arc_lengths=lengths)

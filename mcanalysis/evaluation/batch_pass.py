@@ -170,7 +170,7 @@ class _Prompts:
 
 def _is_whole(layer: Any) -> bool:
     """Whether a layer holds the keys and values of all tokens; a full sliding window has dropped the first."""
-    if isinstance(layer, DynamicSlidingWindowLayer):
+    if type(layer) is DynamicSlidingWindowLayer:  # not its subclass that also holds a recurrent state
         return layer.get_seq_length() < layer.sliding_window
     return type(layer) is DynamicLayer
 

@@ -10,6 +10,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from mcanalysis.models.causal_lm import causal_lm
 from mcanalysis.models.forward import accepts_logits_to_keep
+from mcanalysis.models.positions import SCALED, rope_kinds
 
 
 class SharedPrefix:
@@ -38,9 +39,7 @@ def can_share(model: nn.Module) -> bool:
     Not so for recurrent layers, for caches of a kind of their own, and for positions scaled by the whole length.
     """
     config: Any = causal_lm(model).config
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = {rope.get("rope_type"), *(r.get("rope_type") for r in rope.values() if isinstance(r, dict))}
-    return not kinds & {"dynamic", "longrope"} and _keeps_keys_and_values(config)
+    return not rope_kinds(config).keys() & SCALED and _keeps_keys_and_values(config)
 
 
 def _keeps_keys_and_values(config: Any) -> bool:

@@ -6,12 +6,13 @@ A basin by its score, as in Chen et al. 2025 (arXiv 2505.17646): wide along most
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from mcanalysis.connectivity.losses import held_names
 from mcanalysis.connectivity.objective_result import examples_of, has_examples, number_of
 from mcanalysis.errors import UserError
 from mcanalysis.landscape.sharpness import worst_in_box
@@ -38,6 +39,8 @@ class Radius(NamedTuple):
 class Ray:
     """The points θ + α·‖θ‖/‖d‖·d: a step of 1 is as long as θ, in ΔW for a LoRA point.
 
+    Tensors that `held` names move, but do not count in the two lengths.
+
     Raises as `Slice` does, and `UserError` where θ has no length.
 
     >>> import torch
@@ -48,14 +51,21 @@ class Ray:
 
     origin: Mapping[str, Tensor]
     direction: Mapping[str, Tensor]
+    held: Collection[str] = ()
 
     def __post_init__(self) -> None:
         line = Slice(self.origin, self.direction)
-        length = line.space.distance(line.origin, [], [])
-        if not length > 0:
-            raise UserError("Expected a point with a length to measure steps by, got 0 everywhere; take a trained one.")
+        length, step = (
+            line.space.distance({name: t for name, t in point.items() if name not in self.held}, [], [])
+            for point in (line.origin, *line.directions)
+        )
+        if not (length > 0 and step > 0):
+            raise UserError(
+                f"Expected a {'direction' if length > 0 else 'point'} with a length to measure steps by, got 0 "
+                "everywhere; take a trained one."
+            )
         object.__setattr__(self, "_line", line)
-        object.__setattr__(self, "_unit", length / line.lengths[0])
+        object.__setattr__(self, "_unit", length / step)
 
     def __call__(self, step: float) -> Point:
         """Return the point after a relative step."""
@@ -145,7 +155,8 @@ def basin_radius(
     `towards` (the next minimum, along which a task is forgotten).
 
     Args:
-        objective: a function of a point that gives the score, a number, or an object with `score`.
+        objective: a function of a point that gives the score, a number, or an object with `score`. What it holds, as a
+            `module_objective` holds buffers, does not count in lengths.
         point: the minimum, plain or a LoRA point.
         direction: of any length but 0, as `Slice` takes it.
         steps: in units of the point's own length, positive and increasing.
@@ -160,7 +171,7 @@ def basin_radius(
     >>> round(basin_radius(cone, minimum, {"w": torch.tensor([0.0, 7.0, 0.0, 0.0])}).value, 6)
     0.05
     """
-    ray = Ray(point, direction)
+    ray = Ray(point, direction, held_names(objective))
     at_zero = _score(objective(ray(0.0)))
     scores: list[float] = []
     for step in steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,9 @@ from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator
 
 from mcanalysis.errors import UnknownNameError, UserError
 
+logger = logging.getLogger(__name__)
+
+_ASYMMETRY = 5.0  # times the promised residual: more than rounding in low precision adds
 _ENDS = {"top": ("LA", 1), "bottom": ("SA", 1), "both": ("BE", 2)}  # ARPACK's name, and for how many ends
 
 
@@ -22,8 +26,9 @@ class Eigenvalues:
     """Eigenvalues and how good they are.
 
     `values` (k,), descending; `vectors` (n, k), unit columns (`HessianOperator.as_point` makes a point of one);
-    `residuals` (k,): ‖Hv − λv‖, within which of `values[i]` an exact eigenvalue lies; `num_products`: products with
-    the operator that were spent, those for the residuals included.
+    `residuals` (k,): ‖Hv − λv‖, within which of `values[i]` an exact eigenvalue of a symmetric H lies (where they are
+    far above what was asked for, H is none, which is warned of); `num_products`: products with the operator that were
+    spent, those for the residuals included.
     """
 
     values: NDArray[np.float64]
@@ -107,6 +112,13 @@ def eigenvalues(
     order = np.argsort(values)[::-1]
     values, vectors = values[order], vectors[:, order]
     residuals = [float(np.linalg.norm(counted.matvec(v) - x * v)) for x, v in zip(values, vectors.T, strict=True)]
+    if max(residuals) > _ASYMMETRY * max(tolerance, 0.01) * float(np.abs(values).max()):
+        logger.warning(
+            "Residuals of eigenvalues are up to %.2g where Lanczos promises %.2g: the products are not those of a "
+            "symmetric matrix, or are hardly more than rounding (float64 tells), and the eigenvalues may be wrong.",
+            max(residuals),
+            tolerance * float(np.abs(values).max()),
+        )
     return Eigenvalues(values, vectors, np.array(residuals), counted.num_products)
 
 

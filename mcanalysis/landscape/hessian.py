@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -153,7 +155,7 @@ class HessianOperator(LinearOperator):
         return self
 
     def _loss(self, number: int, point: Mapping[str, Tensor]) -> Tensor:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), _plain_weight_norm():
             loss = loss_of(value_at(self.losses[number], point))
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
@@ -220,6 +222,18 @@ class HessianOperator(LinearOperator):
 
 
 @contextmanager
+def _plain_weight_norm() -> Iterator[None]:
+    """Weight normalisation by plain operations: the second derivative of torch's fused one is wrong (2.13)."""
+
+    def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+        return v * (g / torch.norm_except_dim(v, 2, dim))
+
+    older = sys.modules["torch.nn.utils.weight_norm"]  # as an attribute of its package it is the function of that name
+    with patch.object(torch, "_weight_norm", weight_norm), patch.object(older, "_weight_norm", weight_norm):
+        yield
+
+
+@contextmanager
 def _stored_bytes(seen: set[int]) -> Iterator[list[int]]:
     """Count the bytes of storages that autograd saves inside, those in `seen` left out; `seen` grows by them."""
     size = [0]
@@ -245,7 +259,8 @@ def module_losses(
 
     Args:
         module: any network.
-        loss: `loss(module(inputs), targets)`, the mean over the examples of a batch.
+        loss: `loss(module(inputs), targets)`, the mean over the examples of a batch, each with the same weight: of one
+            that leaves some out (`ignore_index`) the mean depends on the cut; take `mc.module_objective` then.
         batches: (inputs, targets), the first dimension of the targets counting examples.
 
     Raises `UserError` where there is no example, and `PointMismatchError`, when used, for a point of another network.

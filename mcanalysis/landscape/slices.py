@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -48,6 +48,7 @@ class Slice:
         self.space = get_space(space)
         self.origin: Point = _detached(origin)
         self.directions: tuple[Point, ...] = tuple(_detached(direction) for direction in directions)
+        _check_complete(self.origin, self.directions)
         self.space.combine(
             [self.origin, *self.directions], [1.0, *(1.0 for _ in directions)]
         )  # raises where they do not fit
@@ -130,6 +131,18 @@ def filter_direction(point: Mapping[str, Tensor], generator: torch.Generator, he
         return random_delta_direction(point, generator)
     still = {name: torch.zeros_like(tensor) for name, tensor in point.items() if name in held}
     return random_direction({name: t for name, t in point.items() if name not in held}, generator) | still
+
+
+def _check_complete(origin: Point, directions: Sequence[Point]) -> None:
+    """Refuse a plain direction without some of the point's tensors, as an eigenvector is one without buffers."""
+    for direction in directions:
+        missing = sorted(origin.keys() - direction.keys())
+        is_plain = not holds_lora_tensors(origin) and not holds_lora_tensors(direction)
+        if is_plain and missing and direction.keys() <= origin.keys():
+            raise UserError(
+                f"Expected directions with all tensors of the point, got one without '{missing[0]}' ({len(missing)} in "
+                "all); add zeros for what is to stay: {n: direction.get(n, 0 * t) for n, t in point.items()}."
+            )
 
 
 def _detached(point: Mapping[str, Tensor]) -> Point:

@@ -6,8 +6,10 @@ its own, if it has one), between prompt and answer, and the token that ends the 
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -273,6 +275,28 @@ def choose_template(asked: str, tokenizer: Any, tasks: Sequence[TaskData]) -> st
             "Expected plain prompts with --chat-template FILE, got chats in all tasks; leave --chat-template out."
         )
     return NONE
+
+
+def warn_of_others(folders: Sequence[Path], tokenizer: Any) -> None:
+    """Say where adapters come with a chat template that is not the base's: they may have been trained in it.
+
+    The tokenizer is always the base's, so that all points of a path read the same tokens.
+    """
+    for folder in folders:
+        file = folder / "chat_template.jinja"
+        text = None
+        with suppress(OSError, ValueError, AttributeError):  # damage of what is not used
+            if file.is_file():
+                text = file.read_text(encoding="utf-8-sig")
+            else:
+                text = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+        if isinstance(text, str) and text.strip() and text.strip() != (_own(tokenizer) or "").strip():
+            logger.warning(
+                "the adapter '%s' comes with a chat template of its own, which the base's tokenizer does not have: it "
+                "is not applied; if it was trained in it, --chat-template FILE applies it%s",
+                folder,
+                f", such as {file}" if file.is_file() else "",
+            )
 
 
 def _own(tokenizer: Any) -> str | None:

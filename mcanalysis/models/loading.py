@@ -80,6 +80,7 @@ def load_base(
         model = model.to(device)  # type: ignore[arg-type]
     model.eval()
     _check_causal(model, name)
+    _check_padding(model, name)
     return model, tokenizer
 
 
@@ -326,6 +327,34 @@ def _check_causal(model: Any, name: str) -> None:
         raise UserError(
             f"Expected a causal language model at '{name}', got one whose predictions depend on later tokens; choose "
             "a --model that reads from left to right (for a BERT-like one, set is_decoder in its config.json)."
+        )
+
+
+def _check_padding(model: Any, name: str) -> None:
+    """Raise `UserError` for a model that computes other losses of an example where others in its batch are longer.
+
+    Batches are padded on the left in training, curvature and decoding, with a mask and positions, which BART's decoder
+    and RoFormer leave out of account. What fails on such a batch (RWKV) will say so where it is used.
+    """
+    import torch
+
+    from mcanalysis.models.encoding import EncodedExample, collate
+    from mcanalysis.models.forward import forward
+
+    number = model.get_input_embeddings().weight.shape[0]
+    short, long = (EncodedExample(tuple(i % number for i in ids), (4 % number,)) for ids in ((3, 5, 7), range(3, 11)))
+    try:
+        with torch.no_grad():
+            alone = forward(model, collate([short], 0).to(model.device)).nll[0].double()
+            beside = forward(model, collate([short, long], 0).to(model.device)).nll[0].double()
+    except Exception:
+        return
+    apart = 2e-5 if model.dtype in (torch.float32, torch.float64) else 0.03  # relative: rounding is less
+    if not abs(alone - beside) <= apart * max(1.0, abs(float(alone))):
+        raise UserError(
+            f"Expected a causal language model at '{name}' that reads a row padded on the left as it does without, "
+            f"got one whose loss of it changes ({float(alone):.4f} to {float(beside):.4f}): it leaves positions or the "
+            "mask out of account; choose another model."
         )
 
 

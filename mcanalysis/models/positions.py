@@ -41,6 +41,31 @@ class Texts(NamedTuple):
     max_new_tokens: int = 0
 
 
+SCALED = {"dynamic", "longrope"}
+"""Kinds of rotary positions that depend on the longest row of a batch, once that is longer than the model's first
+training had it."""
+
+
+def rope_kinds(config: Any) -> dict[str, Any]:
+    """The kinds of rotary positions that a configuration names, each with its settings."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return {r["rope_type"]: r for r in (rope, *rope.values()) if isinstance(r, dict) and r.get("rope_type")}
+
+
+def unscaled(model: nn.Module) -> int | None:
+    """Beyond how many tokens in one row all rows of a batch get other positions; None where that never happens."""
+    config: Any = getattr(causal_lm(model), "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    known = [
+        settings.get("original_max_position_embeddings")
+        or getattr(text, "original_max_position_embeddings", None)
+        or getattr(text, "max_position_embeddings", None)
+        for kind, settings in rope_kinds(text).items()
+        if kind in SCALED
+    ]
+    return min((int(n) for n in known if n), default=None)
+
+
 _known: WeakKeyDictionary[nn.Module, Positions] = WeakKeyDictionary()
 
 
@@ -77,6 +102,11 @@ def _find(lm: Any) -> Positions:
 def check_length(model: nn.Module, columns: int) -> None:
     """Raise `UserError` for a batch of more columns than the model has positions for."""
     number, is_table, _ = positions_of(model)
+    if (most := unscaled(model)) is not None and columns > most:
+        raise UserError(
+            f"Expected at most the {most} tokens up to which the model's positions do not depend on the other rows of "
+            f"a batch, got an example of {columns}; lower --max-length to {most}."
+        )
     if is_table and number is not None and columns > number:
         raise UserError(
             f"Expected at most the {number} tokens that the model has positions for, got an example of {columns}; "
@@ -86,6 +116,9 @@ def check_length(model: nn.Module, columns: int) -> None:
 
 def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int = 0) -> None:
     """Raise `UserError` where a model has no position for a token that is read; warn once where it was made for fewer.
+
+    So it does beyond the length from which on rotary positions are scaled by the longest row (`SCALED`): one example's
+    loss would depend on which others are in its batch.
 
     Read are `num_prompts` trained vectors, a prompt, and its answer or all that is written but the last token. The
     remedies named are the largest limits at which every example fits: of what is written, where that leaves room for
@@ -99,6 +132,9 @@ def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int =
         )
     if number is None:
         return
+    most = unscaled(model)
+    is_scaled = most is not None
+    number = number if most is None else min(most, number)
     room = number - num_prompts
     longest, fitting, written, worst = 0, number, number, None
     for name, examples, max_new_tokens in texts:
@@ -118,6 +154,11 @@ def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int =
     limits = (("--max-new-tokens", written), ("--max-length", fitting))
     less = ", or ".join(f"{flag} to {most}" for flag, most in limits if most > longest)
     remedy = f"lower {less}" if less else "choose a model with more positions"
+    if is_scaled:
+        raise UserError(
+            f"Expected at most the {number} tokens up to which the model's positions do not depend on the other rows "
+            f"of a batch, got {got}; {remedy}."
+        )
     if is_table:
         raise UserError(f"Expected at most the {number} tokens that the model has positions for, got {got}; {remedy}.")
     key = (type(causal_lm(model)).__name__, number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from mcanalysis.models.adapter_files import SavedAdapter
 from mcanalysis.models.loading import load_config, load_tokenizer, plain_source
 from mcanalysis.params.lora import key_a, key_b, ranks
 from mcanalysis.params.point import working_dtype
+
+logger = logging.getLogger(__name__)
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _TRAINING = ("optimizer*", "scheduler.pt", "global_step*", "rng_state*")
@@ -224,6 +227,15 @@ class AdaptedWeights(Mapping[str, Tensor]):
         return len(self._base)
 
 
+def warn_of_two_sets(place: str | Path) -> None:
+    """Say that a folder holds a model twice, whole and in shards, which need not be the same one."""
+    logger.warning(
+        "'%s' holds model.safetensors and an index of shards beside it: model.safetensors is taken, as transformers "
+        "does; remove what is left over from another save",
+        place,
+    )
+
+
 def _index(folder: Path, place: str) -> dict[str, Path]:
     """The file of each tensor by its name there."""
 
@@ -232,7 +244,9 @@ def _index(folder: Path, place: str) -> dict[str, Path]:
 
     listing, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     files = [single]
-    if listing.exists():
+    if single.exists() and listing.exists():
+        warn_of_two_sets(place)
+    elif listing.exists():
         try:
             parts = sorted(set(json.loads(listing.read_text(encoding="utf-8"))["weight_map"].values()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Self
 
 import torch
@@ -96,13 +96,17 @@ class Path(ABC):
         """
         return combine(self._anchors, self.weight_derivatives(t))
 
-    def arc_lengths(self, ts: ArrayLike, num: int = 201, space: str | Space | None = None) -> Tensor:
+    def arc_lengths(
+        self, ts: ArrayLike, num: int = 201, space: str | Space | None = None, held: Collection[str] = ()
+    ) -> Tensor:
         """Return the length of the path from t = 0 to each t, measured as `length` measures it.
 
         Args:
             ts: shape (n,), in [0, 1], in any order.
             num: points of the polygon that stands for the path, at equal spacing; `ts` and knots come on top.
             space: the space whose distance is used; by default that of the path.
+            held: names of tensors that do not count, as the running statistics that `held_names` of a
+                `module_objective` names: they are measured, not trained, and can be longer than all weights.
 
         Returns:
             shape (n,), float64.
@@ -112,7 +116,8 @@ class Path(ABC):
         """
         grid, wanted = self._grid(ts, num)
         measure = self.space if space is None else get_space(space)
-        steps = measure.chord_lengths(self._anchors, torch.stack([self.weights(float(t)) for t in grid]))
+        counted = [{name: t for name, t in anchor.items() if name not in held} for anchor in self._anchors]
+        steps = measure.chord_lengths(counted, torch.stack([self.weights(float(t)) for t in grid]))
         return torch.cat([steps.new_zeros(1), steps.cumsum(0)])[torch.searchsorted(grid, wanted)]
 
     def _grid(self, ts: ArrayLike, num: int) -> tuple[Tensor, Tensor]:
@@ -126,18 +131,18 @@ class Path(ABC):
         knots = torch.tensor(self.knots, dtype=torch.float64)
         return torch.cat([torch.linspace(0.0, 1.0, num, dtype=torch.float64), knots, wanted]).unique(), wanted
 
-    def length(self, num: int = 201, space: str | Space | None = None) -> float:
+    def length(self, num: int = 201, space: str | Space | None = None, held: Collection[str] = ()) -> float:
         """Return the length of the path, as the length of a polygon of `num` points (and the knots) on it.
 
         The polygon is exact for straight pieces and too short by a relative O(1/num²) for smooth ones. The
         distance is that of the path's space: Euclidean in all coordinates, or, in the delta space, the norm
-        of ΔW. To compare paths of different spaces, measure all of them with `space="delta"`. Computed from
-        the anchors, without building points.
+        of ΔW. To compare paths of different spaces, measure all of them with `space="delta"`. Tensors that `held`
+        names do not count. Computed from the anchors, without building points.
 
         Raises:
             UserError: if `num` is below 2.
         """
-        return float(self.arc_lengths([1.0], num, space)[0])
+        return float(self.arc_lengths([1.0], num, space, held)[0])
 
     def _checked(self, t: float) -> float:
         t = at_ends(float(t))

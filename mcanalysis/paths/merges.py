@@ -8,7 +8,7 @@ of models with weights (a model soup) is no file of its own: it is the straight 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -94,13 +94,15 @@ class _Arc(Merge):
             point[name] = first * x.to(dtype) + last * y.to(dtype)
         return point
 
-    def arc_lengths(self, ts: ArrayLike, num: int = 201, space: str | Space | None = None) -> Tensor:
+    def arc_lengths(
+        self, ts: ArrayLike, num: int = 201, space: str | Space | None = None, held: Collection[str] = ()
+    ) -> Tensor:
         """Return the length from t = 0 to each t, in ΔW (of plain points in all coordinates); see `Path`."""
         if space is not None and get_space(space).name != "delta":
             raise UserError(f"Expected a length in delta space, got '{get_space(space).name}'; leave the space out.")
         grid, wanted = self._grid(ts, num)
         squares = torch.zeros(len(grid) - 1, dtype=torch.float64)
-        for lengths in self._lengths.values():
+        for lengths in (own for name, own in self._lengths.items() if name not in held):
             each = [self._coefficients(float(t), lengths) for t in grid]
             x, y = torch.tensor(each, dtype=torch.float64).diff(dim=0).T
             of_a, of_b, product = lengths

@@ -22,6 +22,7 @@ from torch import Tensor
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.models.adapter_files import load_adapter
 from mcanalysis.models.base_names import check_same_base
+from mcanalysis.models.weight_files import warn_of_two_sets
 from mcanalysis.params.lora import (
     base_point,
     delta_distance,
@@ -208,7 +209,11 @@ def load_weights(folder: str | Path) -> Point:
 
     Raises `UserError` for a folder without any, and for files that cannot be read.
     """
-    files = sorted(Path(folder).glob("*.safetensors"))
+    files, single = sorted(Path(folder).glob("*.safetensors")), Path(folder) / "model.safetensors"
+    if single in files and len(files) > 1:
+        if (Path(folder) / "model.safetensors.index.json").exists():
+            warn_of_two_sets(folder)
+        files = [single]
     if (Path(folder) / "adapter_config.json").exists():
         raise UserError(f"Expected a whole model at '{folder}', got an adapter; name its base, `<base>+<adapter>`.")
     if not files:

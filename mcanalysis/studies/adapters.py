@@ -27,7 +27,7 @@ from mcanalysis.models.base_identity import accepted_identities, identity_marker
 from mcanalysis.models.base_names import check_same_base, same_base
 from mcanalysis.models.base_source import recorded_source
 from mcanalysis.models.chat_template import AUTO as AUTO_TEMPLATE
-from mcanalysis.models.chat_template import NONE, choose_template, use_template
+from mcanalysis.models.chat_template import NONE, choose_template, use_template, warn_of_others
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.models.whole_model import SHARES, WholeModel
@@ -132,6 +132,8 @@ class AdapterPair:
         as_given = self.harness or opening.objective
         template = NONE if as_given else choose_template(asked, self.tokenizer, self.tasks)
         use_template(self.tokenizer, template)
+        if asked == AUTO_TEMPLATE and not as_given:
+            warn_of_others([Path(place) for place, adapter in minima if adapter is not None], self.tokenizer)
         self.opening = opening._replace(chat_template=template)  # workers are told, and decide nothing
         for directory, adapter in minima:
             if adapter is not None:

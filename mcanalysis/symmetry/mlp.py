@@ -15,7 +15,8 @@ def mlp_spec(point: Mapping[str, Tensor], layers: Sequence[str]) -> PermutationS
 
     Each hidden layer may be permuted: the rows of its weight, its bias, and the columns of the next weight. Dropout
     makes no difference. Anything else with parameters in the point is refused, since it might tell units apart
-    (a normalisation between the layers does): write a `PermutationSpec` that says what happens to it.
+    (a normalisation between the layers does): write a `PermutationSpec` that says what happens to it. What has no
+    parameters is not seen, such as a connection that skips a layer: permute a point and compare outputs.
 
     Args:
         point: holds `<layer>.weight` of shape (out, in), as `torch.nn.Linear` has it, and optionally `<layer>.bias`.

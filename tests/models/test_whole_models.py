@@ -18,6 +18,7 @@ from mcanalysis.models.loading import load_base
 from mcanalysis.models.weight_files import AdaptedWeights, WeightFiles, saved_tensors
 from mcanalysis.models.whole_model import WholeModel
 from mcanalysis.paths import Linear
+from mcanalysis.recipes.mergekit import load_weights
 
 
 def fine_tuned(base_folder, folder, seed, **how):
@@ -183,6 +184,21 @@ def test_what_is_no_model_of_this_base_is_refused_in_one_line(how, whole, folder
     with pytest.raises(UserError) as caught:
         WeightFiles(str(tmp_path / "broken"), whole.network, whole.tokenizer)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_with_two_sets_of_weights_is_what_transformers_makes_of_it(base_folder, tmp_path, caplog):
+    """A later save in shards leaves the file of the first, which transformers goes on taking."""
+    place = fine_tuned(base_folder, tmp_path / "both", 1)
+    fine_tuned(base_folder, tmp_path / "both", 2, max_shard_size="20KB")
+    network, tokenizer = load_base(str(base_folder))
+    weights = WeightFiles(place, network, tokenizer)
+    theirs = AutoModelForCausalLM.from_pretrained(place).state_dict()
+    assert "index of shards beside it: model.safetensors is taken" in caplog.text
+    assert weights.keys() <= theirs.keys()
+    for name in weights:
+        assert torch.equal(weights[name], theirs[name])
+    found = load_weights(place)
+    assert all(torch.equal(found[name], theirs[name]) for name in found)
 
 
 def test_a_missing_shard_optimizer_states_and_another_tokenizer_are_refused(whole, base_folder, folders, tmp_path):

@@ -28,7 +28,7 @@ from mcanalysis.plotting.connectivity_caption import caption
 from mcanalysis.runs.run import load_run
 from mcanalysis.store.measurements import MeasurementStore
 from mcanalysis.strategies import make_strategy
-from mcanalysis.studies.adapters import AdapterConnectivity
+from mcanalysis.studies.adapters import AdapterConnectivity, AdapterPair, AdaptersOpening
 from mcanalysis.studies.connectivity.study import Connectivity
 from mcanalysis.studies.study import carry_out
 from mcanalysis.studies.training import trainings
@@ -605,3 +605,27 @@ def test_smollm2(caplog):
     assert len(cut) == 100
     read = plain.decode(cut.prompt_ids)
     assert "You are a helpful AI assistant named SmolLM" in read and read.endswith(f"{CLOSE}\n{OPEN}assistant\n")
+
+
+def test_an_adapter_with_a_template_of_its_own_is_spoken_of(base_folder, tmp_path, make_model, random_point, caplog):
+    """What a chat fine-tuning leaves beside an adapter, on a base that has no template."""
+    (tmp_path / "data.json").write_text(json.dumps([{"prompt": "apple river:", "answer": "seven"}] * 2))
+    model = make_model(target_modules=("q_proj",))
+    for name, kept in (("one", "chat_template.jinja"), ("two", "tokenizer_config.json"), ("three", "")):
+        save_adapter(random_point(model, 1), tmp_path / name, str(base_folder))
+        if kept.endswith("jinja"):
+            (tmp_path / name / kept).write_text(CHATML)
+        elif kept:
+            (tmp_path / name / kept).write_text(json.dumps({"chat_template": CHATML}))
+
+    def lines(*names, template="auto"):
+        caplog.clear()
+        places = tuple(str(tmp_path / name) for name in names)
+        files = (str(tmp_path / "data.json"),)
+        AdapterPair(AdaptersOpening(places, str(base_folder), files, tmp_path / "out", chat_template=template))
+        return [line for line in caplog.messages if "a chat template of its own" in line]
+
+    found = lines("one", "two", "three")
+    assert len(found) == 2 and found[0].endswith(f"such as {tmp_path / 'one' / 'chat_template.jinja'}")
+    assert "'" + str(tmp_path / "two") + "'" in found[1] and not lines("three", "three")
+    assert not lines("one", "two", template="none")

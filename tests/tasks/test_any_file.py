@@ -166,6 +166,24 @@ def test_every_kind_of_file_gives_the_same(tmp_path):
     assert len(found) == 4 and all(text == texts[0] for text in texts)
 
 
+def test_gaps_are_no_answers_and_whole_numbers_stay_whole(tmp_path):
+    """Of pandas: a gap is NaN, and makes floating-point numbers of the others in its column."""
+    rows = [{"prompt": f"p{i}", "answer": float("nan") if i % 3 == 0 else float(i)} for i in range(30)]
+    frame = Dataset.from_list(rows)
+    frame.to_parquet(tmp_path / "x.parquet")
+    write(tmp_path / "x.json", json.dumps(rows))  # NaN, as Python writes it
+    quoted = 'prompt,answer\n"He said ""yes"", she\nno",a\n' + "".join(f"q{i},b\n" for i in range(14))
+    for file in (tmp_path / "x.parquet", tmp_path / "x.json"):
+        done, splits = converted(tmp_path, file, file.suffix[1:])
+        found = everything(splits)
+        assert done.left_out == {any_file.NO_ANSWER: 10} and found["p4"] == "4" and len(found) == 20
+    write(tmp_path / "y.json", [{"prompt": f"p{i}", "answer": i + 0.5 * (i == 3)} for i in range(15)])
+    assert everything(converted(tmp_path, tmp_path / "y.json", "Halves")[1])["p3"] == "3.5"
+    assert (
+        everything(converted(tmp_path, write(tmp_path / "z.csv", quoted), "Quoted")[1])['He said "yes", she\nno'] == "a"
+    )
+
+
 def test_splits_that_are_there_stay_and_no_prompt_is_in_two(tmp_path):
     def rows(*numbers):
         return [{"prompt": f"p{i}", "answer": f"a{i}"} for i in numbers]
@@ -223,6 +241,9 @@ def test_the_note_says_what_was_done(tmp_path):
         ("x.json", "{", "Expected JSON in"),
         ("x.csv", "prompt,answer\na,b\nc, d, e\n", r"2 columns in .*x\.csv at line 3, got another number; quote"),
         ("x.csv", "prompt,answer\na\n", r"2 columns in .*x\.csv at line 2"),
+        ("x.csv", 'prompt,answer\n"Titanic" is "great",yes\n', r"quoted as a whole where they hold quotation marks"),
+        ("x.tsv", 'prompt\tanswer\n"He said\tyes\n"So did she\tno\n', r"quoted as a whole where they hold"),
+        ("x.csv", "prompt,answer,answer\na,b,c\n", r"columns of different names in .*x\.csv, got 'answer' twice"),
         ("x.txt", "text", r"ends in \.json, .*, got .*x\.txt"),
         ("x.parquet", "text", "a Parquet file at"),
         ("x.json", '[{"prompt": ["a"], "answer": "b"}]', "text in the column 'prompt'"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from mcanalysis.errors import DataError
 from mcanalysis.tasks.raw import big_bench, chat
 from mcanalysis.tasks.raw.questions import RawData, split_seeded
-from mcanalysis.tasks.raw.rows import Values, read_file, split_files
+from mcanalysis.tasks.raw.rows import Values, is_missing, read_file, split_files, with_whole_numbers
 from mcanalysis.tasks.task import SPLITS, Example
 
 REPEATED = "the prompt was kept already"
@@ -75,7 +75,7 @@ def _made(
         return [chat.example(row) for row in rows], "the user's message is the prompt, the assistant's the answer"
     if big_bench.is_big_bench(rows):
         return big_bench.examples(rows, about, str(file))
-    return [_of_columns(row, n, file, prompt, answer) for n, row in enumerate(rows)], ""
+    return [_of_columns(row, n, file, prompt, answer) for n, row in enumerate(with_whole_numbers(rows))], ""
 
 
 def _of_columns(row: Values, number: int, file: Path, prompt: str, answer: str) -> Example | str:
@@ -92,7 +92,7 @@ def _of_columns(row: Values, number: int, file: Path, prompt: str, answer: str) 
                     f"Expected text in the column '{name}' of {file} at row {number}, got {str(row[name])[:40]}; name "
                     f"another with {flag}."
                 )
-        values = {name: "" if row[name] is None else str(row[name]) for name in _PLACE.findall(template)}
+        values = {name: "" if is_missing(row[name]) else str(row[name]) for name in _PLACE.findall(template)}
         if not any(value.strip() for value in values.values()):
             return ""
         return _PLACE.sub(lambda place: values[place[1]], template.replace("\\n", "\n"))

@@ -52,7 +52,12 @@ def read_file(file: Path) -> tuple[list[Values], Values]:
             return _csv(file, "\t" if ending == ".tsv" else ","), {}
         if ending == ".parquet":
             return _parquet(file), {}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
+        raise DataError(
+            f"Expected texts in {file} quoted as a whole where they hold quotation marks, these doubled, got: {error}; "
+            "write the file with a CSV library, or as .jsonl."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(f"Expected a readable file at {file}, got: {reason}; restore it.") from None
     raise DataError(f"Expected a file that ends in {', '.join(ENDINGS)}, got {file}; convert it to one of these.")
@@ -66,8 +71,11 @@ def _is_of(file: Path, name: str) -> bool:
 def _csv(file: Path, delimiter: str) -> list[Values]:
     csv.field_size_limit(2**31 - 1)  # texts may be longer than the 128 kB that are allowed by default
     with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, delimiter=delimiter, restval=_MISSING)
+        reader = csv.DictReader(stream, delimiter=delimiter, restval=_MISSING, strict=True)
         found: list[Values] = []
+        names = list(reader.fieldnames or ())
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(f"Expected columns of different names in {file}, got '{repeated[0]}' twice; rename one.")
         for row in reader:
             if None in row or _MISSING in row.values():
                 columns = len(reader.fieldnames or ())
@@ -137,6 +145,38 @@ def read_files(files: Sequence[Path]) -> Rows | NamedRows:
     if all(file.suffix.lower() == ".parquet" for file in files):
         return _of_parquet(files)
     return Rows(row for file in files for row in read_file(file)[0])
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell is empty: None, or NaN, which pandas writes for it.
+
+    >>> is_missing(None), is_missing(float("nan")), is_missing("nan")
+    (True, True, False)
+    """
+    return value is None or value != value
+
+
+def with_whole_numbers(rows: Sequence[Values]) -> Sequence[Values]:
+    """The rows with whole numbers as such in columns that a gap had made floating-point ones, as pandas does.
+
+    >>> with_whole_numbers([{"answer": 2.0}, {"answer": float("nan")}])[0]
+    {'answer': 2}
+    """
+    seen: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, float):
+                seen.setdefault(name, []).append(value)
+    gapped = {
+        name
+        for name, values in seen.items()
+        if any(is_missing(row.get(name)) for row in rows) and all(v != v or v.is_integer() for v in values)
+    }
+    if not gapped:
+        return rows
+    return [
+        {n: int(v) if n in gapped and isinstance(v, float) and v == v else v for n, v in row.items()} for row in rows
+    ]
 
 
 class Rows(list[Values]):
