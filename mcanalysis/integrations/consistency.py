@@ -36,11 +36,16 @@ class ConsistencyMixin:
         self._totals = Totals(1, 0, 0)
 
     def get_batch_samples(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """The micro-batches of a step; what is replayed beside them is drawn here, and counted over all of them."""
+        """The micro-batches of a step; what is replayed beside them is drawn here, and counted over all of them, in
+        all processes."""
         samples, number = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
         self._replay = self._draw(len(samples)) if self.replay_dataset is not None else []
         targets = sum(int((batch.labels[:, 1:] != IGNORED).sum()) for batch in self._replay)
-        self._totals = Totals(1, targets, sum(int(batch.mask().sum()) for batch in self._replay))
+        tokens = sum(int(batch.mask().sum()) for batch in self._replay)
+        if self.args.world_size > 1 and self._replay:  # the mean is over what all processes replay
+            counts = torch.tensor([[targets, tokens]], device=self.args.device)
+            targets, tokens = self.accelerator.gather(counts).sum(0).tolist()
+        self._totals = Totals(1, targets, tokens)
         return samples, number
 
     def _draw(self: Any, num_batches: int) -> list[Batch]:
@@ -62,6 +67,7 @@ class ConsistencyMixin:
             return found
         batch = self._replay.pop(0).to(self.args.device)
         more = self.ilora.strategy.loss(Step(model, self.ilora.averaged, batch, 0, self._totals))
+        more = more * self.args.world_size  # of whose gradients the engine takes the mean
         if not self._is_normalised(num_items_in_batch):  # then the Trainer divides what is summed over all already
             more = more * self.current_gradient_accumulation_steps
         if return_outputs:

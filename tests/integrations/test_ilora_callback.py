@@ -159,6 +159,38 @@ def test_the_loss_is_that_of_the_strategy(accumulation, settings, tmp_path, peft
     trainer.train()
 
 
+def test_two_processes_replay_as_one_would(tmp_path, peft_model, make_trainer, rows_of, monkeypatch):
+    """The engine takes the mean of their gradients: it is that of one mean over all that is replayed."""
+    model, ilora = peft_model(), IloraCallback()
+    ilora.begin(adopt(model))
+    more = {"ilora": ilora, "replay_dataset": rows_of("alpha")}
+    trainer = make_trainer(model, "zeta", tmp_path, kind=IloraTrainer, more=more, per_device_train_batch_size=2)
+    model.train()
+    number, micro = {}, trainer.data_collator(rows_of("zeta")[:2])
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
+    monkeypatch.setattr(TrainingArguments, "process_index", property(lambda self: number["now"]))
+    drawn = {}
+    for number["now"] in (0, 1):
+        drawn[number["now"]] = trainer._draw(1)
+    counts = [
+        [sum(int((b.labels[:, 1:] != IGNORED).sum()) for b in of), sum(int(b.mask().sum()) for b in of)]
+        for of in drawn.values()
+    ]
+    assert counts[0] != counts[1]
+    monkeypatch.setattr(trainer.accelerator, "gather", lambda own: torch.tensor(counts))
+    own = make_trainer(model, "zeta", tmp_path / "plain").compute_loss(model, micro, num_items_in_batch=None)
+    found = 0.0
+    for number["now"] in (0, 1):
+        trainer.get_batch_samples(iter([micro]), 1, torch.device("cpu"))
+        trainer.current_gradient_accumulation_steps = 1
+        found += float((trainer.compute_loss(model, micro, num_items_in_batch=None) - own / 2).detach()) / 2
+    totals = Totals(1, *(sum(column) for column in zip(*counts, strict=True)))
+    slot = ilora.averaged
+    rows = [batch for of in drawn.values() for batch in of]
+    expected = sum(float(ilora.strategy.loss(Step(model, slot, b, 0, totals)).detach()) for b in rows)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 def _parts(row):
     answer = sum(label != IGNORED for label in row["labels"])
     return tuple(row["input_ids"][:-answer]), tuple(row["input_ids"][-answer:])

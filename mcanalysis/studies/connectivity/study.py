@@ -71,7 +71,7 @@ class Connectivity(Study):
     curve_seed: int | None = None
     tolerance: Annotated[
         float | None,
-        "measure where it helps, on as many examples as it takes, until loss barriers are enclosed in X nats, from low to high",
+        "measure where it helps, on as many examples as it takes, until low and high of loss barriers are X nats apart",
         Flag(metavar="X"),
     ] = None
     ensemble: Annotated[
