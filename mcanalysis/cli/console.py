@@ -99,8 +99,10 @@ def figure(file: Path, more: str = "") -> None:
     """Say, once for each file, that a figure is there, and how long it took since the start."""
     if str(file) in _figures:
         return
+    if not _figures:
+        say()
     _figures.append(str(file))
-    say(f"\nfigure after {duration(time.monotonic() - STARTED)}{more}: {file}")
+    say(f"figure after {duration(time.monotonic() - STARTED)}{more}: {file}")
 
 
 def growing_figure(file: Path) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FIRST = ("sequential", "er", "ilora")  # strategies that come first where runs are looked for
 FORMATS = ("pdf", "png", "svg")
+_noted: set[str] = set()
 
 
 def missing(table: str, runs: Sequence[FinishedRun], by: str = "") -> Exception:
@@ -48,7 +49,10 @@ def having(runs: Sequence[FinishedRun], *tables: str, by: str = "") -> list[Fini
         lacking = [table for table in tables if not run.has(table)]
         if lacking:
             remedy = f": {command(*by.split(), '--run', run.directory)}" if by else ""
-            warn(f"note: left out {run.name}, without {lacking[0]}.csv{remedy}")
+            note = f"note: left out {run.name}, without {lacking[0]}.csv{remedy}"
+            if note not in _noted:  # of several figures of one table
+                _noted.add(note)
+                warn(note)
     return found
 
 
@@ -132,6 +136,7 @@ def _draw(args: argparse.Namespace, figures: _Figures) -> None:
     if errors or not is_whole:
         sys.exit(2)
     named = of_runs(args.run or [])
+    named += ["--output-dir", str(args.output_dir)] if args.output_dir else []
     if absent and not args.measure:
         warn(f"next: {command('figures', '--measure', *named)}")
     elif not args.dry_run:

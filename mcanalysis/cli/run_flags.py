@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -140,11 +141,17 @@ def typed(settings: dict[str, str]) -> dict[str, Any]:
     import yaml
 
     def read(text: str) -> Any:
+        if text.strip().lower() == "none":  # as the documentation has it; YAML says null
+            return None
         try:
+            if re.fullmatch(r"[+-]?\d+", text.strip()):  # 010 is ten, and no octal number
+                return int(text)
             value = yaml.safe_load(text)
         except (ValueError, OverflowError, yaml.YAMLError):  # no date, or a number of thousands of digits
             return text
         try:
+            if isinstance(value, int) and ":" in text:  # 1:30 is no ninety
+                return text
             return float(value) if isinstance(value, str) else value
         except ValueError:
             return value  # text that is no number, not even 1e5, which YAML 1.1 takes for text

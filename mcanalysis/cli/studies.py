@@ -129,8 +129,10 @@ def run_by_name(name: str, arguments: Sequence[str]) -> None:
 def tell(study: Study, outcome: Outcome, unsaid: Sequence[str] = (), **facts: Any) -> None:
     """Print what a study says, and with `--json` its tables."""
     speak(study.words(outcome.tables))
-    names = ", ".join(f"{name}.csv" for name in outcome.tables)
-    say(f"\ntables: {names} in tables/ of each run; what compares runs in comparison/tables/")
+    of_each = ", ".join(f"{name}.csv" for name in outcome.tables if name not in outcome.compared)
+    say(f"\ntables: {of_each} in tables/ of each run")
+    if outcome.compared:
+        say(f"of all runs together: {', '.join(f'{name}.csv' for name in outcome.compared)} in {outcome.comparison}/")
     answer({name: rows for name, rows in outcome.tables.items() if name not in unsaid}, **facts)
 
 

@@ -58,7 +58,7 @@ class Ensemble:
     def mutual_information(self) -> NDArray[np.float64]:
         """How much the members differ at each target, (n,), in nats from 0 (all say the same) to log k: the entropy of
         their mean minus the mean of their entropies, which is the Jensen–Shannon divergence of the k members."""
-        return self.together.entropy - np.mean([member.entropy for member in self.members], axis=0)
+        return np.maximum(self.together.entropy - np.mean([m.entropy for m in self.members], axis=0), 0.0)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per member (`member` point, with its `t`) and one for the `ensemble` (t NaN), which alone has

@@ -83,7 +83,8 @@ def best_of_simplex(table: pd.DataFrame) -> dict[str, Any]:
 
     Returns:
         The coordinates of that point, `mean_score` there, `best_corner` (that of the corner best on eval), `gain`
-        (the difference, which can be negative), `worst_score` and `worst_task` there; all on the test split.
+        (the difference, which can be negative), `worst_score` and `worst_task` there; all on the test split, NaN where
+        a score is.
     """
     names = [c for c in table.columns if c.startswith("w") and c[1:].isdigit()]
     on_eval, on_test = (
@@ -95,14 +96,14 @@ def best_of_simplex(table: pd.DataFrame) -> dict[str, Any]:
     is_corner = places.max(axis=1) == 1.0
     best, corner = int(np.argmax(means)), int(np.argmax(np.where(is_corner, means, -np.inf)))
     scores = on_test.reindex(on_eval.index).iloc[best]
-    mean, of_corner = float(scores.mean()), float(on_test.reindex(on_eval.index).iloc[corner].mean())
+    mean, of_corner = (float(on_test.reindex(on_eval.index).iloc[i].mean(skipna=False)) for i in (best, corner))
     return {
         **dict(zip(names, map(float, places[best]), strict=True)),
         "mean_score": mean,
         "best_corner": of_corner,
         "gain": mean - of_corner,
-        "worst_score": float(scores.min()),
-        "worst_task": str(scores.idxmin()),
+        "worst_score": float(scores.min(skipna=False)),
+        "worst_task": "" if scores.isna().any() else str(scores.idxmin()),
     }
 
 

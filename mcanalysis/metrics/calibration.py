@@ -52,7 +52,11 @@ def reliability_bins(confidences: ArrayLike, correct: ArrayLike, num_bins: int =
         raise UserError(
             f"Expected confidences in [0, 1], got {p.min():g} to {p.max():g}; pass probabilities, not logits."
         )
-    index = np.clip(np.ceil(p * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+    if np.isnan(hit).any():
+        raise UserError(
+            f"Expected right or wrong for each prediction, got NaN for {int(np.isnan(hit).sum())}; leave these out."
+        )
+    index = np.searchsorted(np.arange(1, num_bins) / num_bins, p)  # (k/M, (k+1)/M], whatever p·M is rounded to
     counts = np.bincount(index, minlength=num_bins)
     with np.errstate(invalid="ignore"):
         means = [np.bincount(index, weights=w, minlength=num_bins) / counts for w in (p, hit)]

@@ -183,8 +183,11 @@ def _grams(x: ArrayLike, y: ArrayLike, unbiased: bool, scales: list[int | None] 
 
 
 def _centred(values: Array) -> Array:
+    """Features minus their means; of a constant one 0, and not what its mean is rounded by."""
     with np.errstate(over="ignore", invalid="ignore"):  # ∞ and NaN stay what they are
-        return values - values.mean(axis=0)
+        found = values - values.mean(axis=0)
+        rounding = len(values) * np.finfo(np.float64).eps * np.abs(values).max(axis=0, initial=0.0)
+        return np.where(np.abs(found).max(axis=0, initial=0.0) <= rounding, 0.0 * found, found)
 
 
 def _features(values: Any) -> Array:

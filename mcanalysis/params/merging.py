@@ -14,7 +14,7 @@ from torch import Tensor
 from mcanalysis.errors import UserError
 from mcanalysis.params.lora import delta_weights, key_a, key_b, module_names, ranks, share_modules
 from mcanalysis.params.low_rank import concatenate
-from mcanalysis.params.point import Point, check_distinct, working_dtype
+from mcanalysis.params.point import Point, check_distinct, first_not_finite, working_dtype
 
 
 def average(points: Sequence[Mapping[str, Tensor]]) -> Point:
@@ -65,7 +65,7 @@ def ties(points: Sequence[Mapping[str, Tensor]], density: float, scale: float = 
 
     Raises:
         PointMismatchError: if a point is not a LoRA point, or a module has other dimensions in two of them.
-        UserError: if there is no point, or `density` is out of range.
+        UserError: if there is no point, one holds NaN or ∞, or `density` is out of range.
 
     >>> def adapter(*row):
     ...     return {"q.lora_A.weight": torch.tensor([row]), "q.lora_B.weight": torch.ones(1, 1)}
@@ -106,7 +106,7 @@ def dare(points: Sequence[Mapping[str, Tensor]], density: float, scale: float = 
     Raises:
         PointMismatchError: if a point is not a LoRA point, a module has other dimensions in two of them, or two points
             are one in memory (`check_distinct`).
-        UserError: if there is no point, or `density` is out of range.
+        UserError: if there is no point, one holds NaN or ∞, or `density` is out of range.
 
     >>> a = {"q.lora_A.weight": torch.ones(1, 4), "q.lora_B.weight": torch.ones(1, 1)}
     >>> sorted(set(delta_weights(dare([a], density=0.5))["q"].flatten().tolist()))
@@ -118,7 +118,7 @@ def dare(points: Sequence[Mapping[str, Tensor]], density: float, scale: float = 
     result: Point = {}
     for module in sorted(module_names(filled[0])):
         deltas = [_delta(point, module) for point in filled]
-        kept = [(torch.rand(d.shape, generator=generator) < density).to(d.device) for d in deltas]
+        kept = [(torch.rand(d.shape, generator=generator, dtype=torch.float32) < density).to(d.device) for d in deltas]
         total = torch.stack([d.to(working_dtype(deltas)) * k for d, k in zip(deltas, kept, strict=True)]).sum(0)
         result |= dense_factors(module, total * (scale / density))
     return result
@@ -139,16 +139,14 @@ def magmax(points: Sequence[Mapping[str, Tensor]], scale: float = 1.0) -> Point:
     Raises:
         PointMismatchError: if a point is not a LoRA point, a module has other dimensions in two of them, or two points
             are one in memory (`check_distinct`).
-        UserError: if there is no point.
+        UserError: if there is no point, or one holds NaN or ∞.
 
     >>> def adapter(*row):
     ...     return {"q.lora_A.weight": torch.tensor([row]), "q.lora_B.weight": torch.ones(1, 1)}
     >>> delta_weights(magmax([adapter(4.0, -3.0, 1.0), adapter(-1.0, 2.0, -1.0)], scale=0.5))
     {'q': tensor([[ 2.0000, -1.5000, -0.5000]])}
     """
-    if not points:
-        raise UserError("Expected one or more adapters to merge, got none; pass at least one.")
-    check_distinct(points)
+    _check_sparse(points, 1.0)
     filled = share_modules(points)
     result: Point = {}
     for module in module_names(filled[0]):
@@ -182,6 +180,12 @@ def _check_sparse(points: Sequence[Mapping[str, Tensor]], density: float) -> Non
     if not 0 < density <= 1:
         raise UserError(f"Expected a density in (0, 1], got {density}; choose the share of the entries to keep.")
     check_distinct(points)
+    for number, point in enumerate(points, start=1):
+        if (name := first_not_finite(point)) is not None:  # of which comparisons would keep nothing, and say nothing
+            raise UserError(
+                f"Expected finite numbers to merge, got NaN or ∞ in '{name}' of adapter {number}; leave out what "
+                "diverged."
+            )
 
 
 def _delta(point: Mapping[str, Tensor], module: str) -> Tensor:

@@ -115,8 +115,9 @@ class Slerp(_Arc):
     """Spherical linear interpolation: (sin((1−t)Ω)·a + sin(tΩ)·b) / sin Ω, Ω the angle between a and b.
 
     Each module's ΔW (each tensor of a plain point) has its own angle, as in mergekit; where the cosine is beyond
-    ±0.9995, or one of the two is 0, the path is straight. mergekit turns whole weights, base included, whose angle is
-    next to none; here what training added is turned. t = 0 and t = 1 are the minima.
+    ±0.9995 the path is straight, and where one of the two is 0 the angle counts as a right one. mergekit turns whole
+    weights, base included, whose angle is next to none; here what training added is turned. t = 0 and t = 1 are the
+    minima.
 
     Args:
         a: the minimum at t = 0.
@@ -169,10 +170,12 @@ def _is_straight(lengths: tuple[float, float, float]) -> bool:
 
 
 def _on_sphere(t: float, lengths: tuple[float, float, float]) -> tuple[float, float]:
-    """sin((1−t)Ω)/sin Ω and sin(tΩ)/sin Ω; 1−t and t for tensors of one direction."""
+    """sin((1−t)Ω)/sin Ω and sin(tΩ)/sin Ω; 1−t and t for tensors of one direction, Ω = π/2 beside a tensor of 0."""
+    of_a, of_b, product = lengths
+    if of_a * of_b == 0.0:
+        return math.cos(t * math.pi / 2), math.sin(t * math.pi / 2)
     if _is_straight(lengths):
         return 1 - t, t
-    of_a, of_b, product = lengths
     angle = math.acos(product / (of_a * of_b))
     return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
 

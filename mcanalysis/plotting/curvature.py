@@ -106,8 +106,9 @@ def plot_eigenvalues(curvature: pd.DataFrame) -> Figure:
     plain = {"color": GREY, "marker": "h", "markersize": 4, "linewidth": 1.0}
     handles.append(Line2D([], [], label="filled: largest", **plain))
     handles.append(Line2D([], [], label="open: smallest", linestyle="--", markerfacecolor="white", **plain))
-    if len(runs) == 1:
-        handles.append(Line2D([], [], color=marks[0].colour, marker="o", markersize=1.8, linestyle="", label="next"))
+    if len(runs) == 1 and {"top_2", "bottom_2"} & {*curvature}:
+        style = {"color": marks[0].colour, "marker": "o", "markersize": 1.8, "linestyle": ""}
+        handles.append(Line2D([], [], label="small: the next ones", **style))
     figure, panels = _panels(2, 1.02, 1.75, handles, double_column())
     for axes, is_old, title in zip(
         panels, (False, True), ("loss of the own task", "mean loss of the old tasks"), strict=True

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.selection import between_ends, label_name, only_value, require_columns, transitions
@@ -54,8 +55,8 @@ def turned_rows(flips: pd.DataFrame) -> pd.DataFrame:
 def plot_flips(flips: pd.DataFrame) -> Figure:
     """Draw, per transition, shares of the questions that turn right (up) and wrong (down) against the start, over t.
 
-    Lines, filled to zero: as counted; dotted: corrected for guessing. Old tasks by their mean, and the new task. Above
-    zero also what t alone answers right, wrong at both ends.
+    Lines, filled to zero: as counted; dotted: corrected for guessing, where that is above zero. Old tasks by their
+    mean, and the new task. Above zero also what t alone answers right, wrong at both ends.
 
     Args:
         flips: `flips.csv` of one strategy, learner, seed and kind of path.
@@ -71,7 +72,7 @@ def plot_flips(flips: pd.DataFrame) -> Figure:
     panel, block = (width - _LEFT - _RIGHT - (per_row - 1) * _BETWEEN) / per_row, _TITLE + _HEIGHT + _TICKS
     foot = _FOOT if per_row > 1 else _FOOT + 2 * _ROW
     figure = new_figure(width, _HEAD + lines * block + foot)
-    reach = 1.08 * max(0.05, float(np.nanmax(rows.drop(columns=[*_KEYS, "num_tasks"]).abs().to_numpy(), initial=0.0)))
+    reach = 1.08 * max(0.05, float(np.nanmax(rows.drop(columns=[*_KEYS, "num_tasks"]).to_numpy(), initial=0.0)))
     for i, (start, end) in enumerate(panels):
         line, column = divmod(i, per_row)
         bottom = figure.get_figheight() - _HEAD - line * block - _TITLE - _HEIGHT
@@ -87,7 +88,8 @@ def plot_flips(flips: pd.DataFrame) -> Figure:
                     one.t, value, color=mark.colour, linewidth=1.0, marker=mark.marker, markersize=2.2, markevery=5,
                     label=mark.label if name == "gained" else None, gid=f"{name} {role} {i}",
                 )  # fmt: skip
-                axes.plot(one.t, sign * one[f"{name}_corrected"], color=mark.colour, linewidth=0.6, linestyle=":")
+                known = one[f"{name}_corrected"].where(lambda share: share >= 0)  # below, nothing is left but noise
+                axes.plot(one.t, sign * known, color=mark.colour, linewidth=0.6, linestyle=":")
         alone = here.groupby("t").alone_rate.mean()
         axes.plot(
             alone.index, alone, color=GREEN, linewidth=1.0, linestyle="--", label="right here, wrong at both ends",
@@ -106,12 +108,13 @@ def plot_flips(flips: pd.DataFrame) -> Figure:
     first = flips.iloc[0]
     write_head(figure, f"{whose(first)}, test split: {first.path.replace('_', ' ')}, {first.space} space")
     handles = {label: h for a in figure.axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
+    handles["corrected for guessing"] = Line2D([], [], color=GREY, linewidth=0.6, linestyle=":")
     figure.legend(
         handles.values(),
         handles.keys(),
         loc="lower left",
         bbox_to_anchor=(_LEFT / width, 0.0),
-        ncols=3 if per_row > 1 else 1,
+        ncols=4 if per_row > 1 else 1,
         borderaxespad=0.2,
     )
     figure.text(
@@ -126,8 +129,9 @@ def plot_flips(flips: pd.DataFrame) -> Figure:
 
 def flips_caption(flips: pd.DataFrame) -> str:
     """The figure in words."""
-    rows = turned_rows(flips)
-    ends = rows[rows.t == 1.0]
+    turned_rows(flips)  # refuses what is not drawn
+    first = flips.iloc[0]
+    ends = flips[(flips.t == 1.0) & (flips.against == "start")]
     lost, gained = (ends[ends.role == role] for role in ("old", "new"))
     numbers = [
         f"{words} {of_role[f'{name}_rate'].mean():.1%} ({of_role[f'{name}_corrected'].mean():.1%} corrected)"
@@ -135,9 +139,11 @@ def flips_caption(flips: pd.DataFrame) -> str:
         if len(of_role)
     ]
     return (
-        "Answers that turn along the path of each transition, against those at its start (t = 0): shares of the test "
+        f"Answers that turn along the {first.path.replace('_', ' ')} path in {first.space} space of each transition "
+        f"({whose(first)}), against those at its start (t = 0): shares of the test "
         "questions that turn right (up) and wrong (down). Lines: as counted; dotted: corrected for "
-        "guesses, independent from point to point, and not below zero. Old tasks: mean over those with exact scores. "
-        "Dashed: right at t and wrong at both ends, mean over old and new. "
-        f"At t = 1, mean over the transitions: {'; '.join(numbers)}."
+        "guesses, independent from point to point, where that is above zero (near points repeat their guesses, which "
+        "takes too much away). Old tasks: mean over those with exact scores; a new task with a graded score has no "
+        "line. Dashed: right at t and wrong at both ends, mean over old and new. "
+        f"At t = 1, mean over transitions and tasks: {'; '.join(numbers)}."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -339,10 +339,19 @@ class FinishedRun:
 
 
 def runs_in(folder: str | os.PathLike[str]) -> tuple[list[FinishedRun], list[str]]:
-    """The finished runs in a folder, by name, and the names of the unfinished ones."""
-    directories = sorted(f.parent for f in Path(folder).glob(f"*/{MANIFEST_NAME}"))
-    finished = [d for d in directories if read_manifest(d).get("status") == "finished"]
+    """The finished runs in a folder, by name, and the names of the unfinished ones.
+
+    What `card.py` and `connectivity.py --minima` leave there has a manifest, too, and is no run of a strategy.
+    """
+    there = {f.parent: read_manifest(f.parent) for f in sorted(Path(folder).glob(f"*/{MANIFEST_NAME}"))}
+    directories = [d for d, manifest in there.items() if not _is_of_adapters(manifest)]
+    finished = [d for d in directories if there[d].get("status") == "finished"]
     return [FinishedRun(d) for d in finished], [d.name for d in directories if d not in finished]
+
+
+def _is_of_adapters(manifest: Mapping[str, Any]) -> bool:
+    config = manifest.get("config")
+    return isinstance(config, Mapping) and "adapters" in config and "strategy" not in config
 
 
 def _read(file: Path, kind: type, remedy: str = "restore it or train again") -> Any:

@@ -64,8 +64,16 @@ def solve_dual(P: NDArray[np.float64], q: NDArray[np.float64], margin: float) ->
     >>> solve_dual(np.eye(2), np.array([-3.0, 1.0]), margin=0.0)
     array([3., 0.])
     """
+    there = np.diag(P) > 0  # a gradient of zero adds nothing, whatever its v
+    v = np.full(len(q), float(margin))
+    if there.any():
+        v[there] = _of_gradients(P[np.ix_(there, there)], q[there], margin)
+    return v
+
+
+def _of_gradients(P: NDArray[np.float64], q: NDArray[np.float64], margin: float) -> NDArray[np.float64]:
+    """`solve_dual` where no gradient is 0."""
     D = np.sqrt(np.diag(P))
-    D[D == 0] = 1.0  # a gradient of zero adds nothing, whatever its v
     values, vectors = np.linalg.eigh(P / np.outer(D, D))
     kept = values > len(P) * np.finfo(np.float64).eps * values[-1]
     root = np.sqrt(values[kept])
@@ -96,7 +104,7 @@ class Gem(Strategy):
 
     def __init__(self, config: GemConfig, seed: int) -> None:
         super().__init__(config, seed)
-        self.memory = TaskMemory(config.memory_per_task)
+        self.memory = TaskMemory(config.memory_per_task, seed)
         self.num_steps = 0
 
     def edit_gradient(self, gradient: dict[str, Tensor], gradient_of: GradientOf) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from mcanalysis.params.gradient_subspace import GradientSubspace
 from mcanalysis.params.lora import key_a
 from mcanalysis.params.point import Point
 from mcanalysis.strategies.strategy import Strategy, StrategyConfig
+
+logger = logging.getLogger(__name__)
 
 _BATCH = 16  # examples per pass over the inputs; changes nothing but memory
 
@@ -116,6 +119,15 @@ class InfLora(Strategy):
                 with torch.no_grad():
                     factor.copy_(used.leading(covariance, factor.shape[0]) / math.sqrt(3))
         model.train_only_b()
+        rows = [model.parameters[key_a(m)].detach().any(dim=1) for m in self.used] if task_index else []
+        if idle := sum(int((~of_module).sum()) for of_module in rows):
+            logger.warning(
+                "inflora: %d of %d rows of A are 0 in task %d, as earlier tasks' inputs leave no direction free, and "
+                "learn nothing; lower threshold_start and threshold_end",
+                idle,
+                sum(map(len, rows)),
+                task_index + 1,
+            )
 
     def end_task(self, model: LoraModel, examples: Sequence[EncodedExample]) -> None:
         config, part = self.config, self.task_index / self.num_tasks

@@ -255,7 +255,8 @@ def _on_barriers(losses: Mapping[str, Mapping[str, Mapping[str, Any]]], noticeab
         unknown = [task for task, row in of_tasks.items() if not np.isfinite(row["barrier"])]
         high = [task for task, row in of_tasks.items() if row["low"] > noticeable and not row["few"]]
         low = [task for task, row in of_tasks.items() if row["high"] <= noticeable and not row["few"]]
-        task = max(unknown or high or of_tasks, key=lambda name: np.nan_to_num(of_tasks[name]["high"]))
+        open_ = [task for task in of_tasks if task not in low]
+        task = max(unknown or high or open_ or of_tasks, key=lambda name: np.nan_to_num(of_tasks[name]["high"]))
         row = of_tasks[task]
         where = SPACES[space][0].upper() + SPACES[space][1:] + (", on these examples" if "certificate" in row else "")
         between = f"{fixed(row['barrier'], 3)} ({_bounds(row['low'], row['high'])}, {task})"
@@ -271,7 +272,9 @@ def _on_barriers(losses: Mapping[str, Mapping[str, Mapping[str, Any]]], noticeab
         else:
             said[space] = "undecided"
             more = "a smaller --tolerance" if "certificate" in row else "more examples"
-            yield f"{where}: {more} must tell whether there is a barrier of {noticeable:g} nats per token; {between}."
+            few = ", which a few examples make" if row["few"] else ""
+            level = f"{noticeable:g} nats per token"
+            yield f"{where}: {more} must tell whether there is a barrier of {level}; {between}{few}."
     if {said.get("factor"), said["delta"]} == {"none", "barrier"}:
         yield "Which one has a barrier is a matter of the parametrisation: both paths join the same two models."
 

@@ -151,7 +151,7 @@ def _mean_and_sd(values: pd.DataFrame) -> dict[str, object]:
 def summary_cells(summary: pd.DataFrame) -> list[list[str]]:
     """A summary as text, the first row its header.
 
-    A dash where a value is undefined, memory in MB; of several learners the one that answers has a star.
+    A dash where a value is undefined, memory in MB; of several learners one `answers`.
     """
     shown = [n for n in NUMBERS if n in summary and n not in LEFT_TO_FILES]
     orders = ["order"] if "order" in summary else []
@@ -159,8 +159,8 @@ def summary_cells(summary: pd.DataFrame) -> list[list[str]]:
     learners = summary.groupby("strategy").learner.transform("nunique")
     several = learners > 1
     for (_, row), one_of_several in zip(summary.iterrows(), several, strict=True):
-        star = " *" if one_of_several and row.answers else ""
-        cells = [str(row.strategy), f"{row.learner}{star}", *(str(row[name]) for name in orders), str(row.seeds)]
+        answers = ", answers" if one_of_several and row.answers else ""
+        cells = [str(row.strategy), f"{row.learner}{answers}", *(str(row[name]) for name in orders), str(row.seeds)]
         for name in shown:
             scale, digits = 1e-6 if name.endswith("_bytes") else 1.0, DIGITS.get(name, 2)
             value, spread = float(row[name]) * scale, float(row[f"{name}_sd"]) * scale
@@ -184,7 +184,6 @@ def comparison_notes(runs: Sequence[FinishedRun], table: pd.DataFrame, columns: 
     notes = [f"{spread}; {len(config['tasks'])} tasks of '{config['benchmark']}', {steps_in_words(config['training'])}"]
     reference = table.reference[0]
     possible = {
-        "learner": "* the learner that answers" if columns is None else "",
         "train s": "seconds are those of whole runs, which may have shared the machine",
         "peak MB": "peak memory is the GPU's",
         "cost": "cost: examples forward and, twice, backward in training, as a multiple of `sequential`'s, without "

@@ -98,11 +98,14 @@ class Study(ABC):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The tables of all runs together by name, the files drawn, and the runs."""
+    """The tables of all runs together by name, the files drawn, the runs, and which of the tables compare them and lie
+    in `comparison`."""
 
     tables: Tables
     figures: list[Path] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    compared: Sequence[str] = ()
+    comparison: Path | None = None
 
 
 def carry_out(
@@ -200,7 +203,7 @@ def carry_out(
     draw(
         comparison, study.pictures_of_all(tables | compared), [text for *_, of_run in found for text in of_run] + texts
     )
-    return Outcome(tables | compared, figures, measured)
+    return Outcome(tables | compared, figures, measured, list(compared), comparison / "tables")
 
 
 def together(of_runs: Sequence[Tables]) -> Tables:

@@ -121,7 +121,7 @@ class TrainingConfig:
 
     def num_warmup_steps(self, num_steps: int) -> int:
         """How many of a task's steps are warm-up."""
-        return math.floor(self.warmup_ratio * num_steps)
+        return math.floor(self.warmup_ratio * num_steps + 1e-9)  # 0.29 · 100 is 29
 
     def check_tasks(self, tasks: Sequence[str], others: Sequence[str] = ()) -> None:
         """Raise `UserError` where steps by task are not of `tasks`; `others`, that are not trained, may have some too.

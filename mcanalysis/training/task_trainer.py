@@ -197,6 +197,11 @@ class TaskTrainer(Trainer):
         batches: list[MicroBatch] = [s["micro_batch"] for s in samples]
         current = [e for b in batches for e in b.current]
         replay = self.strategy.draw_replay(len(current))
+        if len(replay) not in (0, len(current)):
+            raise UserError(
+                f"Expected as many replayed examples from draw_replay of {self.strategy.name} as it was asked for, "
+                f"{len(current)}, or none, got {len(replay)}; correct the strategy."
+            )
         totals = Totals(
             current_targets=sum(len(e.answer_ids) for e in current),
             replay_targets=sum(len(e.answer_ids) for e in replay),

@@ -60,3 +60,18 @@ def test_bad_input_is_refused():
         simplex_profile(simplex, {}, [(1.0, 0.0, 0.0)])
     with pytest.raises(UserError, match="sum to one"):
         simplex_profile(simplex, {"l": lambda p: 0.0}, [(1.0, 0.5, 0.0)])
+
+
+def test_a_score_that_is_no_number_makes_no_gain():
+    """Of two tasks one is NaN at the best point: neither its mean nor its worst score is known."""
+    rows = [
+        {"w1": w, "w2": 1 - w, "split": split, "task": task, "score": score}
+        for w, on_eval, on_test in ((1.0, 0.5, 0.5), (0.0, 0.4, 0.5), (0.5, 0.9, 0.9))
+        for split, score in (("eval", on_eval), ("test", on_test))
+        for task in "ab"
+    ]
+    table = pd.DataFrame(rows)
+    assert best_of_simplex(table)["gain"] == pytest.approx(0.4)
+    table.loc[(table.split == "test") & (table.w1 == 0.5) & (table.task == "b"), "score"] = np.nan
+    found = best_of_simplex(table)
+    assert np.isnan([found["mean_score"], found["gain"], found["worst_score"]]).all() and found["worst_task"] == ""

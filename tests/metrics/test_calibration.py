@@ -65,3 +65,15 @@ def test_labels_that_are_no_class_are_refused():
         brier_scores([[0.5, 0.5]], [2])
     with pytest.raises(UserError, match="one row"):
         brier_scores([[0.5, 0.5]], [0, 1])
+
+
+@pytest.mark.parametrize("num_bins", [10, 15, 20, 25, 43, 50, 100])
+def test_a_confidence_at_an_edge_is_in_the_bin_below_it(num_bins):
+    """(k/M, (k+1)/M]: p = k/M, as it is divided, is the last of bin k."""
+    edges = np.arange(1, num_bins + 1) / num_bins
+    assert reliability_bins(edges, np.ones(num_bins), num_bins).counts.tolist() == [1] * num_bins
+
+
+def test_nan_is_neither_right_nor_wrong():
+    with pytest.raises(UserError, match="right or wrong for each prediction, got NaN for 1"):
+        expected_calibration_error([0.5, 0.9], [float("nan"), 1.0])

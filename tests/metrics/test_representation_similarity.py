@@ -200,3 +200,14 @@ def test_bad_input_is_named():
         CKA().value()
     with pytest.raises(UserError, match="got one number"):
         linear_cka(1.0, 2.0)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+@pytest.mark.parametrize("value", [0.1, 0.7, 1 / 3, -1e30, 1e-30])
+def test_constant_representations_have_no_similarity(value, unbiased):
+    """Whatever their mean is rounded by."""
+    for n in (10, 37, 50):
+        constant, other = np.full((n, 5), value), np.random.default_rng(0).standard_normal((n, 3))
+        assert np.isnan(linear_cka(constant, constant, unbiased)) and np.isnan(linear_cka(constant, other, unbiased))
+        varying = constant + np.linspace(0, abs(value) * 1e-6, n)[:, None]  # which is no rounding
+        assert linear_cka(varying, varying, unbiased) == pytest.approx(1.0)

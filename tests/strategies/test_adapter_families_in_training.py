@@ -177,13 +177,15 @@ def test_inflora_with_random_designs_draws_each_a_anew_and_projects_it(make_mode
         torch.testing.assert_close(starts[1][name].double(), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_inflora_with_random_designs_has_nothing_left_where_all_directions_are_used(make_model):
+def test_inflora_with_random_designs_has_nothing_left_where_all_directions_are_used(make_model, caplog):
     model, strategy = make_model(), make_strategy("inflora", 0, design="random")
     for module in model.scaling:
         width = model.parameters[f"{module}.lora_A.weight"].shape[1]
         strategy.used[module] = GradientSubspace(torch.zeros(width, 0), holds_free=True)
     strategy.begin_task(model, 1, [])
     assert not any(p.any() for p in model.parameters.values())  # no number divided by zero, either
+    rows = sum(model.parameters[f"{module}.lora_A.weight"].shape[0] for module in model.scaling)
+    assert f"inflora: {rows} of {rows} rows of A are 0 in task 2" in caplog.text
 
 
 @pytest.mark.parametrize(("architecture", "targets"), [("gpt2", None), ("opt", ("all-linear",))])

@@ -116,6 +116,20 @@ def test_dependent_vanishing_and_unequal_gradients(change):
     np.testing.assert_allclose(edited, nearest_by_slsqp(g, unit), atol=1e-5)
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("seed", range(40))
+def test_a_gradient_of_zero_leaves_the_others_what_they_are(seed, place):
+    """Wherever it stands; what eigenvectors are rounded by in its row is no direction."""
+    rng = np.random.default_rng([seed, place])
+    g, G = rng.normal(size=5), rng.normal(size=(2, 5))
+    whole = np.insert(G, place, 0.0, axis=0)
+    for margin in (0.0, 0.5):
+        v = solve_dual(whole @ whole.T, whole @ g, margin)
+        np.testing.assert_allclose(np.delete(v, place), solve_dual(G @ G.T, G @ g, margin), rtol=1e-9, atol=1e-9)
+        assert v[place] == margin
+    assert solve_dual(np.zeros((2, 2)), np.zeros(2), 0.5).tolist() == [0.5, 0.5]
+
+
 # --- the gradient that comes out
 
 
@@ -124,7 +138,8 @@ def gem_with(memories, **settings):
     strategy = make_strategy("gem", seed=0, **settings)
     for k in range(len(memories) + 1):  # the current task's memory must not matter
         strategy.task_index = k
-        strategy.after_step(None, numbered([10 * k, 10 * k + 1]), [True, True])
+        for number in (10 * k, 10 * k + 1):
+            strategy.after_step(None, numbered([number]), [True])
     asked = []
 
     def gradient_of(examples):
@@ -237,7 +252,8 @@ def test_gem_can_take_a_part_of_each_memory():
         strategy = make_strategy("gem", seed=seed, **settings)
         for task in range(2):
             strategy.task_index = task
-            strategy.after_step(None, numbered(range(100 * task, 100 * task + 20)), [True] * 20)
+            for number in range(100 * task, 100 * task + 20):  # of one step any could be the last
+                strategy.after_step(None, numbered([number]), [True])
         strategy.task_index, calls = 2, []
         _, memories = random_gradients(1, 0)
         for _ in range(steps):

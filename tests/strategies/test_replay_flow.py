@@ -4,6 +4,8 @@ from collections import Counter
 
 import pytest
 
+from mcanalysis.errors import UserError
+from mcanalysis.strategies import make_strategy
 from mcanalysis.strategies.er import Er, ErConfig
 from mcanalysis.strategies.ilora import Ilora, IloraConfig
 
@@ -95,3 +97,21 @@ def test_the_buffer_never_outgrows_its_size(kind, config, make_model, encode_exa
     assert len(strategy.rehearsal.buffer) == 5
     assert strategy.rehearsal.buffer.num_seen == 12
     assert (ErConfig().memory_size, IloraConfig().memory_size) == (500, 500)
+
+
+@pytest.mark.parametrize("factor", [2, 0.5])
+def test_another_number_of_replayed_examples_than_asked_for_is_refused(factor, make_model, train_task, encode_examples):
+    """More would be counted and not computed, which weakens each; fewer would leave micro-batches without."""
+    strategy = make_strategy("er", 0)
+    model = make_model()
+    strategy.begin(model, 2)
+    for task in (0, 1):
+        strategy.begin_task(model, task, ())
+        strategy.draw_replay = lambda n, task=task: strategy.rehearsal.draw(int(factor * n), task)
+        if task:
+            with pytest.raises(
+                UserError, match=r"from draw_replay of er as it was asked for, 4, or none, got [28]; corr"
+            ):
+                train_task(model, strategy, encode_examples(8, seed=task))
+        else:
+            train_task(model, strategy, encode_examples(8, seed=task))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mcanalysis.cli.run_flags import typed
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.strategies import get_strategy, make_strategy, strategy_names
 
@@ -17,6 +18,25 @@ def test_an_unknown_strategy_suggests_the_nearest():
 def test_strategies_that_are_left_out_are_refused_with_the_reason(name, why):
     with pytest.raises(UserError, match=rf"got {name}, which .*{why}.*; choose another"):
         get_strategy(name)
+
+
+def test_values_of_settings_are_read_as_people_write_them():
+    """YAML 1.1 takes 010 for eight and 1:30 for ninety, and None for a text."""
+    read = {
+        "a": "010",
+        "b": "1:30",
+        "c": "None",
+        "d": "none",
+        "e": "null",
+        "f": "1e5",
+        "g": "-3",
+        "h": "0.5",
+        "i": "yes",
+    }
+    read |= {"j": "word", "k": "9" * 5000}
+    found = typed(read)
+    assert found == {"a": 10, "b": "1:30", "c": None, "d": None, "e": None, "f": 1e5, "g": -3, "h": 0.5, "i": True,
+                     "j": "word", "k": "9" * 5000}  # fmt: skip
 
 
 def test_an_unknown_setting_suggests_the_nearest():

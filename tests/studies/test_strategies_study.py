@@ -165,7 +165,7 @@ def test_the_summary_says_what_is_undefined_and_what_it_cost(fake_run, tmp_path)
     assert "forgetting" not in header  # undefined in every run
     by_title = dict(zip(header, er, strict=True))
     assert by_title["peak MB"] == "3 ± 1" and by_title["train s"] == "2.0 ± 0.0" and by_title["seeds"] == "2"
-    assert by_title["learner"] == "fast" and [row[1] for row in ilora] == ["fast", "slow *"]
+    assert by_title["learner"] == "fast" and [row[1] for row in ilora] == ["fast", "slow, answers"]
     assert ilora[0][header.index("average accuracy")] == "0.25" and ilora[0][header.index("peak MB")] == "–"
     text = (tmp_path / "comparison" / "summary.md").read_text()
     assert (

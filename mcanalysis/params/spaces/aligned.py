@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -9,9 +10,7 @@ from torch import Tensor
 
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.params.lora import (
-    base_point,
     holds_lora_tensors,
-    is_base_point,
     key_a,
     key_b,
     module_names,
@@ -21,6 +20,9 @@ from mcanalysis.params.lora import (
 from mcanalysis.params.low_rank import balance
 from mcanalysis.params.point import Point, first_not_finite, working_dtype
 from mcanalysis.params.spaces.base import Space
+
+logger = logging.getLogger(__name__)
+_told: set[str] = set()  # of which modules this process has warned
 
 
 class AlignedSpace(Space):
@@ -66,15 +68,27 @@ class AlignedSpace(Space):
         return [{name: tensor.to(dtype) for name, tensor in anchor.items()} for anchor in anchors]
 
     def anchors(self, minima: Sequence[Mapping[str, Tensor]]) -> list[Point]:
-        """Return the anchors of a path: what `embed` gives, but the base beside one adapter has that one's A.
+        """Return the anchors of a path: what `embed` gives, but where one of two does nothing it has the other's A.
 
-        Balanced, the base (B = 0 in all modules) has A = 0 as well, and the straight path from it would be t²·ΔW; with
-        the other's A it is t·ΔW, as in the other spaces (`mcanalysis.params.lora.base_point`).
+        Balanced, a module with ΔW = 0 has A = 0 as well, and the straight path from it would be t²·ΔW; with the other's
+        A it is t·ΔW, as in the other spaces (the base: `mcanalysis.params.lora.base_point`). With three minima or more
+        there is no one other: that ΔW grows as t² there is warned of.
         """
         anchors = self.embed(minima)
-        bases = [i for i, point in enumerate(minima) if is_base_point(point)]
-        if len(minima) == 2 and len(bases) == 1:
-            anchors[bases[0]] = base_point(anchors[1 - bases[0]])
+        idle = [[m for m in module_names(anchor) if not bool(anchor[key_b(m)].any())] for anchor in anchors]
+        if len(anchors) == 2:
+            for number, modules in enumerate(idle):
+                other = anchors[1 - number]
+                anchors[number] = anchors[number] | {key_a(module): other[key_a(module)].clone() for module in modules}
+        else:
+            moved = [m for modules in idle for m in modules if not all(m in others for others in idle)]
+            if moved:
+                logger.warning(
+                    "One of the points does nothing in %s (%d modules in all): in aligned space ΔW grows as t² from "
+                    "it, in delta space as t.",
+                    moved[0],
+                    len(set(moved)),
+                )
         return anchors
 
     @torch.no_grad()
@@ -127,10 +141,28 @@ def _turned(point: Point, first: Point) -> Point:
     result: Point = {}
     for module in module_names(point):
         A, B = point[key_a(module)], point[key_b(module)]
-        U, _, Vh = torch.linalg.svd(B.T @ first[key_b(module)] + A @ first[key_a(module)].T)
+        U, S, Vh = torch.linalg.svd(B.T @ first[key_b(module)] + A @ first[key_a(module)].T)
         R = U @ Vh
+        free = float(A.norm() ** 2 + B.norm() ** 2 + first[key_a(module)].norm() ** 2) * 1e-12 >= S
+        if bool(free.any()) and _has(B @ U[:, free], B) and _has(first[key_b(module)] @ Vh[free].T, B):
+            _warn_of_free_turns(module)
         result[key_a(module)], result[key_b(module)] = R.T @ A, B @ R
     return result
+
+
+def _has(part: Tensor, of: Tensor) -> bool:
+    return float(part.norm()) > 1e-6 * float(of.norm())
+
+
+def _warn_of_free_turns(module: str) -> None:
+    if module not in _told:
+        _told.add(module)
+        logger.warning(
+            "In %s directions of two adapters have nothing to do with each other: how they are aligned is not "
+            "determined there, and a path in aligned space depends on how the factors are written. Measure in delta "
+            "space.",
+            module,
+        )
 
 
 def _largest_ranks(points: Sequence[Mapping[str, Tensor]]) -> dict[str, int]:

@@ -281,7 +281,7 @@ class Connectivity(Study):
 
     def pictures_of_all(self, tables: Tables) -> Iterator[Picture]:
         from mcanalysis.plotting.picture import Picture
-        from mcanalysis.plotting.stability_plasticity import plot_stability_plasticity
+        from mcanalysis.plotting.stability_plasticity import plot_stability_plasticity, stability_plasticity_caption
 
         profiles = tables["profiles"]
         between = profiles[_between_minima(profiles)]
@@ -290,7 +290,7 @@ class Connectivity(Study):
             of_seed = between[between.seed == seed]
             if "sequential" in set(of_seed.strategy):
                 stem = "stability_plasticity" + (f"_seed{seed}" if len(seeds) > 1 else "")
-                yield Picture(stem, plot_stability_plasticity(of_seed), {}, "")
+                yield Picture(stem, plot_stability_plasticity(of_seed), {}, stability_plasticity_caption(of_seed))
 
     def words(self, tables: Tables) -> Iterator[str | Rows]:
         from mcanalysis.studies.connectivity.barrier_matrix import matrix_words

@@ -28,6 +28,7 @@ def words(tables: Tables) -> Iterator[str | Rows]:
     """Per transition: barriers of old and new tasks, and what interpolation gains."""
     tests = trained_tasks(tables["barriers"])
     tests = tests[tests["split"] == "test"]
+    has_star = False
     for (strategy, learner, seed), group in tests.groupby(["strategy", "learner", "seed"], sort=False):
         rows = [
             ["transition", "path", "chord barrier, loss: old", "new", "chord dip: old", "new", "t*", "gain in S̄ [95 %]"]
@@ -62,10 +63,11 @@ def words(tables: Tables) -> Iterator[str | Rows]:
             yield f"\n{strategy} / {learner} / seed {seed}, test split; loss in nats per target token;"
             yield "gain = S̄(t*) − max(S̄(0), S̄(1)) with S̄ = ½(old tasks + new task) and t* chosen on the eval split"
         yield rows
+        has_star |= any(cells[-1].endswith("*") for cells in rows)
         if (group.start == base_minimum.LABEL).any():
             yield "0-BASE → minimum: rewinding, ΔW scaled by t, one line in every space; old: what was learned before"
     yield from _beyond(tables["profiles"])
-    if tests.get("few_events", pd.Series(dtype=bool)).any():
+    if has_star:
         yield "* under 50 examples, or under five of them make most of the variance: no 95 % is promised"
     yield from _certificates(tests)
     yield from _gauges(tests)
@@ -123,6 +125,8 @@ def _flips(tables: Tables) -> Iterator[str | Rows]:
         yield "\nAnswers that turn against the start, shares of the questions, mean over transitions and tasks; in"
         yield "brackets corrected for guessing; middle alone: right at t = ½, wrong at both ends (kept_questions.csv)"
         yield shown
+        if (flip_summary(rows).filter(like="_corrected") < -0.005).any(axis=None):
+            yield "below 0 in brackets: near points repeat guesses, and too much is taken away; read what was counted"
     absent = [str(task) for task in dict.fromkeys(single.task) if task not in set(flips.task)]
     if absent:
         yield f"No answers are counted of {', '.join(absent)}: graded scores (not `is_exact`), or not kept per example"

@@ -275,6 +275,6 @@ def _rows_of_sharpness(sharpness: pd.DataFrame) -> Rows:
     for names, of_minimum in sharpness.groupby(["strategy", "learner", "seed", "minimum", "task"], sort=False):
         by_measure = of_minimum.set_index("measure")
         mean = by_measure.loc["expected"]
-        rise = f"{cell(mean.value, 3)} ± {cell(mean.standard_error, 3)}"
+        rise = f"{mean.value:.2g} ± {mean.standard_error:.1g}"
         rows.append([*map(str, names), rise, cell(by_measure.loc["epsilon"].value, 2)])
     return rows
