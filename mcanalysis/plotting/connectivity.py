@@ -78,11 +78,11 @@ def plot_transitions(
     `profiles`, `barriers`: the tables of one strategy, learner and seed (`profiles.csv`, `barriers.csv`); the rows of
     the test split are drawn, others ignored. Blue squares: mean over the old tasks; orange circles: the new task;
     the kind of line tells the path. Band: 95 % interval on the first kind of path, linear in factor space where that
-    was measured. Star and vertical line: t* of that path. Crosses on the upper edge: values that are not finite. Grey
-    ground: beyond the ends of the path, where that was measured.
-    Below each pair: chord barrier of the loss, t* and gain of every path. All loss panels share one axis. One
-    transition gives a figure of one column's width, more a figure of two columns' width. `so_far`: how much of it there
-    is, said above the panels. `mark`: a path (`linear-delta`) and t that diamonds point out, such as a recipe's.
+    was measured. Vertical line: t* of that path, star: S̄ there. Crosses on the upper edge: values that are not finite.
+    Grey ground: beyond the ends of the path, where that was measured. Below each pair: chord barrier of the loss, t*
+    and gain of every path. All loss panels share one axis. One transition gives a figure of one column's width, more a
+    figure of two columns' width. `so_far`: how much of it there is, said above the panels. `mark`: a path
+    (`linear-delta`) and t that diamonds point out, such as a recipe's.
 
     Raises `UserError` for missing columns, no row of the test split, several runs, repeated rows, or barriers that hold
     nothing of these transitions.

@@ -54,8 +54,8 @@ def caption(profiles: pd.DataFrame, barriers: pd.DataFrame) -> str:
             f"Score (upper panels) and loss (lower panels, nats per target token) on the paths {between} {minima}: "
             f"{whose_paths(rows)}.{rewinding} Squares: mean over the old tasks; circles: the new task. "
             + drawn
-            + f"Star and vertical line: t* ({first}), where S̄(t) = ½(mean score of the old tasks + score of the "
-            "new task) is largest on the eval split for 0 < t < 1. "
+            + f"Vertical line: t* ({first}), where S̄(t) = ½(mean score of the old tasks + score of the "
+            "new task) is largest on the eval split for 0 < t < 1; star: S̄ there, on the test split. "
             + barrier
             + "Gain: S̄(t*) − max(S̄(0), S̄(1)) on the test split; it can be negative. "
             f"Brackets: 95 % intervals. {flagged}".rstrip()

@@ -144,7 +144,8 @@ def plane_caption(landscape: pd.DataFrame, trajectory: pd.DataFrame | None = Non
         parts.append(
             f"Training of {learner}: {len(walk)} snapshots, steps {walk.step.min()} to {walk.step.max()}, projected, "
             "so that colours below them are not their own losses; their distance from the plane is "
-            f"{_number(walk.distance.median())} in the median and {_number(walk.distance.max())} at most."
+            f"{_distance(float(walk.distance.median()), walk)} in the median and "
+            f"{_distance(float(walk.distance.max()), walk)} at most."
         )
     return "\n\n".join(parts)
 
@@ -327,6 +328,12 @@ def _whose(landscape: pd.DataFrame) -> str:
     row = landscape.iloc[0]
     where = label_name(row.start) if row.start == row.end else f"{label_name(row.start)} → {label_name(row.end)}"
     return f"{strategy_name(row.strategy)}, seed {row.seed}, {row.split} split: {where}"
+
+
+def _distance(value: float, walk: pd.DataFrame) -> str:
+    """A distance, 0 where it is what sums of the plane's size are rounded by."""
+    size = float(np.abs(walk[["x", "y"]].to_numpy()).max())
+    return _number(0.0 if value < 1e-9 * size else value)
 
 
 def _number(value: float) -> str:

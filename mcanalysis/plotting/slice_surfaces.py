@@ -104,7 +104,7 @@ def slice_surfaces_caption(landscape: pd.DataFrame) -> str:
         f"{around(rows)}, seed {rows.seed.iloc[0]}: loss (nats per target token, test split) on {side} × {side} nodes "
         "along two random directions of ΔW; a step of 1 moves each filter by its own length (Li et al. 2018, arXiv "
         f"1712.09913, in ΔW). Every row of panels has one scale: {'; '.join(words for _, words in tasks)}. Lines: its "
-        "levels; dashed, with numbers: levels of that panel alone. Diamond: the minimum. "
+        "levels; where few of them pass through a panel, dashed ones with numbers are its own. Diamond: the minimum. "
         f"{examples_per_task(rows)}".rstrip()
     )
 

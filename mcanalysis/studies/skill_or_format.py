@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mcanalysis.runs.run import Opening, Run
     from mcanalysis.studies.connectivity.measuring import OnPath
 
+FEWEST_READ = 10  # outputs, below which a share of right ones says next to nothing
 SPLIT = "test"
 _VERSION = 1  # counts up when what is computed changes, so that results of before are not used
 
@@ -98,15 +99,23 @@ class SkillOrFormat(Study):
 
     def words(self, tables: Tables) -> Iterator[str | Rows]:
         """What each transition changes, in old tasks and the new one, at its end."""
-        at_end = tables["skill_or_format"][lambda table: table.t == 1.0]
+        table = tables["skill_or_format"]
+        keys = ["strategy", "learner", "seed", "start", "end", "task"]
+        ends = table[table.t.isin([0.0, 1.0])]
+        read = (ends.parsable * ends.num_examples).groupby([ends[key] for key in keys]).min()
+        at_end = table[table.t == 1.0].join(read.rename("num_read"), on=keys)
         names = ["loss_change_first", "loss_change_rest", "score_change_format", "score_change_skill"]
         for (strategy, learner, seed), of_run in at_end.groupby(["strategy", "learner", "seed"], sort=False):
             yield f"\n{strategy} / {learner} / seed {seed}, {SPLIT} split: change from start to end, mean over tasks;"
             yield "of the loss (nats per target token) and of the score (format: outputs that cannot be read)"
             shown = [["transition", "tasks", "loss: first token", "rest", "score: format", "skill"]]
             for (start, end, role), one in of_run.groupby(["start", "end", "role"], sort=False):
-                shown.append([f"{start} → {end}", str(role), *(cell(one[name].mean(), 3) for name in names)])
+                star = "*" if (one.num_read < FEWEST_READ).any() else ""
+                cells = [cell(one[name].mean(), 3) for name in names]
+                shown.append([f"{start} → {end}", str(role), *cells[:-1], cells[-1] + star])
             yield shown
+            if any(row[-1].endswith("*") for row in shown):
+                yield f"* skill is of fewer than {FEWEST_READ} outputs that can be read, of a task at one of the ends"
 
 
 def changes(table: Any) -> Any:

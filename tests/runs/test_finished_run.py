@@ -147,6 +147,10 @@ def test_runs_of_a_folder_are_told_from_unfinished_ones(run, tmp_path):
     shutil.copytree(FINISHED.parent / "interrupted", tmp_path / "a")
     finished, unfinished = runs_in(tmp_path)
     assert [r.name for r in finished] == ["run"] and unfinished == ["a"]
+    (tmp_path / "card-1-A-2-B").mkdir()  # what card.py and --minima leave, whole
+    manifest = {"status": "finished", "config": {"model": "m", "adapters": ["1-A", "2-B"]}}
+    (tmp_path / "card-1-A-2-B/manifest.json").write_text(json.dumps(manifest))
+    assert [r.name for r in runs_in(tmp_path)[0]] == ["run"] and runs_in(tmp_path)[1] == ["a"]
     with pytest.raises(RunDirectoryError, match="Expected a finished run"):
         FinishedRun(tmp_path / "a")
     with pytest.raises(RunDirectoryError, match="Expected a run directory"):

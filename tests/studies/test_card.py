@@ -141,6 +141,9 @@ def test_the_verdict_follows_from_the_bounds():
         "B": LOSS | {"barrier": 0.03, "low": 0.0, "high": 0.3},
     }
     assert "must tell" in next(_on_barriers({"delta": of_two}, 0.05))  # of the task that may have one
+    flat = {"barrier": 0.0, "low": 0.0, "high": 0.0}
+    (said_of_two,) = _on_barriers({"delta": {"A": LOSS | flat, "B": LOSS | flat | {"few": True}}}, 0.05)
+    assert said_of_two.endswith("0.000 (0.000 to 0.000, B), which a few examples make.")
     assert "on these examples" in said({}, {"certificate": "x"})
     assert "not a finite number" in said({}, {"barrier": float("nan"), "low": float("nan"), "high": float("nan")})
     row = {"interpolation_gain": 0.1, "interpolation_gain_low": 0.05, "interpolation_gain_high": 0.2, "t_star": 0.4}

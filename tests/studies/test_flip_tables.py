@@ -107,7 +107,14 @@ def test_summary_and_figure_take_means_over_tasks_of_what_lies_below_zero_too():
     figure = plot_flips(flips)
     (line,) = [each for each in figure.axes[0].lines if each.get_gid() == "lost old 0"]
     assert line.get_ydata() == pytest.approx(-drawn[drawn.role == "old"].lost_rate)
-    assert "corrected" in flips_caption(flips)
+    words = flips_caption(flips)
+    at_end = flips[(flips.t == 1) & (flips.against == "start") & (flips.role == "old")]
+    assert f"mean over transitions and tasks: lost of old tasks {at_end.lost_rate.mean():.1%}" in words
+    assert "the linear path in factor space" in words and "er" in words
+    dotted = [each for each in figure.axes[0].lines if each.get_linestyle() == ":"]
+    assert all(np.nan_to_num(line.get_ydata()).min() >= 0 for line in dotted[::2])  # gained above 0, lost below it
+    assert all(np.nan_to_num(line.get_ydata()).max() <= 0 for line in dotted[1::2])
+    assert "corrected for guessing" in [text.get_text() for text in figure.legends[0].get_texts()]
     edges = figure.get_tightbbox()
     assert edges.x0 > -0.05 and edges.x1 < figure.get_figwidth() + 0.05, "a single panel is a column wide"
     with pytest.raises(UserError, match="space"):

@@ -85,6 +85,14 @@ def test_the_second_call_writes_nothing_anew(run, table, monkeypatch):
     assert again.tables["skill_or_format"].equals(table)
 
 
+def test_a_skill_that_rests_on_few_outputs_has_a_star(table):
+    """`table` is of 6 examples; with a hundred, of which all can be read, there is none."""
+    few = list(SkillOrFormat().words({"skill_or_format": table}))
+    assert few[-1].startswith("* skill is of fewer than 10 outputs") and few[-2][1][-1].endswith("*")
+    many = list(SkillOrFormat().words({"skill_or_format": table.assign(num_examples=100, parsable=1.0)}))
+    assert not many[-1][1][-1].endswith("*")
+
+
 @pytest.mark.parametrize(("settings", "words"), [({"ts": (1.5,)}, "got 1.5"), ({"num_examples": 0}, "got 0")])
 def test_bad_settings_are_refused(settings, words):
     with pytest.raises(UserError, match=words):

@@ -85,7 +85,7 @@ class PathPanel {
     const figure = layout({
       hovermode: "x unified", hoverdistance: -1, xaxis: selected, margin: { l: 58, r: 12, t: COARSE.matches ? 8 : 28, b: 44 },
       yaxis: axis({ domain: [0.54, 1], range: [-0.04, 1.04], title: { text: "score (0–1)" } }),
-      yaxis2: axis({ domain: [0, 0.46], rangemode: "tozero", title: { text: "loss (nats)" } }),
+      yaxis2: axis({ domain: [0, 0.46], rangemode: "tozero", title: { text: "loss (nats/token)" } }),
       shapes: this.shapes(),
     });
     return Plotly.react(this.chart, traces, figure, config()).then(() => {

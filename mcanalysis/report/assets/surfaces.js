@@ -83,7 +83,7 @@ class SurfacePanel {
     const narrow = this.chart.clientWidth < 560;
     const away = narrow ? 1.5 : 1; // a narrow view is farther from the surface, to see it whole
     const heights = this.values.map((row) => row.map(scale.height));
-    const name = this.quantity === "loss" ? "loss (nats)" : "score";
+    const name = this.quantity === "loss" ? "loss (nats/token)" : "score";
     const ticks = scale.log ? this.logTicks(scale) : {};
     const colours = { colorscale: "Viridis", reversescale: false,
       colorbar: { title: { text: name, side: narrow ? "top" : "right" }, thickness: 12, outlinewidth: 0, tickfont: { size: 11 }, ...ticks,
