@@ -76,7 +76,8 @@ def comparisons(metrics: pd.DataFrame, against: str | None = None) -> pd.DataFra
 def compared_summary(metrics: pd.DataFrame, against: str | None = None) -> pd.DataFrame:
     """`summary_table` with what `comparisons` found: in the row over all runs of each answering learner.
 
-    `against`, `difference`, `difference_low` and `difference_high` (together), `p_holm`; `mean_rank` over the runs that
+    `against`, `difference`, `difference_low` and `difference_high` (together), `alone_low` and `alone_high` (each by
+    itself), `p_holm`; `mean_rank` over the runs that
     all strategies have, and `rank_low`, `rank_high`, the ranks that it may have (`rank_sets`). With fewer than two
     strategies nothing is added.
     """
@@ -94,8 +95,9 @@ def compared_summary(metrics: pd.DataFrame, against: str | None = None) -> pd.Da
     }
     found = comparisons(metrics, against)
     named = {"low_together": "difference_low", "high_together": "difference_high"}
+    named |= {"low": "alone_low", "high": "alone_high"}
     own = found[found.family != "all"].set_index("strategy").rename(columns=named)
-    own = own[["against", "difference", "difference_low", "difference_high", "p_holm"]]
+    own = own[["against", "difference", *named.values(), "p_holm"]]
     added = own.reindex(names).assign(**ranks).reindex(summary.strategy).set_axis(summary.index)
     return summary.join(added[over_all_runs(summary)])
 

@@ -24,17 +24,22 @@ _ESCAPED = str.maketrans(
 
 
 def compared_cells(summary: pd.DataFrame) -> list[list[str]]:
-    """`summary_cells` with two columns more: the difference to the reference and its interval, the rank and its set."""
+    """`summary_cells` with columns more: the difference to the reference, its interval together with all and alone, the
+    rank and its set."""
     head, *rows = summary_cells(summary)
     if "against" not in summary:
         return [head, *rows]
     after = head.index("average accuracy") + 1
-    cells = [[*head[:after], f"minus {summary.against.dropna().iloc[0]}", "rank", *head[after:]]]
+    is_known = summary.alone_low.notna().any()
+    alone = ["alone"] if is_known else []
+    cells = [[*head[:after], f"minus {summary.against.dropna().iloc[0]}", *alone, "rank", *head[after:]]]
     for row, found in zip(rows, summary.to_dict("records"), strict=True):
         gap, low, high = (_signed(found[f"difference{end}"]) for end in ("", "_low", "_high"))
         ends = ("–" if math.isnan(found[name]) else f"{found[name]:.0f}" for name in ("rank_low", "rank_high"))
         rank = "–" if math.isnan(found["mean_rank"]) else f"{found['mean_rank']:.1f}"
-        cells.append([*row[:after], gap + _in_brackets(low, high), rank + _in_brackets(*ends), *row[after:]])
+        own = [_in_brackets(*(_signed(found[f"alone_{end}"]) for end in ("low", "high"))).strip() or "–"]
+        gaps = [gap + _in_brackets(low, high), *(own if is_known else [])]
+        cells.append([*row[:after], *gaps, rank + _in_brackets(*ends), *row[after:]])
     return cells
 
 
@@ -63,7 +68,7 @@ def what_is_compared(metrics: pd.DataFrame, against: str | None = None) -> str:
         varied = " and ".join(name for name in ("seeds", "orders") if (found[name] > 1).any())
         of += (
             f", with 95 % intervals over {varied} that hold together for all {len(found)} (Bonferroni, Student's t, "
-            f"degrees of freedom {', '.join(degrees)})"
+            f"degrees of freedom {', '.join(degrees)}); `alone`: those of each by itself"
         )
         for one, several in (("seed", "seeds"), ("order", "orders")):
             single = [row["strategy"] for row in rows if row[several] == 1 and not math.isnan(row["error"])]

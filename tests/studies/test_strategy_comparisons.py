@@ -103,10 +103,13 @@ def test_what_is_told_after_correction():
     )
     assert "over seeds that hold together for all 2 (Bonferroni, Student's t, degrees of freedom 2)" in meaning
     head, *rows = compared_cells(compared_summary(metrics(THREE)))
-    assert head[3:6] == ["average accuracy", "minus er", "rank"]
-    interval = stats.ttest_rel(THREE["sequential"], THREE["er"]).confidence_interval(1 - 0.05 / 2)
-    assert rows[0][4:6] == [f"-0.533 [{interval.low:+.3f}, {interval.high:+.3f}]", "3.0 [3, 3]"]
-    assert rows[1][4:6] == ["–", "1.7 [1, 2]"] and rows[2][4:6] == ["–", "–"]  # the reference; the fast learner
+    assert head[3:7] == ["average accuracy", "minus er", "alone", "rank"]
+    paired = stats.ttest_rel(THREE["sequential"], THREE["er"])
+    together, alone = (paired.confidence_interval(1 - part) for part in (0.05 / 2, 0.05))
+    ends = [f"[{interval.low:+.3f}, {interval.high:+.3f}]" for interval in (together, alone)]
+    assert rows[0][4:7] == [f"-0.533 {ends[0]}", ends[1], "3.0 [3, 3]"]
+    assert rows[1][4:7] == ["–", "–", "1.7 [1, 2]"] and rows[2][4:7] == ["–"] * 3  # the reference; the fast learner
+    assert "`alone`: those of each by itself" in meaning
     line, _ = told(metrics(THREE), "sequential")
     assert line.startswith("average accuracy against sequential: above er +0.533 (p = ") and "ilora +0.577" in line
 
