@@ -150,7 +150,7 @@ def typed(settings: dict[str, str]) -> dict[str, Any]:
         except (ValueError, OverflowError, yaml.YAMLError):  # no date, or a number of thousands of digits
             return text
         try:
-            if isinstance(value, int) and ":" in text:  # 1:30 is no ninety
+            if isinstance(value, (int, float)) and ":" in text:  # 1:30 is no ninety
                 return text
             return float(value) if isinstance(value, str) else value
         except ValueError:

@@ -130,9 +130,10 @@ def tell(study: Study, outcome: Outcome, unsaid: Sequence[str] = (), **facts: An
     """Print what a study says, and with `--json` its tables."""
     speak(study.words(outcome.tables))
     of_each = ", ".join(f"{name}.csv" for name in outcome.tables if name not in outcome.compared)
-    say(f"\ntables: {of_each} in tables/ of each run")
+    say(f"\ntables: {of_each} in tables/ of each run" if of_each else "")
     if outcome.compared:
-        say(f"of all runs together: {', '.join(f'{name}.csv' for name in outcome.compared)} in {outcome.comparison}/")
+        of_all = ", ".join(f"{name}.csv" for name in outcome.compared)
+        say(f"tables of all runs together: {of_all} in {outcome.comparison}/")
     answer({name: rows for name, rows in outcome.tables.items() if name not in unsaid}, **facts)
 
 

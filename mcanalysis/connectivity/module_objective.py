@@ -68,9 +68,7 @@ class ModuleObjective:
         losses, scores = [], []
         for batch in self._batches:
             losses.append(_per_example(call(self._loss, batch), "loss"))
-            if not self._is_settled:
-                _check_repeats(losses[0], call(self._loss, batch))
-                self._is_settled = True
+            self._settle(call, batch, losses[-1])
             if self._score is not None:
                 scores.append(_per_example(call(self._score, batch), "score").detach().cpu().double())
                 if len(scores[-1]) != len(losses[-1]):
@@ -126,8 +124,19 @@ class ModuleObjective:
             module = self._network.module
             with torch.no_grad():
                 call = Network(module).at(snapshot(module))
-                self._num_examples = sum(len(_per_example(call(self._loss, batch), "loss")) for batch in self._batches)
+                number = 0
+                for batch in self._batches:
+                    losses = _per_example(call(self._loss, batch), "loss")
+                    self._settle(call, batch, losses)
+                    number += len(losses)
+                self._num_examples = number
         return self._num_examples
+
+    def _settle(self, call: Any, batch: Any, losses: Tensor) -> None:
+        """Compute the first batch of all a second time, as a module may change from call to call."""
+        if not self._is_settled:
+            _check_repeats(losses, call(self._loss, batch))
+            self._is_settled = True
 
 
 def _wide(losses: Tensor) -> Tensor:
@@ -184,7 +193,7 @@ def module_objective(
 
 def _check_repeats(first: Tensor, second: Any) -> None:
     """Refuse a module whose values change from call to call at one point, which a path would show as its own."""
-    first, second = first.detach().double(), second.detach().double()
+    first, second = (values.detach().cpu().double() for values in (first, second))
     if first.shape != second.shape or not torch.allclose(first, second, rtol=1e-3, atol=1e-6, equal_nan=True):
         raise UserError(
             "Expected the same losses of one batch at one point each time, got others the second time; make the module "

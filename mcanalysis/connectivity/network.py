@@ -170,6 +170,9 @@ class Network:
                     "leave recalibrate out."
                 )
         self._wrapped = _Applied(module)
+        if any(type(part).__name__ == "OptimizedModule" or part._compiled_call_impl for part in module.modules()):
+            # It looks at the gradients of what it is called with, which copies do not have.
+            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
         self._warned = False
 
     @property
@@ -229,9 +232,6 @@ class Network:
             stack.enter_context(_same_random_numbers(self.module, _mark(batch)))
             stack.enter_context(_no_checkpointing())
             stack.enter_context(_as_in_training())
-            if live:  # torch.compile looks at the gradients of copies, which have none
-                stack.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
             for part in self.module.modules():  # not eval(): a module's own may write into its weights
                 part.training = part in training
                 if isinstance(part, nn.Embedding | nn.EmbeddingBag):
@@ -394,7 +394,9 @@ def _as_it_was(module: nn.Module) -> Iterator[None]:
     """Every part has its attributes back afterwards: modes, caches, counters, and what `_parameters` and lists hold."""
     parts = [(part, part.training, dict(vars(part))) for part in module.modules()]
     plain = {id(t): t for _, _, attributes in parts for t in attributes.values() if isinstance(t, Tensor)}
-    tensors = [(t, t._version, t.detach().clone()) for t in plain.values()]  # of no slot, so of no point either
+    copies = {key: t.clone() for key, t in plain.items()}  # of tensors that are in no slot, hence of no point
+    for part, _, attributes in parts:
+        vars(part).update({name: copies[id(t)] for name, t in attributes.items() if isinstance(t, Tensor)})
     containers = {id(own): own for _, _, attributes in parts for own in attributes.values() if type(own) in _REFILL}
     contents = [(own, own.copy() if own else ()) for own in containers.values()]
     try:
@@ -404,10 +406,6 @@ def _as_it_was(module: nn.Module) -> Iterator[None]:
             vars(part).clear()
             vars(part).update(attributes)
             part.training = training
-        with torch.no_grad():
-            for tensor, version, before in tensors:
-                if tensor._version != version:
-                    tensor.copy_(before)
         for own, before in contents:
             if own or before:
                 own.clear()

@@ -39,7 +39,7 @@ def can_share(model: nn.Module) -> bool:
     Not so for recurrent layers, for caches of a kind of their own, and for positions scaled by the whole length.
     """
     config: Any = causal_lm(model).config
-    return not rope_kinds(config).keys() & SCALED and _keeps_keys_and_values(config)
+    return not {kind for kind, _ in rope_kinds(config)} & SCALED and _keeps_keys_and_values(config)
 
 
 def _keeps_keys_and_values(config: Any) -> bool:

@@ -42,7 +42,7 @@ class ConsistencyMixin:
         self._replay = self._draw(len(samples)) if self.replay_dataset is not None else []
         targets = sum(int((batch.labels[:, 1:] != IGNORED).sum()) for batch in self._replay)
         tokens = sum(int(batch.mask().sum()) for batch in self._replay)
-        if self.args.world_size > 1 and self._replay:  # the mean is over what all processes replay
+        if self.args.world_size > 1 and self.replay_dataset is not None:  # the mean is over what all processes replay
             counts = torch.tensor([[targets, tokens]], device=self.args.device)
             targets, tokens = self.accelerator.gather(counts).sum(0).tolist()
         self._totals = Totals(1, targets, tokens)

@@ -26,7 +26,7 @@ class Slice:
             points are added entry by entry in both.
 
     Raises:
-        UserError: if there is not one or two directions, or one is 0 everywhere.
+        UserError: if there is not one or two directions, or one is 0 everywhere, or lacks tensors of a plain origin.
         PointMismatchError: if a direction does not fit the origin.
         UnknownNameError: if no space has this name.
 

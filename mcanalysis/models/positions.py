@@ -46,23 +46,22 @@ SCALED = {"dynamic", "longrope"}
 training had it."""
 
 
-def rope_kinds(config: Any) -> dict[str, Any]:
-    """The kinds of rotary positions that a configuration names, each with its settings."""
+def rope_kinds(config: Any) -> list[tuple[str, Any]]:
+    """The kinds of rotary positions that a configuration names, for all layers or for each kind of them, each with its
+    settings."""
     rope = getattr(config, "rope_parameters", None) or {}
-    return {r["rope_type"]: r for r in (rope, *rope.values()) if isinstance(r, dict) and r.get("rope_type")}
+    return [(r["rope_type"], r) for r in (rope, *rope.values()) if isinstance(r, dict) and r.get("rope_type")]
 
 
 def unscaled(model: nn.Module) -> int | None:
     """Beyond how many tokens in one row all rows of a batch get other positions; None where that never happens."""
     config: Any = getattr(causal_lm(model), "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    known = [
-        settings.get("original_max_position_embeddings")
-        or getattr(text, "original_max_position_embeddings", None)
-        or getattr(text, "max_position_embeddings", None)
-        for kind, settings in rope_kinds(text).items()
-        if kind in SCALED
-    ]
+    name, known = "max_position_embeddings", []
+    for kind, settings in rope_kinds(text):
+        own = [settings.get(f"original_{name}"), getattr(text, f"original_{name}", None)] * (kind == "longrope")
+        if kind in SCALED:
+            known.append(next(filter(None, own), None) or getattr(text, name, None))
     return min((int(n) for n in known if n), default=None)
 
 

@@ -15,7 +15,7 @@ from mcanalysis.store.small_files import table_text
 from mcanalysis.studies.strategy_comparisons import CONFIDENCE, compared_summary, comparisons, over_all_runs
 from mcanalysis.studies.strategy_tables import comparison_notes, comparison_table, summary_cells
 
-_IN_LATEX = re.compile("strategy|learner|average accuracy|minus .*|rank|forgetting|backward transfer|cost|kept.*")
+_IN_LATEX = re.compile("strategy|learner|average accuracy|minus .*|alone|rank|forgetting|backward transfer|cost|kept.*")
 _ESCAPED = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -164,6 +164,6 @@ def write_comparison(
     chosen = [i for i, title in enumerate(cells[0]) if _IN_LATEX.fullmatch(title)]
     rows = [cells[0], *(row for row, shown in zip(cells[1:], over_all_runs(summary), strict=True) if shown)]
     caption = [comparison_notes(runs, table, [cells[0][i] for i in chosen]), *filter(None, notes)]
-    tex = latex_table([[row[i].removesuffix(" *") for i in chosen] for row in rows], " ".join(caption))
+    tex = latex_table([[row[i].removesuffix(", answers") for i in chosen] for row in rows], " ".join(caption))
     write_text_atomic(folder / "summary.tex", tex + "\n")
     return table

@@ -107,8 +107,37 @@ def test_a_path_that_does_not_move_is_flat(kind):
 @pytest.mark.parametrize("kind", [InObject, InNested])
 def test_what_a_forward_pass_leaves_elsewhere_is_refused(kind):
     net = kind()
-    with pytest.raises(UserError, match="the same losses of one batch at one point each time, got others"):
-        mc.module_objective(net, squares, [X])(mc.snapshot(net))
+    for use in (lambda o: o(mc.snapshot(net)), lambda o: list(o.terms(mc.snapshot(net))), lambda o: o.batch_losses()):
+        with pytest.raises(UserError, match="the same losses of one batch at one point each time, got others"):
+            use(mc.module_objective(net, squares, [X]))
+
+
+class Decaying(Stateful):
+    """A tensor in no slot that is written in place and takes part in the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.state = self.alias = torch.ones(3)
+
+    def extra(self, x):
+        self.state.mul_(0.9)
+        return self.head.weight.sum() * self.alias
+
+
+@pytest.mark.parametrize("in_inference", [False, True])
+def test_a_tensor_in_no_slot_can_be_differentiated_through(in_inference):
+    with torch.inference_mode(in_inference):
+        net = Decaying()
+        state = net.state
+    net.head = nn.Linear(3, 3)
+    objective = mc.module_objective(net, squares, [X[:3], X[3:]])
+    point = mc.snapshot(net)
+    curve = mc.fit_curve(
+        mc.Bezier(point, mc.snapshot(nn.ModuleDict({"head": nn.Linear(3, 3)}))), objective, num_steps=3
+    )
+    assert len(curve.history) == 3 and net.state is net.alias is state and state.tolist() == [1.0] * 3
+    by_hand = X @ point["head.weight"].T + point["head.bias"] + 0.9 * point["head.weight"].sum()
+    np.testing.assert_allclose(objective(point).nll, by_hand.square().mean(1).numpy(), rtol=1e-5)
 
 
 WEIGHT_NORMS = {

@@ -187,11 +187,11 @@ def test_markdown_and_latex_have_the_same_numbers(tmp_path, monkeypatch):
     markdown = (folder / "summary.md").read_text()
     head, _, *rows = [line.strip("| ").split(" | ") for line in markdown.splitlines() if line.startswith("|")]
     titles, *latex = read_latex((folder / "summary.tex").read_text())
-    assert titles == ["strategy", "learner", "average accuracy", "minus sequential", "rank", "forgetting"]
+    assert titles == ["strategy", "learner", "average accuracy", "minus sequential", "alone", "rank", "forgetting"]
     shown = [dict(zip(head, row, strict=True)) for row in rows]
     assert [row[0] for row in latex] == ["sequential", "er", "ilora", "o_lora"]  # ilora's answering learner alone
     answering = [row for row in shown if row["learner"] != "fast" or row["strategy"] != "ilora"]
-    assert latex == [[row[title].removesuffix(" *") for title in titles] for row in answering]
+    assert latex == [[row[title].removesuffix(", answers") for title in titles] for row in answering]
     assert "`minus sequential`" in markdown and "minus sequential: difference" in (folder / "summary.tex").read_text()
     saved = pd.read_csv(folder / "comparisons.csv")
     pd.testing.assert_frame_equal(saved, comparisons(table, "sequential"))

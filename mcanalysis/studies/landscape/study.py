@@ -274,7 +274,8 @@ def _rows_of_sharpness(sharpness: pd.DataFrame) -> Rows:
     rows = [["strategy", "learner", "seed", "minimum", "task", "mean rise ± standard error", "ε-sharpness, %"]]
     for names, of_minimum in sharpness.groupby(["strategy", "learner", "seed", "minimum", "task"], sort=False):
         by_measure = of_minimum.set_index("measure")
-        mean = by_measure.loc["expected"]
-        rise = f"{mean.value:.2g} ± {mean.standard_error:.1g}"
+        mean: Any = by_measure.loc["expected"]
+        values = mean.value, mean.standard_error  # rises differ by orders of magnitude
+        rise = " ± ".join(f"{value:.2g}" if abs(value) < 0.1 else cell(value) for value in values)
         rows.append([*map(str, names), rise, cell(by_measure.loc["epsilon"].value, 2)])
     return rows

@@ -54,8 +54,8 @@ def read_file(file: Path) -> tuple[list[Values], Values]:
             return _parquet(file), {}
     except csv.Error as error:
         raise DataError(
-            f"Expected texts in {file} quoted as a whole where they hold quotation marks, these doubled, got: {error}; "
-            "write the file with a CSV library, or as .jsonl."
+            f"Expected texts in {file} that begin with a quotation mark to be quoted as a whole, marks inside doubled, "
+            f"got: {error}; write the file with a CSV library, or as .jsonl."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
@@ -74,7 +74,7 @@ def _csv(file: Path, delimiter: str) -> list[Values]:
         reader = csv.DictReader(stream, delimiter=delimiter, restval=_MISSING, strict=True)
         found: list[Values] = []
         names = list(reader.fieldnames or ())
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
+        if repeated := sorted({name for name in names if name and names.count(name) > 1}):
             raise DataError(f"Expected columns of different names in {file}, got '{repeated[0]}' twice; rename one.")
         for row in reader:
             if None in row or _MISSING in row.values():
