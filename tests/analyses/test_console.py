@@ -213,7 +213,7 @@ def test_a_figure_that_grows_is_told_of_once(console, capsys):
         console.growing_figure(Path("x.png"))
     console.figure(Path("x.png"))
     console.figure(Path("y.png"))
-    first, second = capsys.readouterr().out.strip().split("\n\n")
+    first, second = capsys.readouterr().out.strip().split("\n")
     assert first.endswith(" s, which grows as more is measured: x.png") and second.endswith(" s: y.png")
 
 

@@ -76,7 +76,7 @@ def test_a_model_that_leaves_positions_or_the_mask_out_of_account_is_refused(kin
         ("gemma2", {**SIZES, "head_dim": 8, "sliding_window": 4}),
     ],
 )
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_models_that_keep_account_of_them_are_taken(kind, settings, dtype, folder):
     assert load_base(folder(kind, **settings), dtype)[0].dtype == getattr(torch, dtype)
 
