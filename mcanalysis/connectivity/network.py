@@ -232,7 +232,7 @@ class Network:
             stack.enter_context(_same_random_numbers(self.module, _mark(batch)))
             stack.enter_context(_no_checkpointing())
             stack.enter_context(_as_in_training())
-            for part in self.module.modules():  # not eval(): a module's own may write into its weights
+            for part in self.module.modules():  # one by one, as a module's own way of switching may write into weights
                 part.training = part in training
                 if isinstance(part, nn.Embedding | nn.EmbeddingBag):
                     part.sparse = False

@@ -347,7 +347,9 @@ def _check_padding(model: Any, name: str) -> None:
         with torch.no_grad():
             alone = forward(model, collate([short], 0).to(model.device)).nll[0].double()
             beside = forward(model, collate([short, long], 0).to(model.device)).nll[0].double()
-    except (TypeError, ValueError, AttributeError, IndexError, NotImplementedError):  # it takes no such batch
+    except torch.OutOfMemoryError:
+        raise
+    except (UserError, TypeError, ValueError, AttributeError, IndexError, RuntimeError):  # it takes no such batch
         return
     if not bool(alone.isfinite() and beside.isfinite()):  # overflows are told where they are measured
         return

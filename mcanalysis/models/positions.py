@@ -26,11 +26,14 @@ class Positions(NamedTuple):
     """`number` of positions that a model was made for (None: it does not say); `is_table`: there are no more.
 
     `first` is where the model counts them from, if they are not given to it: not from 0 in RoBERTa and its like.
+    `unscaled`: beyond how many tokens in one row all rows of a batch get other positions; None where that never
+    happens.
     """
 
     number: int | None
     is_table: bool
     first: int = 0
+    unscaled: int | None = None
 
 
 class Texts(NamedTuple):
@@ -53,10 +56,8 @@ def rope_kinds(config: Any) -> list[tuple[str, Any]]:
     return [(r["rope_type"], r) for r in (rope, *rope.values()) if isinstance(r, dict) and r.get("rope_type")]
 
 
-def unscaled(model: nn.Module) -> int | None:
-    """Beyond how many tokens in one row all rows of a batch get other positions; None where that never happens."""
-    config: Any = getattr(causal_lm(model), "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+def _unscaled(lm: Any) -> int | None:
+    text = _text_config(lm)
     name, known = "max_position_embeddings", []
     for kind, settings in rope_kinds(text):
         own = [settings.get(f"original_{name}"), getattr(text, f"original_{name}", None)] * (kind == "longrope")
@@ -77,13 +78,17 @@ def positions_of(model: nn.Module) -> Positions:
     """
     lm = causal_lm(model)
     if lm not in _known:
-        _known[lm] = _find(lm)
+        _known[lm] = _find(lm)._replace(unscaled=_unscaled(lm))
     return _known[lm]
 
 
-def _find(lm: Any) -> Positions:
+def _text_config(lm: Any) -> Any:
     config: Any = getattr(lm, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _find(lm: Any) -> Positions:
+    text = _text_config(lm)
     number = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
     if not isinstance(number, int) or number < 1:  # XLNet says -1
         return Positions(None, False)
@@ -100,8 +105,8 @@ def _find(lm: Any) -> Positions:
 
 def check_length(model: nn.Module, columns: int) -> None:
     """Raise `UserError` for a batch of more columns than the model has positions for."""
-    number, is_table, _ = positions_of(model)
-    if (most := unscaled(model)) is not None and columns > most:
+    number, is_table, _, most = positions_of(model)
+    if most is not None and columns > most:
         raise UserError(
             f"Expected at most the {most} tokens up to which the model's positions do not depend on the other rows of "
             f"a batch, got an example of {columns}; lower --max-length to {most}."
@@ -123,7 +128,7 @@ def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int =
     remedies named are the largest limits at which every example fits: of what is written, where that leaves room for
     all answers, and of the length.
     """
-    number, is_table, first = positions_of(model)
+    number, is_table, first, most = positions_of(model)
     if first:  # padded rows and what is written are given positions that count from 0
         raise UserError(
             f"Expected a model that counts positions from 0, got {type(causal_lm(model)).__name__}, which counts them "
@@ -131,8 +136,6 @@ def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int =
         )
     if number is None:
         return
-    most = unscaled(model)
-    is_scaled = most is not None
     number = number if most is None else min(most, number)
     room = number - num_prompts
     longest, fitting, written, worst = 0, number, number, None
@@ -151,9 +154,9 @@ def check_positions(model: nn.Module, texts: Sequence[Texts], num_prompts: int =
     trained = f"{num_prompts} trained vectors, " if num_prompts else ""
     got = f"{trained}a prompt of {prompt} tokens and {behind} behind it in {name}"
     limits = (("--max-new-tokens", written), ("--max-length", fitting))
-    less = ", or ".join(f"{flag} to {most}" for flag, most in limits if most > longest)
+    less = ", or ".join(f"{flag} to {limit}" for flag, limit in limits if limit > longest)
     remedy = f"lower {less}" if less else "choose a model with more positions"
-    if is_scaled:
+    if most is not None:
         raise UserError(
             f"Expected at most the {number} tokens up to which the model's positions do not depend on the other rows "
             f"of a batch, got {got}; {remedy}."

@@ -122,7 +122,7 @@ class SelfReplay(Strategy):
         drawn = one_of_the_likeliest(self.config.top_k, generator)
         limit_prompt, limit_answer = self.longest
         texts = write(model, [(self._start,)] * number, limit_prompt + 1 - len(front), (self.end,), drawn)
-        number_of, is_table, _ = positions_of(model.network)
+        number_of, is_table, *_ = positions_of(model.network)
         room = number_of - limit_answer if is_table and number_of else math.inf
         prompts = [front + text[:-1] for text in texts if text[-1] == self.end]
         prompts = [prompt for prompt in prompts if 0 < len(prompt) <= room]

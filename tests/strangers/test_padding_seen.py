@@ -16,7 +16,7 @@ from mcanalysis.models.encoding import EncodedExample, collate
 from mcanalysis.models.forward import forward
 from mcanalysis.models.loading import load_base
 from mcanalysis.models.lora_model import LoraModel
-from mcanalysis.models.positions import unscaled
+from mcanalysis.models.positions import positions_of
 from mcanalysis.tasks.trace_files import load_examples
 
 SIZES = {
@@ -104,7 +104,7 @@ def test_positions_that_depend_on_the_longest_row_are_refused_where_they_would(f
     """Beyond Phi-3's first length a short example would get the frequencies of the longest; below it, its own."""
     where = folder("phi3", **SIZES, rope_parameters=LONG, original_max_position_embeddings=40)
     base, tokenizer = load_base(where)
-    assert unscaled(base) == 40
+    assert positions_of(base).unscaled == 40
     fits = _objective(tmp_path / "fits.json", tokenizer, words=(1, 2))
     most = max(len(e) + 6 for e in fits.encoded)
     assert most <= 40
