@@ -129,7 +129,7 @@ def run_by_name(name: str, arguments: Sequence[str]) -> None:
 def tell(study: Study, outcome: Outcome, unsaid: Sequence[str] = (), **facts: Any) -> None:
     """Print what a study says, and with `--json` its tables."""
     speak(study.words(outcome.tables))
-    of_each = ", ".join(f"{name}.csv" for name in outcome.tables if name not in outcome.compared)
+    of_each = ", ".join(f"{name}.csv" for name in outcome.of_each)
     say(f"\ntables: {of_each} in tables/ of each run" if of_each else "")
     if outcome.compared:
         of_all = ", ".join(f"{name}.csv" for name in outcome.compared)

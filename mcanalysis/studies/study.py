@@ -98,12 +98,13 @@ class Study(ABC):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The tables of all runs together by name, the files drawn, the runs, and which of the tables compare them and lie
-    in `comparison`."""
+    """The tables of all runs together by name, the files drawn, the runs, and which of the tables each run has and
+    which lie in `comparison`; some are in both."""
 
     tables: Tables
     figures: list[Path] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    of_each: Sequence[str] = ()
     compared: Sequence[str] = ()
     comparison: Path | None = None
 
@@ -203,7 +204,7 @@ def carry_out(
     draw(
         comparison, study.pictures_of_all(tables | compared), [text for *_, of_run in found for text in of_run] + texts
     )
-    return Outcome(tables | compared, figures, measured, list(compared), comparison / "tables")
+    return Outcome(tables | compared, figures, measured, list(tables), list(compared), comparison / "tables")
 
 
 def together(of_runs: Sequence[Tables]) -> Tables:
