@@ -38,6 +38,15 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def what_later_imports_have_made_stays():
+    """Trainers and architectures are imported by the first test that needs them: that, too, is looked through once."""
+    yield
+    if len(gc.get_objects()) > 50_000:
+        gc.collect()
+        gc.freeze()
+
+
 # Calls of what stands in the table of shapes.py are checked, in all tests; before any of those modules is imported.
 _spec = importlib.util.spec_from_file_location("shapes", Path(__file__).with_name("shapes.py"))
 shapes = sys.modules["shapes"] = importlib.util.module_from_spec(_spec)

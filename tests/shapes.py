@@ -246,6 +246,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "metrics.continual.relative_gain": {**matrix, "reference": size("T"), "returns": float},
     "metrics.continual.with_task_identity": {**matrix, "returns": f64("_ T")},
     "metrics.continual.continual_metrics": {**matrix, "reference": size("T"), "returns": dict[str, float | int | None]},
+    "metrics.clustered_ranks.clustered_ratio": {name: size("n") for name in ("part", "whole", "runs")},
     "metrics.clustered_ranks.clustered_spearman": {name: size("n") for name in ("x", "y", "runs", "strata")},
     "metrics.clustered_ranks.leave_one_run_out": {
         "signals": size("n k"),

@@ -30,6 +30,7 @@ def run_the_study(description: str | None) -> None:
     args.model, args.device = "embedded", None  # what the number of workers depends on
     quiet_libraries()
     from mcanalysis.studies.claims.pieces import absent_bases, carry_out, find, make_base
+    from mcanalysis.studies.claims.protocol import BASE_MINUTES
     from mcanalysis.studies.claims.report import seconds_left, write_report
 
     protocol, tuned = settings.protocol, settings.tuned
@@ -70,8 +71,12 @@ def run_the_study(description: str | None) -> None:
             now = [piece for piece in missing if piece[0].part == part.name]
             done = {piece.planned.name for piece in there}
             for base in absent_bases([p for p in planned if p.name not in done], settings.runs_folder):
-                if time_left() > 0:
-                    say(f"a base is trained, {base.config.model}")
+                name = base.config.model
+                if time_left() < BASE_MINUTES[name] * 60:
+                    takes = f"about {BASE_MINUTES[name]} minutes in one go"
+                    say(f"the base {name} is not trained, which takes {takes}; raise --minutes")
+                else:
+                    say(f"a base is trained, {name}")
                     make_base(base, settings.runs_folder, bar)
                     _, now = find(protocol, planned, settings.results_folder, settings.runs_folder)
             for piece in carry_out(protocol, now, those, seconds=time_left(), progress=bar):

@@ -10,9 +10,13 @@ from mcanalysis.store.hashing import hash_files
 PARTS = ("benchmarks", "evaluation", "metrics", "models", "params", "replay", "strategies", "tasks", "training")
 
 
+MEASURING = (*PARTS, "connectivity", "landscape", "paths", "runs", "studies", "symmetry")
+"""What numbers that are measured of a run depend on, besides."""
+
+
 @cache
-def code_key() -> str:
-    """The SHA-256 (64 hex digits) of all source in `PARTS`: another one may train or score otherwise, and need not.
+def code_key(parts: tuple[str, ...] = PARTS) -> str:
+    """The SHA-256 (64 hex digits) of all source in `parts`: another one may train or score otherwise, and need not.
 
     Comments count. Strategies and tasks of other packages do not, nor do torch and the others, whose versions a
     manifest has.
@@ -21,4 +25,4 @@ def code_key() -> str:
     64
     """
     package = Path(__file__).parents[1]
-    return hash_files(file for part in PARTS for file in (package / part).rglob("*.py"))
+    return hash_files(file for part in parts for file in (package / part).rglob("*.py"))

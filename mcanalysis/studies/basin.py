@@ -49,7 +49,9 @@ class Basin(Study):
     ‖ΔW‖ (0 directions: no radii at all).
 
     **Volume.** The share of the simplex of the first T minima, T = 3 … 8, where the mean score of their tasks is at
-    least `keep` times that of the best of them, from `num_samples` uniform samples (0: none).
+    least `keep` times that of the best of them, from `num_samples` uniform samples (0: none). Which of them is best is
+    told by the eval split, where tasks have one (`chosen_on`): the highest of several scores on the examples that judge
+    would be high by luck.
 
     Examples are the first `num_examples` of the test split (None: all). `space` is that of forks and simplices.
 
@@ -233,24 +235,29 @@ class Basin(Study):
         from mcanalysis.landscape.basin_radius import level_kept
 
         minima = run.minima[:k]
-        objectives = [run.task_objective(task, SPLIT, self.num_examples) for task in run.task_names[:k]]
+        names = run.task_names[:k]
+        chosen_on = "eval" if all(run.tasks[task].splits.get("eval") for task in names) else SPLIT
+        objectives, choosing = ([run.task_objective(task, split, self.num_examples) for task in names]
+                                for split in (SPLIT, chosen_on))  # fmt: skip
         weights = [tuple(map(float, row)) for row in (*np.eye(k), *simplex_samples(k, self.num_samples, run.seed))]
         key = hash_json(["simplex", self.space, *(m.key for m in minima)])[:24]  # as connectivity.py's
         keys = [*(m.key for m in minima), *(f"{key}/{'/'.join(map(repr, row))}" for row in weights[k:])]
         where = [(name, OnSimplex(self.space, row)) for name, row in zip(keys, weights, strict=True)]
-        found = yield from points.measure(where, objectives)
-        means = np.array([np.mean([m.score for m in of_point]) for of_point in found])
-        threshold = self.keep * means[:k].max()
-        # Where no corner is right at all, every point would be as good.
+        found, told = yield [points.measure(where, objectives), points.measure(where[:k], choosing)]
+        means, by_eval = (np.array([np.mean([m.score for m in of_point]) for of_point in of]) for of in (found, told))
+        best = float(means[:k][by_eval >= by_eval.max() - 1e-9].mean())  # of corners that are alike on eval their mean
+        threshold = self.keep * best
+        # Where the best corner is never right, every point would be as good.
         share = (
-            connected_volume(means[k:], level_kept(means[:k].max(), self.keep))
+            connected_volume(means[k:], level_kept(best, self.keep))
             if threshold > 0
             else Share(math.nan, math.nan, math.nan, self.num_samples)
         )
         return {
             "space": self.space, "num_minima": k, "keep": self.keep, "threshold": threshold,
-            "best_corner": means[:k].max(), "volume": share.value, "volume_low": share.low, "volume_high": share.high,
-            "highest": means[k:].max(), "num_samples": share.num_samples,
+            "chosen_on": chosen_on, "best_corner": best, "volume": share.value,
+            "volume_low": share.low, "volume_high": share.high, "highest": means[k:].max(),
+            "num_samples": share.num_samples,
         }  # fmt: skip
 
     def compare(self, tables: Tables, runs: Sequence[Run]) -> Tables:

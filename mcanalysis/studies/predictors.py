@@ -208,15 +208,16 @@ def tables_of(signals: pd.DataFrame, clusters: Sequence[int] | None = None) -> T
     `over`. `predictor_out_of_run`: a row per outcome and set of signals (each alone, "all signals", "without old
     data"): `r2` against the other runs' mean, 1 at best and negative where that mean is the better prediction, and
     Spearman's `rho` of predictions and outcomes, both less the other runs' mean (which lies low where the run left out
-    lies high, and would rank noise backwards); NaN with a single run. "the same strategy" and "the same transition" are
-    what they have to beat: no signal, but the mean of the other runs of the strategy, or at the same two tasks whatever
-    came before them, over the `n` transitions for which there are any.
+    lies high, and would rank noise backwards); NaN with a single run. `r2_low`, `r2_high`: 95 %, by leaving out one run
+    at a time of the errors, which are not made anew. `over_strategy`, with interval and `p` (`p_holm`: over the sets of
+    an outcome): how much more of the spread is told than by "the same strategy", where that has a prediction. That one
+    and "the same transition" are what they have to beat: no signal, but the mean of the other runs of the strategy, or
+    at the same two tasks whatever came before them, over the `n` transitions for which there are any.
     """
     import numpy as np
     import pandas as pd
-    from scipy.stats import spearmanr
 
-    from mcanalysis.metrics.clustered_ranks import clustered_spearman, leave_one_run_out
+    from mcanalysis.metrics.clustered_ranks import clustered_spearman
     from mcanalysis.metrics.comparisons import holm
 
     needs = {column: old for column, old in needs_old_data().items() if column in signals}
@@ -241,27 +242,49 @@ def tables_of(signals: pd.DataFrame, clusters: Sequence[int] | None = None) -> T
                 correlations.append(labels | one._asdict() | {"p_holm": p})
         sets = {column: [column] for column in needs} | {"all signals": list(needs)}
         sets["without old data"] = [column for column, old in needs.items() if not old]
-        sets |= {name: list(needs) for name in SAME}
         known = ~np.isnan(y)
-        for name, columns in sets.items():
-            row: dict[str, Any] = {"outcome": outcome, "signals": name, "n": int(known.sum()), "r2": math.nan}
-            row["rho"] = math.nan
-            if columns and len(set(runs[known])) > 1:
-                guess, mean = leave_one_run_out(signals[columns].to_numpy(float)[known], y[known], runs[known])
-                told = np.ones(len(guess), bool)
-                if name in SAME:
-                    kind = dict(zip(SAME, (strategy, transition), strict=True))[name][known]
-                    same = (kind[:, None] == kind) & (runs[known, None] != runs[known])
-                    told = same.any(axis=1)
-                    guess = same @ y[known] / np.maximum(same.sum(axis=1), 1)
-                row["n"] = int(told.sum())
-                own, guess = (y[known] - mean)[told], (guess - mean)[told]  # a run's mean is against its own others'
-                spread = float((own**2).sum())
-                row["r2"] = 1 - float(((own - guess) ** 2).sum()) / spread if spread else math.nan
-                if told.any() and np.ptp(guess) > 0 and np.ptp(own) > 0:
-                    row["rho"] = float(spearmanr(guess, own)[0])  # type: ignore[arg-type]
-            predictions.append(row)
+        values = {name: signals[columns].to_numpy(float)[known] for name, columns in sets.items()}
+        kinds = dict(zip(SAME, (strategy[known], transition[known]), strict=True))
+        predictions += [{"outcome": outcome, **row} for row in _out_of_run(values, y[known], runs[known], kinds)]
     return {"predictor_correlations": pd.DataFrame(correlations), "predictor_out_of_run": pd.DataFrame(predictions)}
+
+
+def _out_of_run(sets: Mapping[str, Any], y: Any, runs: Any, kinds: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an outcome: `sets` of signals by name, shapes (n, k), then what has no signal but a kind."""
+    import numpy as np
+    from scipy.stats import spearmanr
+
+    from mcanalysis.metrics.clustered_ranks import clustered_ratio, leave_one_run_out
+    from mcanalysis.metrics.comparisons import holm
+
+    nothing = np.full(len(y), math.nan)
+    several = len(set(runs)) > 1
+    mean = leave_one_run_out(np.zeros((len(y), 1)), y, runs)[1] if several else nothing
+    guesses = {
+        name: leave_one_run_out(of, y, runs)[0] if several and of.shape[1] else nothing for name, of in sets.items()
+    }
+    for name, kind in kinds.items():
+        same = (kind[:, None] == kind) & (runs[:, None] != runs)
+        guesses[name] = np.where(same.any(axis=1), same @ y / np.maximum(same.sum(axis=1), 1), math.nan)
+    own = y - mean  # a run's mean is against its own others'
+    errors = {name: (y - guess) ** 2 for name, guess in guesses.items()}
+    rows = []
+    for name, guess in guesses.items():
+        told = ~np.isnan(guess)
+        r2 = clustered_ratio(own**2 - errors[name], np.where(told, own**2, math.nan), runs)
+        # Of the same transitions alone: those for which there is another run of the strategy.
+        over = clustered_ratio(errors[SAME[0]] - errors[name], np.where(told, own**2, math.nan), runs)
+        row = {"signals": name, "n": int(told.sum()), "r2": r2.value, "r2_low": r2.low, "r2_high": r2.high}
+        row["rho"] = math.nan
+        guess, left = (guess - mean)[told], own[told]
+        if told.any() and np.ptp(guess) > 0 and np.ptp(left) > 0:
+            row["rho"] = float(spearmanr(guess, left)[0])  # type: ignore[arg-type]
+        row |= {"over_strategy": over.value, "over_strategy_low": over.low, "over_strategy_high": over.high}
+        rows.append(row | {"p": over.p})
+    tests = [row for row in rows if row["signals"] != SAME[0]]
+    for row, p in zip(tests, holm([row["p"] for row in tests]), strict=True):
+        row["p_holm"] = float(p)
+    return rows
 
 
 def _outcomes(points: Any, paths: RunPaths, name: PathName) -> Steps[dict[str, float]]:

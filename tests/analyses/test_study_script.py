@@ -64,8 +64,12 @@ def test_a_base_that_is_lacking_is_trained_in_its_turn(script, results, tmp_path
     monkeypatch.setattr(
         "mcanalysis.studies.claims.pieces.make_base", lambda piece, folder, progress: made.append(piece.config.model)
     )
-    script("study", *FLAGS, "--minutes", 1, "--part", "bases")
-    assert made == ["small", "large"]
+    code, out, err = script("study", *FLAGS, "--minutes", 100, "--part", "bases")
+    assert code == 0 and made == ["small", "large"], err
+    made.clear()
+    code, out, err = script("study", *FLAGS, "--minutes", 20, "--part", "bases")
+    assert code == 0 and made == ["small"], err  # what would be cut off is not begun
+    assert "the base large is not trained, which takes about 75 minutes in one go; raise --minutes" in out
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from mcanalysis.errors import UserError
-from mcanalysis.metrics.clustered_ranks import clustered_spearman, leave_one_run_out, num_needed
+from mcanalysis.metrics.clustered_ranks import clustered_ratio, clustered_spearman, leave_one_run_out, num_needed
 
 
 def clustered(seed, num_runs=8, size=7, slope=1.0, of_run=1.0):
@@ -95,3 +95,36 @@ def test_what_is_unknown_counts_as_the_middle_and_one_run_predicts_nothing():
     assert guess.tolist() == mean.tolist() == [2.5, 2.5, 0.5, 0.5]
     with pytest.raises(UserError, match="at least two runs"):
         leave_one_run_out([[1.0], [2.0]], [0.0, 1.0], [0, 0])
+
+
+def test_a_ratio_over_runs_of_one_size_is_a_t_test_of_their_means():
+    part = np.random.default_rng(0).normal(0.3, 1.0, size=(8, 5))
+    runs = np.repeat(np.arange(8), 5)
+    found = clustered_ratio(part.ravel(), np.ones(40), runs)
+    test = stats.ttest_1samp(part.mean(axis=1), 0.0)
+    interval = test.confidence_interval(0.95)
+    assert tuple(found) == pytest.approx((part.mean(), interval.low, interval.high, test.pvalue, 8))
+
+
+def test_a_ratio_over_uneven_runs_is_scipys_jackknife():
+    rng = np.random.default_rng(2)
+    runs = rng.integers(0, 6, size=50)
+    part, whole = rng.normal(size=50), rng.random(50)
+    sums = [np.array([of[runs == g].sum() for g in range(6)]) for of in (part, whole)]
+    without = np.array([np.delete(sums[0], g).sum() / np.delete(sums[1], g).sum() for g in range(6)])
+    half = stats.t.ppf(0.975, 5) * np.sqrt(5 * without.var())
+    found = clustered_ratio(part, whole, runs)
+    assert (found.value, found.high - found.value) == pytest.approx((part.sum() / whole.sum(), half))
+    holed = clustered_ratio(np.r_[part, np.nan, 1.0], np.r_[whole, 1.0, np.nan], np.r_[runs, 0, 7])
+    assert holed == pytest.approx(found)
+
+
+def test_a_ratio_that_cannot_vary_has_no_interval():
+    for part, whole, runs in (
+        ([], [], []),
+        ([1.0], [1.0], [0]),
+        ([1.0, 1.0], [1.0, 1.0], [0, 1]),
+        ([0, 1], [0, 1], [0, 1]),
+    ):
+        found = clustered_ratio(part, whole, runs)
+        assert np.isnan([found.low, found.high, found.p]).all() and found.num_runs == len(set(runs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mcanalysis.metrics.clustered_ranks import clustered_ratio
 from mcanalysis.metrics.comparisons import crossed_mean, holm, student_intervals, student_p
 from mcanalysis.studies.claims.pieces import Found
 
@@ -63,7 +65,8 @@ def over_pairs(frame: pd.DataFrame, value: str, by: Sequence[str], *, tested: bo
     What is repeated is the pair: a seed with an order of its own, so that pairs are independent. Columns: `by`,
     `pairs`, `mean`, `low`, `high`, and, `tested`, two-sided `p` for a mean of 0 and `p_holm`, corrected for all rows:
     for differences, gains and slopes; of what is never below 0 it says nothing. With one pair there is no interval.
-    `undefined`, where there are any: rows without a value (a loss that is not finite, say), which no mean has.
+    `undefined`, where there are any: rows without a value (a loss that is not finite, say), which no mean has; a row of
+    nothing else stays, without a mean, and counts among those that are corrected for.
 
     >>> frame = pd.DataFrame({"path": "line", "pair": [0, 0, 1, 2], "gain": [0.0, 0.2, 0.2, 0.3]})
     >>> over_pairs(frame, "gain", ["path"]).round(3).to_dict("records")[0]["mean"]
@@ -71,8 +74,6 @@ def over_pairs(frame: pd.DataFrame, value: str, by: Sequence[str], *, tested: bo
     """
     found = []
     for labels, group in frame.groupby(list(by), sort=False):
-        if group[value].isna().all():
-            continue
         values = group.dropna(subset=[value]).groupby("pair")[value].mean().to_numpy(dtype=float)
         mean, error, degrees = crossed_mean(values[:, None])
         low, high = student_intervals(mean, error, degrees, 0.95)
@@ -86,22 +87,41 @@ def over_pairs(frame: pd.DataFrame, value: str, by: Sequence[str], *, tested: bo
     return table.assign(p_holm=holm(table.p.to_numpy(dtype=float)) if len(table) else [])
 
 
-def slopes(frame: pd.DataFrame, value: str, x: str, by: Sequence[str]) -> pd.DataFrame:
-    """`over_pairs` of the slope of a value per doubling of `x`, by least squares in each pair that has a value at every
-    `x` that others have: a slope over fewer is of another curve.
+def shares_over_pairs(frame: pd.DataFrame, part: str, whole: str, by: Sequence[str]) -> pd.DataFrame:
+    """The sum of `part` over all rows of all pairs divided by that of `whole`, with an interval over pairs.
 
-    >>> frame = pd.DataFrame({"of": "rank", "pair": [0, 0, 1, 1], "rank": [2, 8, 2, 8], "gain": [0.0, 2.0, 0.0, 4.0]})
-    >>> round(float(slopes(frame, "gain", "rank", ["of"])["mean"].iloc[0]), 6)
-    1.5
+    Each row counts as much as its `whole`, so that a pair with one event has not the weight of one with seven. `of`:
+    the sum of `whole`. The interval is that of `clustered_ratio`.
+
+    >>> frame = pd.DataFrame({"path": "line", "pair": [0, 1, 1, 2], "lost": [1, 0, 0, 1], "all": [1, 1, 1, 1]})
+    >>> shares_over_pairs(frame, "lost", "all", ["path"])[["pairs", "of", "mean"]].to_dict("records")
+    [{'pairs': 3, 'of': 4.0, 'mean': 0.5}]
     """
     found = []
-    known = frame.dropna(subset=[value])
-    levels = known.groupby(list(by))[x].transform("nunique")
-    for labels, group in known.assign(_levels=levels).groupby([*by, "pair"], sort=False):
-        if group[x].nunique() == group._levels.iloc[0] > 1:
-            slope = np.polyfit(np.log2(group[x].to_numpy(float)), group[value].to_numpy(float), 1)[0]
-            found.append(dict(zip([*by, "pair"], labels, strict=True)) | {"slope": float(slope)})
-    return over_pairs(pd.DataFrame(found, columns=[*by, "pair", "slope"]), "slope", by)
+    for labels, group in frame.groupby(list(by), sort=False):
+        ratio = clustered_ratio(group[part], group[whole], group.pair)
+        numbers = {"pairs": ratio.num_runs, "of": float(group[whole].sum()), "mean": ratio.value}
+        found.append(dict(zip(by, labels, strict=True)) | numbers | {"low": ratio.low, "high": ratio.high})
+    return pd.DataFrame(found, columns=[*by, "pairs", "of", "mean", "low", "high"])
+
+
+def slopes(frame: pd.DataFrame, value: str, x: str, by: Sequence[str], num_levels: int) -> pd.DataFrame:
+    """The slope of a value per doubling of `x`, by least squares, of each pair: columns `by`, `pair`, `slope`.
+
+    NaN for a pair without a value at each of `num_levels` different `x`: a slope over fewer is of another curve.
+
+    >>> frame = pd.DataFrame({"of": "rank", "pair": [0, 0, 1], "rank": [2, 8, 2], "gain": [0.0, 2.0, 0.0]})
+    >>> slopes(frame, "gain", "rank", ["of"], 2).slope.round(6).tolist()
+    [1.0, nan]
+    """
+    found = []
+    for labels, group in frame.groupby([*by, "pair"], sort=False):
+        known = group.dropna(subset=[value])
+        slope = math.nan
+        if known[x].nunique() == num_levels > 1:
+            slope = float(np.polyfit(np.log2(known[x].to_numpy(float)), known[value].to_numpy(float), 1)[0])
+        found.append(dict(zip([*by, "pair"], labels, strict=True)) | {"slope": slope})
+    return pd.DataFrame(found, columns=[*by, "pair", "slope"])
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -119,5 +139,7 @@ def interval(row: Mapping[Any, Any], digits: int = 3) -> str:
     >>> interval({"mean": 0.1234, "low": -0.5, "high": 0.75})
     '+0.123 [−0.500, +0.750]'
     """
+    if math.isnan(row["mean"]):
+        return "undefined"
     mean, low, high = (f"{row[n]:+.{digits}f}".replace("-", "−") for n in ("mean", "low", "high"))
     return mean if "nan" in low else f"{mean} [{low}, {high}]"

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 ROLES = ("new", "mean", "general")
 """Roles of rows that are kept: the new task, the old tasks' mean, the balanced one of both, general text."""
 
+NUMBER = r"^\d+-"
+"""What a minimum's label has before its task."""
+
 CURVE = ("space", "path", "start", "end", "split", "task")
 """What tells one curve of `profiles` from others: they are kept as a row each, with lists of t, loss and score."""
 
@@ -67,7 +70,7 @@ def measures(protocol: Protocol, strategy: str) -> dict[str, Connectivity | Pred
 def kept(tables: Tables) -> dict[str, pd.DataFrame]:
     """Of a study's tables what the questions need, numbers to five digits.
 
-    Of barriers and profiles rows of `ROLES`, of barriers those of the test split.
+    Of barriers and profiles rows of `ROLES`, of barriers those of the test split, and of the task of the start, too.
     """
     found = {}
     for name, columns in KEPT.items():
@@ -75,7 +78,10 @@ def kept(tables: Tables) -> dict[str, pd.DataFrame]:
             continue
         table = tables[name]
         if "role" in table:
-            table = table[table.role.isin(ROLES)]
+            chosen = table.role.isin(ROLES)
+            if name == "barriers":  # a barrier between two tasks' minima is of both of them
+                chosen |= table.task == table.start.str.replace(NUMBER, "", regex=True)
+            table = table[chosen]
         if name == "barriers":
             table = table[table.split == "test"]
         table = table[[c for c in columns if c in table]] if columns else table

@@ -21,6 +21,7 @@ from mcanalysis.progress import Progress, silent
 from mcanalysis.runs.general import General
 from mcanalysis.runs.result_file import FiledRun, write_result
 from mcanalysis.store.atomic import plain_json
+from mcanalysis.store.code_key import MEASURING, code_key
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.lock import lock_measurements
 from mcanalysis.store.manifest import git_commit
@@ -83,6 +84,11 @@ class Found:
         """Those of the code that trained and that measured."""
         trained = self.run.manifest.get("git_commit")
         return {str(trained)[:7]} | ({str(self._measured["git_commit"])[:7]} if self.planned.measured else set())
+
+    @property
+    def measuring_code(self) -> str | None:
+        """The key of the code that measured; None where nothing was."""
+        return str(self._measured["code"]) if self.planned.measured else None
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -244,19 +250,25 @@ def carry_out(
 
 
 def _or_missing(protocol: Protocol, planned: Planned, training: Training, workers: Workers) -> Steps[Found | None]:
-    """The piece; None, and a warning, where it cannot be made, as where training diverges: it stays missing, and keeps
-    no other from being made."""
+    """The piece; None, and a warning, where it cannot be made, as where training diverges or a factorisation does not
+    converge: it stays missing, and keeps no other from being made."""
     try:
         return (yield from _of_run(protocol, planned, training, workers))
-    except UserError as error:
-        logger.warning("%s has no result: %s", planned.name, error)
+    except Exception as error:
+        is_told = isinstance(error, UserError)
+        logger.warning("%s has no result: %s", planned.name, error, exc_info=None if is_told else error)
         return None
 
 
 def _settings(protocol: Protocol, planned: Planned) -> dict[str, Any]:
     """What is measured of a run, with every setting of it, as JSON has it."""
+    from mcanalysis.studies.signals import get_signal, signal_names
+
     known = measures(protocol, planned.config.strategy)
-    return plain_json({name: asdict(known[name]) for name in planned.measured})
+    found = {name: asdict(known[name]) for name in planned.measured}
+    if "signals" in found:  # numbers of another version of a signal are another signal's
+        found["signals"]["versions"] = {name: get_signal(name).version for name in signal_names()}
+    return plain_json(found)
 
 
 def _of_run(protocol: Protocol, planned: Planned, training: Training, workers: Workers) -> Steps[Found]:
@@ -287,6 +299,7 @@ def _of_run(protocol: Protocol, planned: Planned, training: Training, workers: W
                 "of": hash_json(plain_json(run.metrics)),
                 "measures": _settings(protocol, planned),
                 "git_commit": git_commit(),
+                "code": code_key(MEASURING),
                 "seconds": round(time.monotonic() - start, 1),
                 "tables": tables,
             },

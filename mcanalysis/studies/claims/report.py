@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +10,19 @@ from pathlib import Path
 
 import pandas as pd
 
+from mcanalysis.errors import UserError
 from mcanalysis.numbers_as_text import cell
 from mcanalysis.plotting.intervals import plot_intervals
 from mcanalysis.plotting.picture import Picture, save
 from mcanalysis.store.atomic import write_text_atomic
 from mcanalysis.store.small_files import table_text
+from mcanalysis.studies.claims.evidence import Answer, Question
 from mcanalysis.studies.claims.pieces import Found
 from mcanalysis.studies.claims.protocol import Planned
 from mcanalysis.studies.claims.questions import questions
 from mcanalysis.studies.training import Training
+
+logger = logging.getLogger(__name__)
 
 MINUTES = {"main": 6.0, "ilora": 1.2, "memory": 1.1, "others": 2.5, "scale": 2.0, "real": 10.0, "bases": 3.0}
 """Of one core, for a piece of each part, from trials before the study: for the estimate where no piece is there."""
@@ -55,19 +60,20 @@ def write_report(
     """
     file = folder / "RESULTS.md"
     before = file.read_text("utf-8") if file.exists() else ""
+    answers = [(question, _answered(question, found)) for question in questions()]  # all, before anything is removed
     for old in re.findall(r"tables/\w+\.csv|figures/\w+\.png", before):
         (folder / old).unlink(missing_ok=True)
         (folder / old).with_suffix(".txt").unlink(missing_ok=True)  # its caption
     tables: dict[str, pd.DataFrame] = {}
     words: list[str] = []
     page = [*_head(found, wanted)]
-    for question in questions():
-        answer = question.answered(found)
+    for question, answer in answers:
         page += ["", f"## ({question.letter}) {question.asked}", ""]
         words.append(f"\n({question.letter}) {question.asked}")
-        if not any(len(table) for table in answer.tables.values()):
-            page.append("No piece that answers it is there yet.")
-            words.append("no piece that answers it is there yet")
+        if isinstance(answer, str) or not any(len(table) for table in answer.tables.values()):
+            reason = answer if isinstance(answer, str) else "no piece that answers it is there yet"
+            page.append(f"{reason[0].upper()}{reason[1:]}.")
+            words.append(reason)
             continue
         words += answer.words
         page += [f"- {sentence}" for sentence in answer.words]
@@ -90,6 +96,17 @@ def write_report(
     return Report(file, tables, words)
 
 
+def _answered(question: Question, found: Sequence[Found]) -> Answer | str:
+    """The answer, or why there is none: one question that fails on what is there so far keeps no other from its."""
+    try:
+        return question.answered(found)
+    except UserError:
+        raise
+    except Exception as error:
+        logger.exception("question (%s) cannot be answered", question.letter)
+        return f"it cannot be answered from these pieces ({type(error).__name__}: {error})"
+
+
 def _head(found: Sequence[Found], wanted: Mapping[str, int]) -> Iterator[str]:
     """What the numbers are of: pieces by part, commits, machines' versions."""
     yield "# Results of the study"
@@ -104,8 +121,12 @@ def _head(found: Sequence[Found], wanted: Mapping[str, int]) -> Iterator[str]:
     commits = sorted(set().union(*(piece.commits for piece in found)))
     code = {piece.run.manifest.get("code") for piece in found}
     yield f"Commits that trained or measured: {', '.join(commits)}."
-    yield f"The code that trains and scores: {len(code)} version(s)."
-    yield "Intervals are 95 %, Student's t over pairs; `p_holm` is corrected for the rows of its table."
+    measuring = {piece.measuring_code for piece in found} - {None}
+    yield f"The code that trains and scores: {len(code)} version(s); the code that measures: {len(measuring)}."
+    yield (
+        "Intervals are 95 %, Student's t over pairs; `p_holm` is corrected for the rows of its table (signals: "
+        "for those of an outcome)."
+    )
     yield ""
     settings = {piece.planned.config.strategy: piece.planned.config for piece in found if piece.planned.part == "main"}
     yield "Settings that the search on the eval split chose:"

@@ -9,7 +9,7 @@ from scipy.stats import ttest_1samp
 
 from mcanalysis.errors import UserError
 from mcanalysis.plotting.intervals import plot_intervals
-from mcanalysis.studies.claims.evidence import interval, over_pairs, slopes
+from mcanalysis.studies.claims.evidence import interval, over_pairs, shares_over_pairs, slopes
 from mcanalysis.studies.claims.questions import questions
 
 GAINS = np.random.default_rng(0).normal(0.1, 0.2, size=(15, 7))
@@ -51,12 +51,36 @@ def test_one_pair_has_no_interval_and_missing_values_are_left_out():
     assert over_pairs(frame()[:0], "gain", ["path"]).empty
 
 
+def test_a_row_of_nothing_but_undefined_values_stays_and_is_corrected_for():
+    holed = pd.concat([frame(), frame(GAINS * np.nan, path="curve")])
+    table = over_pairs(holed, "gain", ["path"])
+    line, curve = table.to_dict("records")
+    assert line["p_holm"] == pytest.approx(2 * line["p"])
+    assert (curve["pairs"], curve["undefined"], interval(curve)) == (0, GAINS.size, "undefined")
+
+
+def test_shares_count_each_event_once_with_a_jackknife_over_pairs():
+    """A pair with one event of seven that is lost has not the weight of a pair with seven: 1 of 8, not 1 of 2."""
+    rows = [
+        {"pair": p, "lost": lost, "all": 1, "path": "line"} for p, of in enumerate(([1], [0] * 7, [])) for lost in of
+    ]
+    (row,) = shares_over_pairs(pd.DataFrame(rows), "lost", "all", ["path"]).to_dict("records")
+    assert (row["pairs"], row["of"], row["mean"]) == (2, 8, 1 / 8)
+    rng = np.random.default_rng(1)
+    part = rng.integers(0, 2, size=(6, 7))
+    rows = [{"pair": p, "lost": v, "all": 1, "path": "line"} for p, of in enumerate(part) for v in of]
+    (row,) = shares_over_pairs(pd.DataFrame(rows), "lost", "all", ["path"]).to_dict("records")
+    test = ttest_1samp(part.mean(axis=1), 0.0).confidence_interval(0.95)  # of pairs of one size they are the same
+    assert (row["mean"], row["low"], row["high"]) == pytest.approx((part.mean(), test.low, test.high))
+
+
 def test_a_pair_without_a_value_at_each_size_has_no_slope():
-    """A slope over two of three rates is of another curve: here 0.63 for 0."""
+    """A slope over two of three rates is of another curve: here 0.63 for 0; and where no pair has the third, too."""
     rows = [{"of": "er", "pair": p, "rate": r, "gain": g} for p in (0, 1) for r, g in ((1 / 3, 0), (1, 1), (3, 0))]
     rows[-1]["gain"] = np.nan
-    (row,) = slopes(pd.DataFrame(rows), "gain", "rate", ["of"]).to_dict("records")
-    assert row["pairs"] == 1 and row["mean"] == pytest.approx(0.0, abs=1e-12)
+    found = slopes(pd.DataFrame(rows), "gain", "rate", ["of"], 3).slope
+    assert found[0] == pytest.approx(0.0, abs=1e-12) and np.isnan(found[1])
+    assert slopes(pd.DataFrame([r for r in rows if r["rate"] < 3]), "gain", "rate", ["of"], 3).slope.isna().all()
 
 
 def test_slopes_are_those_of_the_line_and_their_interval_is_over_pairs():
@@ -65,7 +89,8 @@ def test_slopes_are_those_of_the_line_and_their_interval_is_over_pairs():
         for p, slope in enumerate((0.1, 0.2, 0.6))
         for r in (2, 8, 32)
     ]
-    (row,) = slopes(pd.DataFrame(rows), "gain", "rank", ["of"]).to_dict("records")
+    found = slopes(pd.DataFrame(rows), "gain", "rank", ["of"], 3)
+    (row,) = over_pairs(found, "slope", ["of"]).to_dict("records")
     spread = np.std([0.1, 0.2, 0.6], ddof=1) / np.sqrt(3) * student.ppf(0.975, 2)
     assert row["mean"] == pytest.approx(0.3) and row["high"] - row["mean"] == pytest.approx(spread)
 

@@ -12,12 +12,14 @@ import mcanalysis as mc
 from mcanalysis.errors import DataError, DivergedError, RunDirectoryError, UserError
 from mcanalysis.runs.result_file import FiledRun
 from mcanalysis.runs.run import load_run
+from mcanalysis.store.code_key import MEASURING, code_key
 from mcanalysis.store.sealed import write_sealed
 from mcanalysis.studies.claims.evidence import over_pairs
 from mcanalysis.studies.claims.pieces import Found, _execution, absent_bases, carry_out, find
 from mcanalysis.studies.claims.protocol import QUICK, Part
-from mcanalysis.studies.claims.questions import forgotten, gain, methods
-from mcanalysis.studies.claims.report import write_report
+from mcanalysis.studies.claims.questions import barriers, forgotten, gain, methods, questions, scale
+from mcanalysis.studies.claims.report import _head, write_report
+from mcanalysis.studies.predictors import needs_old_data
 from mcanalysis.training.config import TrainingConfig
 
 SMALL = replace(
@@ -135,6 +137,22 @@ def test_a_run_that_diverges_is_left_out_and_said(done, tmp_path, monkeypatch, c
     monkeypatch.setattr("mcanalysis.studies.training.Training.steps", steps)
     assert {p.planned.config.strategy for p in carry_out(SMALL, missing)} == {"sequential"}
     assert "er-seed0 has no result: The loss is nan." in caplog.text
+
+
+def test_a_piece_that_fails_for_any_reason_keeps_no_other_from_being_made(done, tmp_path, monkeypatch, caplog):
+    """A factorisation that does not converge, say: hours of other pieces are still to come."""
+    folder, planned, _ = done
+    _, missing = find(SMALL, planned, tmp_path / "results", folder / "runs")
+
+    def steps(self, turn=0):
+        if self.strategy == "er":
+            raise RuntimeError("linalg.svd: the algorithm failed to converge")
+        return load_run(self.directory)
+        yield
+
+    monkeypatch.setattr("mcanalysis.studies.training.Training.steps", steps)
+    assert {p.planned.config.strategy for p in carry_out(SMALL, missing)} == {"sequential"}
+    assert "er-seed0 has no result: linalg.svd" in caplog.text and "Traceback" in caplog.text
 
 
 def test_scores_other_than_those_that_are_filed_keep_that_piece_missing_and_no_other(done, tmp_path, caplog):
@@ -262,7 +280,7 @@ def test_forgotten_without_a_barrier_is_counted_by_hand():
     table = forgotten.answer(made).tables["forgotten"]
     shares = {(row["what"].partition(" ")[0], row["strategy"]): row["mean"] for row in table.to_dict("records")}
     assert [shares["old", name] for name in curves] == [1.0, 0.0, 1.0]
-    assert (shares["no", "rises"], shares["no", "hill"]) == (1.0, 0.0) and ("no", "stays") not in shares
+    assert (shares["no", "rises"], shares["no", "hill"]) == (1.0, 0.0) and np.isnan(shares["no", "stays"])
     assert (shares["rise", "rises"], shares["rise", "hill"]) == (pytest.approx(0.2), pytest.approx(2.0))
 
 
@@ -284,6 +302,108 @@ def test_the_gain_is_over_the_end_that_eval_prefers():
     level = [row | {"split": split, "score": [0.5, 0.5, 0.5]} for split in ("eval", "test")]
     (found,) = gain.answer([Made(p, "er", barriers=[barrier], profiles=level) for p in range(3)]).tables["gain"]["mean"]
     assert found == 0.0
+
+
+def test_t_is_foretold_from_other_pairs_and_judged_by_what_it_gains():
+    """t* is 1/4 where the signal is low and 3/4 where it is high; S̄ there is 0.2 over the end, elsewhere 0."""
+    ts, made = [0.0, 0.25, 0.5, 0.75, 1.0], []
+    signal = next(name for name, old in needs_old_data().items() if not old)
+    for pair in range(4):
+        profiles, signals = [], []
+        for k, high in enumerate((0, 1, 0, 1)):
+            row = {**LINE, "start": f"{k + 1}-A", "end": f"{k + 2}-B"}
+            score = [0.5 + 0.2 * (t == (0.75 if high else 0.25)) for t in ts]
+            profiles += [row | {"task": "mean", "t": ts, "split": split, "score": score} for split in ("eval", "test")]
+            signals.append({"start": row["start"], "end": row["end"], "space": "factor", signal: float(high)})
+        made.append(Made(pair, "er", profiles=profiles))
+        made[-1].tables["signals"] = pd.DataFrame(signals)
+    found = gain.foretold(made, gain.over_the_end_of_eval(made)).set_index("rule")["mean"]
+    assert found["signals without old data"] == found["eval's best t"] == pytest.approx(0.2)
+    assert found["t = 1/2"] == found["mean t* of other pairs"] == pytest.approx(0.0)
+    assert found["signals − mean t*"] == pytest.approx(0.2)
+
+
+def barrier_rows(pair, heights, task="mean_old", label=""):
+    rows = [{**LINE, "start": f"{k}-A", "end": f"{k + 1}-B", "task": task, "quantity": "loss", "chord_barrier": height,
+             "mean_barrier": height, "max_barrier": height} for k, height in enumerate(heights, start=1)]  # fmt: skip
+    return Made(pair, "er", barriers=rows, label=label)
+
+
+def test_what_is_not_finite_is_no_low_barrier():
+    """Of four transitions two have a barrier, and one of the two others has no finite one: 2 of 3."""
+    made = [barrier_rows(p, [1.0, 1.0, 0.0, np.nan]) for p in range(3)]
+    (words,) = barriers.answer(made).words
+    assert "of 9 transitions" in words and "a share of +0.67 have" in words and "(3 more have none" in words
+    assert barriers.answer([barrier_rows(p, [np.nan]) for p in range(3)]).words  # and nothing but such says so
+
+
+def test_a_barrier_between_two_tasks_is_that_of_the_starts_own():
+    made = [barrier_rows(p, [0.5]) for p in range(3)]
+    for piece in made:
+        own = piece.tables["barriers"].assign(task="A", chord_barrier=0.25)
+        piece.tables["barriers"] = pd.concat([piece.tables["barriers"], own, own.assign(task="C", chord_barrier=9.0)])
+    answer = barriers.answer(made)
+    (row,) = answer.tables["barriers_by_tasks"].to_dict("records")
+    assert (row["tasks"], row["mean"], row["pairs"]) == ("A → B", 0.25, 3)
+    assert (
+        barriers.answer(made[:2]).tables["barriers_by_tasks"].empty
+        and "(1 moves came" in barriers.answer(made[:2]).note
+    )
+
+
+def test_bounds_are_no_rivals_and_the_real_model_has_an_answer():
+    scores = {("main", "ilora"): 0.6, ("main", "er"): 0.5, ("others", "gem"): 0.4, ("others", "joint"): 0.9,
+              ("others", "mc_sgd"): 0.7, ("real", "ilora"): 0.8, ("real", "er"): 0.5}  # fmt: skip
+    made = [
+        Made(p, name, of + 0.01 * p * (name == "ilora"), part=part)
+        for (part, name), of in scores.items()
+        for p in range(4)
+    ]
+    tables = methods.answer(made).tables
+    assert tables["methods_others"].comparison.tolist() == ["I-LoRA − gem"]
+    assert tables["methods_bounds"].comparison.tolist() == ["I-LoRA − joint", "I-LoRA − mc_sgd"]
+    (real,) = tables["methods_real"].to_dict("records")
+    assert (real["comparison"], real["mean"], real["pairs"]) == ("I-LoRA − er", pytest.approx(0.315), 4)
+    assert methods.answer([Made(0, "ilora")]).tables["methods"].empty  # so far nothing to compare with
+
+
+def test_a_level_is_compared_with_the_main_run_of_its_pair_and_a_hill_is_no_slope():
+    scores = {"": 0.7, "rate-third": 0.5, "rate-triple": 0.5}
+    made = [Made(p, "er", of + 0.1 * p + 0.01 * p * (label == ""), part="scale" if label else "main", label=label)
+            for label, of in scores.items() for p in range(4)]  # fmt: skip
+    for piece in made:
+        row = {**LINE, "task": "mean", "quantity": "score", "chord_barrier": 0.0}
+        piece.tables["barriers"] = pd.DataFrame([row])
+        piece.tables["profiles"] = pd.DataFrame(
+            [row | {"split": s, "t": [0, 0.5, 1], "score": [0.5] * 3} for s in ("eval", "test")]
+        )
+    tables = scale.answer(made).tables
+    changes = tables["scale_changes"].query("quantity == 'accuracy'").set_index("label")
+    assert changes["mean"].to_dict() == pytest.approx({"rate-third": -0.215, "rate-triple": -0.215})
+    assert tables["scale"].query("quantity == 'accuracy'")["mean"].iloc[0] == pytest.approx(0.0)
+    lacking = scale.answer([piece for piece in made if piece.labels["label"] != "rate-triple"]).tables["scale"]
+    assert lacking.query("quantity == 'accuracy'")["mean"].isna().all()
+
+
+def test_a_question_that_fails_keeps_no_other_from_its_answer_and_no_table_is_lost(done, tmp_path, monkeypatch):
+    report = write_report(done[2], tmp_path, {"main": 4})
+    before = {file.name: file.read_bytes() for file in (tmp_path / "tables").iterdir()}
+
+    def broken(found):
+        raise IndexError("list index out of range")
+
+    failing = [replace(q, answer=broken) if q.letter == "c" else q for q in questions()]
+    monkeypatch.setattr("mcanalysis.studies.claims.report.questions", lambda: failing)
+    again = write_report(done[2], tmp_path, {"main": 4})
+    assert "It cannot be answered from these pieces (IndexError: list index out of range)" in again.page.read_text()
+    assert set(again.tables) == set(report.tables) - {"curves"}
+    after = {file.name: file.read_bytes() for file in (tmp_path / "tables").iterdir()}
+    assert after == {name: content for name, content in before.items() if name != "curves.csv"}
+
+
+def test_measurements_name_the_code_that_made_them(done):
+    assert {piece.measuring_code for piece in done[2]} == {code_key(MEASURING)} != {code_key()}
+    assert "the code that measures: 1" in "\n".join(_head(done[2], {}))
 
 
 def test_a_value_that_is_not_finite_is_counted():

@@ -7,18 +7,26 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mcanalysis.studies.claims.evidence import BARRIER, Answer, Question, interval, over_pairs, records, rows
+from mcanalysis.studies.claims.measures import NUMBER
 from mcanalysis.studies.claims.pieces import Found
 
 NOTE = (
-    "`barriers_by_strategy` has main strategies at 15 pairs and others at four of them: its rows are not paired. The "
-    "gauges are the same few random ones for every transition: `barriers_by_gauge` speaks of these, not of all."
+    "`barriers_by_strategy` has main strategies at 15 pairs and others at four of them: its rows are not paired. An "
+    "order comes with a seed of its own: rows of `barriers_by_order` differ by both, and none has an interval. "
+    "`barriers_by_tasks` is of the loss of the start's own task, where it came right before the other one in at least "
+    "{fewest} pairs ({left_out} moves came in fewer). `barriers_by_gauge`: the same few random gauges for every "
+    "transition, whose least and most say less than those of all. A barrier is the highest of the points measured, on "
+    "examples that vary: high rather than low."
 )
 DEFINITIONS = ("chord_barrier", "mean_barrier", "max_barrier")
+FEWEST = 3
+"""Pairs of a move from one task to another: below, the row says nothing."""
 
 
 def answer(found: Sequence[Found]) -> Answer:
     """Barriers of the loss of the old tasks' mean, by definition, space, strategy, order, rank and pair of tasks."""
-    old = loss_barriers(found, "main", "others", "scale")
+    all_tasks = loss_barriers(found, "main", "others", "scale")
+    old = all_tasks[all_tasks.task == "mean_old"]
     main = old[old.part == "main"]
     long = main.melt(id_vars=["strategy", "kind", "pair"], value_vars=DEFINITIONS, var_name="definition")
     by_path = over_pairs(long, "value", ["strategy", "kind", "definition"], tested=False)
@@ -29,37 +37,42 @@ def answer(found: Sequence[Found]) -> Answer:
     ranks = ranks[ranks.label.isin(["", "rank2", "rank32"]) & ranks.strategy.isin(["sequential", "er", "ilora"])]
     ranks = ranks[ranks.pair.isin(ranks[ranks.label != ""].pair)].assign(rank=ranks.label.replace("", "rank8"))
     by_rank = over_pairs(ranks, "chord_barrier", ["strategy", "rank"], tested=False)
-    named = main[main.kind == "linear-delta"].assign(
-        tasks=lambda t: t.start.str.partition("-")[2] + " → " + t.end.str.partition("-")[2]
-    )
-    by_tasks = over_pairs(named, "chord_barrier", ["strategy", "tasks"], tested=False).sort_values(
-        "mean", ascending=False
-    )
+    start, end = (all_tasks[name].str.replace(NUMBER, "", regex=True) for name in ("start", "end"))
+    own = all_tasks[(all_tasks.part == "main") & (all_tasks.kind == "linear-delta") & (all_tasks.task == start)]
+    own = own.assign(tasks=own.task + " → " + end[own.index])
+    by_tasks = over_pairs(own, "chord_barrier", ["strategy", "tasks"], tested=False)
+    few = by_tasks.pairs < FEWEST
     factor = main[main.kind == "linear-factor"]
     gauges = factor.melt(
         id_vars=["strategy", "pair"],
         value_vars=["chord_barrier", *(c for c in factor if "gauge" in str(c))],
         var_name="barrier",
     )
+    high = line[line.part == "main"].assign(
+        high=lambda t: (t.chord_barrier >= BARRIER).where(t.chord_barrier.notna()).astype(float)
+    )
+    shares = over_pairs(high, "high", ["strategy"], tested=False).set_index("strategy")
+    heights = {row["strategy"]: row for row in records(by_strategy)}
     words = [
-        f"{name}: of {len(of)} transitions on the straight line in ΔW {(of.chord_barrier >= BARRIER).mean():.0%} have "
-        f"a chord barrier of {BARRIER} nats or more; mean "
-        f"{interval(records(by_strategy[by_strategy.strategy == name])[0])} nats"
-        for name, of in line[line.part == "main"].groupby("strategy", sort=False)
+        f"{name}: of {of.high.count()} transitions on the straight line in ΔW a share of "
+        f"{interval(records(shares.loc[[name]])[0], 2)} have a chord barrier of {BARRIER} nats or more"
+        + (f" ({of.high.isna().sum()} more have none that is finite)" if of.high.isna().any() else "")
+        + f"; mean {interval(heights[name])} nats"
+        for name, of in high.groupby("strategy", sort=False)
     ]
     tables = {
         "barriers": by_path, "barriers_by_strategy": by_strategy, "barriers_by_order": by_order,
-        "barriers_by_rank": by_rank, "barriers_by_tasks": by_tasks,
+        "barriers_by_rank": by_rank, "barriers_by_tasks": by_tasks[~few].sort_values(["strategy", "tasks"]),
         "barriers_by_gauge": over_pairs(gauges, "value", ["strategy", "barrier"], tested=False),
     }  # fmt: skip
-    return Answer(tables, "barrier of the old tasks' mean loss, nats per target", words, NOTE)
+    note = NOTE.format(fewest=FEWEST, left_out=int(few.sum()))
+    return Answer(tables, "barrier of the old tasks' mean loss, nats per target", words, note)
 
 
 def loss_barriers(found: Sequence[Found], *parts: str) -> pd.DataFrame:
-    """Rows of the old tasks' mean loss, with the kind of path."""
+    """Rows of losses, with the kind of path."""
     table = rows(found, "barriers", *parts)
-    table = table[(table.quantity == "loss") & (table.task == "mean_old")]
-    return table.assign(kind=table.path + "-" + table.space)
+    return table[table.quantity == "loss"].assign(kind=lambda t: t.path + "-" + t.space)
 
 
 QUESTION = Question("a", "barriers", "How high are the barriers, by definition, space, strategy, order, rank and pair "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from mcanalysis.studies.claims.evidence import BARRIER, Answer, Question, interval, over_pairs, records, rows
+from mcanalysis.studies.claims.evidence import BARRIER, Answer, Question, interval, records, rows, shares_over_pairs
 from mcanalysis.studies.claims.pieces import Found
 
 
@@ -24,29 +24,32 @@ def answer(found: Sequence[Found]) -> Answer:
     rise = losses[:, -1] - losses[:, 0]
     half = np.array([np.interp(0.5, t, loss) for t, loss in zip(ts, losses, strict=True)]) - losses[:, 0]
     lost = rise >= BARRIER
-    both = both.assign(
-        forgotten=np.where(np.isfinite(rise), lost * 1.0, np.nan),
-        without_barrier=np.where(lost, (both.chord_barrier.to_numpy(float) < BARRIER) * 1.0, np.nan),
-        falls_first=np.where(lost, (losses.min(axis=1) < losses[:, 0] - 0.01) * 1.0, np.nan),
-        rise=np.where(lost, rise, 0.0),
-        half=np.where(lost, half, 0.0),
+    barrier = both.chord_barrier.to_numpy(float)
+    count = {  # part and whole of each share, of every transition
+        "forgotten": (lost, np.isfinite(rise)),
+        "without_barrier": (lost & (barrier < BARRIER), lost & ~np.isnan(barrier)),
+        "falls_first": (lost & (losses.min(axis=1) < losses[:, 0] - 0.01), lost & np.isfinite(losses).all(axis=1)),
+        "half": (np.where(lost, half, 0.0), np.where(lost, rise, 0.0)),
+    }
+    long = pd.concat(
+        both[["strategy", "pair"]].assign(what=WHAT[name], part=np.asarray(part, float), whole=np.asarray(whole, float))
+        for name, (part, whole) in count.items()
     )
-    shares = both.groupby(["strategy", "pair"], sort=False)[["half", "rise"]].sum().reset_index()
-    shares = shares.assign(what="rise by t = 1/2, share", value=shares.half / shares.rise.where(shares.rise > 0))
-    long = both.melt(
-        id_vars=["strategy", "pair"], value_vars=["forgotten", "without_barrier", "falls_first"], var_name="what"
-    ).replace({"what": WHAT})
-    long = pd.concat([long, shares[["strategy", "pair", "what", "value"]]]).dropna(subset=["value"])
-    table = over_pairs(long, "value", ["what", "strategy"], tested=False)
+    table = shares_over_pairs(long, "part", "whole", ["what", "strategy"])
     words = [f"{row['strategy']}, {row['what']}: {interval(row)}" for row in records(table)]
-    return Answer({"forgotten": table}, "share", words)
+    return Answer({"forgotten": table}, "share", words, NOTE)
 
 
 WHAT = {
     "forgotten": f"old loss rises by {BARRIER} nats, share of transitions",
     "without_barrier": f"no barrier of {BARRIER} nats, share of those",
     "falls_first": "loss falls first, share of those",
+    "half": "rise by t = 1/2, share of the whole rise",
 }
+NOTE = (
+    "Shares of all transitions of all pairs together, `of`: how many (of the rise: nats); intervals leave out one pair "
+    "at a time. Barriers are the highest of 11 noisy points and so are high rather than low."
+)
 
 QUESTION = Question("g", "forgotten", "How often is there no barrier and yet something is forgotten, and what does the "
                     "loss along the way say?", answer)  # fmt: skip

@@ -16,7 +16,8 @@ NOTE = (
     "S̄ is half the mean score of the old tasks and half that of the new one. `interpolation_gain`, over the better end "
     "on test, is what connectivity.py prints: it is below 0 where nothing differs, as the better end is chosen by the "
     "very examples that judge it. The Bezier curve is fitted on train examples of old and new tasks: its gain is of "
-    "more training, too. `above` and `below` count intervals over examples, one by one."
+    "more training, too. `above` and `below` count intervals over examples, one by one. `gain_at`: what a t that is "
+    "told without old data gains, predicted for each pair from the others."
 )
 
 TRANSITION = ("part", "label", "strategy", "pair", "start", "end", "space", "path")
@@ -27,9 +28,12 @@ def answer(found: Sequence[Found]) -> Answer:
     """What the point of the best eval score S̄ gains on test over the end that eval prefers; what ranks t*."""
     table = rows(found, "barriers")
     table = table[(table.quantity == "score") & (table.task == "mean")].assign(kind=lambda t: t.path + "-" + t.space)
-    table = table.merge(over_the_end_of_eval(found), on=list(TRANSITION))
+    of_paths = over_the_end_of_eval(found)
+    table = table.merge(of_paths, on=list(TRANSITION))
+    known = table.interpolation_gain_low.notna()
     table = table.assign(
-        above=(table.interpolation_gain_low > 0) * 1.0, below=(table.interpolation_gain_high < 0) * 1.0
+        above=((table.interpolation_gain_low > 0) * 1.0).where(known),
+        below=((table.interpolation_gain_high < 0) * 1.0).where(known),
     )
     gains = over_pairs(table, "gain", ["strategy", "kind"])
     for column in ("interpolation_gain", "t_star", "above", "below"):
@@ -41,13 +45,18 @@ def answer(found: Sequence[Found]) -> Answer:
         f"{row['t_star']:.2f} in the mean"
         for row in records(gains[gains.kind == "linear-delta"])
     ]
-    tables = {"gain": gains, "gain_t_star": predicted(found, table)}
+    tables = {"gain": gains, "gain_at": foretold(found, of_paths), "gain_t_star": predicted(found, table)}
+    words += [
+        f"{row['strategy']}, t told by {row['rule']}: {interval(row)}"
+        for row in records(tables["gain_at"])
+        if "signals" in row["rule"]
+    ]
     return Answer(tables, "gain of S̄ on test over the end that eval prefers", words, NOTE)
 
 
 def over_the_end_of_eval(found: Sequence[Found], *parts: str) -> pd.DataFrame:
     """`gain` of each path of some parts (default: main): S̄ on test at the inner t with the best S̄ on eval, minus that
-    of the end with the better one.
+    of the end with the better one; `at`: that t. `ts` and `above`: S̄ on test over that end's at every t measured.
 
     Point and end are both chosen on eval, so that equal truth has a gain of 0 in the mean; of equal ends the mean is
     taken, of equal points the one nearest to the middle.
@@ -66,8 +75,46 @@ def over_the_end_of_eval(found: Sequence[Found], *parts: str) -> pd.DataFrame:
         best = np.flatnonzero(inner >= np.nanmax(inner) - 1e-9)
         at = best[np.argmin(np.abs(ts[best] - 0.5))]
         ends = [i for i in (0, len(ts) - 1) if chosen[i] >= max(chosen[0], chosen[-1]) - 1e-9]
-        found_rows.append((*key, float(judged[at] - judged[ends].mean())))
-    return pd.DataFrame(found_rows, columns=[*keys, "gain"])
+        above = judged - judged[ends].mean()
+        found_rows.append((*key, float(above[at]), float(ts[at]), ts, above))
+    return pd.DataFrame(found_rows, columns=[*keys, "gain", "at", "ts", "above_end"])
+
+
+def foretold(found: Sequence[Found], gains: pd.DataFrame) -> pd.DataFrame:
+    """What S̄ on test gains over the end that eval prefers at a t that is told without old data, by rule.
+
+    On the straight line in ΔW, within a strategy: the t that signals without old data predict (`leave_one_run_out`, the
+    t* of eval as outcome), the mean t* of the other pairs, the middle, and, for comparison, the t that eval itself
+    prefers; each the nearest one measured. And what the signals' has over the other pairs' mean.
+    """
+    from mcanalysis.metrics.clustered_ranks import leave_one_run_out
+    from mcanalysis.studies.predictors import needs_old_data
+
+    signals = rows(found, "signals")
+    if signals.empty:
+        return signals
+    line = gains[(gains.path == "linear") & (gains.space == "delta")]
+    both = line.merge(signals, on=["strategy", "pair", "start", "end"], suffixes=("", "_of_signals"))
+    columns = [name for name, old in needs_old_data().items() if not old and name in both and both[name].notna().any()]
+    parts = []
+    for strategy, of in both.groupby("strategy", sort=False):
+        if of.pair.nunique() < 2 or not columns:
+            continue
+        told, mean = leave_one_run_out(of[columns].to_numpy(float), of["at"].to_numpy(float), of.pair.to_numpy())
+        rules = {"signals without old data": told, "mean t* of other pairs": mean, "t = 1/2": np.full(len(of), 0.5)}
+        rules["eval's best t"] = of["at"].to_numpy(float)
+        reached = {
+            rule: np.array(
+                [above[np.argmin(np.abs(ts - t))] for t, ts, above in zip(at, of.ts, of.above_end, strict=True)]
+            )
+            for rule, at in rules.items()
+        }
+        reached["signals − mean t*"] = reached["signals without old data"] - reached["mean t* of other pairs"]
+        parts += [
+            pd.DataFrame({"rule": rule, "strategy": strategy, "pair": of.pair, "gain": values})
+            for rule, values in reached.items()
+        ]
+    return over_pairs(pd.concat(parts), "gain", ["rule", "strategy"]) if parts else pd.DataFrame()
 
 
 def predicted(found: Sequence[Found], gains: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,11 @@ import pandas as pd
 from mcanalysis.studies.claims.evidence import Answer, Question, interval, over_pairs, records
 from mcanalysis.studies.claims.pieces import Found
 
+OF_OTHER_KIND = ("joint", "individual", "zero_shot", "mc_sgd")
+"""Bounds, and what trains twice as many steps: compared, but no rivals that others are corrected for."""
+
+NONE = pd.DataFrame(columns=["pair", "comparison", "difference"])
+
 
 def scores(found: Sequence[Found]) -> pd.DataFrame:
     """Average accuracy of every learner of every piece, `learner` "answers" for the one whose scores count."""
@@ -37,16 +42,18 @@ def answer(found: Sequence[Found]) -> Answer:
         "mean", ascending=False
     )
     ilora = main & (table.strategy == "ilora")
-    parts = []
-    for strategy in dict.fromkeys(table[(table.part == "main")].strategy):
-        if strategy != "ilora":
-            rest = main & answers & (table.strategy == strategy)
-            parts.append(differences(table, ilora & answers, rest, f"I-LoRA − {strategy}"))
-    against = over_pairs(pd.concat(parts), "difference", ["comparison"])
-    rest = [
-        differences(table, ilora & answers, main & answers & (table.strategy == name), f"I-LoRA − {name}")
-        for name in dict.fromkeys(table[table.part == "others"].strategy)
-    ]
+
+    def against(part: str, names: Sequence[str]) -> pd.DataFrame:
+        """I-LoRA minus each of them, at the same pairs."""
+        own = answers & (table.strategy == "ilora") & (table.part == ("real" if part == "real" else "main"))
+        gaps = [
+            differences(table, own, answers & (table.part == part) & (table.strategy == name), f"I-LoRA − {name}")
+            for name in names
+        ]
+        return over_pairs(pd.concat(gaps) if gaps else NONE, "difference", ["comparison"])
+
+    named = {part: list(dict.fromkeys(of.strategy)) for part, of in table.groupby("part", sort=False)}
+    first = against("main", [name for name in named.get("main", ()) if name != "ilora"])
     changed = [
         differences(table, (table.part == "ilora") & answers & (table.label == label), ilora & answers, name)
         for label, name in (
@@ -67,21 +74,31 @@ def answer(found: Sequence[Found]) -> Answer:
     sizes = pd.concat([sizes, usual.assign(size=100)]).sort_values("size", kind="stable")
     by_size = over_pairs(sizes, "accuracy", ["strategy", "size"], tested=False)
     tables = {
-        "methods": against, "methods_scores": means, "methods_parts": others, "methods_memory": by_size,
+        "methods": first, "methods_scores": means, "methods_parts": others, "methods_memory": by_size,
     }  # fmt: skip
-    if rest:
-        tables["methods_others"] = over_pairs(pd.concat(rest), "difference", ["comparison"])
+    others_of = named.get("others", [])
+    apart = {
+        "methods_others": ("others", [name for name in others_of if name not in OF_OTHER_KIND]),
+        "methods_bounds": ("others", [name for name in others_of if name in OF_OTHER_KIND]),
+        "methods_real": ("real", [name for name in named.get("real", ()) if name != "ilora"]),
+    }
+    tables |= {name: against(part, names) for name, (part, names) in apart.items() if names}
     wide = sizes.pivot_table(index=["pair", "size"], columns="strategy", values="accuracy")
     if {"er", "ilora"} <= set(wide):
         gap = (wide["ilora"] - wide["er"]).rename("difference").reset_index()
         tables["methods_memory_gap"] = over_pairs(gap, "difference", ["size"])
     words = [
         f"{row['comparison']}: {interval(row)}, {row['pairs']} pairs, p {row['p_holm']:.2g} after Holm"
-        for row in records(against)
+        for row in records(first)
+    ]
+    words += [
+        f"SmolLM2, {row['comparison']}: {interval(row)}, {row['pairs']} pairs, p {row['p_holm']:.2g} after Holm"
+        for row in records(tables.get("methods_real", NONE))
     ]
     note = (
-        "`methods_scores` has strategies at 15 pairs beside others at four, unpaired; `methods_others` is paired. In "
-        "`methods_parts` replay and I-LoRA each have the learning rate that the search chose for them."
+        "`methods_scores` has strategies at 15 pairs beside others at four, unpaired; `methods_others` is paired, and "
+        "four pairs tell large differences alone. `methods_bounds`: what is no rival, bounds and one that trains twice "
+        "as many steps. In `methods_parts` replay and I-LoRA each have the learning rate that the search chose."
     )
     return Answer(tables, "difference of average accuracy", words, note)
 

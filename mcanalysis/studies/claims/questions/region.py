@@ -19,7 +19,7 @@ def answer(found: Sequence[Found]) -> Answer:
     ]
     note = (
         "Good is at least nine tenths of the mean score over the tasks that the best minimum of the run itself has "
-        "(`region_corners`): where that forgot much, much is as good."
+        "(`region_corners`; which one is best is told by the eval split): where that forgot much, much is as good."
     )
     return Answer({"region": volumes, "region_corners": corners}, "good share of the simplex", words, note)
 

@@ -43,21 +43,35 @@ def answer(found: Sequence[Found]) -> Answer:
             both = pd.concat([changed, usual])
             parts.append(both.assign(varied=what, at=both.label.map(values)))
     of_all = pd.concat(parts) if parts else table[:0].assign(varied="", at=0.0)
-    steep = slopes(of_all, "value", "at", ["varied", "quantity", "strategy"])
+    by = ["varied", "quantity", "strategy"]
+    of_pairs = [
+        slopes(of, "value", "at", by, len(SIZES[str(what)])) for what, of in of_all.groupby("varied", sort=False)
+    ]
+    steep = over_pairs(pd.concat(of_pairs), "slope", by) if of_pairs else over_pairs(of_all, "value", by)
+    usual = of_all[of_all.part == "main"][[*by, "pair", "value"]]
+    changed = of_all[of_all.part != "main"].merge(usual, on=[*by, "pair"], how="left", suffixes=("", "_usual"))
+    changed = changed.assign(change=changed.value - changed.value_usual)
     tables = {
         "scale": steep,
+        "scale_changes": over_pairs(changed, "change", ["varied", "label", "quantity", "strategy"]),
         "scale_means": over_pairs(of_all, "value", ["varied", "at", "quantity", "strategy"], tested=False),
     }
     real = table[table.part == "real"]
     if len(real):
         tables["scale_real"] = over_pairs(real, "value", ["quantity", "strategy"], tested=False)
+        tables["scale_real_gain"] = over_pairs(real[real.quantity == "gain"], "value", ["strategy"])
     words = [
         f"{row['strategy']}, {row['quantity'].replace('_', ' ')} per doubling of the {row['varied']}: {interval(row)}"
         for row in records(steep)
         if row["strategy"] == "sequential"
     ]
-    return Answer(tables, "slope per doubling", words)
+    return Answer(tables, "slope per doubling", words, NOTE)
 
+
+NOTE = (
+    "A slope is that of a straight line through all values of what is varied: where the middle one is best, as of a "
+    "learning rate that was searched, it says little. `scale_changes`: each value minus the main run's of its pair."
+)
 
 QUESTION = Question("h", "scale", "How do barrier and gain change with the size of the base, the rank and the learning "
                     "rate?", answer)  # fmt: skip
