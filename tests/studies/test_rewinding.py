@@ -117,7 +117,7 @@ def test_what_has_no_path_from_the_base_is_refused_in_one_line(copied):
     with pytest.raises(UserError, match=r"among|0-BASE"):
         run.minimum(9)
     manifest = json.loads((run.directory / "manifest.json").read_text())
-    for strategy in ("l2p", "progressive_prompts"):
+    for strategy in ("l2p", "progressive_prompts", "zero_shot"):
         manifest["config"]["strategy"] = strategy
         write_manifest(run.directory, manifest)
         for ask in (lambda r: r.minimum("base"), lambda r: r.path("base", 1)):
