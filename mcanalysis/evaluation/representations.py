@@ -11,15 +11,14 @@ Divergences are taken over the whole vocabulary at every position that predicts 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.metrics.prediction_similarity import js_divergence, kl_divergence, log_probabilities
@@ -27,6 +26,7 @@ from mcanalysis.metrics.representation_similarity import CKA, SMALLEST_BATCH
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.encoding import EncodedExample, collate, cut_by_length, pad_id
 from mcanalysis.models.forward import forward
+from mcanalysis.models.modes import evaluating
 
 Array = NDArray[np.float64]
 Pair = tuple[str, str]
@@ -88,7 +88,7 @@ def compare_points(
     zeros = np.zeros(number)
     results = {pair: Comparison((), zeros.copy(), zeros.copy(), zeros.copy(), targets) for pair in pairs}
     ckas: dict[Pair, list[CKA]] = {pair: [] for pair in pairs}
-    with _evaluating(model.network), torch.no_grad():
+    with evaluating(model.network), torch.no_grad():
         for batch in _random_batches(number, batch_size, seed):
             states: dict[str, list[Array]] = {name: [] for name in order}
             for part in _parts(batch, examples, token_budget):
@@ -163,15 +163,3 @@ def _random_batches(number: int, batch_size: int, seed: int) -> list[list[int]]:
 def _parts(batch: Sequence[int], examples: Sequence[EncodedExample], token_budget: int) -> list[list[int]]:
     """A batch in parts of like length that the model can take at once."""
     return [[batch[i] for i in part] for part in cut_by_length([len(examples[i]) for i in batch], token_budget)]
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every submodule gets its own mode back."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, training in modes:
-            m.training = training
