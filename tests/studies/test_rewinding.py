@@ -81,7 +81,7 @@ def plain_loss(plain_model_at, alone, objective, point):
     return sum(nll) / sum(len(example.answer_ids) for example in objective.encoded)
 
 
-@pytest.mark.parametrize("strategy", ["sequential", "ilora", "o_lora"])
+@pytest.mark.parametrize("strategy", [pytest.param("sequential", marks=pytest.mark.slow), "ilora", "o_lora"])
 def test_the_base_is_a_minimum_by_every_name_and_one_line_leads_to_each(make_run, strategy, plain_model_at, alone):
     run = load_run(make_run(strategy), "cpu")
     objective = run.task_objective("FOMC", "test")
