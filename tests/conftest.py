@@ -353,6 +353,45 @@ def mean_apart():
     return mean
 
 
+@pytest.fixture
+def four_times_four(encode_examples, train_task, mean_apart):
+    """four_times_four(start): a training in steps of 16 examples ends where one in steps of 4 times 4 does.
+
+    `start()` gives the model and the strategy of each of the two, `end(model, strategy)` the tensors that are compared.
+    """
+
+    def check(start, end=lambda model, strategy: model.point(), examples=None, learning_rate=1e-3, rel=1e-5):
+        ends, losses = [], []
+        for batch_size, accumulation in ((16, 1), (4, 4)):
+            model, strategy = start()
+            settings = {"batch_size": batch_size, "gradient_accumulation": accumulation, "learning_rate": learning_rate}
+            losses.append(train_task(model, strategy, examples or encode_examples(48), **settings).losses)
+            ends.append(end(model, strategy))
+        assert mean_apart(*ends) < 0.01 * learning_rate
+        assert len(losses[0]) == len(losses[1]) == 3  # one number per optimiser step, comparable between the two
+        assert losses[0] == pytest.approx(losses[1], rel=rel)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def check_gradient():
+    """check_gradient(model, loss): the gradients that the model's parameters hold are those of `loss()`."""
+
+    def check(model, loss):
+        gradient = {k: p.grad.clone() for k, p in model.parameters.items()}
+        square = float(sum(g.double().square().sum() for g in gradient.values()))
+        size, values = 2e-3 / square**0.5, []
+        for sign in (1, -2, 1):  # + size, - size, back
+            with torch.no_grad():
+                for name, parameter in model.parameters.items():
+                    parameter.add_(gradient[name], alpha=sign * size)
+            values.append(loss().item())
+        assert (values[0] - values[1]) / (2 * size) == pytest.approx(square, rel=0.02)
+
+    return check
+
+
 @pytest.fixture(scope="session")
 def run_config(base_folder):
     """run_config(strategy, **RunConfig) -> a configuration of a few steps on the tiny base."""
@@ -399,6 +438,31 @@ def stop_after():
             pass
 
     return StopAfter
+
+
+@pytest.fixture
+def seen():
+    """A progress that remembers the bars it was told of: how far each came, and which were closed."""
+
+    class Bars:
+        def __init__(self):
+            self.bars, self.closed = {}, []
+
+        def __call__(self, *, total, desc):
+            of_all = self
+
+            class Bar:
+                total = 0
+
+                def update(self, n=1):
+                    of_all.bars[desc] = of_all.bars.get(desc, 0) + n
+
+                def close(self):
+                    of_all.closed.append(desc)
+
+            return Bar()
+
+    return Bars()
 
 
 @pytest.fixture(scope="session")

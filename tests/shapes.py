@@ -97,6 +97,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "params.point.combine": {"points": POINTS, "weights": size("k"), "returns": POINT},
     "params.point.interpolate": {**two, "returns": POINT},
     "params.point.subtract": {**two, "returns": POINT},
+    "params.point.as_double": {"point": POINT, "returns": POINT},
     "params.point.dot": {**two, "returns": float},
     "params.point.distance": {**two, "returns": float},
     "params.point.norm": {"returns": float},

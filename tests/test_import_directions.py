@@ -32,7 +32,7 @@ BELOW = {
     "tasks": {"metrics", "store"},
     "benchmarks": {"tasks", "metrics", "store"},
     "models": {"tasks", "params", "store"},
-    "recipes": {"models", "paths", "params"},  # of other tools
+    "recipes": {"models", "paths", "params", "store"},  # of other tools
     "replay": {"models"},  # remembers encoded examples
     "pretraining": {"tasks", "models", "store", "metrics"},
     "strategies": {"models", "replay", "params", "paths"},

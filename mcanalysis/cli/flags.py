@@ -303,19 +303,10 @@ class Parser(argparse.ArgumentParser):
             )
 
     def _read_config(self, file: str) -> dict[str, Any]:
-        import yaml
-
         from mcanalysis.errors import UnknownNameError, UserError
-        from mcanalysis.store.plain_yaml import check_plain
+        from mcanalysis.store.plain_yaml import read_plain
 
-        try:
-            with open(file, encoding="utf-8") as stream:  # noqa: PTH123
-                text = stream.read()
-            check_plain(text)
-            tree, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise UserError(f"Expected a YAML file at '{file}', got: {reason}; check --config.") from None
+        values, tree = read_plain(file, "a YAML file", "check --config")
         values = {} if values is None else values
         if not isinstance(values, dict):
             raise UserError(

@@ -57,16 +57,18 @@ def _cell(row: Mapping[Hashable, Any]) -> str:
 
 def verified(by_run: Mapping[str, Sequence[Checked]]) -> bool:
     """Each file with what became of it, and what can be done; returns whether nothing is damaged or missing."""
+    from mcanalysis.runs.verify import is_well
+
     for run, found in by_run.items():
         for c in found:
             more = f" ({c.what})" if c.what else ""
             say(f"{c.status:<16}  {run}/{c.name}{more}{f'; {c.repair}' if c.repair else ''}")
         number = Counter(c.status for c in found)
         say(f"{run}: {', '.join(f'{number[s]} {s}' for s in ('ok', 'damaged', 'missing', 'no recorded hash'))}")
-    is_well = all(c.status not in ("damaged", "missing") for found in by_run.values() for c in found)
-    next_step("report", *by_run) if is_well else next_step("repair what is named above, as it says")
+    all_well = all(map(is_well, by_run.values()))
+    next_step("report", *by_run) if all_well else next_step("repair what is named above, as it says")
     answer(runs={run: [c._asdict() for c in found] for run, found in by_run.items()})
-    return is_well
+    return all_well
 
 
 def certificates(found: pd.DataFrame, output_dir: str) -> None:

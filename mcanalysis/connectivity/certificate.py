@@ -24,7 +24,6 @@ from mcanalysis.errors import UnknownNameError, UserError
 
 Array = NDArray[np.float64]
 _ROUNDINGS = 8  # of the numbers of a point, below which a tolerance means nothing
-_NORMAL = 1.959963984540054
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -12,22 +12,6 @@ from mcanalysis.connectivity.objective_result import loss_of
 from mcanalysis.errors import UserError
 
 Loss = Callable[[Mapping[str, Tensor]], Tensor | Iterator[Tensor]]
-
-
-class StatefulLoss(Protocol):
-    """A loss that draws its own minibatches: what `fit_curve` saves of it, so that a stopped fit goes on exactly."""
-
-    def __call__(self, point: Mapping[str, Tensor]) -> Tensor:
-        """The loss at a point, one number."""
-        ...
-
-    def random_state(self) -> Any:
-        """Where its random stream is, as JSON holds it."""
-        ...
-
-    def set_random_state(self, state: Any) -> None:
-        """Go on from there."""
-        ...
 
 
 class WeightedSum:

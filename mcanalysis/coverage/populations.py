@@ -20,7 +20,6 @@ from scipy.stats import norm
 from mcanalysis.metrics.bootstrap import Sample
 
 Array = NDArray[np.float64]
-KINDS = ("smooth", "rough", "tied", "rare")
 TS = np.linspace(0.0, 1.0, 21)
 HUMP = 4 * TS * (1 - TS)
 LENGTHS = np.arange(1, 9)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -39,6 +39,7 @@ from mcanalysis.models.causal_lm import causal_lm
 from mcanalysis.models.encoding import pad_id
 from mcanalysis.models.end_tokens import stops_at, text_until
 from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.models.modes import evaluating
 from mcanalysis.models.positions import check_positions
 from mcanalysis.models.settled_text import only_appends, settled_text
 from mcanalysis.models.whole_model import WholeModel
@@ -129,7 +130,7 @@ class Engine:
             o: (m, ()) for o, m in zip(texts, losses, strict=True)
         }
         if own:
-            with self._evaluating(), self._in_place(point) as network:
+            with evaluating(self.model.network), torch.no_grad(), self._in_place(point) as network:
                 found |= {o: (o.own(network, self.model.tokenizer), ()) for o in own if o.own}
         if scored:
             enough = self._score_is_decided(scored) if until_decided else to_the_end
@@ -231,7 +232,7 @@ class Engine:
             nll.fill(np.nan)  # PyTorch's attention would make zeros of queries that are NaN, and a loss of them
             targets[:] = [len(e.answer_ids) for o in objectives for e in o.encoded]
             return nll, targets, outputs
-        with self._evaluating(), self._in_place(point) as network:
+        with evaluating(self.model.network), torch.no_grad(), self._in_place(point) as network:
             while True:
                 bar = progress(total=self.work(objectives), desc=f"{desc} (tokens)")
                 try:
@@ -277,17 +278,6 @@ class Engine:
         if isinstance(self.model, LoraModel) and not self._merges:
             return self.model.unmerged(point)
         return self.model.in_place(point)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        network = self.model.network
-        training = network.training
-        network.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            network.train(training)
 
     def _readings(self, objectives: Sequence[Objective]) -> list[Reading]:
         key = tuple(objectives)

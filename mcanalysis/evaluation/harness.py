@@ -33,6 +33,7 @@ from mcanalysis.evaluation.harness_tasks import (
 )
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.models.encoding import EncodedExample
+from mcanalysis.models.modes import evaluating
 from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.tasks.task import Example
@@ -153,18 +154,12 @@ class HarnessObjective:
             # PyTorch's attention would make zeros of queries that are NaN, and choices of them.
             lost = {o.name: _lost(o) for o in chosen}
             return HarnessMeasurement.together(lost, {})
-        network = self.lm.adapted.network
-        training = network.training
-        network.eval()
         loaded = self.harness.loaded if len(chosen) == len(self.objectives) else {}
         loaded = {**loaded, "tasks": {o.name: self.harness.tasks[o.name] for o in chosen}}
-        try:
-            with as_it_starts(self.harness.tasks), silent(), torch.no_grad():
-                limit: Any = self.limit  # a share, too, whatever its annotation says
-                found: Any = evaluate(self.lm.at(point), loaded, limit=limit, bootstrap_iters=0)
-                measured = {o.name: self._measurement(o, found) for o in chosen}
-        finally:
-            network.train(training)
+        with evaluating(self.lm.adapted.network), as_it_starts(self.harness.tasks), silent(), torch.no_grad():
+            limit: Any = self.limit  # a share, too, whatever its annotation says
+            found: Any = evaluate(self.lm.at(point), loaded, limit=limit, bootstrap_iters=0)
+            measured = {o.name: self._measurement(o, found) for o in chosen}
         kept = {name: {k: float(v) for k, v in row.items() if _is_value(k)} for name, row in found["results"].items()}
         return HarnessMeasurement.together(measured, kept)
 

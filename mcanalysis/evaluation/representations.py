@@ -11,23 +11,22 @@ Divergences are taken over the whole vocabulary at every position that predicts 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
-from mcanalysis.errors import PointMismatchError, UnknownNameError, UserError
+from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.metrics.prediction_similarity import js_divergence, kl_divergence, log_probabilities
 from mcanalysis.metrics.representation_similarity import CKA, SMALLEST_BATCH
 from mcanalysis.models.adapted_model import AdaptedModel
 from mcanalysis.models.encoding import EncodedExample, collate, cut_by_length, pad_id
 from mcanalysis.models.forward import forward
+from mcanalysis.models.modes import evaluating
 
 Array = NDArray[np.float64]
 Pair = tuple[str, str]
@@ -89,7 +88,7 @@ def compare_points(
     zeros = np.zeros(number)
     results = {pair: Comparison((), zeros.copy(), zeros.copy(), zeros.copy(), targets) for pair in pairs}
     ckas: dict[Pair, list[CKA]] = {pair: [] for pair in pairs}
-    with _evaluating(model.network), torch.no_grad():
+    with evaluating(model.network), torch.no_grad():
         for batch in _random_batches(number, batch_size, seed):
             states: dict[str, list[Array]] = {name: [] for name in order}
             for part in _parts(batch, examples, token_budget):
@@ -118,55 +117,6 @@ def num_parts(
     """How often `compare_points` calls `on_batch`."""
     batches = _random_batches(len(examples), batch_size, seed)
     return sum(len(_parts(batch, examples, token_budget)) for batch in batches)
-
-
-def module_cka(
-    module: nn.Module,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    batches: Iterable[Any],
-    layers: Sequence[str],
-    *,
-    unbiased: bool = True,
-) -> dict[str, CKA]:
-    """Return the CKA of named submodules' outputs between two points of any module: no language model needed.
-
-    Forward hooks read the outputs (of a tuple, the first); their first axis must be the examples. The module runs in
-    evaluation mode with the tensors of a point in place of its own, and is left as it was.
-
-    Args:
-        module: called as `module(batch)`, `module(*batch)` for a tuple or list, `module(**batch)` for a mapping.
-        a: parameters (or some of them) by name.
-        b: the other point.
-        batches: of at least 4 random examples each (biased: 2); gone through once.
-        layers: names of submodules as in `module.named_modules()`.
-
-    Raises:
-        UnknownNameError: no submodule has this name.
-        PointMismatchError: a point holds a tensor that the module does not have in this shape.
-        UserError: a submodule is not run exactly once per call, gives no tensor, or a batch is too small.
-
-    >>> net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)).double()
-    >>> here = {name: tensor.detach() for name, tensor in net.named_parameters()}
-    >>> there = {name: 2 * tensor for name, tensor in here.items()}
-    >>> x = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    >>> found = module_cka(net, here, there, [x], ["0", "1"])
-    >>> round(found["0"].value(), 9), found["1"].value() < 1  # a scale is not seen, what tanh makes of it is
-    (1.0, True)
-    """
-    known = dict(module.named_modules())
-    for name in layers:
-        if name not in known:
-            raise UnknownNameError("submodule", name, [n for n in known if n])
-    for point in (a, b):
-        _check_fits(module, point)
-    found = {name: CKA(unbiased) for name in layers}
-    with _evaluating(module), torch.no_grad():
-        for batch in batches:
-            first, second = (_outputs(module, point, batch, layers) for point in (a, b))
-            for name, cka in found.items():
-                cka.update(first[name], second[name])
-    return found
 
 
 def _run(
@@ -213,59 +163,3 @@ def _random_batches(number: int, batch_size: int, seed: int) -> list[list[int]]:
 def _parts(batch: Sequence[int], examples: Sequence[EncodedExample], token_budget: int) -> list[list[int]]:
     """A batch in parts of like length that the model can take at once."""
     return [[batch[i] for i in part] for part in cut_by_length([len(examples[i]) for i in batch], token_budget)]
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every submodule gets its own mode back."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, training in modes:
-            m.training = training
-
-
-def _check_fits(module: nn.Module, point: Mapping[str, Tensor]) -> None:
-    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    wrong = [name for name, tensor in point.items() if name not in own or own[name].shape != tensor.shape]
-    if wrong:
-        first = wrong[0]
-        has = f"shape {tuple(own[first].shape)}" if first in own else "no such tensor"
-        raise PointMismatchError(
-            f"Expected tensors of this module, got '{first}' of shape {tuple(point[first].shape)} where it has {has} "
-            f"({len(wrong)} difference{'s' if len(wrong) > 1 else ''} in all); use two points of the same model."
-        )
-
-
-def _outputs(module: nn.Module, point: Mapping[str, Tensor], batch: Any, layers: Sequence[str]) -> dict[str, Array]:
-    found: dict[str, Array] = {}
-
-    def reading(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
-            tensor = output[0] if isinstance(output, tuple | list) else output
-            if name in found or not isinstance(tensor, Tensor):
-                what = "a second run in one call" if name in found else type(tensor).__name__
-                raise UserError(
-                    f"Expected one tensor from the submodule '{name}' per call, got {what}; choose another submodule."
-                )
-            found[name] = tensor.detach().double().flatten(1).cpu().numpy()
-
-        return hook
-
-    hooks = [module.get_submodule(name).register_forward_hook(reading(name)) for name in layers]
-    try:
-        if isinstance(batch, Mapping):
-            functional_call(module, dict(point), (), dict(batch))
-        else:
-            functional_call(module, dict(point), tuple(batch) if isinstance(batch, tuple | list) else (batch,))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for name in layers:
-        if name not in found:
-            raise UserError(
-                f"Expected the submodule '{name}' to run, got a call that does not use it; choose another submodule."
-            )
-    return found

@@ -13,7 +13,7 @@ from torch import Tensor
 from mcanalysis.errors import UserError
 from mcanalysis.params.lora import holds_lora_tensors, key_a, key_b, module_names, ranks
 from mcanalysis.params.low_rank import truncate
-from mcanalysis.params.point import Point, check_distinct, working_dtype
+from mcanalysis.params.point import Point, as_double, check_distinct, working_dtype
 from mcanalysis.params.spaces import Space, get_space
 
 _BLOCK = 16  # points in memory at once
@@ -158,9 +158,9 @@ def _weighted_sums(
     of_points: np.ndarray,
 ) -> list[Point]:
     """One sum per row of the weights, shapes (m,) and (m, n), in float64 and then rounded as the reference is."""
-    totals = [space.combine([_as_double(reference)], [float(weight)]) for weight in of_reference]
+    totals = [space.combine([as_double(reference)], [float(weight)]) for weight in of_reference]
     for block in _blocks(len(points)):
-        placed = [_as_double(point) for point in _load(space, reference, points, block)]
+        placed = [as_double(point) for point in _load(space, reference, points, block)]
         for index, row in enumerate(of_points):
             total = space.combine([totals[index], *placed], [1.0, *row[block.start : block.stop].tolist()])
             totals[index] = _without_surplus_rank(total, reference)
@@ -176,7 +176,3 @@ def _without_surplus_rank(point: Point, reference: Point) -> Point:
     if all(rank <= full[module] for module, rank in ranks(point).items()):
         return point
     return truncate(point, max(full.values()))[0]
-
-
-def _as_double(point: Mapping[str, Tensor]) -> Point:
-    return {name: tensor.double() for name, tensor in point.items()}

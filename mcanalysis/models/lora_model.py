@@ -31,6 +31,7 @@ from mcanalysis.models.adapter_files import LoraSettings, absorb_scaling, read_p
 from mcanalysis.models.adapter_tensors import PREFIX, widened
 from mcanalysis.models.encoding import Batch
 from mcanalysis.models.forward import Forward, forward
+from mcanalysis.models.modes import evaluating
 from mcanalysis.models.target_modules import find_target_modules
 from mcanalysis.params.lora import base_point, key_a, key_b, module_names
 from mcanalysis.params.low_rank import concatenate
@@ -232,15 +233,9 @@ class LoraModel(AdaptedModel):
                 self.peft, batch, hidden_states, call=lambda **inputs: functional_call(self.peft, raw, kwargs=inputs)
             )
 
-    @contextmanager
-    def without_dropout(self) -> Iterator[None]:
+    def without_dropout(self) -> AbstractContextManager[None]:
         """Switch dropout off for a while, so that a teacher does not answer through a random mask."""
-        training = self.peft.training
-        self.peft.eval()
-        try:
-            yield
-        finally:
-            self.peft.train(training)
+        return evaluating(self.peft)
 
     def in_place(self, point: Mapping[str, Tensor]) -> AbstractContextManager[nn.Module]:
         """The base at a point: merged where that is exact, else unmerged."""

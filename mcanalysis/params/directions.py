@@ -16,62 +16,51 @@ from mcanalysis.errors import UserError
 from mcanalysis.params.lora import key_a, key_b, module_names
 from mcanalysis.params.point import Point, random_like
 
-_NORMALISE = ("filter", "tensor", "none")
-_SCALARS = ("zero", "keep")
-
 
 @torch.no_grad()
-def random_direction(
-    point: Mapping[str, Tensor], generator: torch.Generator, normalise: str = "filter", scalars: str = "zero"
-) -> Point:
+def random_direction(point: Mapping[str, Tensor], generator: torch.Generator) -> Point:
     """Return a random Gaussian direction, scaled to the point, of the point's names and shapes.
 
     Filter normalisation and the zeros for biases and normalisation layers are those of Li et al. 2018 (arXiv
     1712.09913): a step of 1 moves each filter by its own length, so that slices of networks of different weight scales
-    can be compared. Two directions drawn one after the other are not made orthogonal, as in the paper: in n dimensions
-    their cosine is about 1/√n.
+    can be compared. A filter is a row of dimension 0: for a linear layer, what enters one output. Two directions drawn
+    one after the other are not made orthogonal, as in the paper: in n dimensions their cosine is about 1/√n.
 
     Args:
         point: θ, any point.
         generator: numbers are drawn on its device, tensor by tensor in sorted order; a CPU generator gives the same
             direction on every device.
-        normalise: "filter": each row of dimension 0 (for a linear layer: what enters one output) gets the norm of the
-            matching row of θ. "tensor": each tensor gets the norm of θ's. "none": standard normal entries.
-        scalars: tensors of at most one dimension (biases, scales of normalisation layers) get direction 0 ("zero"), or
-            stay standard normal ("keep").
 
     Returns:
-        A point in float32 at least; rows and tensors that are 0 in θ are 0.
+        A point in float32 at least; rows and tensors that are 0 in θ are 0, and so are tensors of at most one dimension
+        (biases, scales of normalisation layers).
 
     Raises:
-        UserError: if an option is unknown, or the direction is 0 everywhere (θ = 0, or nothing but biases).
+        UserError: if the direction is 0 everywhere (θ = 0, or nothing but biases).
 
     >>> theta = {"weight": torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.6, 0.8]]), "bias": torch.ones(3)}
     >>> direction = random_direction(theta, torch.Generator().manual_seed(0))
     >>> direction["weight"].norm(dim=1), direction["bias"]
     (tensor([5., 0., 1.]), tensor([0., 0., 0.]))
     """
-    _check_option("normalise", normalise, _NORMALISE)
-    _check_option("scalars", scalars, _SCALARS)
     direction = random_like(point, generator)
     for name, drawn in direction.items():
         if drawn.dim() <= 1:
-            if scalars == "zero":
-                drawn.zero_()
-        elif normalise != "none" and drawn.numel():
-            rows = drawn.reshape(1 if normalise == "tensor" else len(drawn), -1)  # a view of what was drawn
+            drawn.zero_()
+        else:
+            rows = drawn.flatten(1)  # a view of what was drawn
             like = point[name].reshape(rows.shape).double()
             rows.copy_(rows.double() * _ratio(_row_norms(like), _row_norms(rows.double())))
     if not any(bool(tensor.any()) for tensor in direction.values()):
         raise UserError(
             "Expected a point with weights to move, got a direction of 0 everywhere (θ = 0 there, or all tensors have "
-            "at most one dimension); use normalise='none', or scalars='keep' for biases."
+            "at most one dimension); give a point with a weight matrix that is not 0 among what is to move."
         )
     return direction
 
 
 @torch.no_grad()
-def random_delta_direction(point: Mapping[str, Tensor], generator: torch.Generator, rank: int | None = None) -> Point:
+def random_delta_direction(point: Mapping[str, Tensor], generator: torch.Generator) -> Point:
     """Return a random low-rank direction D = B_d·A_d of ΔW, each row as long as the matching row of the adapter's ΔW.
 
     Filter normalisation (Li et al. 2018, arXiv 1712.09913) in ΔW instead of in the factors, which is neither
@@ -81,31 +70,22 @@ def random_delta_direction(point: Mapping[str, Tensor], generator: torch.Generat
 
     Args:
         point: a LoRA point.
-        generator: as in `random_direction`; what is drawn depends on the modules, their sizes and the rank only.
-        rank: of D, at least 1; None: that of the adapter, module by module.
+        generator: as in `random_direction`; what is drawn depends on the modules, their sizes and ranks only.
 
     Returns:
-        A LoRA point in float32 at least, of the same modules, to be added in ΔW (`Slice`, `concatenate`).
+        A LoRA point in float32 at least, of the same modules and ranks, to be added in ΔW (`Slice`, `concatenate`).
 
     Raises:
         PointMismatchError: if the point is not a LoRA point.
-        UserError: if ΔW = 0 in all modules, or `rank` is below 1.
+        UserError: if ΔW = 0 in all modules.
 
     >>> a = {"q.lora_A.weight": torch.tensor([[3.0, 4.0]]), "q.lora_B.weight": torch.tensor([[2.0], [0.0]])}
     >>> d = random_delta_direction(a, torch.Generator().manual_seed(0))
     >>> (d["q.lora_B.weight"] @ d["q.lora_A.weight"]).norm(dim=1).round(decimals=4)
     tensor([10.,  0.])
     """
-    if rank is not None and rank < 1:
-        raise UserError(f"Expected a rank of at least 1, got {rank}; raise it, or leave it out to use the adapter's.")
     modules = module_names(point)
-    template: Point = {}
-    for module in modules:
-        A, B = point[key_a(module)], point[key_b(module)]
-        wanted = A.shape[0] if rank is None else rank
-        template[key_a(module)] = A.new_empty(wanted, A.shape[1])
-        template[key_b(module)] = B.new_empty(B.shape[0], wanted)
-    direction = random_like(template, generator)
+    direction = random_like(point, generator)
     moves = False
     for module in modules:
         lengths = _delta_row_norms(point, module)
@@ -134,8 +114,3 @@ def _delta_row_norms(point: Mapping[str, Tensor], module: str) -> Tensor:
 def _ratio(wanted: Tensor, got: Tensor) -> Tensor:
     """wanted / got, and 0 where got is 0."""
     return torch.where(got > 0, wanted / got, 0.0)
-
-
-def _check_option(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"Expected {name} to be one of: {', '.join(known)}, got '{value}'; choose one of these.")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.params.one_thread import one_thread
-from mcanalysis.params.point import Point, check_compatible, check_point, subtract, working_dtype
+from mcanalysis.params.point import Point, as_double, check_compatible, check_point, subtract, working_dtype
 
 _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<factor>[AB])\.weight$")
 
@@ -257,7 +257,7 @@ def factor_delta_deviation(a: Mapping[str, Tensor], b: Mapping[str, Tensor], ts:
     if not holds_lora_tensors(a):
         return np.zeros_like(grid)
     with torch.no_grad():
-        bending = delta_norm(subtract(_as_double(b), _as_double(a)))
+        bending = delta_norm(subtract(as_double(b), as_double(a)))
     if bending == 0.0:
         return np.zeros_like(grid)
     apart = delta_distance(a, b)
@@ -297,10 +297,6 @@ def share_modules(points: Sequence[Mapping[str, Tensor]]) -> list[Point]:
         }
         for point in points
     ]
-
-
-def _as_double(point: Mapping[str, Tensor]) -> Point:
-    return {name: tensor.double() for name, tensor in point.items()}
 
 
 def _product_square_norm(B: Tensor, A: Tensor) -> float:

@@ -209,6 +209,15 @@ def subtract(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Point:
     return combine([a, b], [1.0, -1.0])
 
 
+def as_double(point: Mapping[str, Tensor]) -> Point:
+    """Return the point in float64.
+
+    >>> as_double({"w": torch.ones(1)})
+    {'w': tensor([1.], dtype=torch.float64)}
+    """
+    return {name: tensor.double() for name, tensor in point.items()}
+
+
 def snapshot(point: Mapping[str, Tensor] | nn.Module) -> Point:
     """Return a detached copy, which later training of the module that owns the tensors cannot change.
 

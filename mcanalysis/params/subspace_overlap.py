@@ -18,7 +18,7 @@ from torch import Tensor
 from mcanalysis.errors import UserError
 from mcanalysis.params.lora import key_a, key_b, module_names, share_modules
 from mcanalysis.params.low_rank import balance
-from mcanalysis.params.point import check_distinct
+from mcanalysis.params.point import as_double, check_distinct
 
 __all__ = ["SIDES", "TOLERANCE", "SubspaceOverlap", "subspace_overlap"]
 
@@ -96,7 +96,7 @@ def _bases(point: Mapping[str, Tensor], side: Side, tolerance: float) -> dict[st
         if not bool(tensor.isfinite().all()):
             raise UserError(f"Expected finite weights, got NaN or infinity in '{name}'; check the adapter's training.")
     bases = {}
-    balanced = balance({name: tensor.double() for name, tensor in point.items()})
+    balanced = balance(as_double(point))
     for module in module_names(balanced):
         # Balanced factors are U√S and √S·Vᵀ: their columns and rows are the singular vectors, scaled.
         B, A = balanced[key_b(module)], balanced[key_a(module)]

@@ -208,6 +208,25 @@ class Curve(Path):
         return curve
 
 
+class CurveBetweenTwo(Curve):
+    """A curve with any number of bends between two minima, straight until it is bent."""
+
+    def __init__(
+        self,
+        a: Mapping[str, Tensor],
+        b: Mapping[str, Tensor],
+        num_bends: int = 1,
+        bends: Sequence[Mapping[str, Tensor]] | None = None,
+        *,
+        space: str | Space = "factor",
+        extrapolate: bool = False,
+    ) -> None:
+        space = get_space(space)
+        start, end = embed_minima([a, b], space)
+        inner = straight_bends(start, end, num_bends, bends)
+        super().__init__([start, *inner, end], range(1, len(inner) + 1), space, extrapolate)
+
+
 def embed_minima(minima: Sequence[Mapping[str, Tensor]], space: Space) -> list[Point]:
     """Return the anchors of the minima in a space, cut off from the graphs of the modules they may belong to.
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from mcanalysis.params.spaces import Space, get_space
-from mcanalysis.paths.base import Curve, embed_minima, straight_bends
+from mcanalysis.paths.base import CurveBetweenTwo
 
 
 def bernstein(degree: int, t: float) -> Tensor:
@@ -35,7 +33,7 @@ def bernstein_derivatives(degree: int, t: float) -> Tensor:
     return degree * (torch.cat([zero, lower]) - torch.cat([lower, zero]))
 
 
-class Bezier(Curve):
+class Bezier(CurveBetweenTwo):
     """The Bezier curve Σ C(n, i)·tⁱ·(1−t)ⁿ⁻ⁱ·θᵢ of degree n = number of bends + 1 between two minima.
 
     It starts as the straight path (bends at equal spacing, so that t is proportional to length) and is bent
@@ -60,21 +58,6 @@ class Bezier(Curve):
     """
 
     name = "bezier"
-
-    def __init__(
-        self,
-        a: Mapping[str, Tensor],
-        b: Mapping[str, Tensor],
-        num_bends: int = 1,
-        bends: Sequence[Mapping[str, Tensor]] | None = None,
-        *,
-        space: str | Space = "factor",
-        extrapolate: bool = False,
-    ) -> None:
-        space = get_space(space)
-        start, end = embed_minima([a, b], space)
-        inner = straight_bends(start, end, num_bends, bends)
-        super().__init__([start, *inner, end], range(1, len(inner) + 1), space, extrapolate)
 
     def weights(self, t: float) -> Tensor:
         """Return the Bernstein polynomials at t: shape (num_bends + 2,), float64.

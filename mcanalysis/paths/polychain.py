@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
 
-from mcanalysis.params.spaces import Space, get_space
-from mcanalysis.paths.base import Curve, embed_minima, straight_bends
+from mcanalysis.paths.base import CurveBetweenTwo
 
 
 def locate(t: float, num_pieces: int) -> tuple[int, float]:
@@ -27,7 +24,7 @@ def locate(t: float, num_pieces: int) -> tuple[int, float]:
     return piece, position - piece
 
 
-class PolyChain(Curve):
+class PolyChain(CurveBetweenTwo):
     """The chain of straight pieces a → bend → … → b, each of the same share of t, between two minima.
 
     It starts as the straight path (bends at equal spacing) and is bent by
@@ -53,21 +50,6 @@ class PolyChain(Curve):
     """
 
     name = "polychain"
-
-    def __init__(
-        self,
-        a: Mapping[str, Tensor],
-        b: Mapping[str, Tensor],
-        num_bends: int = 1,
-        bends: Sequence[Mapping[str, Tensor]] | None = None,
-        *,
-        space: str | Space = "factor",
-        extrapolate: bool = False,
-    ) -> None:
-        space = get_space(space)
-        start, end = embed_minima([a, b], space)
-        inner = straight_bends(start, end, num_bends, bends)
-        super().__init__([start, *inner, end], range(1, len(inner) + 1), space, extrapolate)
 
     @property
     def knots(self) -> tuple[float, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,7 +58,7 @@ def verify(run_directory: str | os.PathLike[str]) -> list[Checked]:
     return sorted(c if c.status in (DAMAGED, MISSING) else c._replace(repair="") for c in found)
 
 
-def is_well(found: list[Checked]) -> bool:
+def is_well(found: Iterable[Checked]) -> bool:
     """Whether nothing is damaged or missing."""
     return not any(c.status in (DAMAGED, MISSING) for c in found)
 

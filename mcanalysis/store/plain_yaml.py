@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from mcanalysis.errors import UserError
 
 _DEEPEST = 20
 _LONGEST = 1_000_000
 _MOST_VALUES = 100_000
+
+
+def read_plain(file: str | Path, wanted: str, remedy: str) -> tuple[Any, Any]:
+    """Return what a YAML (or JSON) file of settings holds, and the nodes it is written in.
+
+    Raises `UserError`, "Expected `wanted` at …; `remedy`.", for a file that cannot be read, is no YAML or not plain.
+
+    >>> read_plain("nowhere.yaml", "a YAML file", "check --config")
+    Traceback (most recent call last):
+    mcanalysis.errors.UserError: Expected a YAML file at 'nowhere.yaml', got: No such file or directory; check --config.
+    """
+    try:
+        text = Path(file).read_text("utf-8-sig")
+        check_plain(text)
+        return yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"Expected {wanted} at '{file}', got: {reason}; {remedy}.") from None
 
 
 def check_plain(text: str) -> None:
@@ -19,8 +42,6 @@ def check_plain(text: str) -> None:
     Traceback (most recent call last):
     ValueError: values within more than 20 others in line 3
     """
-    import yaml
-
     if len(text) > _LONGEST:
         raise ValueError(f"{len(text):,} letters, of which settings need no {_LONGEST:,}")
     depth = 0

@@ -11,7 +11,7 @@ import yaml
 
 from mcanalysis.errors import UserError
 from mcanalysis.store.atomic import write_text_atomic
-from mcanalysis.store.plain_yaml import check_plain
+from mcanalysis.store.plain_yaml import read_plain
 from mcanalysis.strategies import get_strategy
 from mcanalysis.training.config import RunConfig, TrainingConfig, steps_in_words
 
@@ -72,15 +72,7 @@ class Tuned:
     @classmethod
     def read(cls, file: str | Path) -> Tuned:
         """Read what `write` wrote; raises `UserError` for anything else, and for strategies or settings not known."""
-        try:
-            text = Path(file).read_text("utf-8")
-            check_plain(text)
-            values = yaml.safe_load(text)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise UserError(
-                f"Expected a YAML file that tune.py wrote at '{file}', got: {reason}; tune again."
-            ) from None
+        values, _ = read_plain(file, "a YAML file that tune.py wrote", "tune again")
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             got = f"format {values['format']}" if isinstance(values, dict) and "format" in values else "no format"
             raise UserError(

@@ -54,27 +54,6 @@ def wait_for(cluster, count):
         time.sleep(0.1)
 
 
-class Recorder:
-    """A progress bar that remembers what it was told."""
-
-    def __init__(self):
-        self.bars, self.closed = {}, []
-
-    def __call__(self, *, total, desc):
-        recorder = self
-
-        class Bar:
-            total = 0
-
-            def update(self, n=1):
-                recorder.bars[desc] = recorder.bars.get(desc, 0) + n
-
-            def close(self):
-                recorder.closed.append(desc)
-
-        return Bar()
-
-
 def wanting(*wanted):
     return (yield list(wanted))
 
@@ -84,8 +63,7 @@ def process_of(child):
     return int(Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
-def test_results_and_bars_come_from_both_workers(connect, until):
-    seen = Recorder()
+def test_results_and_bars_come_from_both_workers(connect, until, seen):
     cluster = connect(seen)
     (found,) = Engine(cluster).run([wanting(*(Piece(str(x), pieces.square, (x,)) for x in range(40)))])
     assert [square for square, _ in found] == [x * x for x in range(40)]
@@ -125,8 +103,7 @@ def test_a_worker_that_lacks_something_is_set_aside_and_the_other_goes_on(connec
 
 
 def test_a_killed_worker_is_replaced_and_its_piece_computed_elsewhere(connect, tmp_path):
-    seen = Recorder()
-    cluster = connect(seen)
+    cluster = connect()
     assert cluster.submit(Piece("k", pieces.die, (tmp_path, 1))).result(60) == "alive"
     assert len({f.suffix for f in tmp_path.iterdir()}) == 2
 

@@ -212,6 +212,19 @@ def test_model_and_training_flag_are_as_they_were(make_model, tokenizer, random_
     assert all(p.requires_grad for p in model.parameters.values())
 
 
+def test_each_part_of_the_network_has_its_own_mode_back(make_model, tokenizer, random_pairs):
+    """As where somebody trains with one part in evaluation mode, frozen batch statistics say."""
+    model = make_model()
+    model.peft.train()
+    part = next(m for name, m in model.peft.named_modules() if name.endswith("mlp")).eval()
+    modes = {name: m.training for name, m in model.peft.named_modules()}
+    Engine(model).evaluate(model.point(), [objective_of(random_pairs, tokenizer)])
+    with model.without_dropout():
+        assert not any(m.training for m in model.peft.modules())
+    assert {name: m.training for name, m in model.peft.named_modules()} == modes
+    assert model.peft.training and not part.training
+
+
 def test_dropout_is_off_while_a_model_in_training_is_evaluated(gpt2, tokenizer, random_pairs):
     objective = objective_of(random_pairs, tokenizer)  # GPT-2's own configuration drops a tenth
     engine = Engine(gpt2)

@@ -1,12 +1,11 @@
-"""Comparing points: a language model against one example at a time in plain PyTorch, and modules without one."""
+"""Comparing points: a language model against one example at a time in plain PyTorch."""
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from mcanalysis.errors import PointMismatchError, UnknownNameError, UserError
-from mcanalysis.evaluation.representations import compare_points, module_cka, num_parts
+from mcanalysis.evaluation.representations import compare_points, num_parts
 from mcanalysis.metrics.representation_similarity import CKA, linear_cka
 
 PAIRS = [("a", "b"), ("base", "b")]
@@ -139,114 +138,3 @@ def test_bad_input_is_named(model, points, examples):
     lacking = {"a": points["a"], "b": {k: v for k, v in points["b"].items() if "q_proj" not in k}}
     with pytest.raises(PointMismatchError, match="differing"):
         compare_points(model, lacking, PAIRS[:1], examples)
-
-
-# Any module.
-
-
-class Net(nn.Module):
-    """A small network with what could be disturbed: batch statistics, dropout, a tuple as an output."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(3, 6)
-        self.norm = nn.BatchNorm1d(6)
-        self.drop = nn.Dropout(0.5)
-        self.pair = Pair()
-        self.unused = nn.Linear(2, 2)
-
-    def forward(self, x, scale=1.0):
-        return self.pair(self.drop(self.norm(self.first(x * scale)).tanh()))[0]
-
-
-class Pair(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(6))
-
-    def forward(self, x):
-        return x * self.weight, "more"
-
-
-@pytest.fixture
-def net():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = Net().double()
-    net.norm.eval()  # a mode of its own, to be given back
-    return net
-
-
-def inputs(n=40, seed=0):
-    return torch.randn(n, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def test_module_cka_is_that_of_the_outputs(net):
-    a = {n: p.detach().clone() for n, p in net.named_parameters()}
-    b = {
-        n: p + 0.7 * torch.randn(p.shape, generator=torch.Generator().manual_seed(5), dtype=p.dtype)
-        for n, p in a.items()
-    }
-    x = inputs()
-    found = module_cka(net, a, b, [x], ["first", "pair"])
-
-    def outputs(p):
-        first = x @ p["first.weight"].T + p["first.bias"]
-        normed = first / np.sqrt(1 + net.norm.eps) * p["norm.weight"] + p["norm.bias"]  # running mean 0, variance 1
-        return {"first": first, "pair": normed.tanh() * p["pair.weight"]}
-
-    for name in ("first", "pair"):
-        assert found[name].value() == pytest.approx(linear_cka(outputs(a)[name], outputs(b)[name]), abs=1e-9)
-    assert found["first"].value() < 0.99
-
-
-def test_module_is_left_as_it_was(net):
-    net.train()
-    net.norm.eval()
-    before = {n: t.clone() for n, t in net.state_dict().items()}
-    state = torch.get_rng_state()
-    b = {"first.weight": torch.zeros(6, 3, dtype=torch.float64)}  # a part of the parameters is enough
-    module_cka(net, {}, b, [inputs()], ["first", "norm"])
-    assert net.training and net.drop.training and not net.norm.training
-    assert all(torch.equal(t, before[n]) for n, t in net.state_dict().items())
-    assert torch.equal(state, torch.get_rng_state())
-    assert not any(m._forward_hooks for m in net.modules())
-
-
-def test_batches_may_be_tuples_or_mappings(net):
-    b = {"first.weight": torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))}
-    values = [
-        module_cka(net, {}, b, [batch], ["norm"])["norm"].value()
-        for batch in ((inputs(), 2.0), {"x": inputs(), "scale": 2.0}, 2.0 * inputs())
-    ]
-    assert values[0] == values[1] == pytest.approx(values[2], abs=1e-12)
-
-
-def test_features_of_any_shape_and_the_biased_form():
-    net = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU())
-    x = torch.randn(20, 1, 8, generator=torch.Generator().manual_seed(0))
-    b = {"0.weight": torch.randn(4, 1, 3, generator=torch.Generator().manual_seed(1))}
-    found = module_cka(net, {}, b, [x], ["1"], unbiased=False)["1"]
-    with torch.no_grad():
-        first = net(x)
-        second = torch.nn.functional.conv1d(x, b["0.weight"], net[0].bias).relu()
-    assert found.value() == pytest.approx(linear_cka(first.flatten(1), second.flatten(1), unbiased=False), abs=1e-6)
-
-
-def test_bad_modules_and_points_are_named(net):
-    x = [inputs()]
-    with pytest.raises(UnknownNameError, match=r"Unknown submodule 'frist'\. Did you mean 'first'"):
-        module_cka(net, {}, {}, x, ["frist"])
-    wrong = {"first.weight": torch.zeros(2, 2), "new": torch.zeros(1)}
-    with pytest.raises(
-        PointMismatchError, match=r"'first.weight' of shape \(2, 2\) where it has shape \(6, 3\) \(2 diff"
-    ):
-        module_cka(net, {}, wrong, x, ["first"])
-    with pytest.raises(UserError, match="'unused' to run"):
-        module_cka(net, {}, {}, x, ["unused"])
-    twice = nn.Sequential(layer := nn.Linear(3, 3), layer)
-    with pytest.raises(UserError, match="second run"):
-        module_cka(twice, {}, {}, [inputs().float()], ["0"])
-    assert not layer._forward_hooks
-    with pytest.raises(UserError, match="at least 4"):
-        module_cka(net, {}, {}, [inputs(3)], ["first"])

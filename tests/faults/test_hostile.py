@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 import mcanalysis as mc
 from mcanalysis.errors import DataError, RunDirectoryError, UserError
 from mcanalysis.models.loading import load_base
+from mcanalysis.recipes.files import read_tree
 from mcanalysis.store.atomic import replace_directory_atomic, write_text_atomic
 from mcanalysis.store.lock import lock_measurements, lock_training
 from mcanalysis.store.manifest import claim_run_directory
@@ -227,6 +228,13 @@ def test_yaml_that_is_more_than_it_says(what, script, tmp_path, monkeypatch):
     code, out, err = script("connectivity", "--config", "c.yaml")
     assert code == 2 and out == "" and len(err.splitlines()) == 1 and "'c.yaml'" in err, err
     assert time.monotonic() - started < 20 and [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
+
+
+@pytest.mark.parametrize("what", YAML)
+def test_a_recipe_that_is_more_than_it_says(what, tmp_path):
+    content = YAML[what]
+    (file := tmp_path / "recipe.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert f"a recipe in YAML or JSON at '{file}'" in line_of(lambda: read_tree(file))
 
 
 # Bases.

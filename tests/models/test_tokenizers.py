@@ -137,7 +137,9 @@ def test_special_tokens_of_the_tokenizers_own_stand_before_prompts_only(habit, b
     assert short.prompt_ids[:in_front] == encoded.prompt_ids[:in_front]  # cutting spares the start token
 
 
-@pytest.mark.parametrize("habit", TEMPLATES)
+@pytest.mark.parametrize(
+    "habit", [pytest.param(h, marks=pytest.mark.slow) if h in ("start", "end") else h for h in TEMPLATES]
+)
 def test_tokenizers_that_add_tokens_train_and_answer_as_plain_generate(habit, base_with, make_examples, train_task):
     folder = base_with(adds(TEMPLATES[habit][0]))
     examples = make_examples(6)

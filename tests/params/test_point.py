@@ -141,6 +141,11 @@ def test_random_like_depends_on_the_seed_only():
     assert {n: x.shape for n, x in draw(point, 3).items()} == {n: x.shape for n, x in point.items()}
 
 
+def test_random_like_is_standard_normal():
+    drawn = random_like({"w": torch.zeros(200, 200)}, torch.Generator().manual_seed(0))["w"]
+    assert abs(float(drawn.mean())) < 0.03 and float(drawn.std()) == pytest.approx(1.0, abs=0.03)
+
+
 def test_content_hash_sees_every_bit_and_nothing_else():
     point = make_point(0, torch.float32)
     reference = content_hash(point)

@@ -370,7 +370,10 @@ def test_matrix_shows_every_number_and_hatches_what_is_missing():
     assert not by_gid(axes, "staircase") and by_gid(plot_accuracy_matrix(make_matrix()).axes[0], "staircase")
 
 
-@pytest.mark.parametrize("name", ["two transitions", "stability and plasticity", "matrix"])
+@pytest.mark.parametrize(
+    "name",
+    ["two transitions", *(pytest.param(n, marks=pytest.mark.slow) for n in ("stability and plasticity", "matrix"))],
+)
 def test_two_saves_give_the_same_bytes(name, tmp_path):
     figure = FIGURES[name]()
     first = save_figure(figure, tmp_path / "first" / "a.b", ("pdf", "png", "svg"))

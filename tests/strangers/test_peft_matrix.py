@@ -62,7 +62,6 @@ ARCHITECTURES = {
     ),
 }
 EXPERTS = ("Mixtral", "Qwen3 MoE")
-TIED = ("tied Llama", "Gemma 2", "Gemma 3", "GPT-2", "OPT")
 
 
 def base(architecture):

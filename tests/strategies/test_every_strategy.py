@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mcanalysis.errors import UserError
 from mcanalysis.runs.run import load_run
 from mcanalysis.strategies import get_strategy, make_strategy, strategy_names
 from mcanalysis.strategies.strategy import Strategy
@@ -69,13 +68,6 @@ def test_a_run_stopped_within_a_task_ends_with_the_very_same_bytes(name, config_
     run, strategy = load_run(tmp_path / "run"), make_strategy(name, 0, **SETTINGS.get(name, {}))
     assert run.answering_learner == strategy.answering_learner and run.has_paths == strategy.has_paths
     assert run.is_joint == (strategy.schedule == "joint") and run.is_sequential == (strategy.schedule == "sequence")
-
-
-@pytest.mark.parametrize("name", [n for n in strategy_names() if not get_strategy(n).has_paths])
-def test_paths_are_refused_by_name_where_minima_share_no_space(name, config_of, three_tasks, tmp_path):
-    train(config_of(name), tmp_path / "run", device="cpu", tasks=three_tasks)
-    with pytest.raises(UserError, match=f"got one of {name}"):
-        load_run(tmp_path / "run").path(1, 2)
 
 
 @pytest.fixture

@@ -106,20 +106,12 @@ def test_the_old_answers_get_no_gradient_and_no_dropout(
     assert model.peft.training
 
 
-def test_the_gradient_is_that_of_the_loss(model, random_point, encode_examples, make_step):
+def test_the_gradient_is_that_of_the_loss(model, random_point, encode_examples, make_step, check_gradient):
     strategy = after_a_task(model, alpha=20.0)
     model.load_point(random_point(model, 2))
     step = make_step(model, encode_examples(3))
     strategy.loss(step).backward()
-    gradient = {k: p.grad.clone() for k, p in model.parameters.items()}
-    square = sum(float(g.double().square().sum()) for g in gradient.values())
-    size, values = 2e-3 / square**0.5, []
-    for sign in (1, -2, 1):  # + size, - size, back
-        with torch.no_grad():
-            for name, parameter in model.parameters.items():
-                parameter.add_(gradient[name], alpha=sign * size)
-            values.append(strategy.loss(step).item())
-    assert (values[0] - values[1]) / (2 * size) == pytest.approx(square, rel=0.02)
+    check_gradient(model, lambda: strategy.loss(step))
 
 
 def test_old_is_the_adapter_at_the_end_of_the_previous_task(make_model, encode_examples, train_task):
@@ -138,18 +130,15 @@ def test_old_is_the_adapter_at_the_end_of_the_previous_task(make_model, encode_e
         assert not before or any(not torch.equal(v, point[k]) for k, v in before.items())
 
 
-def test_four_times_four_is_sixteen(make_model, random_point, encode_examples, train_task, mean_apart):
-    points, losses = [], []
-    for batch_size, accumulation in ((16, 1), (4, 4)):
+def test_four_times_four_is_sixteen(make_model, random_point, four_times_four):
+    def start():
         model = make_model(alpha=12.0)
         model.load_point(random_point(model, 1))
         strategy = after_a_task(model, alpha=5.0)
         model.load_point(random_point(model, 2))
-        settings = {"batch_size": batch_size, "gradient_accumulation": accumulation, "learning_rate": 1e-3}
-        losses.append(train_task(model, strategy, encode_examples(48), **settings).losses)
-        points.append(model.point())
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert mean_apart(*points) < 0.01 * 1e-3  # of the learning rate
+        return model, strategy
+
+    four_times_four(start)
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])

@@ -14,6 +14,7 @@ from mcanalysis.landscape.hessian import HessianOperator
 from mcanalysis.landscape.trace import trace
 from mcanalysis.params import combine, dot, subtract
 from mcanalysis.runs.run import load_run
+from mcanalysis.store.manifest import read_manifest, write_manifest
 from mcanalysis.studies.curvature import Curvature
 from mcanalysis.studies.curvature_tables import forgetting_correlations, with_means
 from mcanalysis.studies.study import carry_out
@@ -174,16 +175,19 @@ def test_where_nothing_is_below_zero_only_the_top_is_given(measured_run, monkeyp
     assert "NaN" not in next((directory / "curvature").glob("*/*eigenvalues*")).read_text()
 
 
-def test_refusals_before_anything_is_computed(finished, monkeypatch):
+def test_refusals_before_anything_is_computed(finished, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(landscape_hessian, "HessianOperator", None)
-    one = finished(tasks=("FOMC",), steps=1)
     with pytest.raises(RunDirectoryError, match="at least two minima, got 1"):
-        measured(one)
-    with pytest.raises(UserError, match="one of l2p"):
-        measured(finished("l2p", tasks=("FOMC", "MedMCQA"), steps=1))
+        measured(finished(tasks=("FOMC",), steps=1))
+    three = shutil.copytree(trained("sequential", TASKS, STEPS), tmp_path / "three")
     with pytest.raises(UnknownNameError, match="minimum"):
-        measured(finished("er", steps=1), Curvature(spectrum_minimum="9"))
-    assert not list(one.parent.glob("*/curvature"))
+        measured(three, Curvature(spectrum_minimum="9"))
+    manifest = read_manifest(three)
+    manifest["config"]["strategy"] = "l2p"
+    write_manifest(three, manifest)
+    with pytest.raises(UserError, match="one of l2p"):
+        measured(three)
+    assert not list(tmp_path.glob("*/curvature"))
 
 
 def test_more_eigenvalues_than_coordinates(finished):

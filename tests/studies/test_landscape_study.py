@@ -16,6 +16,7 @@ from mcanalysis.landscape.slices import random_slice
 from mcanalysis.paths.plane import Plane
 from mcanalysis.runs.run import load_run
 from mcanalysis.store.atomic import write_text_atomic
+from mcanalysis.store.manifest import read_manifest, write_manifest
 from mcanalysis.store.measurements import Measurement, MeasurementStore
 from mcanalysis.studies.engine import Here
 from mcanalysis.studies.executors.processes import Processes
@@ -291,9 +292,9 @@ def test_the_third_may_be_the_minimum_of_a_joint_run(copied, make_run, numbers_a
 
 
 def test_refusals_come_before_anything_is_measured(copied, make_run, calls, tmp_path):
-    run, other = copied("sequential"), copied("er")
+    run = copied("sequential")
+    other, prompts = (shutil.copytree(run.directory, tmp_path / name) for name in ("other", "prompts"))
     one, two = (load_run(make_run("sequential", TASKS[:n]), "cpu") for n in (1, 2))
-    prompts = load_run(make_run("progressive_prompts"), "cpu")
     calls.clear()  # those of training
     with pytest.raises(UnknownNameError, match="--transition '3'"):
         study_of([run], tmp_path, replace(SMALL, transition=3))
@@ -303,12 +304,16 @@ def test_refusals_come_before_anything_is_measured(copied, make_run, calls, tmp_
         study_of([one], tmp_path, SMALL)
     with pytest.raises(UserError, match="third minimum to span a plane, got only 1-FOMC and 2-MedMCQA"):
         study_of([two], tmp_path, replace(SMALL, transition=1))
-    file = other.directory / "manifest.json"
-    write_text_atomic(file, file.read_text().replace(other.recorded_base, "another"))
+    manifest = read_manifest(other)
+    manifest["hashes"]["base"] = "another"
+    write_manifest(other, manifest)
     with pytest.raises(PointMismatchError, match="third minimum on the base of"):
-        study_of([run], tmp_path, replace(SMALL, third=str(other.directory)))
+        study_of([run], tmp_path, replace(SMALL, third=str(other)))
+    manifest = read_manifest(prompts)
+    manifest["config"]["strategy"] = "progressive_prompts"
+    write_manifest(prompts, manifest)
     with pytest.raises(UserError, match="got one of progressive_prompts"):
-        study_of([prompts], tmp_path, SMALL)
+        study_of([load_run(prompts, "cpu")], tmp_path, SMALL)
     assert calls == []
 
 

@@ -64,35 +64,8 @@ def slow(seconds, progress):
     return seconds
 
 
-class Recorder:
-    """A progress bar that remembers what it was told."""
-
-    def __init__(self):
-        self.bars = {}
-        self.closed = []
-
-    def __call__(self, *, total, desc):
-        recorder = self
-
-        class Bar:
-            total = 0
-
-            def update(self, n=1):
-                recorder.bars[desc] = recorder.bars.get(desc, 0) + n
-
-            def close(self):
-                recorder.closed.append(desc)
-
-        return Bar()
-
-
 def wanting(*pieces):
     return (yield list(pieces))
-
-
-@pytest.fixture
-def seen():
-    return Recorder()
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def plain_loss(plain_model_at, alone, objective, point):
     return sum(nll) / sum(len(example.answer_ids) for example in objective.encoded)
 
 
-@pytest.mark.parametrize("strategy", ["sequential", "ilora", "o_lora"])
+@pytest.mark.parametrize("strategy", [pytest.param("sequential", marks=pytest.mark.slow), "ilora", "o_lora"])
 def test_the_base_is_a_minimum_by_every_name_and_one_line_leads_to_each(make_run, strategy, plain_model_at, alone):
     run = load_run(make_run(strategy), "cpu")
     objective = run.task_objective("FOMC", "test")
@@ -117,7 +117,7 @@ def test_what_has_no_path_from_the_base_is_refused_in_one_line(copied):
     with pytest.raises(UserError, match=r"among|0-BASE"):
         run.minimum(9)
     manifest = json.loads((run.directory / "manifest.json").read_text())
-    for strategy in ("l2p", "progressive_prompts"):
+    for strategy in ("l2p", "progressive_prompts", "zero_shot"):
         manifest["config"]["strategy"] = strategy
         write_manifest(run.directory, manifest)
         for ask in (lambda r: r.minimum("base"), lambda r: r.path("base", 1)):

@@ -12,6 +12,7 @@ from mcanalysis.landscape import trajectory_pca
 from mcanalysis.params import delta_weights
 from mcanalysis.runs.run import load_run
 from mcanalysis.runs.snapshots import read_snapshot, snapshot_files
+from mcanalysis.store.manifest import read_manifest, write_manifest
 from mcanalysis.store.point_files import write_tensors
 from mcanalysis.studies.study import carry_out
 from mcanalysis.studies.trajectory import Trajectory
@@ -152,12 +153,17 @@ def test_the_picture_and_its_caption_tell_shares_and_minima(copied):
     assert "ilora / seed 0, factor space" in said and f"{first.explained_1:.0%}" in said and "2-MedMCQA" in said
 
 
-def test_runs_without_a_trajectory_are_refused_before_anything_is_computed(make_run, monkeypatch):
+def test_runs_without_a_trajectory_are_refused_before_anything_is_computed(copied, monkeypatch):
     monkeypatch.setattr(trajectory_pca, "fit_trajectory_pca", None)
+    directory = copied("sequential")
+    shutil.rmtree(directory / "trajectory")
     with pytest.raises(UserError, match=r"no snapshots of its training: .* --save-trajectory 10"):
-        study(make_run("sequential", 0))
+        study(directory)
+    manifest = read_manifest(directory)
+    manifest["config"]["strategy"] = "l2p"
+    write_manifest(directory, manifest)
     with pytest.raises(UserError, match="one of l2p"):
-        study(make_run("l2p", 0))
+        study(directory)
     for name, value in {"num_components": 1, "num_losses": -1, "num_examples": 0}.items():
         with pytest.raises(UserError, match=f"{name} of at least .*raise --{name.replace('_', '-')}"):
             Trajectory(**{name: value})

@@ -33,8 +33,14 @@ def without_weights(base_folder, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("grouped", [True, False])
-@pytest.mark.parametrize("name", ["sequential", "er", "joint"])
+@pytest.mark.parametrize(
+    ("name", "grouped"),
+    [
+        pytest.param(name, grouped, marks=pytest.mark.slow if (name, grouped) == ("er", False) else ())
+        for name in ("sequential", "er", "joint")
+        for grouped in (True, False)
+    ],
+)
 def test_steps_and_tokens_are_those_of_the_run(name, grouped, run_config, tasks, tmp_path, monkeypatch):
     config = run_config(name, tasks=None)
     training = replace(config.training, num_steps=3, gradient_accumulation=2, group_by_length=grouped)
