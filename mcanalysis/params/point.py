@@ -35,9 +35,11 @@ def check_point(point: Mapping[str, Tensor]) -> None:
     >>> check_point({"weight": torch.zeros(2)})
     """
     if not isinstance(point, Mapping):
+        remedy = "take mc.snapshot(module) of a module, mc.load_adapter(folder).point of an adapter's folder"
+        if "point" in dir(point):  # a saved adapter, a minimum of a run
+            remedy = "take its .point"
         raise UserError(
-            f"Expected a point (a dict of names to tensors), got {type(point).__name__}; take mc.snapshot(module) of a "
-            "module."
+            f"Expected a point (a dict of names to tensors), got {type(point).__name__}; {remedy}."
         )
     if not point:
         raise UserError("Expected a point with at least one tensor, got an empty dict; check the filter that built it.")
