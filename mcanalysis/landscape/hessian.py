@@ -143,6 +143,17 @@ class HessianOperator(LinearOperator):
         pieces = unflatten(torch.from_numpy(np.array(vector, dtype=np.float64)), self._leaves)
         return {name: piece.to(self._leaves[name].dtype) for name, piece in pieces.items()}
 
+    def dot(self, x: Any) -> Any:
+        """Return H @ x for a vector (num_coordinates,) or columns of such; raises `UserError` for another length."""
+        if isinstance(x, Mapping):
+            raise UserError("Expected a vector of coordinates, got a point; use product(direction) for points.")
+        if (shape := np.shape(x)) and shape[0] != self.num_coordinates:
+            raise UserError(
+                f"Expected vectors of {self.num_coordinates} coordinates, got shape {shape}; order them as "
+                "params.flatten does, or use product(direction) for points."
+            )
+        return super().dot(x)
+
     def _matvec(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
         vector = self.as_point(np.asarray(x).reshape(-1))
         total = np.zeros(self.num_coordinates)
