@@ -104,8 +104,8 @@ def check_tensor(value: Any) -> None:
     """
     if not isinstance(value, Tensor):
         raise UserError(
-            f"Expected the loss to be a tensor with one number, got a {type(value).__name__}, which has no gradient, as "
-            "run.objective and mc.adapter_objective give it; take run.loss for fit_curve and run.batch_losses for "
+            f"Expected the loss to be a tensor with one number, got a {type(value).__name__}, which has no gradient, "
+            "as run.objective and mc.adapter_objective give it; take run.loss for fit_curve and run.batch_losses for "
             "HessianOperator, or return the tensor that the loss is computed as."
         )
     if value.numel() != 1:

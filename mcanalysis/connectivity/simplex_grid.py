@@ -60,8 +60,7 @@ def simplex_profile(
     """
     if not isinstance(objectives, Mapping):
         raise UserError(
-            f"Expected objectives by name, got {type(objectives).__name__}; pass a dict such as "
-            '{"task": objective}.'
+            f'Expected objectives by name, got {type(objectives).__name__}; pass a dict such as {{"task": objective}}.'
         )
     for objective in objectives.values():
         refuse_draws(objective)

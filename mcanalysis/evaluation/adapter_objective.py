@@ -58,7 +58,8 @@ def adapter_objective(
 
     Raises:
         PointMismatchError: if a point is not a LoRA point, or does not fit the base.
-        UserError: for an argument of another kind, no adapter, a model that is not there or has too few positions, or a device that is not.
+        UserError: for an argument of another kind, no adapter, a model that is not there or has too few
+            positions, or a device that is not.
         DataError: for a file that is not there or not of this form.
     """
     _check_kinds(model, adapters, data_file, score)

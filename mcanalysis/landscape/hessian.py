@@ -51,8 +51,8 @@ class HessianOperator(LinearOperator):
     `num_coordinates` is the side of the matrix, `num_products` counts the products so far.
 
     Raises:
-        UserError: for no losses, one that draws minibatches, a point that is none, and, when it is used, for a loss that
-            is not one number, does not depend on the point, or is not finite there (also its derivatives).
+        UserError: for no losses, one that draws minibatches, a point that is none, and, when it is used, for a loss
+            that is not one number, does not depend on the point, or is not finite there (also its derivatives).
 
     >>> hessian = HessianOperator(lambda p: 2 * p["w"][0] ** 2 + p["w"][0] * p["w"][1], {"w": torch.ones(2)})
     >>> hessian @ np.array([1.0, 0.0])

@@ -69,8 +69,8 @@ def expected_sharpness(
         The value in units of the loss; NaN or ∞ where the loss is.
 
     Raises:
-        UserError: if a number is out of range, the loss draws minibatches, or there is nothing to move (θ = 0; ΔW = 0 as
-            in a fresh adapter).
+        UserError: if a number is out of range, the loss draws minibatches, or there is nothing to move (θ = 0; ΔW = 0
+            as in a fresh adapter).
 
     >>> half_square = lambda p: 0.5 * p["w"].square().sum()
     >>> result = expected_sharpness(half_square, {"w": torch.tensor([[3.0, 4.0]])}, radius=0.2)

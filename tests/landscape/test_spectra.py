@@ -208,7 +208,7 @@ def test_density_bad_arguments():
 @pytest.mark.parametrize("ask", [eigenvalues, trace, spectral_density])
 @pytest.mark.parametrize("given", [lambda vector: vector, "x", np.eye(3)])
 def test_what_is_no_operator_is_told_how_to_become_one(ask, given):
-    with pytest.raises(UserError, match=r"a linear operator, got a .*HessianOperator\(losses, point\).*aslinearoperator"):
+    with pytest.raises(UserError, match=r"a linear operator, got a .*HessianOperator.*aslinearoperator"):
         ask(given)
 
 

@@ -334,7 +334,7 @@ def test_a_folder_that_holds_a_model_gets_no_adapter(make_model, random_point, b
 
 def test_tensors_of_a_peft_state_dict_are_not_saved_as_a_point(make_model, tmp_path):
     raw = get_peft_model_state_dict(make_model().peft)
-    with pytest.raises(UserError, match=r"got 'base_model\.model\..*of a PEFT state dict.*save_pretrained.*load_adapter"):
+    with pytest.raises(UserError, match=r"got 'base_model\.model\..*of a PEFT state dict.*load_adapter"):
         save_adapter(raw, tmp_path / "new", "base")
     assert not (tmp_path / "new").exists()
 

@@ -26,9 +26,10 @@ def read(source: Path, name: str, seed: int = 0, prompt: str = "prompt", answer:
 
     Rows with `messages` are chats (`raw.chat`), rows with `input` and `target` or `target_scores` BIG-bench's
     (`raw.big_bench`), all others columns: `prompt` and `answer` are the names of columns, or texts with `{column}` in
-    them. Texts of chats and columns stay as they are, white space at their ends included. A prompt comes once: what test has leaves eval, and what these have leaves train. Splits that are not there
-    are dealt out of what is, with Python's Mersenne Twister: train, eval and test 10 : 1 : 4; of train and test, eval
-    out of train; of train and eval, test out of eval, 4 : 1. Raises `DataError` for what cannot be read.
+    them. Texts of chats and columns stay as they are, white space at their ends included. A prompt
+    comes once: what test has leaves eval, and what these have leaves train. Splits that are not there are dealt out of
+    what is, with Python's Mersenne Twister: train, eval and test 10 : 1 : 4; of train and test, eval out of train; of
+    train and eval, test out of eval, 4 : 1. Raises `DataError` for what cannot be read.
     """
     files = _files(source)
     left_out: Counter[str] = Counter()
