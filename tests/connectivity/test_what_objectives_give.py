@@ -11,6 +11,7 @@ import mcanalysis as mc
 from mcanalysis.connectivity.losses import WeightedSum
 from mcanalysis.connectivity.simplex_grid import simplex_profile
 from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.store.measurements import Measurement
 
 A, B = {"x": torch.tensor([0.0]), "y": torch.tensor([1.0])}, {"x": torch.tensor([1.0]), "y": torch.tensor([3.0])}
 LINE = mc.Linear(A, B)
@@ -133,3 +134,5 @@ def test_a_profile_of_lists_is_one_of_arrays_and_is_shown_in_a_line():
         torch.nn.Linear(1, 1), lambda net, x: net(x)[:, 0].square(), [torch.ones(50, 1)]
     )(mc.snapshot(torch.nn.Linear(1, 1)))  # fmt: skip
     assert "array" not in repr(measured) and "loss=" in repr(measured)
+    stored = Measurement.of(np.ones(2), np.array([1, 3]), np.array([0.0, 1.0]))
+    assert repr(stored) == "Measurement(loss=0.5, score=0.5, num_examples=2, num_targets=4)"
