@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from mcanalysis.connectivity.losses import refuse_draws
 from mcanalysis.connectivity.profile import PerExample, Profile, Quantity, assemble, grid
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.metrics import barriers
@@ -100,7 +101,8 @@ def attribute(
 
     Raises:
         UnknownNameError: if a group names a tensor that the path does not have.
-        UserError: for no group, an empty one, one called "all", a wrong `hold`, or ts that do not run from 0 to 1.
+        UserError: for no group, an empty one, one called "all", a wrong `hold`, ts that do not run from 0 to 1, or an
+            objective that draws minibatches.
 
     >>> import torch
     >>> a, b = {"x": torch.tensor(-1.0), "y": torch.tensor(0.0)}, {"x": torch.tensor(1.0), "y": torch.tensor(2.0)}
@@ -112,6 +114,7 @@ def attribute(
     if isinstance(path, tuple):
         path = Linear(*path)
     _check(groups, places_t)
+    refuse_draws(objective)
     moved = {name: move_group(path, tensors, hold) for name, tensors in groups.items()}
     on_path = [objective(path(float(t))) for t in places_t]
     known = {held_t(hold): on_path[0 if hold == "start" else -1]}

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mcanalysis.connectivity.certificate_band import QUANTITIES, Bound, Quantity
 from mcanalysis.connectivity.certificate_search import BUDGET, CertificateSearch, Examples
+from mcanalysis.connectivity.losses import refuse_draws
 from mcanalysis.connectivity.objective_result import examples_of, has_examples, loss_of, number_of
 from mcanalysis.errors import UnknownNameError, UserError
 
@@ -151,8 +152,8 @@ def barrier_certificate(
 
     Raises:
         UserError: for a tolerance that is not positive, or below the rounding of the values; for a budget that does not
-            pay for the ends; for measured values that a stated bound does not allow; for `derivatives` of a loss that
-            cannot be differentiated; for an unknown name.
+            pay for the ends; for an objective that draws minibatches; for measured values that a stated bound does not
+            allow; for `derivatives` of a loss that cannot be differentiated; for an unknown name.
 
     >>> from mcanalysis.paths import Linear
     >>> line = Linear({"w": torch.tensor([-1.0])}, {"w": torch.tensor([1.0])})
@@ -169,6 +170,7 @@ def barrier_certificate(
         raise UserError(f"Expected a confidence between 0 and 1, got {confidence}; leave it out to use 0.95.")
     if known is not None and known.of != of:
         raise UserError(f"Expected an earlier certificate of the {of}, got one of the {known.of}; leave known out.")
+    refuse_draws(objective)
     measure = _Measure(path, objective, of, derivatives)
     if not budget >= 2 * measure.cost:
         raise UserError(

@@ -174,17 +174,16 @@ def fit_curve(
     fitted.history = tuple(convergence.history)
     fitted.converged = convergence.converged() if rule.tells_rest else None
     if fitted.converged is False:
-        _say_once(total)
+        _say_once()
     return fitted
 
 
 @cache
-def _say_once(num_steps: int) -> None:
-    """A study fits many curves of as many steps; each says by itself whether it converged."""
+def _say_once() -> None:
+    """A study fits many curves; each says by itself whether it converged."""
     logger.warning(
-        "a curve is not at rest after %d steps (its `converged` is false): with more (num_steps, --curve-steps) "
-        "it may be lower; this is said of the first such curve only",
-        num_steps,
+        "a curve is not at rest after its last step (its `converged` is false): with more steps (num_steps, "
+        "--curve-steps) it may be lower; this is said of the first such curve only"
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mcanalysis.connectivity.losses import terms_of
+from mcanalysis.connectivity.losses import check_tensor, terms_of
 from mcanalysis.errors import UserError
 from mcanalysis.params.point import Point
 from mcanalysis.paths.base import Curve
@@ -81,11 +82,9 @@ def _gradients_of_terms(
     return torch.autograd.grad(tensors, parameters, grad_outputs=weights, allow_unused=True), value
 
 
-def _check_value(value: object, where: str) -> None:
+def _check_value(value: Any, where: str) -> None:
     """Raise `UserError` unless a loss is one finite number that can be differentiated."""
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise UserError(f"Expected the loss to be a tensor with one number, got {got}; return its mean.")
+    check_tensor(value)
     if not value.requires_grad:
         raise UserError(
             "Expected a loss that is differentiable with respect to the point, got one without a "

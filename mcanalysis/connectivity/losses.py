@@ -80,6 +80,24 @@ def terms_of(loss: Any, point: Mapping[str, Tensor]) -> Iterator[Any]:
     return value if isinstance(value, Iterator) else iter((loss_of(value),))
 
 
+def check_tensor(value: Any) -> None:
+    """Raise `UserError` unless a loss, or a term of one, is a tensor with one number, as derivatives need it.
+
+    >>> import torch
+    >>> check_tensor(torch.tensor(1.0))
+    """
+    if not isinstance(value, Tensor):
+        raise UserError(
+            f"Expected the loss to be a tensor with one number, got a {type(value).__name__}, which has no gradient, "
+            "as run.objective and mc.adapter_objective give it; take run.loss for fit_curve and run.batch_losses for "
+            "HessianOperator, or return the tensor that the loss is computed as."
+        )
+    if value.numel() != 1:
+        raise UserError(
+            f"Expected the loss to be a tensor with one number, got shape {tuple(value.shape)}; return its mean."
+        )
+
+
 def value_at(loss: Callable[[Mapping[str, Tensor]], Any], point: Mapping[str, Tensor]) -> Any:
     """Return loss(point); raises `UserError` where it would have to be differentiated by running statistics.
 
@@ -104,6 +122,24 @@ def held_names(loss: Any) -> frozenset[str]:
     frozenset()
     """
     return frozenset(getattr(loss, "held_names", ()))
+
+
+def refuse_draws(loss: object) -> None:
+    """Raise `UserError` for a loss that draws a minibatch at each call, where one fixed number per point is needed.
+
+    >>> refuse_draws(len)
+    """
+    if _draws(loss_state(loss)):
+        raise UserError(
+            "Expected an objective that gives the same number whenever it is asked, got one that draws examples at "
+            "each call (it has random_state), which is for fit_curve; take run.objective(task) for values, or "
+            "run.batch_losses(tasks) for derivatives."
+        )
+
+
+def _draws(state: Any) -> bool:
+    """Whether a state is one; a `WeightedSum` has a list of those of its losses, None where a loss draws nothing."""
+    return any(map(_draws, state)) if isinstance(state, list) else state is not None
 
 
 def loss_state(loss: object) -> Any:

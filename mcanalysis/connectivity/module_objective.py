@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,10 @@ class ModuleMeasurement:
     float64, and their mean `score` are None where the objective has no score.
     """
 
-    nll: NDArray[np.float64]
-    targets: NDArray[np.float64]
+    nll: NDArray[np.float64] = field(repr=False)
+    targets: NDArray[np.float64] = field(repr=False)
     loss: Any
-    scores: NDArray[np.float64] | None = None
+    scores: NDArray[np.float64] | None = field(default=None, repr=False)
     score: float | None = None
 
 

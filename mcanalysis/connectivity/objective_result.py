@@ -53,6 +53,21 @@ def number_of(result: Any) -> float:
     return _number(loss_of(result), "loss")
 
 
+def score_of(result: Any) -> float | None:
+    """Return the score of a result as a number: its `score`, else the mean of its `scores`, else None.
+
+    Raises `UserError` for a score of more than one value.
+
+    >>> score_of({"loss": 1.0, "score": 0.25}), score_of({"loss": 1.0, "scores": [0.0, 1.0]}), score_of(1.0)
+    (0.25, 0.5, None)
+    """
+    named = _named(result)
+    score, scores = getattr(named, "score", None), getattr(named, "scores", None)
+    if score is None and scores is not None and (own := _array(scores, "scores")).size:
+        score = own.mean()
+    return None if score is None or callable(score) else _number(score, "score")
+
+
 def has_examples(result: Any) -> bool:
     """Return whether a result has values per example, `nll` and `targets`; raises `UserError` for one of the two.
 
@@ -88,15 +103,12 @@ def examples_of(result: Any) -> SimpleNamespace:
             raise UserError(
                 f"Expected {name} of shape {nll.shape}, one per example like nll, got {values.shape}; return as many."
             )
-    score = getattr(result, "score", None)
-    if score is None and scores is not None and scores.size:
-        score = scores.mean()
     return SimpleNamespace(
         loss=number_of(result),
         nll=nll,
         targets=targets,
         scores=scores,
-        score=None if score is None else _number(score, "score"),
+        score=score_of(result),
     )
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from mcanalysis.connectivity.losses import held_names
-from mcanalysis.connectivity.objective_result import examples_of, has_examples, number_of
-from mcanalysis.errors import UserError
+from mcanalysis.connectivity.losses import held_names, refuse_draws
+from mcanalysis.connectivity.objective_result import examples_of, has_examples, number_of, score_of
+from mcanalysis.errors import UnknownNameError, UserError, shortened
 from mcanalysis.metrics import barriers
 from mcanalysis.metrics.bootstrap import Sample
 from mcanalysis.metrics.intervals import FEWEST_EVENTS, FEWEST_EXAMPLES, Estimate
@@ -77,6 +77,25 @@ class Profile:
     example_scores: np.ndarray | None = None
     arc_lengths: np.ndarray | None = None
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if (values := getattr(self, field.name)) is not None:  # lists are welcome
+                object.__setattr__(self, field.name, np.asarray(values))
+
+    def __repr__(self) -> str:
+        """One line: every number is in the arrays.
+
+        >>> Profile([0.0, 0.5, 1.0], [1.0, 3.0, 2.0])
+        Profile(3 points, t from 0 to 1, loss from 1 to 3, no values per example)
+        """
+        parts = [f"{len(self.ts)} points", *(f"{n} from {v.min():.4g} to {v.max():.4g}" for n, v in self._curves())]
+        parts.append("no values per example" if self.nll is None else f"{self.nll.shape[1]} examples")
+        return f"Profile({', '.join(parts)})"
+
+    def _curves(self) -> list[tuple[str, np.ndarray]]:
+        curves = [("t", self.ts), ("loss", self.losses)]
+        return curves if self.scores is None else [*curves, ("score", self.scores)]
+
     @classmethod
     def of(
         cls, ts: Sequence[float] | np.ndarray, measurements: Sequence[PerExample], arc_lengths: np.ndarray | None = None
@@ -90,14 +109,15 @@ class Profile:
                     "targets; measure one fixed data set."
                 )
         nll = np.stack([m.nll for m in found])
-        has_scores = all(m.score is not None and m.scores is not None for m in found)
+        has_scores = all(m.score is not None for m in found)
+        has_own = has_scores and all(m.scores is not None and m.scores.size for m in found)
         return cls(
             np.asarray(ts, dtype=float),
             np.array([m.loss for m in found]),
             nll if nll.size else None,
             found[0].targets,
             np.array([m.score for m in found]) if has_scores else None,
-            np.stack([m.scores for m in found]) if has_scores and all(m.scores.size for m in found) else None,
+            np.stack([m.scores for m in found]) if has_own else None,
             arc_lengths,
         )
 
@@ -115,7 +135,9 @@ class Profile:
         return {0.0, 1.0} <= set(self.ts.tolist())
 
     def values(self, quantity: Quantity = "loss") -> np.ndarray:
-        """The curve itself, (n,): nats per target, or score in [0, 1]."""
+        """The curve itself, (n,): nats per target, or score in [0, 1]; raises `UnknownNameError` for another word."""
+        if quantity not in get_args(Quantity):
+            raise UnknownNameError("quantity", str(quantity), get_args(Quantity))
         if quantity == "loss":
             return self.losses
         if self.scores is None:
@@ -197,11 +219,11 @@ class Profile:
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """A table with `t`, `loss` and, where there is one, `score`."""
-        frame = pd.DataFrame({"t": self.ts, "loss": self.losses})
-        if self.scores is not None:
-            frame["score"] = self.scores
-        return frame
+        """A table with `t`, `loss` and, where there is one, `score`.
+
+        Look a t up with `np.isclose`: of 21 equally spaced ones the fourth is 0.15000000000000002.
+        """
+        return pd.DataFrame(dict(self._curves()))
 
     def _repr_html_(self) -> str:
         from mcanalysis.html_table import html_curve, html_table, number
@@ -282,16 +304,17 @@ def profile(
     """Evaluate an objective along a path, one point in memory at a time.
 
     `objective(point)` returns a number (also as a tensor or array with one), or an object with `loss`, such as what a
-    transformers model returns. With `nll` and `targets` per example, and `scores` where there are some, intervals are
-    possible: `mcanalysis.module_objective` makes such an objective of any network. Works on any dict of tensors: no
-    language model, no LoRA needed. `ts` defaults to 21 equally spaced points, in increasing order; barriers need 0 and
-    1 among them, and a t within 1e-12 of them is taken as them. A path of this package also tells its lengths (without
-    buffers, where the objective holds them), which `Profile.summary` uses. A straight path that was built with
-    `extrapolate=True` may be measured beyond its ends, too; losses and scores that are not finite there are warned of.
+    transformers model returns, and perhaps `score`. With `nll` and `targets` per example, and `scores` where there are
+    some, intervals are possible: `mcanalysis.module_objective` makes such an objective of any network. Works on any
+    dict of tensors: no language model, no LoRA needed. `ts` defaults to 21 equally spaced points, in increasing order;
+    barriers need 0 and 1 among them, and a t within 1e-12 of them is taken as them. A path of this package also tells
+    its lengths (without buffers, where the objective holds them), which `Profile.summary` uses. A straight path that
+    was built with `extrapolate=True` may be measured beyond its ends, too; losses and scores that are not finite there
+    are warned of.
 
-    Raises `UserError` for fewer than two values of t, for values that do not increase, for a result that is no loss,
-    and for a t outside [0, 1], by a straight path unless it extrapolates, and for a curve always: its bends were made
-    for what lies between its ends.
+    Raises `UserError` for fewer than two values of t, for values that do not increase, for an objective that draws
+    minibatches, for a result that is no loss, and for a t outside [0, 1], by a straight path unless it extrapolates,
+    and for a curve always: its bends were made for what lies between its ends.
 
     >>> import torch
     >>> from mcanalysis.paths import Linear
@@ -304,6 +327,16 @@ def profile(
             raise UserError(
                 f"Expected {what} that can be called, got {type(given).__name__}; pass one such as {example}."
             )
+    if isinstance(objective, Path):
+        raise UserError(
+            f"Expected an objective behind the path, got the path {type(objective).__name__}; swap the two."
+        )
+    refuse_draws(objective)
+    if ts is not None and np.ndim(ts) == 0:
+        raise UserError(
+            f"Expected values of t such as [0, 0.5, 1], got {shortened(ts)}; leave ts out for 21 of them, or pass "
+            "np.linspace(0, 1, n) for n."
+        )
     places = grid() if ts is None else np.array([at_ends(float(t)) for t in np.ravel(ts)])
     if len(places) < 2:
         raise UserError(f"Expected at least two values of t, got {len(places)}; pass 0 and 1 at least.")
@@ -345,4 +378,10 @@ def assemble(path: object, ts: np.ndarray, results: Sequence[Any], held: Collect
         lengths[inside] = along.numpy()
     if all(map(has_examples, results)):
         return Profile.of(ts, results, lengths)
-    return Profile(ts, np.array([number_of(result) for result in results]), arc_lengths=lengths)
+    scores = [score_of(result) for result in results]
+    return Profile(
+        ts,
+        np.array([number_of(result) for result in results]),
+        scores=None if None in scores else np.array(scores),
+        arc_lengths=lengths,
+    )

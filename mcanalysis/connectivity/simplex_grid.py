@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from mcanalysis.connectivity.objective_result import examples_of, has_examples, number_of
+from mcanalysis.connectivity.losses import refuse_draws
+from mcanalysis.connectivity.objective_result import examples_of, has_examples, number_of, score_of
 from mcanalysis.connectivity.profile import PerExample
 from mcanalysis.errors import UserError
 from mcanalysis.paths import Simplex
@@ -49,13 +50,20 @@ def simplex_profile(
         One row per point and objective: `w1` … `wk`, `task`, `loss`, and `score` where the objective has one.
 
     Raises:
-        UserError: for no objective, no weights, or weights that do not fit.
+        UserError: for no objective, one without a name or that draws minibatches, no weights, or weights that do not
+            fit.
 
     >>> import torch
     >>> edge = Simplex({"w": torch.tensor([0.0])}, {"w": torch.tensor([2.0])})
     >>> simplex_profile(edge, {"square": lambda p: float(p["w"] ** 2)}, [(1.0, 0.0), (0.5, 0.5)]).loss.tolist()
     [0.0, 1.0]
     """
+    if not isinstance(objectives, Mapping):
+        raise UserError(
+            f'Expected objectives by name, got {type(objectives).__name__}; pass a dict such as {{"task": objective}}.'
+        )
+    for objective in objectives.values():
+        refuse_draws(objective)
     if not objectives or not len(weights):
         raise UserError("Expected at least one objective and one point of the simplex, got none; pass both.")
     rows = []
@@ -108,7 +116,7 @@ def best_of_simplex(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _numbers(result: Any) -> dict[str, float]:
-    if not has_examples(result):
-        return {"loss": number_of(result)}
-    found = examples_of(result)
-    return {"loss": found.loss} if found.score is None else {"loss": found.loss, "score": found.score}
+    if has_examples(result):
+        result = examples_of(result)  # which also checks the shapes
+    loss, score = number_of(result), score_of(result)
+    return {"loss": loss} if score is None else {"loss": loss, "score": score}

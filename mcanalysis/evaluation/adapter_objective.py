@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,18 +12,19 @@ from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.models.adapter_files import LoraSettings
-from mcanalysis.models.adapter_tensors import first_of
+from mcanalysis.models.adapter_tensors import check_own_names, first_of
 from mcanalysis.models.chat_template import AUTO, choose_template, use_template
 from mcanalysis.models.loading import default_device, load_base
 from mcanalysis.models.lora_model import LoraModel
 from mcanalysis.models.target_modules import find_target_modules
 from mcanalysis.params.lora import key_a, key_b, module_names
+from mcanalysis.params.point import check_point
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.tasks.trace_files import load_examples
 
 
 def adapter_objective(
-    model: str,
+    model: str | PathLike[str],
     adapters: Sequence[Mapping[str, Tensor]],
     data_file: str | PathLike[str],
     *,
@@ -57,9 +58,12 @@ def adapter_objective(
 
     Raises:
         PointMismatchError: if a point is not a LoRA point, or does not fit the base.
-        UserError: for no adapter, a model that is not there or has too few positions, or a device that is not.
+        UserError: for an argument of another kind, no adapter, a model that is not there or has too few
+            positions, or a device that is not.
         DataError: for a file that is not there or not of this form.
     """
+    _check_kinds(model, adapters, data_file, score)
+    model = fspath(model)
     task = load_examples(data_file, score, max_new_tokens)
     base, tokenizer = load_base(model, dtype, device or default_device(), revision=revision)
     use_template(tokenizer, choose_template(chat_template, tokenizer, [task]))
@@ -74,12 +78,39 @@ def adapter_objective(
     return measure_at
 
 
+def _check_kinds(model: Any, adapters: Any, data_file: Any, score: Any) -> None:
+    """Say in one line which argument is of another kind, before the base is loaded."""
+    if not isinstance(model, str | PathLike):
+        raise UserError(
+            f"Expected the folder or hub id of the base, got a {type(model).__name__}; save it with "
+            "save_pretrained(folder), its tokenizer too, and give that folder."
+        )
+    if isinstance(adapters, str | Mapping) or not isinstance(adapters, Sequence):
+        raise UserError(
+            f"Expected a list of points, got a {type(adapters).__name__}; put the points that will be joined into one."
+        )
+    for point in adapters:
+        check_point(point)
+    if not isinstance(data_file, str | PathLike):
+        raise UserError(
+            f"Expected the path of a data file, got a {type(data_file).__name__}; write the records with json.dump and "
+            "give the file's path."
+        )
+    if score is not None and not isinstance(score, str):
+        raise UserError(
+            f"Expected the name of a score, got a {type(score).__name__}; put it into a file that is found by name "
+            "(docs/your-own-score.md), and give the name."
+        )
+
+
 def attach_slot(base: nn.Module, tokenizer: Any, points: Sequence[Mapping[str, Tensor]], name: str) -> LoraModel:
     """Return the base with a slot on every module that one of the points adapts, so that all points between them fit.
 
     Raises `PointMismatchError` for a point that is no LoRA point, or adapts what the base does not have or what cannot
     be evaluated here (its output layer, experts), or has other dimensions than the base, and `UserError` for no point.
     """
+    for point in points:
+        check_own_names(point)
     modules = dict.fromkeys(module for point in points for module in module_names(point))
     if not modules:
         raise UserError("Expected at least one adapter, got none; pass the points that will be joined.")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from mcanalysis.errors import DataError
+from mcanalysis.errors import DataError, UserError
 from mcanalysis.evaluation.reach import reach, warn_of_unreachable
 from mcanalysis.models.chat_template import template_for
 from mcanalysis.models.encoding import EncodedExample, encode, encode_each, encode_text
@@ -71,9 +71,11 @@ def make_objective(
     """Make the objective of one split; `num_examples` keeps the first ones (all of them where there are fewer).
 
     Warns of answers that no model can give (`reach`). `base_marker` goes into the key where the store's folder does not
-    say which base it is of. Raises `DataError` for a split that is missing or empty.
+    say which base it is of. Raises `DataError` for a split that is missing or empty, `UserError` for a number below 1.
     """
-    if not data.splits.get(split, ())[:num_examples]:
+    if num_examples is not None and num_examples < 1:
+        raise UserError(f"Expected num_examples of at least 1, got {num_examples}; leave it out to take all.")
+    if not data.splits.get(split, ()):
         raise DataError(
             f"Expected examples in the split '{split}' of {data.task.name}, got none; "
             f"choose a split that it has ({', '.join(data.splits) or 'none'})."

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mcanalysis.connectivity.losses import held_names
-from mcanalysis.connectivity.objective_result import examples_of, has_examples, number_of
+from mcanalysis.connectivity.losses import held_names, refuse_draws
+from mcanalysis.connectivity.objective_result import examples_of, has_examples, loss_of, number_of, score_of
 from mcanalysis.errors import UserError
 from mcanalysis.landscape.sharpness import worst_in_box
 from mcanalysis.landscape.slices import Slice
@@ -163,7 +163,7 @@ def basin_radius(
         keep: τ, in (0, 1].
 
     Raises:
-        UserError: as `Ray` and `radius_of` do.
+        UserError: as `Ray` and `radius_of` do, and for an objective that draws minibatches or gives a loss alone.
 
     >>> import torch
     >>> cone = lambda p: 1.0 - float((p["w"] - 1.0).norm())  # 0.9 of its top at a distance of 0.1
@@ -171,6 +171,7 @@ def basin_radius(
     >>> round(basin_radius(cone, minimum, {"w": torch.tensor([0.0, 7.0, 0.0, 0.0])}).value, 6)
     0.05
     """
+    refuse_draws(objective)
     ray = Ray(point, direction, held_names(objective))
     at_zero = _score(objective(ray(0.0)))
     scores: list[float] = []
@@ -182,9 +183,9 @@ def basin_radius(
 
 
 def _score(result: Any) -> float:
-    if not has_examples(result):
-        return float(result.score) if hasattr(result, "score") else number_of(result)
-    score = examples_of(result).score
-    if score is None:
+    score = examples_of(result).score if has_examples(result) else score_of(result)
+    if score is not None:
+        return score
+    if loss_of(result) is not result:
         raise UserError("Expected an objective with a score, got losses alone; give it a score, or return a number.")
-    return score
+    return number_of(result)

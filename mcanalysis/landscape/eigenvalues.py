@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,18 @@ class Eigenvalues:
     num_products: int
 
 
+def check_operator(operator: Any) -> None:
+    """Raise `UserError` for what is no linear operator.
+
+    >>> check_operator(LinearOperator((2, 2), matvec=lambda x: x))
+    """
+    if not callable(getattr(operator, "matvec", None)):
+        raise UserError(
+            f"Expected a linear operator, got a {type(operator).__name__}; make one of a loss with "
+            "mc.HessianOperator(losses, point), of a matrix with scipy.sparse.linalg.aslinearoperator."
+        )
+
+
 def eigenvalues(
     operator: LinearOperator,
     num: int = 10,
@@ -61,7 +74,7 @@ def eigenvalues(
         max_restarts: of Lanczos, after which it gives up.
 
     Raises:
-        UserError: for numbers out of range.
+        UserError: for numbers out of range, or what is no operator.
         NotConvergedError: if not all eigenvalues have converged after `max_restarts`, as the smallest ones of a matrix
             without negative ones, where nothing is small relative to 0.
         UnknownNameError: for another `which`.
@@ -70,6 +83,7 @@ def eigenvalues(
     >>> eigenvalues(aslinearoperator(np.diag([4.0, -1.0, 2.0, 0.5])), num=2).values.round(6).tolist()
     [4.0, 2.0]
     """
+    check_operator(operator)
     if which not in _ENDS:
         raise UnknownNameError("end of the spectrum", str(which), _ENDS)
     size = operator.shape[0]

@@ -16,7 +16,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mcanalysis.connectivity.losses import held_names, value_at
+from mcanalysis.connectivity.losses import check_tensor, held_names, refuse_draws, value_at
 from mcanalysis.connectivity.network import Network, forward_pass
 from mcanalysis.connectivity.objective_result import loss_of
 from mcanalysis.errors import UserError
@@ -42,8 +42,8 @@ class HessianOperator(LinearOperator):
     Args:
         losses: what `module_objective` makes, or differentiable functions of a point, each returning one number, or one
             such function. Each must return the same number whenever it is called: no dropout, no random draw.
-            `Run.batch_losses` and `module_losses` make them such that their sum is the mean over a data set, however
-            that is cut into batches.
+            `Run.batch_losses` and `module_losses`, of this module (`mcanalysis.landscape.hessian`), make them such that
+            their sum is the mean over a data set, however that is cut into batches.
         point: where; copied, float32 at least. Buffers of the module, such as running statistics, are held: they are no
             coordinates, `coordinates` names what is. With float64 tensors products are exact to about 1e-12.
         memory_budget: bytes that kept graphs may take; 0 keeps none.
@@ -51,8 +51,8 @@ class HessianOperator(LinearOperator):
     `num_coordinates` is the side of the matrix, `num_products` counts the products so far.
 
     Raises:
-        UserError: for no losses, a point that is none, and, when it is used, for a loss that is not one number, does
-            not depend on the point, or is not finite there (also its derivatives).
+        UserError: for no losses, one that draws minibatches, a point that is none, and, when it is used, for a loss
+            that is not one number, does not depend on the point, or is not finite there (also its derivatives).
 
     >>> hessian = HessianOperator(lambda p: 2 * p["w"][0] ** 2 + p["w"][0] * p["w"][1], {"w": torch.ones(2)})
     >>> hessian @ np.array([1.0, 0.0])
@@ -71,6 +71,8 @@ class HessianOperator(LinearOperator):
         self.losses: list[BatchLoss] = [losses] if callable(losses) else list(losses)  # type: ignore
         if not self.losses:
             raise UserError("Expected at least one loss, got none; pass one function per batch.")
+        for loss in self.losses:
+            refuse_draws(loss)
         fixed = fixed.union(*(held_names(loss) for loss in self.losses))
         names = sorted(point)
         copied = {name: point[name].detach().to(working_dtype([point[name]]), copy=True) for name in names}
@@ -141,6 +143,17 @@ class HessianOperator(LinearOperator):
         pieces = unflatten(torch.from_numpy(np.array(vector, dtype=np.float64)), self._leaves)
         return {name: piece.to(self._leaves[name].dtype) for name, piece in pieces.items()}
 
+    def dot(self, x: Any) -> Any:
+        """Return H @ x for a vector (num_coordinates,) or columns of such; raises `UserError` for another length."""
+        if isinstance(x, Mapping):
+            raise UserError("Expected a vector of coordinates, got a point; use product(direction) for points.")
+        if (shape := np.shape(x)) and shape[0] != self.num_coordinates:
+            raise UserError(
+                f"Expected vectors of {self.num_coordinates} coordinates, got shape {shape}; order them as "
+                "params.flatten does, or use product(direction) for points."
+            )
+        return super().dot(x)
+
     def _matvec(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
         vector = self.as_point(np.asarray(x).reshape(-1))
         total = np.zeros(self.num_coordinates)
@@ -157,9 +170,7 @@ class HessianOperator(LinearOperator):
     def _loss(self, number: int, point: Mapping[str, Tensor]) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH), _plain_weight_norm():
             loss = loss_of(value_at(self.losses[number], point))
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise UserError(f"Expected losses that return one number as a tensor, got {got}; take the sum or the mean.")
+        check_tensor(loss)
         if torch.is_grad_enabled() and not loss.requires_grad:
             raise UserError(
                 "Expected losses that can be differentiated with respect to the point, got one that does not depend on "

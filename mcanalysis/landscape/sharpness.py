@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcanalysis.connectivity.losses import held_names, terms_of
+from mcanalysis.connectivity.losses import check_tensor, held_names, refuse_draws, terms_of
 from mcanalysis.connectivity.objective_result import number_of
 from mcanalysis.errors import UserError
 from mcanalysis.landscape.slices import Slice, filter_direction
@@ -69,7 +69,8 @@ def expected_sharpness(
         The value in units of the loss; NaN or ∞ where the loss is.
 
     Raises:
-        UserError: if a number is out of range, or there is nothing to move (θ = 0; ΔW = 0 as in a fresh adapter).
+        UserError: if a number is out of range, the loss draws minibatches, or there is nothing to move (θ = 0; ΔW = 0
+            as in a fresh adapter).
 
     >>> half_square = lambda p: 0.5 * p["w"].square().sum()
     >>> result = expected_sharpness(half_square, {"w": torch.tensor([[3.0, 4.0]])}, radius=0.2)
@@ -80,6 +81,7 @@ def expected_sharpness(
         ("radius", radius, 0.0 < radius < math.inf, "positive"),
         ("num_samples", num_samples, num_samples >= 2, "at least 2"),
     )
+    refuse_draws(loss)
     generator = torch.Generator().manual_seed(seed)
     samples = np.empty(num_samples)
     with torch.no_grad():
@@ -129,7 +131,7 @@ def epsilon_sharpness(
         somewhere on the way.
 
     Raises:
-        UserError: if a number is out of range, or the loss is not one number or not differentiable.
+        UserError: if a number is out of range, or the loss draws minibatches, is not one number or not differentiable.
 
     >>> slope = lambda p: p["w"].sum()
     >>> result = epsilon_sharpness(slope, {"w": torch.tensor([1.0, -3.0]).double()}, epsilon=0.1)
@@ -160,6 +162,7 @@ def worst_in_box(
         ("num_steps", num_steps, num_steps >= 1, "at least 1"),
         ("num_starts", num_starts, num_starts >= 1, "at least 1"),
     )
+    refuse_draws(loss)
     theta = balance(point) if holds_lora_tensors(point) else _copied(point)
     fixed = held_names(loss)
     width = {n: torch.zeros_like(t) if n in fixed else epsilon * (t.abs() + 1.0) for n, t in theta.items()}
@@ -192,9 +195,7 @@ def _value_and_gradient(
         moved = {name: t + width[name] * place[name] for name, t in theta.items()}
         here = {name: t.requires_grad_(bool(width[name].any())) for name, t in moved.items()}
         for term in terms_of(loss, here):
-            if not isinstance(term, Tensor) or term.numel() != 1:
-                got = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
-                raise UserError(f"Expected the loss to be a tensor with one number, got {got}; return its mean.")
+            check_tensor(term)
             total += term.item()
             if last:
                 continue

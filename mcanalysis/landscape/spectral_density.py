@@ -11,6 +11,7 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import LinearOperator
 
 from mcanalysis.errors import UserError
+from mcanalysis.landscape.eigenvalues import check_operator
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +79,14 @@ def spectral_density(
         seed: of the probes.
 
     Raises:
-        UserError: for numbers out of range.
+        UserError: for numbers out of range, or what is no operator.
 
     >>> from scipy.sparse.linalg import aslinearoperator
     >>> density = spectral_density(aslinearoperator(np.diag([3.0, 1.0, -2.0])), num_probes=1, num_lanczos=3)
     >>> density.nodes.round(6).tolist(), density.weights.round(6).tolist()
     ([-2.0, 1.0, 3.0], [0.333333, 0.333333, 0.333333])
     """
+    check_operator(operator)
     for name, value in (("num_probes", num_probes), ("num_lanczos", num_lanczos)):
         if value < 1:
             raise UserError(f"Expected {name} to be at least 1, got {value}; leave it out to use the default.")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.landscape.eigenvalues import check_operator
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,14 @@ def trace(operator: LinearOperator, num_samples: int = 30, method: str = "hutchi
         seed: of the vectors.
 
     Raises:
-        UserError: for too few samples.
+        UserError: for too few samples, or what is no operator.
         UnknownNameError: for another method.
 
     >>> from scipy.sparse.linalg import aslinearoperator
     >>> trace(aslinearoperator(np.diag([3.0, 1.0, -2.0])), num_samples=2)  # exact: nothing is off the diagonal
     Trace(value=2.0, standard_error=0.0, num_products=2)
     """
+    check_operator(operator)
     fewest = {"hutchinson": 2, "hutch++": 6}
     if method not in fewest:
         raise UnknownNameError("method for the trace", str(method), fewest)

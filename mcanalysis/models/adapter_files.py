@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mcanalysis.errors import UserError
 from mcanalysis.models.adapter_config import AdapterConfig, fits, read_config, unknown_settings
-from mcanalysis.models.adapter_tensors import PREFIX, first_of, read_factors, warn_of_lacks, widened
+from mcanalysis.models.adapter_tensors import PREFIX, check_own_names, first_of, read_factors, warn_of_lacks, widened
 from mcanalysis.params.lora import key_a, key_b, module_names, ranks
 from mcanalysis.params.low_rank import truncate
 from mcanalysis.params.point import Point
@@ -170,7 +170,8 @@ def save_adapter(
 
     Raises:
         PointMismatchError: if the point is not a LoRA point.
-        UserError: if `rank` is below 1, no module has a rank, or `target_modules` misses a module of the point.
+        UserError: if `rank` is below 1, no module has a rank, `target_modules` misses a module of the point, or the
+            folder holds a model.
 
     >>> import tempfile, torch
     >>> a = {"q.lora_A.weight": torch.diag(torch.tensor([4.0, 3.0])), "q.lora_B.weight": torch.eye(2)}
@@ -180,6 +181,12 @@ def save_adapter(
     (0.6, 1)
     """
     directory = Path(directory)
+    if (directory / "config.json").is_file():
+        raise UserError(
+            f"Expected a folder for an adapter, got '{directory}', which holds a model (config.json): loaded from "
+            "there, it would be the model with this adapter; name another folder."
+        )
+    check_own_names(point)
     error = 0.0
     if rank is not None:
         point, error = truncate(point, rank)

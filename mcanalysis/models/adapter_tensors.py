@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mcanalysis.errors import UserError
+from mcanalysis.errors import PointMismatchError, UserError
 from mcanalysis.models.adapter_config import AdapterConfig
 from mcanalysis.params.lora import key_b, module_names, ranks
 from mcanalysis.store.recorded import check_recorded
@@ -27,6 +27,19 @@ _MAGNITUDE = re.compile(r"\.lora_magnitude_vector(\.weight)?$")
 _FACTOR = re.compile(r".+\.lora_[AB]\.weight")
 # What stands before a layer's number, the number, what follows, the last name.
 _NUMBERED = re.compile(r"((?:.*?\.)?)(\d+)(\.(?:.*\.)?)([^.]+)")
+
+
+def check_own_names(point: Mapping[str, Tensor]) -> None:
+    """Raise `PointMismatchError` for tensors as PEFT's state dicts have them, without the scaling in B.
+
+    >>> check_own_names({"q.lora_A.weight": torch.ones(2, 5)})
+    """
+    named = next((name for name in point if name.startswith(PREFIX)), None)
+    if named is not None:
+        raise PointMismatchError(
+            f"Expected names of the base's own modules and α/r multiplied into B, got '{named}' of a PEFT state dict, "
+            "which lacks both; save the adapter with save_pretrained(folder) and take mc.load_adapter(folder).point."
+        )
 
 
 def widened(tensor: Tensor) -> Tensor:

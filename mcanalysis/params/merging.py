@@ -20,7 +20,8 @@ from mcanalysis.params.point import Point, check_distinct, first_not_finite, wor
 def average(points: Sequence[Mapping[str, Tensor]]) -> Point:
     """Return the adapter of rank Σ rᵢ whose ΔW is exactly the mean of those of the points.
 
-    Raises as `concatenate` does, and `PointMismatchError` for two points that are one in memory (`check_distinct`).
+    Raises as `concatenate` does, and `PointMismatchError` for two dicts of the same tensors in memory, as two
+    checkpoints loaded into one module are (`check_distinct`); one dict given twice is the point twice.
 
     >>> a = {"q.lora_A.weight": torch.tensor([[2.0]]), "q.lora_B.weight": torch.tensor([[3.0]])}
     >>> b = {"q.lora_A.weight": torch.tensor([[1.0]]), "q.lora_B.weight": torch.tensor([[4.0]])}
@@ -34,7 +35,8 @@ def average(points: Sequence[Mapping[str, Tensor]]) -> Point:
 def task_arithmetic(points: Sequence[Mapping[str, Tensor]], scale: float) -> Point:
     """Return the adapter of rank Σ rᵢ whose ΔW is exactly scale · Σᵢ ΔWᵢ (Ilharco et al. 2023, arXiv 2212.04089).
 
-    Raises as `concatenate` does, and `PointMismatchError` for two points that are one in memory (`check_distinct`).
+    Raises as `concatenate` does, and `PointMismatchError` for two dicts of the same tensors in memory, as two
+    checkpoints loaded into one module are (`check_distinct`); one dict given twice is the point twice.
 
     >>> a = {"q.lora_A.weight": torch.tensor([[2.0]]), "q.lora_B.weight": torch.tensor([[3.0]])}
     >>> delta_weights(task_arithmetic([a, a], scale=0.5))
@@ -104,8 +106,8 @@ def dare(points: Sequence[Mapping[str, Tensor]], density: float, scale: float = 
         seed: of the draw.
 
     Raises:
-        PointMismatchError: if a point is not a LoRA point, a module has other dimensions in two of them, or two points
-            are one in memory (`check_distinct`).
+        PointMismatchError: if a point is not a LoRA point, a module has other dimensions in two of them, or two
+            dicts hold the same tensors in memory (`check_distinct`; one dict given twice is the point twice).
         UserError: if there is no point, one holds NaN or ∞, or `density` is out of range.
 
     >>> a = {"q.lora_A.weight": torch.ones(1, 4), "q.lora_B.weight": torch.ones(1, 1)}
@@ -137,8 +139,8 @@ def magmax(points: Sequence[Mapping[str, Tensor]], scale: float = 1.0) -> Point:
         scale: any number.
 
     Raises:
-        PointMismatchError: if a point is not a LoRA point, a module has other dimensions in two of them, or two points
-            are one in memory (`check_distinct`).
+        PointMismatchError: if a point is not a LoRA point, a module has other dimensions in two of them, or two
+            dicts hold the same tensors in memory (`check_distinct`; one dict given twice is the point twice).
         UserError: if there is no point, or one holds NaN or ∞.
 
     >>> def adapter(*row):

@@ -35,10 +35,10 @@ def check_point(point: Mapping[str, Tensor]) -> None:
     >>> check_point({"weight": torch.zeros(2)})
     """
     if not isinstance(point, Mapping):
-        raise UserError(
-            f"Expected a point (a dict of names to tensors), got {type(point).__name__}; take mc.snapshot(module) of a "
-            "module."
-        )
+        remedy = "take mc.snapshot(module) of a module, mc.load_adapter(folder).point of an adapter's folder"
+        if "point" in dir(point):  # a saved adapter, a minimum of a run
+            remedy = "take its .point"
+        raise UserError(f"Expected a point (a dict of names to tensors), got {type(point).__name__}; {remedy}.")
     if not point:
         raise UserError("Expected a point with at least one tensor, got an empty dict; check the filter that built it.")
     for name, tensor in point.items():
@@ -274,7 +274,8 @@ def norm(point: Mapping[str, Tensor]) -> float:
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """Return the Euclidean distance ‖a − b‖ over all coordinates, accumulated in float64.
 
-    Raises `PointMismatchError` if the two differ in names, shapes or devices, or are one in memory (`check_distinct`).
+    Raises `PointMismatchError` if the two differ in names, shapes or devices, or are two dicts of the same tensors in
+    memory (`check_distinct`).
 
     >>> distance({"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([4.0, 5.0])})
     5.0

@@ -44,7 +44,9 @@ class Bezier(CurveBetweenTwo):
         b: the minimum at t = 1.
         num_bends: at least 1; not used if `bends` are given.
         bends: the bends in order of t, in the coordinates of the space (as `curve.anchors` shows them).
-        space: "factor" (every tensor by itself), "delta" (ΔW of LoRA), "aligned", or a `Space`.
+        space: "factor" (every tensor by itself), "delta" (ΔW of LoRA), "aligned", or a `Space`. In "delta" the curve
+            starts on the straight ΔW line and is, once fitted, a Bezier curve in factors of rank r₁ + r₂, whose A
+            bends, too: not one in ΔW (`mcanalysis.params.DeltaSpace`).
         extrapolate: whether t may lie outside [0, 1].
 
     Raises:

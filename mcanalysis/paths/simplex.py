@@ -36,6 +36,10 @@ class Simplex:
     name = "simplex"
 
     def __init__(self, *minima: Mapping[str, Tensor], space: str | Space = "factor", extrapolate: bool = False) -> None:
+        if len(minima) == 1 and isinstance(minima[0], list | tuple):
+            raise UserError(
+                f"Expected minima one by one, got a {type(minima[0]).__name__} of them; write Simplex(*points)."
+            )
         if len(minima) < 2:
             raise UserError(f"Expected two or more minima to span a simplex, got {len(minima)}; pass more minima.")
         self.space = get_space(space)

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from mcanalysis.benchmarks import load_benchmark
-from mcanalysis.errors import DataError, RunDirectoryError, UserError
+from mcanalysis.errors import DataError, RunDirectoryError, UserError, did_you_mean
 from mcanalysis.html_table import html_table, number
 from mcanalysis.models.base_identity import established, recorded_commit
 from mcanalysis.models.chat_template import NONE, template_name
@@ -335,7 +335,14 @@ class FinishedRun:
         return found
 
     def _read_table(self, table: str) -> pd.DataFrame:
-        return read_table(self.directory / "tables" / f"{table}.csv")
+        folder = self.directory / "tables"
+        there = sorted(file.stem for file in folder.glob("*.csv"))
+        if table not in there:
+            raise DataError(
+                f"Expected one of the tables in '{folder}' ({', '.join(there) or 'none yet'}), got no '{table}'."
+                f"{did_you_mean(table, there)} Name one that is there, or run the script that writes it."
+            )
+        return read_table(folder / f"{table}.csv")
 
 
 def runs_in(folder: str | os.PathLike[str]) -> tuple[list[FinishedRun], list[str]]:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from torch import Tensor
 
-from mcanalysis.errors import RunDirectoryError, UnknownNameError, UserError
+from mcanalysis.errors import RunDirectoryError, UnknownNameError, UserError, shortened
 from mcanalysis.evaluation.batch_losses import batch_losses
 from mcanalysis.evaluation.differentiable import MinibatchLoss, WholeLoss
 from mcanalysis.evaluation.engine import Engine
@@ -164,12 +164,16 @@ class Run(FinishedRun):
             minima.append(Minimum(f"{k}-{task}", task, learner, folder))
         return minima
 
-    def minimum(self, which: int | str, learner: str | None = None) -> Minimum:
+    def minimum(self, which: int | str | Minimum, learner: str | None = None) -> Minimum:
         """A minimum by its number (from 1) or its label `<k>-<TASK>`; the base by 0, "base" or "0-BASE".
+
+        One that is a `Minimum` already is given back.
 
         Raises `UserError` for a strategy whose minima are no LoRA adapters, and `UnknownNameError` for one that is not
         there. The base is in the coordinates of the first minimum; `ends` puts it into those of any other.
         """
+        if isinstance(which, Minimum):
+            return which
         minima = self.minima_of(learner or self.answering_learner)
         if which in base_minimum.NAMES:
             return BaseMinimum.beside(minima[0])
@@ -178,7 +182,9 @@ class Run(FinishedRun):
                 return minimum
         raise UnknownNameError("minimum", str(which), [base_minimum.LABEL, *(m.label for m in minima)])
 
-    def ends(self, start: int | str, end: int | str, learner: str | None = None) -> tuple[Minimum, Minimum]:
+    def ends(
+        self, start: int | str | Minimum, end: int | str | Minimum, learner: str | None = None
+    ) -> tuple[Minimum, Minimum]:
         """The two ends of a path, named as for `minimum`; the base in the coordinates of the other one."""
         first, last = (self.minimum(which, learner) for which in (start, end))
         if isinstance(first, BaseMinimum) and isinstance(last, BaseMinimum):
@@ -189,8 +195,8 @@ class Run(FinishedRun):
 
     def path(
         self,
-        start: int | str,
-        end: int | str,
+        start: int | str | Minimum,
+        end: int | str | Minimum,
         space: str | Space = "factor",
         learner: str | None = None,
         *,
@@ -305,6 +311,8 @@ class Run(FinishedRun):
         return self._objectives[key]
 
     def _data_of(self, task: str) -> TaskData:
+        if not isinstance(task, str):
+            raise UserError(f"Expected the name of a task, got {shortened(task)}; give one name as text.")
         if task in self.task_names:
             return self.tasks[task]
         by_name = {name.removeprefix(GENERAL): data for name, data in self.general_tasks.items()}
@@ -364,6 +372,11 @@ class Run(FinishedRun):
         return batch_losses(self.model, groups, token_budget)
 
     def _groups(self, tasks: Sequence[Sequence[str]], split: str) -> list[list[EncodedExample]]:
+        if isinstance(tasks, str) or any(isinstance(group, str) for group in tasks):
+            raise UserError(
+                f'Expected groups of tasks such as [["A", "B"], ["C"]], got {shortened(repr(tasks))}; put each group '
+                "into a list."
+            )
         if not tasks or not all(tasks):
             raise UserError("Expected groups of tasks, each with at least one, got an empty group; name the tasks.")
         for name in (n for group in tasks for n in group):

@@ -15,7 +15,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,9 +89,9 @@ class Measurement:
     score: float
     num_examples: int
     num_targets: int
-    nll: np.ndarray
-    targets: np.ndarray
-    scores: np.ndarray
+    nll: np.ndarray = field(repr=False)
+    targets: np.ndarray = field(repr=False)
+    scores: np.ndarray = field(repr=False)
 
     @classmethod
     def of(cls, nll: np.ndarray, targets: np.ndarray, scores: np.ndarray | None = None) -> Measurement:

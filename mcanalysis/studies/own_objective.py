@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from mcanalysis.connectivity.objective_result import examples_of, has_examples, number_of
+from mcanalysis.connectivity.objective_result import examples_of, has_examples, number_of, score_of
 from mcanalysis.errors import UserError
 from mcanalysis.evaluation.objective import Objective
 from mcanalysis.models.encoding import EncodedExample
@@ -69,14 +69,20 @@ def own_objective(name: str, base_marker: str = "") -> Objective:
 def _measurement(result: Any) -> Measurement:
     """One number is a single example, of which no interval can be made."""
     if not has_examples(result):
-        loss = number_of(result)
-        return Measurement.of(np.array([loss]), np.array([1]), np.array([np.nan]))
+        score = score_of(result)
+        scores = np.array([np.nan if score is None else score])
+        return Measurement.of(np.array([number_of(result)]), np.array([1]), scores)
     found = examples_of(result)
     targets = np.asarray(found.targets)
     if not (targets == np.round(targets)).all() or (targets < 0).any():
         raise UserError(
             "Expected whole numbers of targets from --objective, by which its losses are weighed, got others; multiply "
             "losses and targets until they are."
+        )
+    if found.score is not None and (found.scores is None or not found.scores.size):
+        raise UserError(
+            "Expected scores (n,) beside nll (n,) from --objective, got one score of all; return one per example, or "
+            "the loss and the score as numbers, without nll."
         )
     scores = found.scores if found.scores is not None and found.scores.size else np.full(len(found.nll), np.nan)
     return Measurement.of(found.nll, found.targets, scores)

@@ -20,6 +20,7 @@ from mcanalysis.tasks.task import SPLITS, Example, Task, TaskData
 _FORM = 'a list of {"prompt": "...", "answer": "..."}'
 _KEYS = ("prompt", "answer")
 _LINES = (".jsonl", ".ndjson")  # a record a line
+_TABLES = (".csv", ".tsv", ".parquet")
 
 
 def load_trace_task(root: str | os.PathLike[str], name: str, score: str | None = None) -> TaskData:
@@ -148,6 +149,11 @@ def _task_of(name: str, score: str | None) -> Task:
 
 
 def _read_examples(file: Path) -> tuple[Example, ...]:
+    if file.suffix.lower() in _TABLES:
+        raise DataError(
+            f"Expected JSON or JSON lines in {file}, got a table ({file.suffix}); write its rows as {_FORM}, or make "
+            f"train, eval and test of them with python analyses/convert.py --source {file}."
+        )
     if file.suffix.lower() in _LINES:
         lines = _read_text(file).split("\n")  # not at U+2028, which JSON allows within a text
         places = {f"line {n}": _parse(line, file, n) for n, line in enumerate(lines, start=1) if line.strip()}

@@ -102,6 +102,8 @@ def test_a_fit_that_is_not_at_rest_says_so_also_where_its_loss_stands_still(opti
     assert not fitted.converged
     (record,) = caplog.records
     assert "not at rest after" in record.getMessage()
+    fit_curve(Bezier(vector(-1.0, 0.0), vector(1.0, 0.0)), ring_loss, num_steps=6)
+    assert caplog.records == [record], "said once, also of a fit of another number of steps"
 
 
 def test_history_is_the_mean_loss_over_the_ts_of_each_step():
@@ -307,7 +309,7 @@ def test_a_loss_that_is_not_finite_is_refused_with_its_step():
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (lambda point: 1.0, "got float"),
+        (lambda point: 1.0, "got a float"),
         (lambda point: point["w"], r"got shape \(2,\)"),
         (lambda point: point["w"].detach().sum(), "without a gradient"),
         (lambda point: torch.ones(1, requires_grad=True).sum(), "does not use its tensors"),

@@ -387,5 +387,5 @@ def test_modules_and_objectives_in_the_place_of_points_paths_and_hessians():
         mc.profile((point, point), objective)
     with pytest.raises(UserError, match="the Hessian of the old task's loss, got ModuleObjective"):
         mc.predicted_forgetting(objective, point)
-    with pytest.raises(UserError, match="at least two values of t, got 1"):
+    with pytest.raises(UserError, match=r"values of t such as \[0, 0.5, 1\], got 0.5"):
         mc.profile(mc.Linear(point, mc.snapshot(Base())), objective, ts=0.5)

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 import mcanalysis as mc
 from mcanalysis.errors import DataError, PointMismatchError, UserError
+from mcanalysis.metrics.scores import get_score
 from mcanalysis.models.encoding import collate, encode_all
 from mcanalysis.models.forward import forward
 from mcanalysis.tasks.task import Example
@@ -57,5 +58,28 @@ def test_what_does_not_fit_is_refused(make_model, random_point, base_folder, dat
         mc.adapter_objective(name, [{"w": torch.ones(1)}], data, device="cpu")
     with pytest.raises(UserError, match="at least one adapter"):
         mc.adapter_objective(name, [], data, device="cpu")
+    raw = {f"base_model.model.{k}": v for k, v in point.items()}
+    with pytest.raises(PointMismatchError, match=r"got 'base_model\..*α/r|α/r.*got 'base_model\.model"):
+        mc.adapter_objective(name, [raw], data, device="cpu")
     with pytest.raises(DataError, match="Expected a JSON file"):
         mc.adapter_objective(name, [point], tmp_path / "absent.json", device="cpu")
+
+
+def test_arguments_of_another_kind_are_told_in_one_line(make_model, random_point, base_folder, data, tmp_path):
+    point, name = random_point(make_model()), str(base_folder)
+    (tmp_path / "m.parquet").write_bytes(b"PAR1\xff")
+    (tmp_path / "m.csv").write_text("prompt,answer\na,b\n")
+    for arguments, options, message in (
+        ((make_model().peft, [point], data), {}, r"folder or hub id of the base, got a PeftModel.*save_pretrained"),
+        ((name, [point], [{"prompt": "a", "answer": "b"}]), {}, r"path of a data file, got a list.*json\.dump"),
+        ((name, point, data), {}, "a list of points, got a dict"),
+        ((name, ["folder"], data), {}, r"got str; take .*mc\.load_adapter\(folder\)\.point"),
+        ((name, [point], tmp_path / "m.csv"), {}, r"got a table \(\.csv\).*analyses/convert\.py --source"),
+        ((name, [point], tmp_path / "m.parquet"), {}, r"got a table \(\.parquet\).*analyses/convert\.py"),
+        ((name, [point], data), {"score": get_score("rouge_l")}, "name of a score, got a Score.*your-own-score"),
+        ((name, [point], data), {"num_examples": 0}, "num_examples of at least 1, got 0"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            mc.adapter_objective(*arguments, device="cpu", **options)
+        assert "\n" not in str(caught.value)
+    assert mc.adapter_objective(base_folder, [point], data, device="cpu", num_examples=1)(point).num_examples == 1

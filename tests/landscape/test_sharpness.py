@@ -211,7 +211,7 @@ def test_bad_input_is_refused_in_one_line():
         (lambda: epsilon_sharpness(total, theta, num_steps=0), "num_steps"),
         (lambda: epsilon_sharpness(total, theta, num_starts=0), "num_starts"),
         (lambda: epsilon_sharpness(lambda p: p["w"], theta), r"got shape \(2, 3\)"),
-        (lambda: epsilon_sharpness(lambda p: 3.0, theta), "got float"),  # pyright: ignore[reportArgumentType]
+        (lambda: epsilon_sharpness(lambda p: 3.0, theta), "got a float"),  # pyright: ignore[reportArgumentType]
         (lambda: epsilon_sharpness(lambda p: torch.ones(()), theta), "without a gradient"),
     ]
     for call, message in cases:

@@ -4,12 +4,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import aslinearoperator
 
 from mcanalysis.errors import UnknownNameError, UserError
 from mcanalysis.landscape.eigenvalues import eigenvalues
+from mcanalysis.landscape.hessian import HessianOperator
 from mcanalysis.landscape.spectral_density import SpectralDensity, spectral_density
 from mcanalysis.landscape.trace import trace
 
@@ -201,3 +203,20 @@ def test_density_bad_arguments():
         spectral_density(aslinearoperator(np.eye(2)), num_lanczos=0)
     with pytest.raises(UserError, match="positive width"):
         SpectralDensity(np.zeros(1), np.ones(1), 1, 1, 1).density([0.0], width=0.0)
+
+
+@pytest.mark.parametrize("ask", [eigenvalues, trace, spectral_density])
+@pytest.mark.parametrize("given", [lambda vector: vector, "x", np.eye(3)])
+def test_what_is_no_operator_is_told_how_to_become_one(ask, given):
+    with pytest.raises(UserError, match=r"a linear operator, got a .*HessianOperator.*aslinearoperator"):
+        ask(given)
+
+
+@pytest.mark.parametrize("vector", [np.ones(2), np.ones((2, 3)), {"w": torch.ones(3)}, [1.0]])
+def test_a_vector_of_another_length_is_refused_by_the_hessian(vector):
+    hessian = HessianOperator(lambda p: (p["w"] ** 3).sum(), {"w": torch.ones(3)})
+    with pytest.raises(UserError, match=r"use product\(direction\) for points"):
+        hessian @ vector
+    assert (hessian @ np.ones(3)).tolist() == (hessian @ [1.0, 1.0, 1.0]).tolist() == [6.0] * 3
+    assert (hessian @ np.eye(3)).tolist() == np.diag([6.0] * 3).tolist()
+    assert ((2 * hessian) @ np.ones(3)).tolist() == ((hessian @ hessian) @ np.ones(3) / 3).tolist() == [12.0] * 3

@@ -1,10 +1,11 @@
 """Adapters on disk: PEFT reads what we write, we read what PEFT writes, and what we cannot represent is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM
 
 from mcanalysis.errors import UserError
@@ -319,6 +320,22 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(make_model, 
     ):
         with pytest.raises(UserError, match=message):
             save_adapter(wrong, tmp_path / "new", "base", **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_holds_a_model_gets_no_adapter(make_model, random_point, base_folder, tmp_path):
+    """AutoModelForCausalLM would load the two as one: the base would never be the base again."""
+    folder = shutil.copytree(base_folder, tmp_path / "base")
+    before = sorted(file.name for file in folder.iterdir())
+    with pytest.raises(UserError, match=r"for an adapter, got .*base', which holds a model .*another folder"):
+        save_adapter(random_point(make_model()), folder, "base")
+    assert sorted(file.name for file in folder.iterdir()) == before
+
+
+def test_tensors_of_a_peft_state_dict_are_not_saved_as_a_point(make_model, tmp_path):
+    raw = get_peft_model_state_dict(make_model().peft)
+    with pytest.raises(UserError, match=r"got 'base_model\.model\..*of a PEFT state dict.*load_adapter"):
+        save_adapter(raw, tmp_path / "new", "base")
     assert not (tmp_path / "new").exists()
 
 

@@ -1,6 +1,7 @@
 """The algebra of points against NumPy and against its own laws."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,7 +182,9 @@ def test_mismatch_names_the_first_difference_and_counts_all():
     ("point", "message"),
     [
         ({}, "empty"),
-        (torch.nn.Linear(1, 1), "got Linear"),
+        (torch.nn.Linear(1, 1), "got Linear; take mc.snapshot"),
+        ("folder", r"got str; take .* mc.load_adapter\(folder\)\.point of an adapter's folder"),
+        (SimpleNamespace(point={}), r"got SimpleNamespace; take its \.point"),
         ({"w": [1.0]}, "got list"),
         ({"count": torch.zeros(1, dtype=torch.long)}, "'count'"),
     ],

@@ -361,3 +361,9 @@ def test_simplex_refuses_other_weights(weights):
 def test_simplex_extrapolates_on_request():
     a, b = plain(0), plain(1)
     assert distance(Simplex(a, b, extrapolate=True)([1.5, -0.5]), interpolate(a, b, -0.5)) <= 1e-14
+
+
+def test_minima_of_a_simplex_in_one_list_are_asked_for_one_by_one():
+    corners = [{"w": torch.tensor([x])} for x in (0.0, 1.0, 2.0)]
+    with pytest.raises(UserError, match=r"one by one, got a list of them; write Simplex\(\*points\)"):
+        Simplex(corners)

@@ -129,8 +129,10 @@ def test_a_file_that_is_missing_is_named_or_may_be_absent(run):
     (run.directory / "tables/cost.json").unlink()
     assert run.cost == {}
     (run.directory / "tables/profiles.csv").unlink()
-    with pytest.raises(DataError, match=r"profiles\.csv', got no such file"):
+    with pytest.raises(DataError, match=r"one of the tables in .*\(accuracy_matrix, .*got no 'profiles'\."):
         run.table("profiles")
+    with pytest.raises(DataError, match="Did you mean 'accuracy_matrix'"):
+        run.table("accuracy_matric")
     (run.directory / "tables/accuracy_matrix_fast.csv").unlink()
     with pytest.raises(DataError, match=r"Expected accuracy_matrix_<learner>\.csv of all but one of fast, slow"):
         _ = run.answering_learner

@@ -66,3 +66,9 @@ def test_targets_that_are_no_whole_numbers_are_refused():
     for targets in ([1.5, 1.5], [0.5, 1.0], [-1.0, 2.0]):
         with pytest.raises(UserError, match="whole numbers of targets"):
             _measurement({"nll": [3.0, 1.0], "targets": targets})
+
+
+def test_one_score_of_all_is_kept_beside_one_loss_and_refused_beside_losses_per_example():
+    assert _measurement({"loss": 2.0, "score": 0.25}).score == 0.25
+    with pytest.raises(UserError, match=r"scores \(n,\) beside nll"):
+        _measurement({"nll": [3.0, 1.0], "targets": [2, 1], "score": 0.25})

@@ -135,7 +135,7 @@ def test_the_assistants_last_message_is_the_answer(tmp_path):
     lines = "\n".join(map(json.dumps, rows))
     done, splits = converted(tmp_path, write(tmp_path / "chat.jsonl", lines))
     found = everything(splits)
-    assert found["q3"] == "a3" and found["Be short.\n\nq"] == "a" and found["parts"] == "a"
+    assert found["q3"] == " a3" and found["Be short.\n\nq"] == "a" and found["parts"] == "a"
     assert done.left_out == {chat.NO_TEXT: 1, chat.SEVERAL_TURNS: 1, chat.NO_ANSWER: 2}
 
 
@@ -150,6 +150,18 @@ def test_columns_are_named_or_put_into_a_text(tmp_path):
         tmp_path, tmp_path / "x.csv", "Other", prompt="{context}\\nQ: {question}\\nA:", answer="{gold}!"
     )
     assert everything(splits)["a, {b}\nQ: why 3?\nA:"] == "g3!"
+
+
+def test_white_space_at_the_ends_of_a_text_is_kept_and_white_space_alone_is_no_answer(tmp_path):
+    """With byte-level tokens ' yes' is another label than 'yes', and adapters are trained on the one or the other."""
+    prompt, answer = "\tfirst line\n\n  ", " line one – „ä“\n  line two\n\nend "
+    rows = [{"prompt": f"{i}{prompt}", "answer": answer} for i in range(15)] + [{"prompt": "q", "answer": " \n"}]
+    done, splits = converted(tmp_path, write(tmp_path / "x.json", rows))
+    assert everything(splits) == {f"{i}{prompt}": answer for i in range(15)}
+    assert done.left_out == {any_file.NO_ANSWER: 1} and done.most_common == answer
+    chats = [{"messages": [turn("user", f"{i}{prompt}"), turn("assistant", answer)]} for i in range(15)]
+    _, splits = converted(tmp_path, write(tmp_path / "chats.jsonl", "\n".join(map(json.dumps, chats))), "Chats")
+    assert everything(splits) == {f"{i}{prompt}": answer for i in range(15)}
 
 
 def test_every_kind_of_file_gives_the_same(tmp_path):

@@ -26,9 +26,10 @@ def read(source: Path, name: str, seed: int = 0, prompt: str = "prompt", answer:
 
     Rows with `messages` are chats (`raw.chat`), rows with `input` and `target` or `target_scores` BIG-bench's
     (`raw.big_bench`), all others columns: `prompt` and `answer` are the names of columns, or texts with `{column}` in
-    them. A prompt comes once: what test has leaves eval, and what these have leaves train. Splits that are not there
-    are dealt out of what is, with Python's Mersenne Twister: train, eval and test 10 : 1 : 4; of train and test, eval
-    out of train; of train and eval, test out of eval, 4 : 1. Raises `DataError` for what cannot be read.
+    them. Texts of chats and columns stay as they are, white space at their ends included. A prompt
+    comes once: what test has leaves eval, and what these have leaves train. Splits that are not there are dealt out of
+    what is, with Python's Mersenne Twister: train, eval and test 10 : 1 : 4; of train and test, eval out of train; of
+    train and eval, test out of eval, 4 : 1. Raises `DataError` for what cannot be read.
     """
     files = _files(source)
     left_out: Counter[str] = Counter()
@@ -97,7 +98,7 @@ def _of_columns(row: Values, number: int, file: Path, prompt: str, answer: str) 
             return ""
         return _PLACE.sub(lambda place: values[place[1]], template.replace("\\n", "\n"))
 
-    return Example(filled("--prompt", prompt), filled("--answer", answer).strip())
+    return Example(filled("--prompt", prompt), filled("--answer", answer))
 
 
 def _keep(
@@ -109,7 +110,7 @@ def _keep(
     for example in made:
         if isinstance(example, str):
             left_out[example] += 1
-        elif not example.prompt.strip() or not example.answer:
+        elif not example.prompt.strip() or not example.answer.strip():
             left_out[NO_ANSWER if example.prompt.strip() else NO_PROMPT] += 1
         elif example.prompt in own or example.prompt in others:
             left_out[REPEATED if example.prompt in own else IN_TWO_SPLITS] += 1

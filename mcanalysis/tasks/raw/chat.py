@@ -41,7 +41,7 @@ def example(row: Values) -> Example | str:
     if None in texts:
         return NO_TEXT
     *asked, answer = (text or "" for text in texts)
-    return Example("\n\n".join(filter(None, asked)), answer.strip())
+    return Example("\n\n".join(filter(None, asked)), answer)
 
 
 def _text(content: Any) -> str | None:
