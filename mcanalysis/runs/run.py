@@ -167,12 +167,18 @@ class Run(FinishedRun):
     def minimum(self, which: int | str | Minimum, learner: str | None = None) -> Minimum:
         """A minimum by its number (from 1) or its label `<k>-<TASK>`; the base by 0, "base" or "0-BASE".
 
-        One that is a `Minimum` already is given back.
+        One of this run that is a `Minimum` already is given back.
 
-        Raises `UserError` for a strategy whose minima are no LoRA adapters, and `UnknownNameError` for one that is not
-        there. The base is in the coordinates of the first minimum; `ends` puts it into those of any other.
+        Raises `UserError` for a strategy whose minima are no LoRA adapters, or a minimum of another run, and
+        `UnknownNameError` for one that is not there. The base is in the coordinates of the first minimum; `ends` puts
+        it into those of any other.
         """
         if isinstance(which, Minimum):
+            if which.directory not in [minimum.directory for minimum in self.minima_of(which.learner)]:
+                raise UserError(
+                    f"Expected a minimum of the run '{self.directory}', got {which.label} in '{which.directory}'; for "
+                    "a path between two runs give both minima's .point to mc.Linear."
+                )
             return which
         minima = self.minima_of(learner or self.answering_learner)
         if which in base_minimum.NAMES:

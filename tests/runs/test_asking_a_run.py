@@ -1,5 +1,6 @@
 """What a finished run is asked in another form than it takes is answered in one line, or taken."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ def test_a_path_between_minima_is_that_between_their_numbers(run):
         assert by_hand.keys() == found.keys() and all(torch.equal(by_hand[n], found[n]) for n in found)
     with pytest.raises(UserError, match=r"Expected a point .* got Minimum; take its \.point"):
         mc.Linear(first, second)
+
+
+def test_a_minimum_of_another_run_is_no_end_of_a_path_here(run, tmp_path):
+    other = mc.load_run(shutil.copytree(FINISHED, tmp_path / "other"))
+    with pytest.raises(UserError, match="Expected a minimum of the run"):
+        run.path(1, other.minima[1])
+    assert run.minimum(run.minimum("base")).label == "0-BASE"
 
 
 @pytest.mark.parametrize(
