@@ -244,7 +244,7 @@ def tables_of(signals: pd.DataFrame, clusters: Sequence[int] | None = None) -> T
         sets["without old data"] = [column for column, old in needs.items() if not old]
         known = ~np.isnan(y)
         values = {name: signals[columns].to_numpy(float)[known] for name, columns in sets.items()}
-        kinds = dict(zip(SAME, (strategy[known], transition[known]), strict=True))
+        kinds: dict[str, Any] = dict(zip(SAME, (strategy[known], transition[known]), strict=True))
         predictions += [{"outcome": outcome, **row} for row in _out_of_run(values, y[known], runs[known], kinds)]
     return {"predictor_correlations": pd.DataFrame(correlations), "predictor_out_of_run": pd.DataFrame(predictions)}
 
