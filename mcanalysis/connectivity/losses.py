@@ -89,8 +89,8 @@ def check_tensor(value: Any) -> None:
     if not isinstance(value, Tensor):
         raise UserError(
             f"Expected the loss to be a tensor with one number, got a {type(value).__name__}, which has no gradient, "
-            "as run.objective and mc.adapter_objective give it; take run.loss for fit_curve and run.batch_losses for "
-            "HessianOperator, or return the tensor that the loss is computed as."
+            "as run.objective and mc.adapter_objective give it; return the tensor that the loss is computed as, or of "
+            "a run take run.loss for fit_curve, run.batch_losses for HessianOperator, run.whole_loss([tasks]) else."
         )
     if value.numel() != 1:
         raise UserError(
@@ -132,8 +132,8 @@ def refuse_draws(loss: object) -> None:
     if _draws(loss_state(loss)):
         raise UserError(
             "Expected an objective that gives the same number whenever it is asked, got one that draws examples at "
-            "each call (it has random_state), which is for fit_curve; take run.objective(task) for values, or "
-            "run.batch_losses(tasks) for derivatives."
+            "each call (it has random_state and set_random_state), which is for fit_curve; of a run take "
+            "run.objective(task) for values, run.batch_losses(tasks) for HessianOperator, run.whole_loss([tasks]) else."
         )
 
 
@@ -143,13 +143,13 @@ def _draws(state: Any) -> bool:
 
 
 def loss_state(loss: object) -> Any:
-    """The state of a loss that has one, or None.
+    """The state of a loss that has one, which it can also be given (`set_random_state`), or None.
 
     >>> loss_state(len) is None
     True
     """
-    read = getattr(loss, "random_state", None)
-    return read() if callable(read) else None
+    read, write = (getattr(loss, name, None) for name in ("random_state", "set_random_state"))
+    return read() if callable(read) and callable(write) and not isinstance(loss, type) else None
 
 
 def restore_loss(loss: object, state: Any) -> None:

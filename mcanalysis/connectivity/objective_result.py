@@ -56,16 +56,20 @@ def number_of(result: Any) -> float:
 def score_of(result: Any) -> float | None:
     """Return the score of a result as a number: its `score`, else the mean of its `scores`, else None.
 
-    Raises `UserError` for a score of more than one value.
+    Things of those names that are no numbers, a method or a dict of several metrics, say, are no scores.
 
     >>> score_of({"loss": 1.0, "score": 0.25}), score_of({"loss": 1.0, "scores": [0.0, 1.0]}), score_of(1.0)
     (0.25, 0.5, None)
     """
     named = _named(result)
-    score, scores = getattr(named, "score", None), getattr(named, "scores", None)
-    if score is None and scores is not None and (own := _array(scores, "scores")).size:
-        score = own.mean()
-    return None if score is None or callable(score) else _number(score, "score")
+    for name, read in (("score", _number), ("scores", _mean)):
+        try:
+            value = getattr(named, name, None)
+            if value is not None:
+                return read(value, name)
+        except Exception:  # whatever a stranger's property raises
+            continue
+    return None
 
 
 def has_examples(result: Any) -> bool:
@@ -103,12 +107,15 @@ def examples_of(result: Any) -> SimpleNamespace:
             raise UserError(
                 f"Expected {name} of shape {nll.shape}, one per example like nll, got {values.shape}; return as many."
             )
+    score = getattr(result, "score", None)
+    if score is None and scores is not None and scores.size:
+        score = scores.mean()
     return SimpleNamespace(
         loss=number_of(result),
         nll=nll,
         targets=targets,
         scores=scores,
-        score=score_of(result),
+        score=None if score is None else _number(score, "score"),
     )
 
 
@@ -133,6 +140,11 @@ def _number(value: Any, what: str) -> float:
             "intervals."
         )
     return float(value.item() if hasattr(value, "item") else value)
+
+
+def _mean(values: Any, name: str) -> float | None:
+    array = _array(values, name)
+    return float(array.mean()) if array.size else None
 
 
 def _array(values: Any, name: str) -> NDArray[np.float64]:

@@ -93,6 +93,8 @@ class Profile:
         return f"Profile({', '.join(parts)})"
 
     def _curves(self) -> list[tuple[str, np.ndarray]]:
+        if not len(self.ts):
+            return []
         curves = [("t", self.ts), ("loss", self.losses)]
         return curves if self.scores is None else [*curves, ("score", self.scores)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, ValuesView
 from os import PathLike, fspath
 from typing import Any
 
@@ -62,6 +62,7 @@ def adapter_objective(
             positions, or a device that is not.
         DataError: for a file that is not there or not of this form.
     """
+    adapters = list(adapters) if isinstance(adapters, ValuesView) else adapters
     _check_kinds(model, adapters, data_file, score)
     model = fspath(model)
     task = load_examples(data_file, score, max_new_tokens)

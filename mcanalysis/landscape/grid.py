@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mcanalysis.connectivity.losses import refuse_draws
 from mcanalysis.connectivity.objective_result import number_of
 from mcanalysis.errors import UserError
 from mcanalysis.params.point import Point
@@ -145,6 +146,8 @@ def evaluate_grid(
     [0.0, 1.0, 1.0, 2.0, 4.0, 5.0]
     """
     named = objectives if isinstance(objectives, Mapping) else {"loss": objectives}
+    for objective in named.values():
+        refuse_draws(objective)
     rows = []
     for node in grid_nodes(x, y, "", _exact_nodes(surface)):
         with torch.no_grad():

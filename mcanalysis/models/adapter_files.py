@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter
@@ -141,6 +142,15 @@ def warn_of_missing(adapter: SavedAdapter, base: nn.Module, directory: str | Pat
         )
 
 
+def _holds_a_model(directory: Path) -> bool:
+    """Whether transformers would load a model from a folder: its config.json names a kind of model."""
+    try:
+        config = json.loads((directory / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and not {"model_type", "architectures"}.isdisjoint(config)
+
+
 def save_adapter(
     point: Mapping[str, Tensor],
     directory: str | Path,
@@ -181,7 +191,7 @@ def save_adapter(
     (0.6, 1)
     """
     directory = Path(directory)
-    if (directory / "config.json").is_file():
+    if _holds_a_model(directory):
         raise UserError(
             f"Expected a folder for an adapter, got '{directory}', which holds a model (config.json): loaded from "
             "there, it would be the model with this adapter; name another folder."

@@ -19,10 +19,11 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     >>> [part.training for part in network.modules()]
     [True, True, False]
     """
-    modes = [(part, part.training) for part in network.modules()]
+    modes, whole = [(part, part.training) for part in network.modules()], network.training
     network.eval()
     try:
         yield
     finally:
+        network.train(whole)  # layers that do more than note it, such as one that takes its adapter out, hear of it
         for part, training in modes:
             part.training = training

@@ -340,7 +340,7 @@ class FinishedRun:
         if table not in there:
             raise DataError(
                 f"Expected one of the tables in '{folder}' ({', '.join(there) or 'none yet'}), got no '{table}'."
-                f"{did_you_mean(table, there)} Name one that is there, or run the script that writes it."
+                f"{did_you_mean(str(table), there)} Name one that is there, or run the script that writes it."
             )
         return read_table(folder / f"{table}.csv")
 

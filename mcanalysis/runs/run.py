@@ -174,10 +174,11 @@ class Run(FinishedRun):
         it into those of any other.
         """
         if isinstance(which, Minimum):
-            if which.directory not in [minimum.directory for minimum in self.minima_of(which.learner)]:
+            folders = [minimum.directory.resolve() for minimum in self.minima_of(learner or which.learner)]
+            if which.directory.resolve() not in folders:
                 raise UserError(
-                    f"Expected a minimum of the run '{self.directory}', got {which.label} in '{which.directory}'; for "
-                    "a path between two runs give both minima's .point to mc.Linear."
+                    f"Expected a minimum of {learner or 'a learner'} of the run '{self.directory}', got {which.label} "
+                    f"in '{which.directory}'; for a path between any two give both minima's .point to mc.Linear."
                 )
             return which
         minima = self.minima_of(learner or self.answering_learner)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from mcanalysis.store.hashing import hash_json
 from mcanalysis.store.measurements import Measurement
 from mcanalysis.tasks.task import NO_SCORE, Example, Task, TaskData
 
+_VERSION = 2  # counts up when more of what a function returns is kept, so that stored values of before are not used
 _first_texts: WeakKeyDictionary[ModuleType, str] = (
     WeakKeyDictionary()
 )  # what runs is what was imported, whatever its file says now
@@ -39,8 +41,9 @@ def own_task(name: str) -> TaskData:
 def own_objective(name: str, base_marker: str = "") -> Objective:
     """The objective that calls `module:function` with a model, its weights in place, and its tokenizer.
 
-    The function returns the loss as a number, of which there are no intervals, or an object or dict with `nll` and
-    `targets`, one per example, and perhaps `scores`, as every objective may. It is called without gradients. The module
+    The function returns the loss as a number, of which there are no intervals, perhaps with a `score` beside it in a
+    dict, or an object or dict with `nll` and `targets`, one per example, and perhaps `scores`, one per example as well.
+    It is called without gradients. The module
     is looked for where Python looks, and in the folder in which the command is given. Stored values are those of the
     text of that module and of the one in which the function was made: what else it calls or reads must stay as it is.
 
@@ -62,7 +65,7 @@ def own_objective(name: str, base_marker: str = "") -> Objective:
         return _measurement(result)
 
     token = EncodedExample((0,), (0,))
-    key = hash_json([task.content_hash, base_marker])[:16]
+    key = hash_json([_VERSION, task.content_hash, base_marker])[:16]
     return Objective(task.task, "test", task.splits["test"], (token,), 0, key, own=measure)
 
 
@@ -79,12 +82,13 @@ def _measurement(result: Any) -> Measurement:
             "Expected whole numbers of targets from --objective, by which its losses are weighed, got others; multiply "
             "losses and targets until they are."
         )
-    if found.score is not None and (found.scores is None or not found.scores.size):
+    has_own = found.scores is not None and found.scores.size
+    if found.score is not None and not math.isnan(found.score) and not has_own:
         raise UserError(
             "Expected scores (n,) beside nll (n,) from --objective, got one score of all; return one per example, or "
             "the loss and the score as numbers, without nll."
         )
-    scores = found.scores if found.scores is not None and found.scores.size else np.full(len(found.nll), np.nan)
+    scores = found.scores if has_own else np.full(len(found.nll), np.nan)
     return Measurement.of(found.nll, found.targets, scores)
 
 

@@ -209,10 +209,11 @@ def tables_of(signals: pd.DataFrame, clusters: Sequence[int] | None = None) -> T
     data"): `r2` against the other runs' mean, 1 at best and negative where that mean is the better prediction, and
     Spearman's `rho` of predictions and outcomes, both less the other runs' mean (which lies low where the run left out
     lies high, and would rank noise backwards); NaN with a single run. `r2_low`, `r2_high`: 95 %, by leaving out one run
-    at a time of the errors, which are not made anew. `over_strategy`, with interval and `p` (`p_holm`: over the sets of
-    an outcome): how much more of the spread is told than by "the same strategy", where that has a prediction. That one
-    and "the same transition" are what they have to beat: no signal, but the mean of the other runs of the strategy, or
-    at the same two tasks whatever came before them, over the `n` transitions for which there are any.
+    at a time of the errors, which are not made anew. `beyond_means`, with interval and `p` (`p_holm`: over the sets of
+    an outcome): how much more of the spread is told than by the better one of two means, that of all other runs and
+    "the same strategy". That one and "the same transition" are what they have to beat: no signal, but the mean of the
+    other runs of the strategy, or at the same two tasks whatever came before them, over the `n` transitions for which
+    there are any.
     """
     import numpy as np
     import pandas as pd
@@ -268,20 +269,22 @@ def _out_of_run(sets: Mapping[str, Any], y: Any, runs: Any, kinds: Mapping[str, 
         guesses[name] = np.where(same.any(axis=1), same @ y / np.maximum(same.sum(axis=1), 1), math.nan)
     own = y - mean  # a run's mean is against its own others'
     errors = {name: (y - guess) ** 2 for name, guess in guesses.items()}
+    # A strategy's mean is of few runs: where all runs' is the better guess, knowing nothing would beat the other one.
+    of_strategy, told = errors[SAME[0]], ~np.isnan(errors[SAME[0]])
+    to_beat = of_strategy if of_strategy[told].sum() < (own**2)[told].sum() else own**2
     rows = []
     for name, guess in guesses.items():
         told = ~np.isnan(guess)
         r2 = clustered_ratio(own**2 - errors[name], np.where(told, own**2, math.nan), runs)
-        # Of the same transitions alone: those for which there is another run of the strategy.
-        over = clustered_ratio(errors[SAME[0]] - errors[name], np.where(told, own**2, math.nan), runs)
+        over = clustered_ratio(to_beat - errors[name], np.where(told, own**2, math.nan), runs)
         row = {"signals": name, "n": int(told.sum()), "r2": r2.value, "r2_low": r2.low, "r2_high": r2.high}
         row["rho"] = math.nan
         guess, left = (guess - mean)[told], own[told]
         if told.any() and np.ptp(guess) > 0 and np.ptp(left) > 0:
             row["rho"] = float(spearmanr(guess, left)[0])  # type: ignore[arg-type]
-        row |= {"over_strategy": over.value, "over_strategy_low": over.low, "over_strategy_high": over.high}
+        row |= {"beyond_means": over.value, "beyond_means_low": over.low, "beyond_means_high": over.high}
         rows.append(row | {"p": over.p})
-    tests = [row for row in rows if row["signals"] != SAME[0]]
+    tests = [row for row in rows if row["signals"] not in SAME]
     for row, p in zip(tests, holm([row["p"] for row in tests]), strict=True):
         row["p_holm"] = float(p)
     return rows

@@ -11,6 +11,7 @@ import mcanalysis as mc
 from mcanalysis.connectivity.losses import WeightedSum
 from mcanalysis.connectivity.simplex_grid import simplex_profile
 from mcanalysis.errors import UnknownNameError, UserError
+from mcanalysis.landscape.grid import Axis, evaluate_grid
 from mcanalysis.store.measurements import Measurement
 
 A, B = {"x": torch.tensor([0.0]), "y": torch.tensor([1.0])}, {"x": torch.tensor([1.0]), "y": torch.tensor([3.0])}
@@ -67,6 +68,41 @@ def test_one_score_beside_the_loss_is_kept_without_an_interval(objective):
     assert on_simplex.score.tolist() == [0.75, 0.5]
     table = mc.attribute(LINE, objective, {"x": ["x"]}, ts=HALVES)
     assert table[table.group == "all"].score.tolist() == [0.75, 0.5, 0.75]
+
+
+class Fails:
+    loss = 1.0
+
+    @property
+    def score(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"score": {"f1": 0.5}}, {"score": "high"}, {"score": np.ones(3)}, {"score": len}, {"scores": len},
+     {"scores": {"f1": 0.5}}, {"scores": np.ones((2, 2))}, {"score": None, "scores": []}],
+)  # fmt: skip
+def test_what_else_is_called_a_score_is_none_and_stops_nothing(more):
+    assert mc.profile(LINE, lambda point: {"loss": 1.0, **more}, HALVES).scores is None
+    assert mc.profile(LINE, lambda point: Fails(), HALVES).scores is None
+
+
+def test_a_random_state_of_another_kind_is_no_draw():
+    class Seeded:
+        random_state = np.random.RandomState
+
+        def __call__(self, point):
+            return float(point["x"])
+
+    class Asks(Seeded):
+        def random_state(self, seed):
+            raise AssertionError
+
+    for loss in (Seeded(), Asks()):
+        assert mc.profile(LINE, loss, HALVES).losses.tolist() == HALVES
+    with pytest.raises(UserError, match="the same number"):
+        evaluate_grid(lambda x, y: LINE(x), Drawing(), Axis(0, 1, 2), Axis(0, 1, 2))
 
 
 def test_scores_per_example_without_losses_per_example_have_their_mean():
@@ -133,6 +169,7 @@ def test_a_profile_of_lists_is_one_of_arrays_and_is_shown_in_a_line():
     measured = mc.module_objective(
         torch.nn.Linear(1, 1), lambda net, x: net(x)[:, 0].square(), [torch.ones(50, 1)]
     )(mc.snapshot(torch.nn.Linear(1, 1)))  # fmt: skip
+    assert repr(mc.Profile([], [])) == "Profile(0 points, no values per example)"
     assert "array" not in repr(measured) and "loss=" in repr(measured)
     stored = Measurement.of(np.ones(2), np.array([1, 3]), np.array([0.0, 1.0]))
     assert repr(stored) == "Measurement(loss=0.5, score=0.5, num_examples=2, num_targets=4)"

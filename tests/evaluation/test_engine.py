@@ -8,6 +8,7 @@ from mcanalysis.evaluation.engine import Engine
 from mcanalysis.evaluation.objective import make_objective
 from mcanalysis.models.adapter_files import LoraSettings
 from mcanalysis.models.lora_model import LoraModel
+from mcanalysis.models.modes import evaluating
 from mcanalysis.strategies import make_strategy
 from mcanalysis.tasks.task import Example, Task, TaskData
 from mcanalysis.training.config import TrainingConfig
@@ -223,6 +224,22 @@ def test_each_part_of_the_network_has_its_own_mode_back(make_model, tokenizer, r
         assert not any(m.training for m in model.peft.modules())
     assert {name: m.training for name, m in model.peft.named_modules()} == modes
     assert model.peft.training and not part.training
+
+
+def test_layers_that_take_their_adapter_out_hear_that_training_goes_on():
+    """As loralib's do: `train` is more than a flag there."""
+
+    class Merging(torch.nn.Linear):
+        merged = False
+
+        def train(self, mode=True):
+            self.merged = not mode
+            return super().train(mode)
+
+    network = torch.nn.Sequential(Merging(1, 1), torch.nn.Dropout().eval())
+    with evaluating(network):
+        assert network[0].merged
+    assert not network[0].merged and [part.training for part in network] == [True, False]
 
 
 def test_dropout_is_off_while_a_model_in_training_is_evaluated(gpt2, tokenizer, random_pairs):

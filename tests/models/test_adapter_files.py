@@ -330,6 +330,10 @@ def test_a_folder_that_holds_a_model_gets_no_adapter(make_model, random_point, b
     with pytest.raises(UserError, match=r"for an adapter, got .*base', which holds a model .*another folder"):
         save_adapter(random_point(make_model()), folder, "base")
     assert sorted(file.name for file in folder.iterdir()) == before
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "config.json").write_text('{"lr": 0.001}')  # of somebody's training script
+    save_adapter(random_point(make_model()), notes, "base")
 
 
 def test_tensors_of_a_peft_state_dict_are_not_saved_as_a_point(make_model, tmp_path):

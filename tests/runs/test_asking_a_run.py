@@ -1,5 +1,6 @@
 """What a finished run is asked in another form than it takes is answered in one line, or taken."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -28,8 +29,13 @@ def test_a_path_between_minima_is_that_between_their_numbers(run):
 
 def test_a_minimum_of_another_run_is_no_end_of_a_path_here(run, tmp_path):
     other = mc.load_run(shutil.copytree(FINISHED, tmp_path / "other"))
-    with pytest.raises(UserError, match="Expected a minimum of the run"):
+    with pytest.raises(UserError, match="Expected a minimum of a learner of the run"):
         run.path(1, other.minima[1])
+    with pytest.raises(UserError, match="Expected a minimum of slow of the run"):
+        run.ends(run.minima_of("fast")[0], 2, "slow")
+    here = mc.load_run(Path(os.path.relpath(FINISHED)))
+    first = run.minima[0]
+    assert here.minimum(first) is first  # the same folder by another name
     assert run.minimum(run.minimum("base")).label == "0-BASE"
 
 

@@ -4,9 +4,11 @@ import importlib
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mcanalysis.errors import UserError
+from mcanalysis.store.measurements import Measurement
 from mcanalysis.studies.own_objective import _measurement, own_objective, own_task
 
 LIBRARY = "def make(scale):\n    def loss(network, tokenizer):\n        return 1.0 * scale\n    return loss\n"
@@ -72,3 +74,5 @@ def test_one_score_of_all_is_kept_beside_one_loss_and_refused_beside_losses_per_
     assert _measurement({"loss": 2.0, "score": 0.25}).score == 0.25
     with pytest.raises(UserError, match=r"scores \(n,\) beside nll"):
         _measurement({"nll": [3.0, 1.0], "targets": [2, 1], "score": 0.25})
+    without = Measurement.of(np.array([3.0, 1.0]), np.array([2, 1]))  # its score is NaN: it has none
+    assert _measurement(without).loss == without.loss

@@ -34,7 +34,7 @@ KEPT: Mapping[str, Sequence[str]] = {
     ),
     "profiles": (*CURVE, "t", "loss", "score"),
     "signals": (),
-    "basin_volume": ("num_minima", "volume", "volume_low", "volume_high", "highest", "best_corner"),
+    "basin_volume": ("num_minima", "volume", "volume_low", "volume_high", "highest", "best_corner", "chosen_on"),
 }  # fmt: skip
 """Tables that are kept, with their columns; () for all."""
 

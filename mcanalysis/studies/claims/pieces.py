@@ -88,7 +88,7 @@ class Found:
     @property
     def measuring_code(self) -> str | None:
         """The key of the code that measured; None where nothing was."""
-        return str(self._measured["code"]) if self.planned.measured else None
+        return str(self._measured.get("code", "not recorded")) if self.planned.measured else None
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -254,6 +254,8 @@ def _or_missing(protocol: Protocol, planned: Planned, training: Training, worker
     converge: it stays missing, and keeps no other from being made."""
     try:
         return (yield from _of_run(protocol, planned, training, workers))
+    except OSError:
+        raise  # a full disk: no other piece could be kept either
     except Exception as error:
         is_told = isinstance(error, UserError)
         logger.warning("%s has no result: %s", planned.name, error, exc_info=None if is_told else error)
@@ -267,7 +269,10 @@ def _settings(protocol: Protocol, planned: Planned) -> dict[str, Any]:
     known = measures(protocol, planned.config.strategy)
     found = {name: asdict(known[name]) for name in planned.measured}
     if "signals" in found:  # numbers of another version of a signal are another signal's
-        found["signals"]["versions"] = {name: get_signal(name).version for name in signal_names()}
+        own = [
+            signal for signal in map(get_signal, signal_names()) if signal.measure.__module__.startswith("mcanalysis.")
+        ]
+        found["signals"]["versions"] = {signal.name: signal.version for signal in own}
     return plain_json(found)
 
 

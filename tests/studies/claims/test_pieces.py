@@ -15,11 +15,13 @@ from mcanalysis.runs.run import load_run
 from mcanalysis.store.code_key import MEASURING, code_key
 from mcanalysis.store.sealed import write_sealed
 from mcanalysis.studies.claims.evidence import over_pairs
-from mcanalysis.studies.claims.pieces import Found, _execution, absent_bases, carry_out, find
+from mcanalysis.studies.claims.pieces import Found, _execution, _settings, absent_bases, carry_out, find
 from mcanalysis.studies.claims.protocol import QUICK, Part
 from mcanalysis.studies.claims.questions import barriers, forgotten, gain, methods, questions, scale
 from mcanalysis.studies.claims.report import _head, write_report
 from mcanalysis.studies.predictors import needs_old_data
+from mcanalysis.studies.signals import base
+from mcanalysis.studies.signals.base import Signal
 from mcanalysis.training.config import TrainingConfig
 
 SMALL = replace(
@@ -334,6 +336,9 @@ def test_what_is_not_finite_is_no_low_barrier():
     made = [barrier_rows(p, [1.0, 1.0, 0.0, np.nan]) for p in range(3)]
     (words,) = barriers.answer(made).words
     assert "of 9 transitions" in words and "a share of +0.67 have" in words and "(3 more have none" in words
+    uneven = [barrier_rows(0, [1.0] + [np.nan] * 6), barrier_rows(1, [0.0] * 7), barrier_rows(2, [0.0] * 7)]
+    (words,) = barriers.answer(uneven).words
+    assert "of 15 transitions" in words and "a share of +0.07 [" in words
     assert barriers.answer([barrier_rows(p, [np.nan]) for p in range(3)]).words  # and nothing but such says so
 
 
@@ -385,6 +390,24 @@ def test_a_level_is_compared_with_the_main_run_of_its_pair_and_a_hill_is_no_slop
     assert lacking.query("quantity == 'accuracy'")["mean"].isna().all()
 
 
+def test_changes_are_of_a_pairs_mean_over_transitions_and_not_of_all_with_all():
+    """Two transitions, one of the changed run's undefined: 1.0 − mean(0.2, 0.4), once for each pair."""
+
+    def of(pair, heights, **kwargs):
+        rows = [{**LINE, "start": f"{k}-A", "task": "mean_old", "quantity": "loss", "chord_barrier": h}
+                for k, h in enumerate(heights)]  # fmt: skip
+        ends = [{**LINE, "task": "mean", "split": s, "t": [0, 0.5, 1], "score": [0.5] * 3} for s in ("eval", "test")]
+        return Made(pair, "er", barriers=rows, profiles=ends, **kwargs)
+
+    made = [of(p, [0.2, 0.4]) for p in range(3)]
+    made += [of(p, [1.0, np.nan], part="scale", label="rank2") for p in range(3)]
+    changes = scale.answer(made).tables["scale_changes"].query("quantity == 'chord_barrier'")
+    (row,) = changes.to_dict("records")
+    assert (row["pairs"], row["mean"], row.get("undefined", 0)) == (3, pytest.approx(0.7), 0)
+    slopes = scale.answer(made).tables["scale"].query("quantity == 'chord_barrier'")
+    assert slopes["without_slope"].tolist() == [3]
+
+
 def test_a_question_that_fails_keeps_no_other_from_its_answer_and_no_table_is_lost(done, tmp_path, monkeypatch):
     report = write_report(done[2], tmp_path, {"main": 4})
     before = {file.name: file.read_bytes() for file in (tmp_path / "tables").iterdir()}
@@ -401,9 +424,23 @@ def test_a_question_that_fails_keeps_no_other_from_its_answer_and_no_table_is_lo
     assert after == {name: content for name, content in before.items() if name != "curves.csv"}
 
 
-def test_measurements_name_the_code_that_made_them(done):
+def test_measurements_name_the_code_that_made_them(done, tmp_path):
     assert {piece.measuring_code for piece in done[2]} == {code_key(MEASURING)} != {code_key()}
     assert "the code that measures: 1" in "\n".join(_head(done[2], {}))
+    old = json.loads(done[2][0].file.read_text())
+    del old["code"], old["sha256"]  # as files of before have none
+    write_sealed(tmp_path / "old.json", old)
+    assert replace(done[2][0], file=tmp_path / "old.json").measuring_code == "not recorded"
+
+
+def test_a_signal_that_is_installed_besides_makes_no_piece_another(tuned_with, monkeypatch):
+    protocol = replace(SMALL, parts=(Part("main", "", ("er",), 1, {"signals": 1}),))
+    (planned,) = protocol.planned(protocol.parts[0], tuned_with())
+    before = _settings(protocol, planned)
+    assert before["signals"]["versions"]["overlap"] == 2
+    stranger = Signal("strange", lambda move: 1.0, cost="none", source="nobody")
+    monkeypatch.setitem(base._SIGNALS._loaders, "strange", lambda: stranger)
+    assert "strange" in base.signal_names() and _settings(protocol, planned) == before
 
 
 def test_a_value_that_is_not_finite_is_counted():

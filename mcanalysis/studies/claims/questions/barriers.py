@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from mcanalysis.studies.claims.evidence import BARRIER, Answer, Question, interval, over_pairs, records, rows
+from mcanalysis.studies.claims.evidence import (
+    BARRIER,
+    Answer,
+    Question,
+    interval,
+    over_pairs,
+    records,
+    rows,
+    shares_over_pairs,
+)
 from mcanalysis.studies.claims.measures import NUMBER
 from mcanalysis.studies.claims.pieces import Found
 
@@ -48,15 +57,14 @@ def answer(found: Sequence[Found]) -> Answer:
         value_vars=["chord_barrier", *(c for c in factor if "gauge" in str(c))],
         var_name="barrier",
     )
-    high = line[line.part == "main"].assign(
-        high=lambda t: (t.chord_barrier >= BARRIER).where(t.chord_barrier.notna()).astype(float)
-    )
-    shares = over_pairs(high, "high", ["strategy"], tested=False).set_index("strategy")
+    high = line[line.part == "main"].assign(high=lambda t: (t.chord_barrier >= BARRIER) * 1.0)
+    high = high.assign(known=high.chord_barrier.notna() * 1.0)
+    shares = {row["strategy"]: row for row in records(shares_over_pairs(high, "high", "known", ["strategy"]))}
     heights = {row["strategy"]: row for row in records(by_strategy)}
     words = [
-        f"{name}: of {of.high.count()} transitions on the straight line in ΔW a share of "
-        f"{interval(records(shares.loc[[name]])[0], 2)} have a chord barrier of {BARRIER} nats or more"
-        + (f" ({of.high.isna().sum()} more have none that is finite)" if of.high.isna().any() else "")
+        f"{name}: of {of.known.sum():.0f} transitions on the straight line in ΔW a share of "
+        f"{interval(shares[name], 2)} have a chord barrier of {BARRIER} nats or more"
+        + (f" ({(1 - of.known).sum():.0f} more have none that is finite)" if not of.known.all() else "")
         + f"; mean {interval(heights[name])} nats"
         for name, of in high.groupby("strategy", sort=False)
     ]
@@ -65,7 +73,7 @@ def answer(found: Sequence[Found]) -> Answer:
         "barriers_by_rank": by_rank, "barriers_by_tasks": by_tasks[~few].sort_values(["strategy", "tasks"]),
         "barriers_by_gauge": over_pairs(gauges, "value", ["strategy", "barrier"], tested=False),
     }  # fmt: skip
-    note = NOTE.format(fewest=FEWEST, left_out=int(few.sum()))
+    note = NOTE.format(fewest=FEWEST, left_out=by_tasks[few].tasks.nunique())
     return Answer(tables, "barrier of the old tasks' mean loss, nats per target", words, note)
 
 

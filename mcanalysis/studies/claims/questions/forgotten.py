@@ -48,7 +48,7 @@ WHAT = {
 }
 NOTE = (
     "Shares of all transitions of all pairs together, `of`: how many (of the rise: nats); intervals leave out one pair "
-    "at a time. Barriers are the highest of 11 noisy points and so are high rather than low."
+    "at a time. Barriers are the highest of several noisy points and so are high rather than low."
 )
 
 QUESTION = Question("g", "forgotten", "How often is there no barrier and yet something is forgotten, and what does the "

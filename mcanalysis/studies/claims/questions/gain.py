@@ -17,7 +17,7 @@ NOTE = (
     "on test, is what connectivity.py prints: it is below 0 where nothing differs, as the better end is chosen by the "
     "very examples that judge it. The Bezier curve is fitted on train examples of old and new tasks: its gain is of "
     "more training, too. `above` and `below` count intervals over examples, one by one. `gain_at`: what a t that is "
-    "told without old data gains, predicted for each pair from the others."
+    "told without old data gains, predicted for each pair from the others, and beside it eval's own choice."
 )
 
 TRANSITION = ("part", "label", "strategy", "pair", "start", "end", "space", "path")
@@ -49,14 +49,14 @@ def answer(found: Sequence[Found]) -> Answer:
     words += [
         f"{row['strategy']}, t told by {row['rule']}: {interval(row)}"
         for row in records(tables["gain_at"])
-        if "signals" in row["rule"]
+        if row["rule"].startswith("signals without")
     ]
     return Answer(tables, "gain of S̄ on test over the end that eval prefers", words, NOTE)
 
 
 def over_the_end_of_eval(found: Sequence[Found], *parts: str) -> pd.DataFrame:
     """`gain` of each path of some parts (default: main): S̄ on test at the inner t with the best S̄ on eval, minus that
-    of the end with the better one; `at`: that t. `ts` and `above`: S̄ on test over that end's at every t measured.
+    of the end with the better one; `at`: that t. `ts` and `above_end`: S̄ on test over that end's at every t measured.
 
     Point and end are both chosen on eval, so that equal truth has a gain of 0 in the mean; of equal ends the mean is
     taken, of equal points the one nearest to the middle.

@@ -48,8 +48,10 @@ def answer(found: Sequence[Found]) -> Answer:
         slopes(of, "value", "at", by, len(SIZES[str(what)])) for what, of in of_all.groupby("varied", sort=False)
     ]
     steep = over_pairs(pd.concat(of_pairs), "slope", by) if of_pairs else over_pairs(of_all, "value", by)
-    usual = of_all[of_all.part == "main"][[*by, "pair", "value"]]
-    changed = of_all[of_all.part != "main"].merge(usual, on=[*by, "pair"], how="left", suffixes=("", "_usual"))
+    steep = steep.rename(columns={"undefined": "without_slope"})
+    means = of_all.groupby([*by, "pair", "label"], sort=False).value.mean().reset_index()  # of transitions
+    usual = means[means.label == ""].drop(columns="label")
+    changed = means[means.label != ""].merge(usual, on=[*by, "pair"], suffixes=("", "_usual"))
     changed = changed.assign(change=changed.value - changed.value_usual)
     tables = {
         "scale": steep,
@@ -70,7 +72,8 @@ def answer(found: Sequence[Found]) -> Answer:
 
 NOTE = (
     "A slope is that of a straight line through all values of what is varied: where the middle one is best, as of a "
-    "learning rate that was searched, it says little. `scale_changes`: each value minus the main run's of its pair."
+    "learning rate that was searched, it says little; `without_slope`: pairs that lack one of the values. "
+    "`scale_changes`: each value minus the main run's of its pair."
 )
 
 QUESTION = Question("h", "scale", "How do barrier and gain change with the size of the base, the rank and the learning "

@@ -12,7 +12,7 @@ NOTE = (
     "Clustered by pair. Outcomes: straight path between factors, `gain` over the end that eval prefers. `p_holm` is "
     "over the signals of an outcome and `over`: what is asked first is forgetting within strategies (`signals`), other "
     "outcomes beside it are corrected each for itself. `signals_out_of_run`: a pair predicted from the others; "
-    "`over_strategy` is what is told beyond the mean of the strategy's other pairs."
+    "`beyond_means` is what is told beyond the mean of all other pairs or that of the strategy's, whichever tells more."
 )
 
 
@@ -42,8 +42,8 @@ def answer(found: Sequence[Found]) -> Answer:
     out = tables["predictor_out_of_run"]
     words += [
         f"{row['signals']}, forgetting out of pair: R² {row['r2']:.2f} [{row['r2_low']:.2f}, {row['r2_high']:.2f}], "
-        f"over the strategy's mean {row['over_strategy']:+.2f} [{row['over_strategy_low']:+.2f}, "
-        f"{row['over_strategy_high']:+.2f}], p {row['p_holm']:.2g} after Holm"
+        f"beyond means {row['beyond_means']:+.2f} [{row['beyond_means_low']:+.2f}, "
+        f"{row['beyond_means_high']:+.2f}], p {row['p_holm']:.2g} after Holm"
         for row in records(out[(out.outcome == "forgetting") & out.signals.isin(["all signals", "without old data"])])
     ]
     return Answer({"signals": first, "signals_all": table, "signals_out_of_run": out},
