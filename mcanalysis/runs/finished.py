@@ -339,8 +339,8 @@ class FinishedRun:
         there = sorted(file.stem for file in folder.glob("*.csv"))
         if table not in there:
             raise DataError(
-                f"Expected one of the tables in '{folder}' ({', '.join(there) or 'none yet'}), got no {table}.csv."
-                f"{did_you_mean(str(table), there)} Name one that is there, or run the script that writes it."
+                f"Expected one of the tables in '{folder}' ({', '.join(there) or 'none yet'}), got no {table}.csv; "
+                f"name one that is there, or run the script that writes it.{did_you_mean(str(table), there)}"
             )
         return read_table(folder / f"{table}.csv")
 

@@ -36,7 +36,9 @@ def test_tuned_compared_and_nothing_of_it_twice(script, tmp_path, monkeypatch):
     code, out, err = script("tune", *flags, "--num-trials", 2)
     assert code == 0, err
     trials = pd.read_csv(tmp_path / "runs" / "tuning" / "trials.csv")
-    assert list(trials.strategy) == ["sequential"] * 2 + ["er"] * 2 and (trials.train_seconds > 0).all()
+    numbers = trials.strategy.value_counts(sort=False)  # of two rates the better is at an edge: the search goes on
+    assert list(trials.strategy) == [name for name in ("sequential", "er") for _ in range(numbers[name])]
+    assert numbers.between(3, 4).all() and (trials.train_seconds > 0).all()
     tuned = yaml.safe_load((tmp_path / "runs" / "tuning" / "tuned.yaml").read_text())
     rates = {row.strategy: row.learning_rate for row in trials[trials.chosen].itertuples()}
     assert {name: of["learning_rate"] for name, of in tuned["strategies"].items()} == rates
@@ -48,7 +50,7 @@ def test_tuned_compared_and_nothing_of_it_twice(script, tmp_path, monkeypatch):
 
     code, out, err = script("compare", *flags, "--seed", 0, "--tuned", "runs/tuning/tuned.yaml")
     assert code == 0, err
-    note = "best of up to 2 trials on the eval split, seed 100"
+    note = f"best of up to {numbers.max()} trials on the eval split, seed 100"
     assert note in out and note in (tmp_path / "runs/compare/tuned/comparison/summary.md").read_text()
     for name, rate in rates.items():
         manifest = json.loads((tmp_path / f"runs/compare/tuned/embedded-{name}-seed0/manifest.json").read_text())
@@ -63,6 +65,6 @@ def test_tuned_compared_and_nothing_of_it_twice(script, tmp_path, monkeypatch):
     assert code == 0, err
     assert [row["chosen"] for row in json.loads(out)["tables"]["trials"]] == trials.chosen.tolist()
     code, out, _ = script("tune", *flags, "--num-trials", 3, "--dry-run")
-    assert "6 runs, 4 of them there; the others take about 0 minutes of one process, by the 4 known" in out
+    assert "6 runs, 6 of them there" in out  # the search at the edge was the third trial
     code, _, err = script("report", "runs/tuning")
     assert code == 2 and "scored on eval to choose settings" in err

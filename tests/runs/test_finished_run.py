@@ -129,7 +129,7 @@ def test_a_file_that_is_missing_is_named_or_may_be_absent(run):
     (run.directory / "tables/cost.json").unlink()
     assert run.cost == {}
     (run.directory / "tables/profiles.csv").unlink()
-    with pytest.raises(DataError, match=r"one of the tables in .*\(accuracy_matrix, .*got no profiles\.csv\."):
+    with pytest.raises(DataError, match=r"one of the tables in .*\(accuracy_matrix, .*got no profiles\.csv; name one"):
         run.table("profiles")
     with pytest.raises(DataError, match="Did you mean 'accuracy_matrix'"):
         run.table("accuracy_matric")
