@@ -336,8 +336,8 @@ class FinishedRun:
 
     def _read_table(self, table: str) -> pd.DataFrame:
         folder = self.directory / "tables"
-        there = sorted(file.stem for file in folder.glob("*.csv"))
-        if table not in there:
+        if not (folder / f"{table}.csv").exists():
+            there = sorted(file.stem for file in folder.glob("*.csv"))
             raise DataError(
                 f"Expected one of the tables in '{folder}' ({', '.join(there) or 'none yet'}), got no {table}.csv; "
                 f"name one that is there, or run the script that writes it.{did_you_mean(str(table), there)}"

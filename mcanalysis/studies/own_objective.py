@@ -43,9 +43,9 @@ def own_objective(name: str, base_marker: str = "") -> Objective:
 
     The function returns the loss as a number, of which there are no intervals, perhaps with a `score` beside it in a
     dict, or an object or dict with `nll` and `targets`, one per example, and perhaps `scores`, one per example as well.
-    It is called without gradients. The module
-    is looked for where Python looks, and in the folder in which the command is given. Stored values are those of the
-    text of that module and of the one in which the function was made: what else it calls or reads must stay as it is.
+    It is called without gradients. The module is looked for where Python looks, and in the folder in which the command
+    is given. Stored values are those of the text of that module and of the one in which the function was made: what
+    else it calls or reads must stay as it is.
 
     Raises `UserError` for a name that leads to no function, and where it raises or returns anything else.
     """

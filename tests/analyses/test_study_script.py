@@ -69,7 +69,7 @@ def test_a_base_that_is_lacking_is_trained_in_its_turn(script, results, tmp_path
     made.clear()
     code, out, err = script("study", *FLAGS, "--minutes", 20, "--part", "bases")
     assert code == 0 and made == ["small"], err  # what would be cut off is not begun
-    assert "the base large is not trained, which takes about 75 minutes in one go; raise --minutes" in out
+    assert "the base large is not trained, which takes about 80 minutes in one go; raise --minutes" in out
 
 
 @pytest.mark.slow

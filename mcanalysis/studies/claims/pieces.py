@@ -264,15 +264,14 @@ def _or_missing(protocol: Protocol, planned: Planned, training: Training, worker
 
 def _settings(protocol: Protocol, planned: Planned) -> dict[str, Any]:
     """What is measured of a run, with every setting of it, as JSON has it."""
-    from mcanalysis.studies.signals import get_signal, signal_names
-
     known = measures(protocol, planned.config.strategy)
     found = {name: asdict(known[name]) for name in planned.measured}
     if "signals" in found:  # numbers of another version of a signal are another signal's
-        own = [
-            signal for signal in map(get_signal, signal_names()) if signal.measure.__module__.startswith("mcanalysis.")
-        ]
-        found["signals"]["versions"] = {signal.name: signal.version for signal in own}
+        from mcanalysis.studies.signals import get_signal, signal_names
+
+        every = map(get_signal, signal_names())
+        own = {of.name: of.version for of in every if of.measure.__module__.startswith("mcanalysis.")}
+        found["signals"]["versions"] = own
     return plain_json(found)
 
 

@@ -179,8 +179,9 @@ OF_RUNS = {
 BASES = {"small": {"hidden_size": 64, "num_layers": 2}, "large": {"hidden_size": 192, "num_layers": 4}}
 """Bases of the embedded one's family, beside its 128 × 3: the same text, tokenizer and steps, by `pretrain.py`."""
 
-BASE_MINUTES = {"small": 15, "large": 75}
-"""What one takes on a core, from the embedded one's 27 by width² × depth: it is trained in one go or not at all."""
+BASE_MINUTES = {"small": 10, "large": 80}
+"""What one may take on a core, not measured: the embedded one's 27 minutes times width² × depth is 4.5 and 81, and what
+a step takes whatever the size is more of the small one. It is trained in one go or not at all."""
 
 FULL = Protocol(
     base=RunConfig(benchmark="study", num_test=100, training=TrainingConfig(num_steps=50)),

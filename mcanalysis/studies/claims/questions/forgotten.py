@@ -23,7 +23,7 @@ def answer(found: Sequence[Found]) -> Answer:
     losses, ts = (np.array(both[name].tolist(), dtype=float) for name in ("loss", "t"))
     rise = losses[:, -1] - losses[:, 0]
     half = np.array([np.interp(0.5, t, loss) for t, loss in zip(ts, losses, strict=True)]) - losses[:, 0]
-    lost = rise >= BARRIER
+    lost = np.isfinite(rise) & (rise >= BARRIER)
     barrier = both.chord_barrier.to_numpy(float)
     count = {  # part and whole of each share, of every transition
         "forgotten": (lost, np.isfinite(rise)),
